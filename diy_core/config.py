@@ -1,0 +1,319 @@
+"""`DIYConfig`: the sizes and switches of the model, one class for both twins.
+
+It reads today's Hugging Face `config.json` (transformers 5: `rope_parameters`) and yesterday's
+(transformers 4: `rope_theta`, `rope_scaling`), and writes one that both read.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+MODEL_TYPES = ("llama",)
+ACTIVATIONS = ("silu", "swish")  # two names of one function
+ROPE_TYPES = ("default", "linear", "llama3")
+
+# What transformers' LlamaConfig assumes where a file says nothing. These are not our defaults.
+_ABSENT_IN_FILE: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "initializer_range": 0.02,
+}
+_ROPE_THETA_ABSENT = 10000.0
+_ROPE_KEYS = ("rope_parameters", "rope_scaling", "rope_theta")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are stretched beyond the context that a model was trained on.
+
+    `linear` divides every frequency by `factor` (position interpolation, arXiv:2306.15595).
+    `llama3` divides the low frequencies, keeps the high ones and blends between (Llama 3.1,
+    arXiv:2407.21783). Fields that a kind does not use must be None.
+
+    Raises:
+        ValueError: an unknown `rope_type`, or a field missing, out of range, or without a use.
+    """
+
+    rope_type: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_max_position_embeddings: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rope_type not in ("linear", "llama3"):
+            raise ValueError(
+                f"rope_type {self.rope_type!r} is not supported; choose one of {list(ROPE_TYPES)}"
+            )
+        _require_float(self, "factor", minimum=1.0)
+        extras = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        if self.rope_type == "linear":
+            if used := [name for name in extras if getattr(self, name) is not None]:
+                raise ValueError(f"rope_type 'linear' has no use for {', '.join(used)}")
+            return
+        _require_float(self, "low_freq_factor", positive=True)
+        _require_float(self, "high_freq_factor", positive=True)
+        _require_int(self, "original_max_position_embeddings")
+        assert self.low_freq_factor is not None
+        assert self.high_freq_factor is not None
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor ({self.high_freq_factor}) must be greater than "
+                f"low_freq_factor ({self.low_freq_factor})"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields in use, under the names of a `config.json`."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DIYConfig:
+    """Sizes and switches of a Llama-style causal language model.
+
+    Names are those of a Hugging Face `config.json`. `num_key_value_heads=None` means one key/value
+    head per query head, and `head_dim=None` means `hidden_size // num_attention_heads`; both are
+    filled in when the config is built. `extra` holds the keys of a file that change nothing here
+    (`bos_token_id`, `torch_dtype`, ...), so that a round trip loses none.
+
+    Raises:
+        ValueError: a value out of range, or two values that contradict each other.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    tie_word_embeddings: bool = True
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    initializer_range: float = 0.02
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+        ):
+            _require_int(self, name)
+        if self.num_key_value_heads is None:
+            object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
+        _require_int(self, "num_key_value_heads")
+        if self.num_attention_heads % self.kv_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads "
+                    f"({self.num_attention_heads}): give head_dim"
+                )
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        _require_int(self, "head_dim")
+        if self.head_size % 2:
+            raise ValueError(
+                f"head_dim ({self.head_dim}) must be even: rotary embedding turns pairs of channels"
+            )
+        _require_float(self, "rms_norm_eps", minimum=0.0)
+        _require_float(self, "rope_theta", positive=True)
+        _require_float(self, "initializer_range", minimum=0.0)
+        for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if self.rope_scaling is not None and not isinstance(self.rope_scaling, RopeScaling):
+            raise ValueError(
+                f"rope_scaling must be a RopeScaling or None, got {self.rope_scaling!r}; "
+                "DIYConfig.from_dict reads the dict of a config.json"
+            )
+        object.__setattr__(self, "extra", copy.deepcopy(dict(self.extra)))
+
+    @property
+    def kv_heads(self) -> int:
+        """`num_key_value_heads` as a plain int (K in shapes)."""
+        assert self.num_key_value_heads is not None
+        return self.num_key_value_heads
+
+    @property
+    def head_size(self) -> int:
+        """`head_dim` as a plain int (H in shapes)."""
+        assert self.head_dim is not None
+        return self.head_dim
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DIYConfig:
+        """Read the content of a Hugging Face `config.json`.
+
+        A key that is absent means what transformers takes it to mean for the file's `model_type`.
+
+        Raises:
+            ValueError: the file asks for something that this model does not do; it says what.
+        """
+        _refuse_unsupported(values)
+        fields = {key: values.get(key, absent) for key, absent in _ABSENT_IN_FILE.items()}
+        rope_theta, rope_scaling = _read_rope(values, fields["max_position_embeddings"])
+        own = {*_ABSENT_IN_FILE, *_ROPE_KEYS}
+        extra = {key: value for key, value in values.items() if key not in own}
+        return cls(**fields, rope_theta=rope_theta, rope_scaling=rope_scaling, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a `config.json` that transformers 4 and 5 both read the same way."""
+        fields = {key: getattr(self, key) for key in _ABSENT_IN_FILE}
+        scaling = self.rope_scaling.to_dict() if self.rope_scaling else None
+        rope = {
+            "rope_theta": self.rope_theta,
+            "rope_scaling": scaling,
+            "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"}
+            | (scaling or {}),
+        }
+        identity = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+        }
+        return copy.deepcopy(identity | dict(self.extra) | fields | rope)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> DIYConfig:
+        """Read `config.json` of a Hugging Face directory.
+
+        Raises:
+            ValueError: no such file, not JSON, or a config that cannot be honoured.
+        """
+        file = Path(path) / "config.json"
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(
+                f"{file} does not exist: a model directory needs a config.json"
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{file} must hold a JSON object, got {type(values).__name__}")
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+
+def _refuse_unsupported(values: Mapping[str, Any]) -> None:
+    """Raise for keys of a `config.json` that change the function and are not implemented."""
+    model_type = values.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"model_type {model_type!r} is not supported; choose one of {list(MODEL_TYPES)}"
+        )
+    activation = values.get("hidden_act", "silu")
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"hidden_act {activation!r} is not supported; choose one of {list(ACTIVATIONS)}"
+        )
+    if values.get("quantization_config") is not None:
+        raise ValueError("quantization_config is not supported: dequantise the checkpoint first")
+    if values.get("pretraining_tp") not in (None, 1):
+        raise ValueError(
+            f"pretraining_tp {values['pretraining_tp']!r} is not supported; only 1 is: it changes "
+            "the order of sums and not the weights, so set it to 1 in config.json"
+        )
+    if values.get("sliding_window") is not None:
+        raise ValueError(
+            f"sliding_window {values['sliding_window']!r} is not supported; only null is"
+        )
+    if values.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise ValueError(
+            f"partial_rotary_factor {values['partial_rotary_factor']!r} is not supported; only 1 is"
+        )
+
+
+def _read_rope(
+    values: Mapping[str, Any], max_position_embeddings: int
+) -> tuple[float, RopeScaling | None]:
+    """`rope_theta` and the scaling, out of either generation of `config.json`."""
+    found: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        block = values.get(key)
+        if block is None:
+            continue
+        if not isinstance(block, Mapping):
+            raise ValueError(f"{key} must be an object or null, got {block!r}")
+        block = dict(block)
+        legacy = block.pop("type", None)
+        rope_type = block.setdefault("rope_type", legacy or "default")
+        if legacy is not None and legacy != rope_type:
+            raise ValueError(f"{key} has type {legacy!r} and rope_type {rope_type!r}: keep one")
+        if found and {**found, **block} != {**block, **found}:
+            raise ValueError(
+                f"rope_scaling {values['rope_scaling']!r} and rope_parameters "
+                f"{values['rope_parameters']!r} disagree: keep one of them"
+            )
+        found |= block
+    theta = found.pop("rope_theta", None)
+    top = values.get("rope_theta")
+    if theta is not None and top is not None and theta != top:
+        raise ValueError(f"rope_theta is {top} and {theta} inside the rope block: keep one of them")
+    theta = theta if theta is not None else top if top is not None else _ROPE_THETA_ABSENT
+    if found.pop("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError("partial_rotary_factor other than 1 is not supported")
+    rope_type = found.pop("rope_type", "default")
+    if rope_type not in ROPE_TYPES:
+        raise ValueError(f"rope_type {rope_type!r} is not supported; choose one of {ROPE_TYPES}")
+    if rope_type == "default":
+        return theta, None
+    if rope_type == "linear":
+        found.pop("original_max_position_embeddings", None)  # transformers does not read it either
+    else:
+        found.setdefault("original_max_position_embeddings", max_position_embeddings)
+    known = {field.name for field in dataclasses.fields(RopeScaling)}
+    if unknown := sorted(set(found) - known):
+        raise ValueError(f"rope_type {rope_type!r} has no field {', '.join(unknown)}")
+    if "factor" not in found:
+        raise ValueError(f"rope_type {rope_type!r} needs a factor")
+    return theta, RopeScaling(rope_type=rope_type, **found)
+
+
+def _require_int(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def _require_float(
+    owner: object, name: str, minimum: float | None = None, positive: bool = False
+) -> None:
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    if positive and value <= 0:
+        raise ValueError(f"{name} must be greater than 0, got {value!r}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    object.__setattr__(owner, name, float(value))

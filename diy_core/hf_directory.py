@@ -1,0 +1,298 @@
+"""The interchange: a Hugging Face directory, read lazily and strictly, written atomically.
+
+    config.json  model.safetensors (or shards and model.safetensors.index.json)
+    tokenizer.json  tokenizer_config.json  generation_config.json
+
+Nothing here unpickles: a directory that has only `.bin` or `.pt` weights is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
+from diy_core.files import atomic_directory, recover
+from diy_core.mapping import DROPPED, TIED_EMBEDDING, TIED_HEAD, match, tensors
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+# Carried along unread from one directory to the next.
+SIDE_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "LICENSE",
+)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+FLOATS = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class HFDirectory:
+    """The tensors of a Hugging Face directory, by name, each read when it is asked for.
+
+    Opening it checks the files against the config: every tensor exactly once, of the right shape,
+    of a float dtype. Values are checked as they are read.
+
+    Raises:
+        ValueError: a `config.json` that cannot be honoured.
+        CheckpointError: all faults of the tensor files at once.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            recover(self.path)  # a killed write may have left the old directory aside
+        if not self.path.is_dir():
+            raise CheckpointError(self.path, "is not a directory")
+        self.config = DIYConfig.from_pretrained(self.path)
+        self._files = _tensor_files(self.path)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
+        for name, file in self._files.items():
+            with _open(file) as opened:
+                view = opened.get_slice(name)
+                self.shapes[name], self.dtypes[name] = tuple(view.get_shape()), view.get_dtype()
+        faults = self._faults()
+        if faults:
+            raise CheckpointError(self.path, faults)
+
+    def _faults(self) -> list[str]:
+        wanted = {tensor.hf: tensor.shape for tensor in tensors(self.config)}
+        kept = {name: shape for name, shape in self.shapes.items() if not DROPPED.fullmatch(name)}
+        if self.config.tie_word_embeddings and TIED_HEAD in kept:
+            wanted[TIED_HEAD] = wanted[TIED_EMBEDDING]
+        faults = match(kept, wanted)
+        if not self.config.tie_word_embeddings and TIED_HEAD not in kept:
+            faults.append(
+                f"config.json says (or means) tie_word_embeddings: false, and there is no "
+                f"{TIED_HEAD}; set it to true if the head is the embedding"
+            )
+        faults += [
+            f"tensor {name} has dtype {self.dtypes[name]}, expected one of {', '.join(FLOATS)}"
+            for name in kept
+            if self.dtypes[name] not in FLOATS
+        ]
+        return faults
+
+    def read(self, name: str) -> NDArray[Any]:
+        """One tensor, in the dtype of the file.
+
+        Raises:
+            CheckpointError: a value that is not finite.
+        """
+        with _open(self._files[name]) as opened:
+            array: NDArray[Any] = opened.get_tensor(name)
+        finite = np.isfinite(array)
+        if not finite.all():
+            count, first = int((~finite).sum()), np.argwhere(~finite)[0].tolist()
+            raise CheckpointError(
+                self.path, f"tensor {name} has {count} values that are not finite, first at {first}"
+            )
+        return array
+
+    def read_all(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Every tensor of the model, in the order of the forward pass.
+
+        Raises:
+            CheckpointError: a value that is not finite, or a config that ties the head to the
+                embedding while the file holds another head.
+        """
+        for tensor in tensors(self.config):
+            array = self.read(tensor.hf)
+            if tensor.hf == TIED_EMBEDDING and self.config.tie_word_embeddings:
+                self._check_tied_head(array)
+            yield tensor.hf, array
+
+    def _check_tied_head(self, embedding: NDArray[Any]) -> None:
+        if TIED_HEAD not in self._files:
+            return
+        head = self.read(TIED_HEAD)
+        if head.dtype != embedding.dtype or not np.array_equal(head, embedding):
+            raise CheckpointError(
+                self.path,
+                f"config.json says tie_word_embeddings: true, but {TIED_HEAD} differs from "
+                f"{TIED_EMBEDDING}: set it to false to use the head that is in the file",
+            )
+
+    def copy_side_files(self, to: Path) -> None:
+        """Copy tokenizer, generation config and the like."""
+        copy_side_files(self.path, to)
+
+
+def copy_side_files(source: Path, to: Path) -> None:
+    """Copy the files that travel with a model and are neither its config nor its weights."""
+    for name in SIDE_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, to / name)
+
+
+def write_hf_directory(
+    path: str | Path,
+    config: DIYConfig,
+    arrays: Iterable[tuple[str, NDArray[Any]]],
+    write_more: Callable[[Path], None] | None = None,
+) -> None:
+    """Write config and tensors as a Hugging Face directory, whole or not at all.
+
+    Args:
+        path: where; an existing model directory is replaced, and keeps its tokenizer files.
+        config: goes to `config.json`, with the dtype of the tensors.
+        arrays: (Hugging Face name, array in the torch layout), each tensor of the config once.
+        write_more: called with the directory before it moves into place, for further files.
+
+    Raises:
+        CheckpointError: a tensor missing, extra, misshapen or not finite; or `path` is a directory
+            that holds something other than a model.
+    """
+    path = Path(path)
+    recover(path)
+    refuse_foreign_directory(path, CONFIG)
+    weights = {name: np.ascontiguousarray(array) for name, array in arrays}
+    faults = match(
+        {name: array.shape for name, array in weights.items()},
+        {tensor.hf: tensor.shape for tensor in tensors(config)},
+    )
+    faults += [
+        f"tensor {name} holds values that are not finite"
+        for name, array in weights.items()
+        if not np.isfinite(array).all()
+    ]
+    dtypes = sorted({str(array.dtype) for array in weights.values()})
+    faults += [f"dtype {dtype} is no float" for dtype in dtypes if dtype not in _names(FLOATS)]
+    if faults:
+        raise CheckpointError(path, faults)
+    with atomic_directory(path) as temporary:
+        save_file(weights, temporary / SINGLE, metadata={"format": "pt"})
+        write_json(temporary / CONFIG, with_dtype(config.to_dict(), dtypes))
+        if path.is_dir():
+            copy_side_files(path, temporary)
+        if write_more is not None:
+            write_more(temporary)
+
+
+def refuse_foreign_directory(path: Path, marker: str) -> None:
+    """Raise where `path` has content but no `marker`: it is not ours to replace.
+
+    Raises:
+        CheckpointError: the directory holds something else.
+    """
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+        raise CheckpointError(
+            path, f"exists, is not empty and has no {marker}: choose another place, or remove it"
+        )
+
+
+def with_dtype(values: dict[str, Any], dtypes: list[str]) -> dict[str, Any]:
+    """The content of a config.json that names the dtype, for transformers 5 and for 4."""
+    if len(dtypes) == 1:
+        values |= {"dtype": dtypes[0], "torch_dtype": dtypes[0]}
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as readable JSON."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _names(floats: Mapping[str, np.dtype[Any]]) -> set[str]:
+    return {str(dtype) for dtype in floats.values()}
+
+
+def _tensor_files(path: Path) -> dict[str, Path]:
+    """Which file holds which tensor, out of the index or of the single file."""
+    single, index = path / SINGLE, path / INDEX
+    if single.exists() and index.exists():
+        raise CheckpointError(path, f"has both {SINGLE} and {INDEX}: remove the one that is old")
+    if index.exists():
+        return _indexed_files(path, index)
+    if single.exists():
+        return dict.fromkeys(_names_in(single), single)
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+    if pickles:
+        raise CheckpointError(
+            path,
+            f"has only pickled weights ({pickles[0]}), which can run any code when they are read: "
+            "convert them to safetensors first",
+        )
+    raise CheckpointError(path, f"has neither {SINGLE} nor {INDEX}")
+
+
+def _indexed_files(path: Path, index: Path) -> dict[str, Path]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(index, f"is not an index with a weight_map: {error}") from error
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(index, "weight_map is not an object")
+    faults, files = [], {}
+    root = path.resolve()
+    for name, file in weight_map.items():
+        inside = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
+        if not inside or (path / file).resolve().parent != root:
+            faults.append(f"tensor {name} lies in {file!r}, which is no file of this directory")
+        elif not (path / file).is_file():
+            faults.append(f"tensor {name} lies in {file}, which does not exist")
+        else:
+            files[name] = path / file
+    listed: dict[Path, set[str]] = {}
+    for name, file in files.items():
+        listed.setdefault(file, set()).add(name)
+    for file, names in listed.items():
+        held = _names_in(file)
+        faults += [f"{file.name} does not hold {name}" for name in sorted(names - held)]
+        faults += [f"{file.name} holds {name}, not in the index" for name in sorted(held - names)]
+    if faults:
+        raise CheckpointError(index, faults)
+    return files
+
+
+def _names_in(file: Path) -> set[str]:
+    """The tensor names of one safetensors file; a name that stands there twice is refused."""
+    with _open(file) as opened:
+        names = set(opened.keys())
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size), object_pairs_hook=_refuse_twice(file))
+    return names & set(header)
+
+
+def _refuse_twice(file: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise CheckpointError(file, [f"tensor {name} stands there twice" for name in twice])
+        return found
+
+    return build
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="np")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(file, f"is no readable safetensors file: {error}") from error

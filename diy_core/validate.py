@@ -1,0 +1,259 @@
+"""Checks of what users hand in, in numpy, so that both twins raise the same words.
+
+A twin passes shapes and dtypes always, and values where it can see them without waiting for a
+device: `values=None` means that they cannot be seen (under `jit`, on an accelerator), and only
+shapes are checked then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.config import DIYConfig
+
+Values = NDArray[Any] | None
+
+
+def as_host_array(name: str, value: Any) -> NDArray[Any]:
+    """Lists and numpy arrays as a numpy array.
+
+    Raises:
+        ValueError: rows of different lengths, or something that is no array at all.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype == object:
+        raise ValueError(
+            f"{name} must be a rectangular array, got rows of different lengths or other objects: "
+            "pad the rows on the right and pass attention_mask or seq_lengths"
+        )
+    return array
+
+
+def check_input_ids(shape: Sequence[int], dtype: str, values: Values, config: DIYConfig) -> None:
+    """Token ids are integers (B, S) in 0 .. vocab_size - 1, S at most `max_position_embeddings`.
+
+    Raises:
+        ValueError: anything else; unchecked, Flax answers NaN or wraps around in silence.
+    """
+    shape = tuple(shape)
+    if not _is_integer(dtype):
+        raise ValueError(f"input_ids must be integers, got dtype {dtype}")
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"input_ids must have shape (batch, sequence), none of it 0; got {shape}")
+    if shape[1] > config.max_position_embeddings:
+        raise ValueError(
+            f"input_ids has {shape[1]} columns: a sequence of {shape[1]} is beyond "
+            f"max_position_embeddings ({config.max_position_embeddings})"
+        )
+    if values is None:
+        return
+    vocab_size = config.vocab_size
+    bad = (values < 0) | (values >= vocab_size)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"input_ids must lie in 0..{vocab_size - 1} (vocab_size {vocab_size}), got "
+            f"{int(values[row, column])} at row {row}, column {column}"
+        )
+
+
+def check_attention_mask(
+    shape: Sequence[int], values: Values, ids_shape: Sequence[int], has_cache: bool
+) -> None:
+    """A mask (B, S) of ones followed by zeros, 1 = token, 0 = padding.
+
+    Only for such a mask is the sum of a row its length; every other mask is refused.
+
+    Raises:
+        ValueError: wrong shape, other values, left padding, holes, or (with no cache) an empty row.
+    """
+    if tuple(shape) != tuple(ids_shape):
+        raise ValueError(
+            f"attention_mask must have the shape of input_ids {tuple(ids_shape)}, got "
+            f"{tuple(shape)}; with a cache it covers this call's tokens only"
+        )
+    if values is None:
+        return
+    bad = (values != 0) & (values != 1)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"attention_mask must hold 0 and 1 only (1 = token, 0 = padding), got "
+            f"{values[row, column]} at row {row}, column {column}"
+        )
+    mask = values.astype(bool)
+    lengths = mask.sum(axis=1)
+    straight = np.arange(mask.shape[1])[None, :] < lengths[:, None]
+    for row in np.flatnonzero((mask != straight).any(axis=1)):
+        first, last = int(mask[row].argmax()), mask.shape[1] - 1 - int(mask[row, ::-1].argmax())
+        if first > 0 and mask[row, first : last + 1].all():
+            raise ValueError(
+                f"attention_mask row {row} is padded on the left (first token at column {first}): "
+                "pad on the right (tokenizer.padding_side = 'right'); generate() accepts both sides"
+            )
+        hole = first + int((~mask[row, first:]).argmax())
+        raise ValueError(
+            f"attention_mask row {row} has a hole at column {hole}: tokens must come first and "
+            "padding after them; remove the tokens in the hole instead of masking them"
+        )
+    _refuse_empty_rows("attention_mask", lengths, has_cache)
+
+
+def check_seq_lengths(
+    shape: Sequence[int],
+    dtype: str,
+    values: Values,
+    ids_shape: Sequence[int],
+    has_cache: bool,
+    mask_lengths: Values = None,
+) -> None:
+    """Lengths (B,): how many leading tokens of each row of this call are valid.
+
+    Raises:
+        ValueError: not integers, wrong shape, out of range, empty rows without a cache, or a
+            contradiction with the attention mask.
+    """
+    batch, sequence = ids_shape
+    if not _is_integer(dtype):
+        raise ValueError(f"seq_lengths must be integers, got dtype {dtype}")
+    if tuple(shape) != (batch,):
+        raise ValueError(f"seq_lengths must have shape ({batch},), one per row, got {tuple(shape)}")
+    if values is None:
+        return
+    bad = np.flatnonzero((values < 0) | (values > sequence))
+    if bad.size:
+        raise ValueError(
+            f"seq_lengths must lie in 0..{sequence} (the columns of input_ids), got "
+            f"{int(values[bad[0]])} at row {bad[0]}"
+        )
+    if mask_lengths is not None and (mask_lengths != values).any():
+        row = int(np.flatnonzero(mask_lengths != values)[0])
+        raise ValueError(
+            f"attention_mask and seq_lengths disagree at row {row}: {int(mask_lengths[row])} ones "
+            f"against a length of {int(values[row])}; pass one of them"
+        )
+    _refuse_empty_rows("seq_lengths", values, has_cache)
+
+
+def check_segment_ids(
+    shape: Sequence[int], dtype: str, ids_shape: Sequence[int], cached: bool
+) -> None:
+    """Segments (B, S): which packed document each token belongs to, equal ids side by side.
+
+    Raises:
+        ValueError: not integers, wrong shape, or together with a cache.
+    """
+    if cached:
+        raise ValueError(
+            "segment_ids cannot go together with past_key_values or use_cache: packed documents "
+            "are for training; decode each document as a row of its own"
+        )
+    if not _is_integer(dtype):
+        raise ValueError(f"segment_ids must be integers, got dtype {dtype}")
+    if tuple(shape) != tuple(ids_shape):
+        raise ValueError(
+            f"segment_ids must have the shape of input_ids {tuple(ids_shape)}, got {tuple(shape)}"
+        )
+
+
+def check_logits_to_keep(logits_to_keep: int, columns: int) -> None:
+    """How many logits of each row's end are wanted: 0 (all columns) to S.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(logits_to_keep, int) or not 0 <= logits_to_keep <= columns:
+        raise ValueError(
+            f"logits_to_keep must lie in 0..{columns} (the columns of input_ids; 0 keeps all), got "
+            f"{logits_to_keep!r}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheLayer:
+    """Shapes and dtypes of one layer of a key/value cache, as a twin hands them to the check."""
+
+    key_shape: tuple[int, ...]
+    value_shape: tuple[int, ...]
+    key_dtype: str
+    value_dtype: str
+    position_shape: tuple[int, ...]
+    position_dtype: str
+
+
+def check_cache(
+    layers: Sequence[CacheLayer], config: DIYConfig, ids_shape: Sequence[int], dtype: str
+) -> None:
+    """One (B, K, T, H) key and value per layer, all of one capacity T, positions int (B,).
+
+    Raises:
+        ValueError: the wrong number of layers, batch, heads, head size, or dtype.
+    """
+    batch, sequence = ids_shape
+    if len(layers) != config.num_hidden_layers:
+        raise ValueError(
+            f"past_key_values has {len(layers)} layers, the model has {config.num_hidden_layers}"
+        )
+    capacity = layers[0].key_shape[2] if len(layers[0].key_shape) == 4 else 0
+    wanted = (batch, config.kv_heads, capacity, config.head_size)
+    for index, layer in enumerate(layers):
+        where = f"past_key_values[{index}]"
+        for name, shape, kind in (
+            ("key", layer.key_shape, layer.key_dtype),
+            ("value", layer.value_shape, layer.value_dtype),
+        ):
+            if shape != wanted or capacity == 0:
+                raise ValueError(
+                    f"{where} {name} must have shape (batch {batch}, key/value heads "
+                    f"{config.kv_heads}, capacity, head_dim {config.head_size}) with one capacity "
+                    f"for all layers, got {shape}"
+                )
+            if kind != dtype:
+                raise ValueError(f"{where} {name} has dtype {kind}, the model computes in {dtype}")
+        if layer.position_shape not in ((), (batch,)) or not _is_integer(layer.position_dtype):
+            raise ValueError(
+                f"{where} position must be an integer or integers of shape ({batch},), got "
+                f"{layer.position_dtype} {layer.position_shape}"
+            )
+
+
+def check_room(positions: NDArray[Any], lengths: NDArray[Any], limit: int) -> int:
+    """The capacity that this call needs: cached tokens plus new ones, of the longest row.
+
+    Raises:
+        ValueError: a negative position, or a row that ends beyond `max_position_embeddings`.
+    """
+    if (positions < 0).any():
+        row = int(np.flatnonzero(positions < 0)[0])
+        raise ValueError(
+            f"past_key_values position of row {row} is negative ({int(positions[row])})"
+        )
+    ends = positions.astype(np.int64) + lengths
+    row = int(ends.argmax())
+    if ends[row] > limit:
+        raise ValueError(
+            f"row {row} has {int(positions[row])} cached and {int(lengths[row])} new tokens: a "
+            f"sequence of {int(ends[row])} is beyond max_position_embeddings ({limit})"
+        )
+    return int(ends[row])
+
+
+def _refuse_empty_rows(name: str, lengths: NDArray[Any], has_cache: bool) -> None:
+    empty = np.flatnonzero(lengths == 0)
+    if empty.size and not has_cache:
+        raise ValueError(
+            f"{name} row {empty[0]} has no tokens: only a call with past_key_values may leave a "
+            "row empty; drop the row"
+        )
+
+
+def _is_integer(dtype: str) -> bool:
+    return dtype.startswith(("int", "uint"))

@@ -1,0 +1,19 @@
+"""The PyTorch twin of one Llama-style causal language model."""
+
+from diy_core import CheckpointError, DIYConfig, RopeScaling
+from diy_torch.cache import PastKeyValues, grow_cache, init_cache
+from diy_torch.model import DIYForCausalLM, DIYModel, ModelBlock
+from diy_torch.norm import RMSNorm
+
+__all__ = [
+    "CheckpointError",
+    "DIYConfig",
+    "DIYForCausalLM",
+    "DIYModel",
+    "ModelBlock",
+    "PastKeyValues",
+    "RMSNorm",
+    "RopeScaling",
+    "grow_cache",
+    "init_cache",
+]

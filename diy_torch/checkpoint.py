@@ -1,0 +1,78 @@
+"""Loading and saving a Hugging Face directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ml_dtypes
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diy_core.hf_directory import HFDirectory, write_hf_directory
+from diy_core.mapping import tensors
+
+if TYPE_CHECKING:
+    from diy_torch.model import DIYForCausalLM
+
+    Model = TypeVar("Model", bound=DIYForCausalLM)
+
+
+def load(
+    cls: type[Model],
+    path: str | Path,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> Model:
+    """A model with the config and the weights of a Hugging Face directory."""
+    directory = HFDirectory(path)
+    torch_names = {tensor.hf: tensor.torch for tensor in tensors(directory.config)}
+    model = cls.__new__(cls)
+    torch.nn.Module.__init__(model)
+    model._build(directory.config)
+    named = ((torch_names[name], array) for name, array in directory.read_all())
+    assign_weights(model, named, dtype, device)
+    return model
+
+
+def save(model: DIYForCausalLM, path: str | Path) -> None:
+    """Write config and weights as a Hugging Face directory."""
+    parameters = dict(model.named_parameters())
+    named = (
+        (tensor.hf, to_numpy(parameters[tensor.torch].detach())) for tensor in tensors(model.config)
+    )
+    write_hf_directory(path, model.config, named)
+
+
+def assign_weights(
+    model: DIYForCausalLM,
+    named: Iterable[tuple[str, NDArray[Any]]],
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> None:
+    """Give a model that was built without storage its weights, one after the other, and tie them."""
+    for name, array in named:
+        module, _, leaf = name.rpartition(".")
+        tensor = to_tensor(array).to(device=device or "cpu", dtype=dtype)
+        setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor))
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+
+
+def to_numpy(tensor: Tensor) -> NDArray[Any]:
+    """A tensor's values as numpy, bfloat16 included; no copy where it lives on the CPU."""
+    tensor = tensor.cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def to_tensor(array: NDArray[Any]) -> Tensor:
+    """A numpy array as a tensor on the CPU, bfloat16 included; it may share the array's memory."""
+    array = np.require(array, requirements=["C", "W"])
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

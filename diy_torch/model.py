@@ -1,0 +1,228 @@
+"""The model: blocks, the trunk, and the causal language model over it.
+
+Shapes: B batch, S sequence of this call, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from diy_core import validate
+from diy_core.config import DIYConfig
+from diy_core.first_weights import first_weights
+from diy_torch import checkpoint, inputs
+from diy_torch.attention import Attention, attention_mask_from_positions
+from diy_torch.cache import Cached, PastKeyValues
+from diy_torch.feedforward import FeedForward
+from diy_torch.norm import RMSNorm
+from diy_torch.rope import RopeTables, rope_tables
+
+
+class ModelBlock(nn.Module):
+    """One layer: h = x + attention(norm(x)), then h + feedforward(norm(h))."""
+
+    def __init__(self, config: DIYConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config)
+        self.feedforward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.feedforward = FeedForward(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B S D"],
+        rope: RopeTables,
+        mask: Bool[Tensor, "B S T"],
+        seq_lengths: Int[Tensor, " B"] | None = None,
+        past: tuple[Cached, Tensor] | None = None,
+    ) -> tuple[Float[Tensor, "B S D"], tuple[Cached, Tensor] | None]:
+        """The block's output, and its updated cache layer where `past` was given."""
+        attended, present = self.attention(self.attention_norm(x), rope, mask, seq_lengths, past)
+        hidden = x + attended
+        return hidden + self.feedforward(self.feedforward_norm(hidden)), present
+
+
+class DIYModel(nn.Module):
+    """The trunk: embedding, blocks, final norm."""
+
+    def __init__(self, config: DIYConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(ModelBlock(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        input_ids: Any,
+        seq_lengths: Any = None,
+        past_key_values: PastKeyValues | None = None,
+        use_cache: bool = False,
+        *,
+        segment_ids: Any = None,
+    ) -> Any:
+        """Hidden states (B, S, D) after the final norm; with `use_cache`, also the new cache.
+
+        Args:
+            input_ids: integers (B, S), padded on the right.
+            seq_lengths: integers (B,), the valid tokens of each row of this call; None: all S.
+            past_key_values: the cache that an earlier call returned, or `init_cache` made.
+            use_cache: also return the updated cache; without `past_key_values` start a new one.
+            segment_ids: integers (B, S); packed documents see only themselves and count their
+                positions from 0. Not together with a cache.
+
+        Raises:
+            ValueError: ids, lengths or cache that do not fit; a sequence beyond
+                `max_position_embeddings`.
+        """
+        weight = self.embed_tokens.weight
+        cached = use_cache or past_key_values is not None
+        ids = inputs.prepare_input_ids(input_ids, self.config, weight.device)
+        lengths = inputs.prepare_lengths(seq_lengths, ids, past_key_values is not None)
+        segments = inputs.prepare_segments(segment_ids, ids, cached)
+        past: PastKeyValues | None = None
+        if cached:
+            past = inputs.prepare_cache(past_key_values, self.config, ids, lengths, weight.dtype)
+
+        positions, mask = _positions_and_mask(ids, segments, past)
+        rope = rope_tables(self.config, positions, weight.dtype)
+        hidden = self.embed_tokens(ids)
+        presents = []
+        for index, layer in enumerate(self.layers):
+            hidden, present = layer(hidden, rope, mask, lengths, past[index] if past else None)
+            presents.append(present)
+        hidden = self.norm(hidden)
+        return (hidden, presents) if use_cache else hidden
+
+
+def _positions_and_mask(
+    ids: Tensor, segments: Tensor | None, past: PastKeyValues | None
+) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S T"]]:
+    """Where each token stands, counted from the start of its row or segment, and what it sees."""
+    columns = torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device)
+    columns = columns.expand(ids.shape)
+    if past is not None:
+        cached, position = past[0]
+        slots = torch.arange(cached["key"].shape[2], dtype=torch.int32, device=ids.device)
+        positions = position[:, None] + columns
+        slots = slots.expand(ids.shape[0], -1)
+        return positions, attention_mask_from_positions(positions, slots)
+    mask = attention_mask_from_positions(columns, columns, segments, segments)
+    if segments is None:
+        return columns, mask
+    starts = torch.zeros_like(columns)
+    starts[:, 1:] = torch.where(segments[:, 1:] != segments[:, :-1], columns[:, 1:], 0)
+    return columns - starts.cummax(dim=1).values, mask
+
+
+class DIYForCausalLM(nn.Module):
+    """The language model: the trunk, and a head that is the embedding again where it is tied.
+
+    Args:
+        config: sizes and switches.
+        seed: of the first weights; the Flax twin draws the same bits from the same seed.
+        dtype: of weights and computation.
+        device: where the weights live; None is the CPU.
+    """
+
+    def __init__(
+        self,
+        config: DIYConfig,
+        seed: int = 0,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self._build(config)
+        drawn = ((tensor.torch, array) for tensor, array in first_weights(config, seed))
+        checkpoint.assign_weights(self, drawn, dtype, device)
+
+    def _build(self, config: DIYConfig) -> None:
+        """All modules, their weights on no device yet: whoever builds assigns them."""
+        self.config = config
+        with torch.device("meta"):
+            self.model = DIYModel(config)
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        seq_lengths: Any = None,
+        past_key_values: PastKeyValues | None = None,
+        use_cache: bool = False,
+        *,
+        segment_ids: Any = None,
+        logits_to_keep: int = 0,
+    ) -> Any:
+        """Logits (B, S, V), or with `use_cache` the pair (logits, presents).
+
+        Args:
+            input_ids: integers (B, S), padded on the right.
+            attention_mask: (B, S), 1 = token, 0 = padding, ones before zeros in each row. Another
+                way to say `seq_lengths`; given both, they must agree.
+            seq_lengths: integers (B,), the valid tokens of each row of this call; None: all S.
+                With a cache a row may have none.
+            past_key_values: the cache that an earlier call returned, or `init_cache` made.
+            use_cache: also return the updated cache; without `past_key_values` start a new one.
+            segment_ids: integers (B, S) of packed documents, see `DIYModel`.
+            logits_to_keep: n > 0 returns logits (B, n, V) of the last n valid tokens of each row
+                (its first token again where it has fewer).
+
+        Logits at padded positions are finite and mean nothing.
+
+        Raises:
+            ValueError: anything among these that does not fit; it says what, where, and the way out.
+        """
+        has_cache = past_key_values is not None
+        device = self.model.embed_tokens.weight.device
+        ids = inputs.prepare_input_ids(input_ids, self.config, device)
+        seq_lengths = inputs.lengths_from_mask(attention_mask, seq_lengths, ids, has_cache)
+        result = self.model(ids, seq_lengths, past_key_values, use_cache, segment_ids=segment_ids)
+        hidden, presents = result if use_cache else (result, None)
+        if logits_to_keep:
+            validate.check_logits_to_keep(logits_to_keep, hidden.shape[1])
+            lengths = inputs.prepare_lengths(seq_lengths, ids, has_cache)
+            keep = torch.arange(-logits_to_keep, 0, device=ids.device)
+            index = (lengths[:, None] + keep).clamp(min=0).long()
+            hidden = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
+        logits = self.project(hidden)
+        return (logits, presents) if use_cache else logits
+
+    def project(self, hidden: Float[Tensor, "B S D"]) -> Float[Tensor, "B S V"]:
+        """Logits of hidden states: hidden times the head, or the embedding where they are tied."""
+        return self.lm_head(hidden)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        dtype: torch.dtype | None = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> DIYForCausalLM:
+        """Load a Hugging Face directory.
+
+        Args:
+            path: the directory, with `config.json` and safetensors files.
+            dtype: of weights and computation; None keeps the dtype of the file.
+            device: where the weights go; None is the CPU.
+
+        Raises:
+            ValueError: a `config.json` that cannot be honoured.
+            CheckpointError: tensors missing, extra, misshapen, mistyped or not finite.
+        """
+        return checkpoint.load(cls, path, dtype, device)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write a Hugging Face directory, whole or not at all; transformers loads it.
+
+        Raises:
+            CheckpointError: weights that are not finite, or `path` exists and is no model directory.
+        """
+        checkpoint.save(self, path)
