@@ -197,7 +197,7 @@ def check_cache(
     Raises:
         ValueError: the wrong number of layers, batch, heads, head size, or dtype.
     """
-    batch, sequence = ids_shape
+    batch = ids_shape[0]
     if len(layers) != config.num_hidden_layers:
         raise ValueError(
             f"past_key_values has {len(layers)} layers, the model has {config.num_hidden_layers}"

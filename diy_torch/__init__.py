@@ -1,7 +1,9 @@
 """The PyTorch twin of one Llama-style causal language model."""
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
+from diy_core.generation import GenerateOutput
 from diy_torch.cache import PastKeyValues, grow_cache, init_cache
+from diy_torch.generate import generate
 from diy_torch.model import DIYForCausalLM, DIYModel, ModelBlock
 from diy_torch.norm import RMSNorm
 
@@ -10,10 +12,12 @@ __all__ = [
     "DIYConfig",
     "DIYForCausalLM",
     "DIYModel",
+    "GenerateOutput",
     "ModelBlock",
     "PastKeyValues",
     "RMSNorm",
     "RopeScaling",
+    "generate",
     "grow_cache",
     "init_cache",
 ]

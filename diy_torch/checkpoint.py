@@ -53,7 +53,7 @@ def assign_weights(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
 ) -> None:
-    """Give a model that was built without storage its weights, one after the other, and tie them."""
+    """Give a model that was built without storage its weights, one by one, and tie them."""
     for name, array in named:
         module, _, leaf = name.rpartition(".")
         tensor = to_tensor(array).to(device=device or "cpu", dtype=dtype)

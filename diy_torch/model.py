@@ -178,7 +178,7 @@ class DIYForCausalLM(nn.Module):
         Logits at padded positions are finite and mean nothing.
 
         Raises:
-            ValueError: anything among these that does not fit; it says what, where, and the way out.
+            ValueError: whatever does not fit; it says what, where, and the way out.
         """
         has_cache = past_key_values is not None
         device = self.model.embed_tokens.weight.device
@@ -223,6 +223,6 @@ class DIYForCausalLM(nn.Module):
         """Write a Hugging Face directory, whole or not at all; transformers loads it.
 
         Raises:
-            CheckpointError: weights that are not finite, or `path` exists and is no model directory.
+            CheckpointError: weights not finite, or `path` exists and is no model directory.
         """
         checkpoint.save(self, path)

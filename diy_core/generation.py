@@ -1,0 +1,129 @@
+"""The host's side of generation, the same for both twins: prompts in, rows that stop, rows out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core import validate
+from diy_core.config import DIYConfig
+
+# Called after each step with the new tokens (B,) and which rows they count for, bool (B,).
+OnTokens = Callable[[NDArray[np.int32], NDArray[np.bool_]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOutput:
+    """What was generated.
+
+    Attributes:
+        sequences: integers (B, L): each row its prompt, its new tokens (eos included), padding.
+        lengths: int32 (B,): how many tokens of each row are prompt or new.
+    """
+
+    sequences: Any
+    lengths: Any
+
+
+class Rows:
+    """A batch of sequences that grow token by token and stop each alone.
+
+    Args:
+        input_ids: integers (B, S), padded on either side.
+        attention_mask: (B, S) of 0 and 1, or None where nothing is padded.
+        max_new_tokens: at most so many tokens are added to each row.
+        eos_token_id: one id or several; a row that gets one of them is finished. None: never.
+        pad_token_id: fills the end of short rows; None: the first eos id, or 0.
+
+    Raises:
+        ValueError: anything out of range, or a prompt that with `max_new_tokens` is beyond
+            `max_position_embeddings`.
+    """
+
+    def __init__(
+        self,
+        config: DIYConfig,
+        input_ids: Any,
+        attention_mask: Any,
+        *,
+        max_new_tokens: int,
+        eos_token_id: int | Sequence[int] | None,
+        pad_token_id: int | None,
+    ) -> None:
+        self.eos = _token_ids("eos_token_id", eos_token_id, config.vocab_size)
+        pad = _token_ids("pad_token_id", pad_token_id, config.vocab_size)
+        self.pad = int((pad or self.eos or [0])[0])
+        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be a positive integer, got {max_new_tokens!r}")
+        self.prompts, self.prompt_lengths = _pad_right(input_ids, attention_mask, config)
+        self.lengths = self.prompt_lengths.copy()
+        longest = int(self.lengths.max())
+        if longest + max_new_tokens > config.max_position_embeddings:
+            raise ValueError(
+                f"a prompt of {longest} tokens and max_new_tokens ({max_new_tokens}) make "
+                f"{longest + max_new_tokens}, beyond max_position_embeddings "
+                f"({config.max_position_embeddings})"
+            )
+        self.active = np.ones(len(self.lengths), bool)
+        self._left = max_new_tokens
+        self._new: list[NDArray[np.int32]] = []
+
+    @property
+    def going(self) -> bool:
+        """True while some row wants another token."""
+        return self._left > 0 and bool(self.active.any())
+
+    @property
+    def step(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """What the next step is fed: the last tokens (B, 1), and 1 per going row, 0 per finished."""
+        return self._new[-1][:, None], self.active.astype(np.int32)
+
+    def accept(self, tokens: NDArray[Any]) -> None:
+        """Take each going row's next token; finished rows ignore theirs."""
+        tokens = np.where(self.active, tokens, self.pad).astype(np.int32)
+        self._new.append(tokens)
+        self.lengths = self.lengths + self.active
+        self.active = self.active & ~np.isin(tokens, self.eos)
+        self._left -= 1
+
+    def sequences(self) -> NDArray[np.int32]:
+        """Prompts and new tokens, padded on the right: int32 (B, L), L the longest row."""
+        result = np.full((len(self.lengths), int(self.lengths.max())), self.pad, np.int32)
+        for row, (prompt, total) in enumerate(zip(self.prompt_lengths, self.lengths, strict=True)):
+            result[row, :prompt] = self.prompts[row, :prompt]
+            result[row, prompt:total] = [new[row] for new in self._new[: total - prompt]]
+        return result
+
+
+def _pad_right(
+    input_ids: Any, attention_mask: Any, config: DIYConfig
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Prompts moved to the left edge, padding after them, and their lengths."""
+    ids = validate.as_host_array("input_ids", input_ids)
+    validate.check_input_ids(ids.shape, str(ids.dtype), ids, config)
+    if attention_mask is None:
+        return ids.astype(np.int32), np.full(ids.shape[0], ids.shape[1], np.int32)
+    mask = validate.as_host_array("attention_mask", attention_mask)
+    if mask.shape == ids.shape and mask.dtype != object:
+        # A row padded on the left is the same prompt: start it at its first token.
+        first = (mask != 0).argmax(axis=1)
+        order = (np.arange(ids.shape[1])[None, :] + first[:, None]) % ids.shape[1]
+        ids, mask = np.take_along_axis(ids, order, 1), np.take_along_axis(mask, order, 1)
+    validate.check_attention_mask(mask.shape, mask, ids.shape, has_cache=False)
+    lengths = mask.astype(bool).sum(axis=1).astype(np.int32)
+    return ids[:, : lengths.max()].astype(np.int32), lengths
+
+
+def _token_ids(name: str, value: int | Sequence[int] | None, vocab_size: int) -> list[int]:
+    if value is None:
+        return []
+    ids = list(value) if isinstance(value, (Sequence, np.ndarray)) else [value]
+    for token in ids:
+        integer = isinstance(token, (int, np.integer)) and not isinstance(token, bool)
+        if not integer or not 0 <= token < vocab_size:
+            raise ValueError(f"{name} must lie in 0..{vocab_size - 1}, got {token!r}")
+    return [int(token) for token in ids]

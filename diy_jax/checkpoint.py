@@ -1,0 +1,75 @@
+"""Loading and saving a Hugging Face directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.errors import CheckpointError
+from diy_core.hf_directory import HFDirectory, write_hf_directory
+from diy_core.mapping import Tensor, flatten, match, tensors, unflatten
+
+if TYPE_CHECKING:
+    from diy_jax.model import DIYForCausalLM
+
+    Model = TypeVar("Model", bound=DIYForCausalLM)
+
+
+def load(cls: type[Model], path: str | Path, dtype: Any) -> tuple[Model, dict[str, Any]]:
+    """A model with the config, and params with the weights, of a Hugging Face directory."""
+    directory = HFDirectory(path)
+    by_name = {tensor.hf: tensor for tensor in tensors(directory.config)}
+    params = build_params(((by_name[name], array) for name, array in directory.read_all()), dtype)
+    dtype = params["model"]["embed_tokens"]["embedding"].dtype
+    return cls(directory.config, dtype=dtype, param_dtype=dtype), params
+
+
+def save(model: DIYForCausalLM, path: str | Path, params: Mapping[str, Any]) -> None:
+    """Write config and params as a Hugging Face directory.
+
+    Raises:
+        CheckpointError: params that are not those of this config.
+    """
+    flat = flatten(params)
+    wanted = tensors(model.config)
+    faults = match(
+        {"/".join(name): array.shape for name, array in flat.items()},
+        {"/".join(tensor.flax): tensor.flax_shape for tensor in wanted},
+    )
+    if faults:
+        raise CheckpointError("params", faults)
+    named = ((tensor.hf, tensor.to_flax.inverse(to_numpy(flat[tensor.flax]))) for tensor in wanted)
+    write_hf_directory(path, model.config, named)
+
+
+def build_params(named: Iterable[tuple[Tensor, NDArray[Any]]], dtype: Any) -> dict[str, Any]:
+    """Params out of arrays in the torch layout, one after the other."""
+    return unflatten(
+        {tensor.flax: to_array(tensor.to_flax(array), dtype) for tensor, array in named}
+    )
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """An array's values as numpy; bfloat16 is `ml_dtypes.bfloat16`."""
+    return np.asarray(array)
+
+
+def to_array(array: NDArray[Any], dtype: Any = None) -> jax.Array:
+    """A numpy array as a JAX array with memory of its own, of the given dtype or its own.
+
+    Raises:
+        ValueError: float64 is asked for and JAX has it switched off; it would cut it in silence.
+    """
+    wanted = np.dtype(array.dtype if dtype is None else dtype)
+    if wanted == np.float64 and not jax.config.jax_enable_x64:
+        raise ValueError(
+            "float64 needs JAX's 64-bit mode: jax.config.update('jax_enable_x64', True), or a "
+            "`with jax.enable_x64(True):` block"
+        )
+    return jnp.array(array.astype(wanted, copy=False))

@@ -1,0 +1,147 @@
+"""From what users pass to what the model computes with: checks, conversion, lengths, cache room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpy.typing import NDArray
+
+from diy_core import validate
+from diy_core.config import DIYConfig
+from diy_jax.cache import PastKeyValues, grow_cache, init_cache
+
+
+def host_values(x: Any, wait: bool = False) -> NDArray[Any] | None:
+    """The values as numpy, or None where they cannot be seen.
+
+    They cannot under `jit`, `grad` or `vmap`; and on an accelerator, where a look would wait for
+    the device, only `wait=True` looks.
+    """
+    if isinstance(x, jax.core.Tracer):
+        return None
+    if isinstance(x, jax.Array):
+        on_host = all(device.platform == "cpu" for device in x.devices())
+        if not x.is_fully_addressable or not (on_host or wait):
+            return None
+    return np.asarray(x)
+
+
+def dtype_name(dtype: Any) -> str:
+    """`float32` for `jnp.float32`: the name that numpy and torch use."""
+    return str(np.dtype(dtype))
+
+
+def as_array(name: str, value: Any) -> Any:
+    """JAX arrays and tracers as they are; lists and the like as a numpy array."""
+    return value if isinstance(value, jax.Array) else validate.as_host_array(name, value)
+
+
+def prepare_input_ids(input_ids: Any, config: DIYConfig) -> Array:
+    """Checked token ids, int32 (B, S).
+
+    Raises:
+        ValueError: not integers, not (B, S), out of the vocabulary, or too many columns.
+    """
+    ids = as_array("input_ids", input_ids)
+    values = host_values(ids)
+    validate.check_input_ids(ids.shape, dtype_name(ids.dtype), values, config)
+    return jnp.asarray(ids, jnp.int32)
+
+
+def lengths_from_mask(attention_mask: Any, seq_lengths: Any, ids: Array, has_cache: bool) -> Any:
+    """`seq_lengths` (B,) out of a mask of ones followed by zeros; the given lengths without one.
+
+    Raises:
+        ValueError: any other mask, or a mask and lengths that disagree.
+    """
+    if attention_mask is None:
+        return seq_lengths
+    mask = as_array("attention_mask", attention_mask)
+    values = host_values(mask)
+    validate.check_attention_mask(mask.shape, values, ids.shape, has_cache)
+    lengths = mask.astype(jnp.int32).sum(axis=1, dtype=jnp.int32)
+    if seq_lengths is not None:
+        given = as_array("seq_lengths", seq_lengths)
+        validate.check_seq_lengths(
+            given.shape,
+            dtype_name(given.dtype),
+            host_values(given),
+            ids.shape,
+            has_cache,
+            mask_lengths=host_values(lengths),
+        )
+    return lengths
+
+
+def prepare_lengths(seq_lengths: Any, ids: Array, has_cache: bool) -> Array:
+    """Checked lengths, int32 (B,); the whole row where none are given.
+
+    Raises:
+        ValueError: not integers, not (B,), out of range, or 0 without a cache.
+    """
+    if seq_lengths is None:
+        return jnp.full((ids.shape[0],), ids.shape[1], jnp.int32)
+    lengths = as_array("seq_lengths", seq_lengths)
+    validate.check_seq_lengths(
+        lengths.shape, dtype_name(lengths.dtype), host_values(lengths), ids.shape, has_cache
+    )
+    return jnp.asarray(lengths, jnp.int32)
+
+
+def prepare_cache(
+    past_key_values: PastKeyValues | None,
+    config: DIYConfig,
+    ids: Array,
+    lengths: Array,
+    dtype: Any,
+) -> PastKeyValues:
+    """The cache of this call: checked, with positions per row, and with room for the new tokens.
+
+    Raises:
+        ValueError: a cache that does not fit the model or the batch, or a row that would end
+            beyond `max_position_embeddings`.
+    """
+    batch, columns = ids.shape
+    if past_key_values is None:
+        return init_cache(config, batch, columns, dtype)
+    layers = [(cached, as_array("position", position)) for cached, position in past_key_values]
+    described = [
+        validate.CacheLayer(
+            tuple(cached["key"].shape),
+            tuple(cached["value"].shape),
+            dtype_name(cached["key"].dtype),
+            dtype_name(cached["value"].dtype),
+            tuple(position.shape),
+            dtype_name(position.dtype),
+        )
+        for cached, position in layers
+    ]
+    validate.check_cache(described, config, ids.shape, dtype_name(dtype))
+    # Growing needs the real counts, so this look waits for an accelerator.
+    positions, new = host_values(layers[0][1], wait=True), host_values(lengths, wait=True)
+    layers = [
+        (cached, jnp.broadcast_to(jnp.asarray(position, jnp.int32), (batch,)))
+        for cached, position in layers
+    ]
+    if positions is None or new is None:
+        return layers
+    positions = np.broadcast_to(positions, (batch,))
+    needed = validate.check_room(positions, new, config.max_position_embeddings)
+    return grow_cache(layers, needed, config.max_position_embeddings)
+
+
+def prepare_segments(segment_ids: Any, ids: Array, cached: bool) -> Array | None:
+    """Checked segments, (B, S), or None.
+
+    Raises:
+        ValueError: not integers, not the shape of the ids, or together with a cache.
+    """
+    if segment_ids is None:
+        return None
+    segments = as_array("segment_ids", segment_ids)
+    validate.check_segment_ids(segments.shape, dtype_name(segments.dtype), ids.shape, cached)
+    return jnp.asarray(segments)

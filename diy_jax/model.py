@@ -1,0 +1,241 @@
+"""The model: blocks, the trunk, and the causal language model over it.
+
+Shapes: B batch, S sequence of this call, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from diy_core import validate
+from diy_core.config import DIYConfig
+from diy_core.first_weights import first_weights
+from diy_jax import checkpoint, inputs
+from diy_jax.attention import Attention, attention_mask_from_positions, projection
+from diy_jax.cache import Cached, PastKeyValues
+from diy_jax.feedforward import FeedForward
+from diy_jax.norm import RMSNorm
+from diy_jax.rope import RopeTables, rope_tables
+
+
+class ModelBlock(nn.Module):
+    """One layer: h = x + attention(norm(x)), then h + feedforward(norm(h))."""
+
+    config: DIYConfig
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Two norms, attention and feed-forward."""
+        config, dtypes = self.config, (self.dtype, self.param_dtype)
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, self.param_dtype)
+        self.attention = Attention(config, *dtypes)
+        self.feedforward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, self.param_dtype)
+        self.feedforward = FeedForward(config, *dtypes)
+
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        rope: RopeTables,
+        mask: Bool[Array, "B S T"],
+        seq_lengths: Int[Array, " B"] | None = None,
+        past: tuple[Cached, Array] | None = None,
+    ) -> tuple[Float[Array, "B S D"], tuple[Cached, Array] | None]:
+        """The block's output, and its updated cache layer where `past` was given."""
+        attended, present = self.attention(self.attention_norm(x), rope, mask, seq_lengths, past)
+        hidden = x + attended
+        return hidden + self.feedforward(self.feedforward_norm(hidden)), present
+
+
+class DIYModel(nn.Module):
+    """The trunk: embedding, blocks, final norm."""
+
+    config: DIYConfig
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Embedding, blocks and norm."""
+        config, dtypes = self.config, (self.dtype, self.param_dtype)
+        self.embed_tokens = nn.Embed(
+            config.vocab_size,
+            config.hidden_size,
+            dtype=self.dtype,  # without it `attend` would promote to the dtype of the table
+            param_dtype=self.param_dtype,
+            embedding_init=nn.initializers.normal(config.initializer_range),
+        )
+        self.layers = [ModelBlock(config, *dtypes) for _ in range(config.num_hidden_layers)]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, self.param_dtype)
+
+    def __call__(
+        self,
+        input_ids: Any,
+        seq_lengths: Any = None,
+        past_key_values: PastKeyValues | None = None,
+        use_cache: bool = False,
+        *,
+        segment_ids: Any = None,
+    ) -> Any:
+        """Hidden states (B, S, D) after the final norm; with `use_cache`, also the new cache.
+
+        Args:
+            input_ids: integers (B, S), padded on the right.
+            seq_lengths: integers (B,), the valid tokens of each row of this call; None: all S.
+            past_key_values: the cache that an earlier call returned, or `init_cache` made.
+            use_cache: also return the updated cache; without `past_key_values` start a new one.
+            segment_ids: integers (B, S); packed documents see only themselves and count their
+                positions from 0. Not together with a cache.
+
+        Raises:
+            ValueError: ids, lengths or cache that do not fit; a sequence beyond
+                `max_position_embeddings`.
+        """
+        cached = use_cache or past_key_values is not None
+        ids = inputs.prepare_input_ids(input_ids, self.config)
+        lengths = inputs.prepare_lengths(seq_lengths, ids, past_key_values is not None)
+        segments = inputs.prepare_segments(segment_ids, ids, cached)
+        past: PastKeyValues | None = None
+        if cached:
+            past = inputs.prepare_cache(past_key_values, self.config, ids, lengths, self.dtype)
+
+        positions, mask = _positions_and_mask(ids, segments, past)
+        rope = rope_tables(self.config, positions, self.dtype)
+        hidden = self.embed_tokens(ids)
+        presents = []
+        for index, layer in enumerate(self.layers):
+            hidden, present = layer(hidden, rope, mask, lengths, past[index] if past else None)
+            presents.append(present)
+        hidden = self.norm(hidden)
+        return (hidden, presents) if use_cache else hidden
+
+
+def _positions_and_mask(
+    ids: Array, segments: Array | None, past: PastKeyValues | None
+) -> tuple[Int[Array, "B S"], Bool[Array, "B S T"]]:
+    """Where each token stands, counted from the start of its row or segment, and what it sees."""
+    columns = jnp.arange(ids.shape[1], dtype=jnp.int32)
+    columns = jnp.broadcast_to(columns[None, :], ids.shape)
+    if past is not None:
+        cached, position = past[0]
+        slots = jnp.arange(cached["key"].shape[2], dtype=jnp.int32)
+        positions = position[:, None] + columns
+        slots = jnp.broadcast_to(slots[None, :], (ids.shape[0], slots.shape[0]))
+        return positions, attention_mask_from_positions(positions, slots)
+    mask = attention_mask_from_positions(columns, columns, segments, segments)
+    if segments is None:
+        return columns, mask
+    begins = segments[:, 1:] != segments[:, :-1]
+    starts = jnp.zeros_like(columns).at[:, 1:].set(jnp.where(begins, columns[:, 1:], 0))
+    return columns - jax.lax.cummax(starts, axis=1), mask
+
+
+class DIYForCausalLM(nn.Module):
+    """The language model: the trunk, and a head that is the embedding again where it is tied.
+
+    Args:
+        config: sizes and switches.
+        dtype: of the computation.
+        param_dtype: of the weights that `init` makes.
+    """
+
+    config: DIYConfig
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """The trunk, and the head unless it is tied."""
+        self.model = DIYModel(self.config, self.dtype, self.param_dtype)
+        if not self.config.tie_word_embeddings:
+            self.lm_head = projection(self, self.config.vocab_size, bias=False)
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        seq_lengths: Any = None,
+        past_key_values: PastKeyValues | None = None,
+        use_cache: bool = False,
+        *,
+        segment_ids: Any = None,
+        logits_to_keep: int = 0,
+    ) -> Any:
+        """Logits (B, S, V), or with `use_cache` the pair (logits, presents).
+
+        Args:
+            input_ids: integers (B, S), padded on the right.
+            attention_mask: (B, S), 1 = token, 0 = padding, ones before zeros in each row. Another
+                way to say `seq_lengths`; given both, they must agree.
+            seq_lengths: integers (B,), the valid tokens of each row of this call; None: all S.
+                With a cache a row may have none.
+            past_key_values: the cache that an earlier call returned, or `init_cache` made.
+            use_cache: also return the updated cache; without `past_key_values` start a new one.
+            segment_ids: integers (B, S) of packed documents, see `DIYModel`.
+            logits_to_keep: n > 0 returns logits (B, n, V) of the last n valid tokens of each row
+                (its first token again where it has fewer).
+
+        Logits at padded positions are finite and mean nothing.
+
+        Raises:
+            ValueError: whatever does not fit; it says what, where, and the way out.
+        """
+        has_cache = past_key_values is not None
+        ids = inputs.prepare_input_ids(input_ids, self.config)
+        seq_lengths = inputs.lengths_from_mask(attention_mask, seq_lengths, ids, has_cache)
+        result = self.model(ids, seq_lengths, past_key_values, use_cache, segment_ids=segment_ids)
+        hidden, presents = result if use_cache else (result, None)
+        if logits_to_keep:
+            validate.check_logits_to_keep(logits_to_keep, hidden.shape[1])
+            lengths = inputs.prepare_lengths(seq_lengths, ids, has_cache)
+            keep = jnp.arange(-logits_to_keep, 0, dtype=jnp.int32)
+            index = jnp.maximum(lengths[:, None] + keep[None, :], 0)
+            hidden = jnp.take_along_axis(hidden, index[:, :, None], axis=1)
+        logits = self.project(hidden)
+        return (logits, presents) if use_cache else logits
+
+    def project(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
+        """Logits of hidden states: hidden times the head, or the embedding where they are tied."""
+        if self.config.tie_word_embeddings:
+            return self.model.embed_tokens.attend(hidden)
+        return self.lm_head(hidden)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, dtype: Any = jnp.float32
+    ) -> tuple[DIYForCausalLM, dict[str, Any]]:
+        """Load a Hugging Face directory.
+
+        Args:
+            path: the directory, with `config.json` and safetensors files.
+            dtype: of weights and computation; None keeps the dtype of the file.
+
+        Returns:
+            The model and its params, for `model.apply({"params": params}, input_ids)`.
+
+        Raises:
+            ValueError: a `config.json` that cannot be honoured.
+            CheckpointError: tensors missing, extra, misshapen, mistyped or not finite.
+        """
+        return checkpoint.load(cls, path, dtype)
+
+    def save_pretrained(self, path: str | Path, params: dict[str, Any]) -> None:
+        """Write a Hugging Face directory, whole or not at all; transformers loads it.
+
+        Raises:
+            CheckpointError: weights not finite, or `path` exists and is no model directory.
+        """
+        checkpoint.save(self, path, params)
+
+
+def init_params(config: DIYConfig, seed: int = 0, dtype: Any = jnp.float32) -> dict[str, Any]:
+    """First weights, the same bits as the PyTorch twin draws from the same seed.
+
+    Returns:
+        params, a nested dict of arrays.
+    """
+    return checkpoint.build_params(first_weights(config, seed), dtype)
