@@ -84,7 +84,7 @@ def check_attention_mask(
         return
     bad = (values != 0) & (values != 1)
     if bad.any():
-        row, column = (int(i) for i in np.argwhere(bad)[0])
+        row, column = np.argwhere(bad)[0].tolist()
         raise ValueError(
             f"attention_mask must hold 0 and 1 only (1 = token, 0 = padding), got "
             f"{values[row, column]} at row {row}, column {column}"
@@ -92,7 +92,7 @@ def check_attention_mask(
     mask = values.astype(bool)
     lengths = mask.sum(axis=1)
     straight = np.arange(mask.shape[1])[None, :] < lengths[:, None]
-    for row in np.flatnonzero((mask != straight).any(axis=1)):
+    for row in np.flatnonzero((mask != straight).any(axis=1)).tolist():
         first, last = int(mask[row].argmax()), mask.shape[1] - 1 - int(mask[row, ::-1].argmax())
         if first > 0 and mask[row, first : last + 1].all():
             raise ValueError(

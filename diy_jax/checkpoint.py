@@ -67,7 +67,7 @@ def to_array(array: NDArray[Any], dtype: Any = None) -> jax.Array:
         ValueError: float64 is asked for and JAX has it switched off; it would cut it in silence.
     """
     wanted = np.dtype(array.dtype if dtype is None else dtype)
-    if wanted == np.float64 and not jax.config.jax_enable_x64:
+    if wanted == np.float64 and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "float64 needs JAX's 64-bit mode: jax.config.update('jax_enable_x64', True), or a "
             "`with jax.enable_x64(True):` block"

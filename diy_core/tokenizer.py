@@ -1,0 +1,421 @@
+"""Text to token ids and back, out of the tokenizer files of a Hugging Face directory.
+
+    tokenizer.json           the tokenizer itself, run by the `tokenizers` library
+    tokenizer_config.json    the special tokens by role, and the chat template
+    chat_template.jinja      the chat template, where it has a file of its own (it then wins)
+    generation_config.json   the ids that end a generation
+
+Letters: B batch, S the longest row of the batch.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import tokenizers
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from numpy.typing import NDArray
+
+from diy_core.errors import CheckpointError
+
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_REPLACEMENT = "\ufffd"  # what bytes decode to that are no UTF-8, or not yet
+
+
+class Tokenizer:
+    """Encodes and decodes as `transformers.AutoTokenizer` does, without transformers.
+
+    `Tokenizer.from_pretrained` builds one; the arguments here are what it found.
+
+    Args:
+        backend: the tokenizer of the `tokenizers` library; its truncation and padding are turned
+            off, since both would change what is encoded.
+        special_tokens: text by role (`"bos_token"`, ...), handed to the chat template.
+        chat_template: Jinja source, or None where the model has none.
+        eos_token_ids: every id that ends a generation.
+        pad_token_id: the id that fills short rows, or None where the model has none.
+        where: what error messages name.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        special_tokens: Mapping[str, str] | None = None,
+        chat_template: str | None = None,
+        eos_token_ids: Sequence[int] = (),
+        pad_token_id: int | None = None,
+        where: str = "tokenizer",
+    ) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._where = where
+        self.special_tokens = dict(special_tokens or {})
+        self.chat_template = chat_template
+        self.eos_token_ids = list(eos_token_ids)
+        self.pad_token_id = pad_token_id
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Tokenizer:
+        """Read the tokenizer of a Hugging Face directory.
+
+        Raises:
+            CheckpointError: no `tokenizer.json`, one of the files cannot be read, or a special
+                token that is not in the vocabulary.
+        """
+        path = Path(path)
+        file = path / "tokenizer.json"
+        if not file.is_file():
+            raise CheckpointError(
+                path, f"has no tokenizer.json{_other_kind(path)}; copy it from the model's source"
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise CheckpointError(file, f"is no readable tokenizer: {error}") from error
+        settings = _read_json(path / "tokenizer_config.json")
+        special = _special_tokens(_read_json(path / "special_tokens_map.json") | settings)
+        ids = {role: backend.token_to_id(token) for role, token in special.items()}
+        if unknown := [role for role, token_id in ids.items() if token_id is None]:
+            raise CheckpointError(
+                path,
+                [f"{role} {special[role]!r} is no token of tokenizer.json" for role in unknown],
+            )
+        # Where generation_config.json is silent, config.json speaks: so does transformers.
+        defaults = _read_json(path / "config.json") | {
+            key: value
+            for key, value in _read_json(path / "generation_config.json").items()
+            if value is not None
+        }
+        eos = defaults.get("eos_token_id", ids.get("eos_token"))
+        return cls(
+            backend,
+            special_tokens=special,
+            chat_template=_chat_template(path, settings),
+            eos_token_ids=_ids(path, "eos_token_id", eos),
+            pad_token_id=next(
+                iter(
+                    _ids(path, "pad_token_id", ids.get("pad_token", defaults.get("pad_token_id")))
+                ),
+                None,
+            ),
+            where=str(path),
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens, added ones included; a model may have more rows than that."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id of the token that begins a text, or None."""
+        token = self.special_tokens.get("bos_token")
+        return None if token is None else self._backend.token_to_id(token)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text. Special tokens that are spelled out in it are recognised.
+
+        Args:
+            text: any string without lone surrogates.
+            add_special_tokens: whether the tokenizer may put its own around it, such as BOS.
+
+        Raises:
+            ValueError: `text` is not a string, or cannot be written as UTF-8.
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"text must be a string, got {type(text).__name__}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text cannot be written as UTF-8: {error}") from error
+        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids; ids beyond the vocabulary, which padded models have, are empty.
+
+        Raises:
+            ValueError: an id that is negative or no integer.
+        """
+        return self._decode(_row(ids, "ids"), skip_special_tokens)
+
+    def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return str(self._backend.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def stream(self, skip_special_tokens: bool = True) -> TextStream:
+        """An object that turns one token id after the other into text."""
+        return TextStream(self, skip_special_tokens)
+
+    def batch(
+        self,
+        rows: Sequence[str | Sequence[int]],
+        padding_side: Literal["right", "left"] = "right",
+        *,
+        add_special_tokens: bool = True,
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Texts, or lists of ids, as one rectangle.
+
+        Args:
+            rows: B texts or lists of ids; texts are encoded.
+            padding_side: "right" is what the twins take; "left" is for other programs.
+            add_special_tokens: as in `encode`, for the rows that are texts.
+
+        Returns:
+            input_ids: int32 (B, S). Padding is `pad_token_id`; without one the first end-of-text
+                id, or 0: the mask is what says that it is padding.
+            attention_mask: int32 (B, S), 1 = token, 0 = padding.
+
+        Raises:
+            ValueError: no rows, an empty row, a bad id, or an unknown `padding_side`.
+        """
+        if padding_side not in ("right", "left"):
+            raise ValueError(f"padding_side must be 'right' or 'left', got {padding_side!r}")
+        if isinstance(rows, (str, bytes)) or len(rows) == 0:
+            raise ValueError(f"rows must be a list of texts or of id lists, got {rows!r}")
+        encoded = [
+            self.encode(row, add_special_tokens) if isinstance(row, str) else _row(row, f"row {i}")
+            for i, row in enumerate(rows)
+        ]
+        if empty := [i for i, row in enumerate(encoded) if not row]:
+            raise ValueError(f"row {empty[0]} has no tokens: a row needs at least one")
+        lengths = np.array([len(row) for row in encoded])[:, None]
+        columns = np.arange(lengths.max())
+        right = padding_side == "right"
+        mask = columns < lengths if right else columns >= lengths.max() - lengths
+        filler = self.pad_token_id if self.pad_token_id is not None else [*self.eos_token_ids, 0][0]
+        ids = np.full(mask.shape, filler, dtype=np.int32)
+        ids[mask] = np.concatenate(encoded)
+        return ids, mask.astype(np.int32)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The conversation as the model was trained to read it: its chat template, filled in.
+
+        Args:
+            messages: `{"role": "user", "content": "..."}` and so on, oldest first.
+            add_generation_prompt: end where the assistant begins to answer.
+            variables: further names for the template (`tools`, `enable_thinking`, ...).
+
+        Raises:
+            ValueError: no chat template, malformed messages, or an error in or from the template.
+        """
+        if self.chat_template is None:
+            raise ValueError(
+                f"{self._where} has no chat template (chat_template.jinja, or chat_template in "
+                "tokenizer_config.json): use encode with plain text, or a model tuned for chat"
+            )
+        _check_messages(messages)
+        defaults: dict[str, Any] = {"tools": None, "documents": None}
+        try:
+            # The template sees plain JSON data, never a live object whose methods it could call.
+            plain = json.loads(json.dumps([dict(message) for message in messages]))
+            template = _ENVIRONMENT.from_string(self.chat_template)
+            return template.render(
+                messages=plain,
+                add_generation_prompt=add_generation_prompt,
+                **(defaults | self.special_tokens | variables),
+            )
+        except TemplateError as error:  # of the syntax, or what the template itself raises
+            line = f", line {lineno}" if (lineno := getattr(error, "lineno", None)) else ""
+            raise ValueError(f"chat template of {self._where}{line}: {error}") from error
+        except Exception as error:  # what running the template's expressions can raise is anything
+            raise ValueError(
+                f"chat template of {self._where} failed: {type(error).__name__}: {error}"
+            ) from error
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> list[int]:
+        """The token ids of `chat`; the template has written the special tokens, so none are added."""
+        text = self.chat(messages, add_generation_prompt, **variables)
+        return self.encode(text, add_special_tokens=False)
+
+
+class TextStream:
+    """Token ids in, text out, each piece as soon as its last byte is there.
+
+    A character whose bytes are spread over tokens is held back until it is whole. The pieces, with
+    that of `finish`, join to the `decode` of all ids. (`tokenizers.decoders.DecodeStream` is the
+    same idea without an end: what it still holds is lost.)
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._skip = skip_special_tokens
+        self._context: list[int] = []  # printed already; some decoders look at the token before
+        self._pending: list[int] = []  # not wholly printed
+        self._printed = 0  # characters of the pending text that were printed
+
+    def push(self, token_id: int) -> str:
+        """The text that this id completes; often one word, sometimes nothing."""
+        self._pending += _row([token_id], "token_id")
+        text = self._text()
+        # The bytes at the end may be the beginning of a character, or garbage: the next id tells.
+        whole = text.rstrip(_REPLACEMENT)
+        piece = whole[self._printed :]
+        self._printed = max(self._printed, len(whole))
+        if text and whole == text:
+            self._context, self._pending, self._printed = self._pending, [], 0
+        return piece
+
+    def finish(self) -> str:
+        """What is still held: bytes that never became a character, as U+FFFD."""
+        piece = self._text()[self._printed :]
+        self._context, self._pending, self._printed = [], [], 0
+        return piece
+
+    def _text(self) -> str:
+        before = self._tokenizer._decode(self._context, self._skip)
+        text = self._tokenizer._decode(self._context + self._pending, self._skip)
+        if text.startswith(before):
+            return text[len(before) :]
+        # Byte-fallback decoders judge a run of bytes as a whole, and this one has gone bad.
+        return self._tokenizer._decode(self._pending, self._skip)
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}...{% endgeneration %}` marks answers for training; it prints its body."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        lineno = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=lineno)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Jinja as transformers sets it up, so that a template means the same in both."""
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def strftime_now(form: str) -> str:
+        return datetime.datetime.now().strftime(form)
+
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | str | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        # Jinja's own filter escapes HTML, which no model was trained to read.
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+def _check_messages(messages: Any) -> None:
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise ValueError(
+            'messages must be a list such as [{"role": "user", "content": "Hello"}], '
+            f"got {type(messages).__name__}"
+        )
+    if not messages:
+        raise ValueError("messages is empty: a chat needs at least one message")
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise ValueError(
+                f"message {i} must be an object with role and content, got {message!r}"
+            )
+        for key in ("role", "content"):
+            # A message that calls tools has no content of its own.
+            if key == "content" and message.get("tool_calls") and message.get(key) is None:
+                continue
+            if not isinstance(message.get(key), str):
+                found = repr(message[key]) if key in message else "none"
+                raise ValueError(f"message {i} needs {key} as a string, got {found}")
+
+
+def _row(ids: Any, name: str) -> list[int]:
+    """Ids out of a list, a numpy array or a tensor, as Python integers."""
+    array = np.asarray(ids if isinstance(ids, (Sequence, np.ndarray)) else list(ids))
+    if array.size == 0:
+        return []
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be a flat list of integers, got {ids!r}")
+    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        bad = int(array.min() if array.min() < 0 else array.max())
+        raise ValueError(f"{name} holds {bad}, which is no token id: they are 0 to 2**31 - 1")
+    return [int(i) for i in array]
+
+
+def _ids(path: Path, name: str, value: Any) -> list[int]:
+    """The ids of a config entry that may be an integer, a list, or null."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in values):
+        raise CheckpointError(path, f"{name} must be a token id or a list of them, got {value!r}")
+    return values
+
+
+def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Text by role; a token is written as its text or as an object with `content`."""
+    found = {role: settings.get(role) for role in ROLES}
+    texts = {r: t.get("content") if isinstance(t, Mapping) else t for r, t in found.items()}
+    return {role: text for role, text in texts.items() if isinstance(text, str)}
+
+
+def _chat_template(path: Path, settings: Mapping[str, Any]) -> str | None:
+    """The template of its own file, else that of `tokenizer_config.json`."""
+    own_file = path / "chat_template.jinja"
+    if own_file.is_file():
+        return own_file.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; an absent file is an empty one."""
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(file, f"is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(file, f"must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def _other_kind(path: Path) -> str:
+    """What the directory has instead, for the error."""
+    for name in ("tokenizer.model", "vocab.json"):
+        if (path / name).is_file():
+            return (
+                f", only {name}: transformers' AutoTokenizer.from_pretrained(...)"
+                ".save_pretrained(...) turns it into one"
+            )
+    return ""

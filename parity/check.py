@@ -1,0 +1,287 @@
+"""`parity check`: three kinds of proof that the two twins are one function.
+
+1. float64, the logic: relative L2 per tensor of logits, every module's output, every gradient.
+2. float32 and bfloat16, the rounding: each twin's error against the float64 truth, pooled per
+   layer, neither more than twice the other's.
+3. Decoding: ragged cached decoding against the full forward, position by position; greedy tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.config import DIYConfig
+from diy_core.mapping import tensors
+from parity.decoding import Decoding, cached_logits, greedy
+from parity.environment import Device, exact
+from parity.metrics import (
+    Pool,
+    machine_epsilon,
+    pooled_gradients,
+    pooled_outputs,
+    ratio,
+    relative_l2,
+)
+from parity.pair import LOGITS, Batch, Observation, Pair
+
+ACTIVATION_BOUND = 1e-12
+GRADIENT_BOUND = 1e-10
+RATIO_BOUND = 2.0
+# An error below a quarter of an epsilon is that of a correctly rounded tensor: no worse than exact.
+FLOOR_EPSILONS = 0.25
+DTYPES = ("float64", "float32", "bfloat16")
+Progress = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One line of the proof; `where` names the module or tensor that `value` was measured at."""
+
+    name: str
+    dtype: str
+    device: str
+    compared: int
+    value: float
+    bound: float
+    passed: bool
+    where: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How much is compared: batches of the forward check, positions of the decoding check."""
+
+    batch_size: int = 2
+    sequence: int = 64
+    decode_prompts: tuple[int, ...] = (3, 200, 77)
+    decode_positions: int = 320
+    greedy_tokens: int = 48
+    gradients: bool = True
+    seed: int = 0
+
+
+_LARGE = 20_000_000  # parameters: from here on less is compared, so that a check takes minutes
+
+
+def plan_for(path: str | Path) -> Plan:
+    """How much to compare for the model in a directory: less for a large one."""
+    config = DIYConfig.from_pretrained(path)
+    if sum(tensor.parameters for tensor in tensors(config)) < _LARGE:
+        return Plan()
+    return Plan(decode_prompts=(120, 31), decode_positions=256)
+
+
+def check_model(
+    path: str | Path,
+    device: Device,
+    dtypes: Sequence[str] = DTYPES,
+    plan: Plan | None = None,
+    progress: Progress = lambda message: None,
+) -> list[Check]:
+    """Run the checks of the chosen dtypes on one Hugging Face directory.
+
+    The float64 truth is computed whichever dtypes are chosen.
+
+    Raises:
+        ValueError: an unknown dtype, or a directory that cannot be loaded.
+    """
+    plan = plan or Plan()
+    if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
+        raise ValueError(f"dtype {unknown[0]!r} is not supported; choose one of {list(DTYPES)}")
+    checks: list[Check] = []
+    with exact(device):
+        progress("float64: the truth")
+        pair = Pair.load(path, "float64", device)
+        batch = make_batch(pair.config, plan)
+        truth = pair.observe_torch(batch, plan.gradients)
+        decoding = Decoding.make(pair.config, plan.decode_prompts, plan.decode_positions, plan.seed)
+        full = pair.full_logits(decoding.batch)
+        if "float64" in dtypes:
+            progress("float64: logits, modules, gradients")
+            other = pair.observe_flax(batch, plan.gradients)
+            checks += _same(truth, other, device)
+            del other
+            progress("float64: cached decoding")
+            checks += _same_decoding(pair, decoding, full, plan, device)
+        for dtype in (dtype for dtype in DTYPES[1:] if dtype in dtypes):
+            del pair
+            gc.collect()
+            progress(f"{dtype}: rounding against the truth")
+            pair = Pair.load(path, dtype, device)
+            seen = pair.observe_torch(batch, plan.gradients)
+            other = pair.observe_flax(batch, plan.gradients)
+            checks += _same_rounding(truth, seen, other, dtype, device)
+            del seen, other
+            progress(f"{dtype}: cached decoding")
+            checks += _decoding_rounding(pair, decoding, full, dtype, device)
+    return checks
+
+
+def make_batch(config: DIYConfig, plan: Plan) -> Batch:
+    """A ragged batch of random tokens: the first row whole, the others shorter."""
+    sequence = min(plan.sequence, config.max_position_embeddings)
+    generator = np.random.default_rng(plan.seed)
+    ids = generator.integers(0, config.vocab_size, (plan.batch_size, sequence), np.int32)
+    lengths = np.maximum(2, sequence - np.arange(plan.batch_size) * (sequence // 3))
+    return Batch(ids, lengths.astype(np.int32))
+
+
+def _same(truth: Observation, other: Observation, device: Device) -> list[Check]:
+    """Float64: every tensor of the two observations, the worst of each kind."""
+    kinds = [
+        ("logits", _only_logits(truth), _only_logits(other), ACTIVATION_BOUND),
+        ("modules", _but_logits(truth), _but_logits(other), ACTIVATION_BOUND),
+    ]
+    if truth.gradients:
+        kinds.append(("gradients", truth.gradients, other.gradients, GRADIENT_BOUND))
+    return [
+        worst_tensor(name, expected, found, bound, "float64", device.name)
+        for name, expected, found, bound in kinds
+    ]
+
+
+def worst_tensor(
+    name: str,
+    truth: dict[str, NDArray[Any]],
+    found: dict[str, NDArray[Any]],
+    bound: float,
+    dtype: str,
+    device: str,
+) -> Check:
+    """Compare tensor by tensor; on failure `where` is the first one past the bound.
+
+    Tensors come in the order of execution, so the first past the bound is the culprit or next to
+    it, and the worst would only be its victim.
+
+    Raises:
+        ValueError: the two sides hold other tensors, or none: nothing would be proven.
+    """
+    if set(truth) != set(found) or not truth:
+        missing = sorted(set(truth) ^ set(found))
+        raise ValueError(f"{name}: the twins do not hold the same tensors: {missing or 'none'}")
+    errors = {key: relative_l2(found[key], expected) for key, expected in truth.items()}
+    past = [key for key, error in errors.items() if not error <= bound]
+    worst = max(errors, key=lambda key: errors[key])
+    where = past[0] if past else worst
+    compared = sum(int(array.size) for array in truth.values())
+    return Check(name, dtype, device, compared, errors[worst], bound, not past, where)
+
+
+def _same_rounding(
+    truth: Observation, one: Observation, other: Observation, dtype: str, device: Device
+) -> list[Check]:
+    """Float32, bfloat16: the two twins' errors against the truth, pooled per layer."""
+    seen = (truth, one, other)
+    kinds = [
+        ("logits", [_only_logits(side) for side in seen], pooled_outputs),
+        ("modules", [_but_logits(side) for side in seen], pooled_outputs),
+    ]
+    if truth.gradients:
+        kinds.append(("gradients", [side.gradients for side in seen], pooled_gradients))
+    return [
+        worst_ratio(name, *sides, dtype=dtype, device=device.name, pool=pool)
+        for name, sides, pool in kinds
+    ]
+
+
+def worst_ratio(
+    name: str,
+    truth: dict[str, NDArray[Any]],
+    one: dict[str, NDArray[Any]],
+    other: dict[str, NDArray[Any]],
+    dtype: str,
+    device: str,
+    pool: Pool = pooled_outputs,
+) -> Check:
+    """The larger error over the smaller, per layer; on failure `where` is the first layer.
+
+    Raises:
+        ValueError: the sides hold other tensors, or none.
+    """
+    if not (set(truth) == set(one) == set(other)) or not truth:
+        raise ValueError(f"{name}: the twins do not hold the same tensors")
+    pools: dict[str, list[str]] = {}
+    for key in truth:
+        pools.setdefault(_layer_of(key), []).append(key)
+    floor = FLOOR_EPSILONS * machine_epsilon(dtype)
+    ratios = {
+        layer: ratio(pool(one, truth, keys), pool(other, truth, keys), floor)
+        for layer, keys in pools.items()
+    }
+    past = [layer for layer, value in ratios.items() if not value <= RATIO_BOUND]
+    worst = max(ratios, key=lambda layer: ratios[layer])
+    compared = sum(int(array.size) for array in truth.values())
+    where = past[0] if past else worst
+    return Check(name, dtype, device, compared, ratios[worst], RATIO_BOUND, not past, where)
+
+
+def _same_decoding(
+    pair: Pair, decoding: Decoding, full: NDArray[np.float64], plan: Plan, device: Device
+) -> list[Check]:
+    """Float64: both twins' cached logits against the full forward, and the same greedy tokens."""
+    checks = []
+    for name, logits in cached_logits(pair, decoding).items():
+        errors = _position_errors(logits, full)
+        worst = int(errors.argmax())
+        checks.append(
+            Check(
+                f"decode {name}",
+                "float64",
+                device.name,
+                int(logits.size),
+                float(errors[worst]),
+                ACTIVATION_BOUND,
+                bool(errors[worst] <= ACTIVATION_BOUND),
+                decoding.place(worst),
+            )
+        )
+    one, other = greedy(pair, decoding, plan.greedy_tokens)
+    differing = int((one != other).sum())
+    checks.append(
+        Check("greedy tokens", "float64", device.name, one.size, differing, 0, differing == 0)
+    )
+    return checks
+
+
+def _decoding_rounding(
+    pair: Pair, decoding: Decoding, full: NDArray[np.float64], dtype: str, device: Device
+) -> list[Check]:
+    """Float32, bfloat16: both twins' cached logits against the float64 full forward."""
+    truth = {LOGITS: full}
+    logits = cached_logits(pair, decoding)
+    one, other = ({LOGITS: logits[name]} for name in ("torch", "flax"))
+    return [worst_ratio("decode", truth, one, other, dtype, device.name)]
+
+
+def _position_errors(
+    logits: NDArray[np.float64], truth: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Relative L2 of each position's logits, (positions,)."""
+    return np.array([relative_l2(a, b) for a, b in zip(logits, truth, strict=True)])
+
+
+def _layer_of(name: str) -> str:
+    """`model.layers.3` for everything in that layer, `model` for what stands around the layers."""
+    parts = name.split(".")
+    return ".".join(parts[:3]) if parts[:2] == ["model", "layers"] else parts[0]
+
+
+def _only_logits(seen: Observation) -> dict[str, NDArray[np.float64]]:
+    return {LOGITS: seen.activations[LOGITS]}
+
+
+def _but_logits(seen: Observation) -> dict[str, NDArray[np.float64]]:
+    return {name: array for name, array in seen.activations.items() if name != LOGITS}
+
+
+def passed(checks: Iterable[Check]) -> bool:
+    """True where there are checks and all of them passed."""
+    checks = list(checks)
+    return bool(checks) and all(check.passed for check in checks)

@@ -1,0 +1,181 @@
+"""Both twins with the same weights, and what they compute: outputs of modules, logits, gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from numpy.typing import NDArray
+
+import diy_jax
+import diy_torch
+from diy_core.config import DIYConfig
+from diy_core.mapping import flatten, flax_module_path, tensors
+from diy_torch.checkpoint import to_numpy
+from parity.environment import Device
+
+TORCH_DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
+LOGITS = "logits"
+
+
+@dataclasses.dataclass
+class Observation:
+    """What one twin computed, as float64 numpy on the host.
+
+    Attributes:
+        activations: output of each module by its torch path, in the order of execution, and the
+            logits; valid positions only, (tokens, features).
+        gradients: of the mean cross-entropy, by Hugging Face name, in the torch layout.
+    """
+
+    activations: dict[str, NDArray[np.float64]]
+    gradients: dict[str, NDArray[np.float64]]
+
+
+@dataclasses.dataclass
+class Batch:
+    """Token ids (B, S), right-padded, and the valid length of each row (B,)."""
+
+    ids: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """True at the tokens, (B, S)."""
+        columns: NDArray[np.bool_] = np.arange(self.ids.shape[1])[None, :] < self.lengths[:, None]
+        return columns
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The next token of each position, -1 where there is none, (B, S)."""
+        labels = np.full(self.ids.shape, -1, np.int64)
+        labels[:, :-1] = np.where(self.valid[:, 1:], self.ids[:, 1:], -1)
+        return labels
+
+
+@dataclasses.dataclass
+class Pair:
+    """The two twins with the same weights, in one dtype, on one device."""
+
+    torch: diy_torch.DIYForCausalLM
+    flax: diy_jax.DIYForCausalLM
+    params: dict[str, Any]
+    device: Device
+
+    @classmethod
+    def load(cls, path: str | Path, dtype: str, device: Device) -> Pair:
+        """Both twins from one Hugging Face directory."""
+        flax, params = diy_jax.DIYForCausalLM.from_pretrained(path, dtype=jnp.dtype(dtype))
+        model = diy_torch.DIYForCausalLM.from_pretrained(path, TORCH_DTYPES[dtype], device.torch)
+        return cls(model, flax, params, device)
+
+    @property
+    def config(self) -> DIYConfig:
+        """The config of both."""
+        return self.torch.config
+
+    def observe_torch(self, batch: Batch, gradients: bool = True) -> Observation:
+        """Run the PyTorch twin, forward and (if wanted) backward."""
+        activations: dict[str, NDArray[np.float64]] = {}
+        valid = batch.valid
+
+        def record(name: str) -> Callable[..., None]:
+            def hook(module: Any, args: Any, output: Any) -> None:
+                output = output[0] if isinstance(output, tuple) else output
+                activations[name] = _float64(output)[valid]
+
+            return hook
+
+        # The head is seen as logits, since the tied Flax twin has no module for it.
+        named = [(n, m) for n, m in self.torch.named_modules() if n and n != "lm_head"]
+        hooks = [
+            module.register_forward_hook(record(name))
+            for name, module in named
+            if not isinstance(module, torch.nn.ModuleList)
+        ]
+        try:
+            with torch.set_grad_enabled(gradients):
+                ids = torch.from_numpy(batch.ids).to(self.device.torch)
+                logits = self.torch(ids, seq_lengths=batch.lengths.tolist())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        activations[LOGITS] = _float64(logits)[valid]
+        if not gradients:
+            return Observation(activations, {})
+        labels = torch.from_numpy(batch.labels).to(self.device.torch)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).to(wide), labels.flatten(), ignore_index=-1
+        ).backward()
+        parameters = dict(self.torch.named_parameters())
+        found = {}
+        for tensor in tensors(self.config):
+            grad = parameters[tensor.torch].grad
+            assert grad is not None, tensor.torch
+            found[tensor.hf] = _float64(grad)
+            parameters[tensor.torch].grad = None
+        return Observation(activations, found)
+
+    def full_logits(self, batch: Batch) -> NDArray[np.float64]:
+        """Logits of the PyTorch twin at the valid tokens, by one full forward: (tokens, V)."""
+        ids = torch.from_numpy(batch.ids).to(self.device.torch)
+        with torch.inference_mode():
+            return _float64(self.torch(ids, seq_lengths=batch.lengths.tolist()))[batch.valid]
+
+    def observe_flax(self, batch: Batch, gradients: bool = True) -> Observation:
+        """Run the Flax twin under `jit`, forward and (if wanted) backward."""
+        weights = jnp.asarray(batch.labels >= 0)
+        labels = jnp.asarray(np.maximum(batch.labels, 0).astype(np.int32))
+
+        def forward(params: Any) -> tuple[jax.Array, Any]:
+            logits, state = self.flax.apply(
+                {"params": params},
+                batch.ids,
+                seq_lengths=batch.lengths,
+                capture_intermediates=True,
+                mutable=["intermediates"],
+            )
+            wide = logits.astype(np.promote_types(logits.dtype, np.float32))
+            losses = optax.softmax_cross_entropy_with_integer_labels(wide, labels)
+            loss = jnp.where(weights, losses, 0).sum() / weights.sum()
+            return loss, (logits, state["intermediates"])
+
+        params = jax.device_put(self.params, self.device.jax)
+        if gradients:
+            run = jax.jit(jax.value_and_grad(forward, has_aux=True))
+            (_, (logits, captured)), grads = run(params)
+            flat = flatten(grads)
+        else:
+            _, (logits, captured) = jax.jit(forward)(params)
+            flat = {}
+        valid, outputs = batch.valid, flatten(captured)
+        activations = {}
+        for name, module in self.torch.named_modules():
+            path = (*flax_module_path(name), "__call__")
+            if path not in outputs or name in ("", "lm_head"):
+                continue
+            (output,) = outputs[path]
+            output = output[0] if isinstance(output, tuple) else output
+            activations[name] = np.asarray(output, np.float64)[valid]
+        activations[LOGITS] = np.asarray(logits, np.float64)[valid]
+        found = {
+            tensor.hf: np.asarray(tensor.to_flax.inverse(flat[tensor.flax]), np.float64)
+            for tensor in (tensors(self.config) if gradients else [])
+        }
+        return Observation(activations, found)
+
+
+def _float64(tensor: torch.Tensor) -> NDArray[np.float64]:
+    return to_numpy(tensor.detach()).astype(np.float64)
