@@ -79,7 +79,7 @@ class Rows:
 
     @property
     def step(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """What the next step is fed: the last tokens (B, 1), and 1 per going row, 0 per finished."""
+        """What the next step is fed: last tokens (B, 1), and 1 per going row, 0 per finished."""
         return self._new[-1][:, None], self.active.astype(np.int32)
 
     def accept(self, tokens: NDArray[Any]) -> None:

@@ -7,6 +7,7 @@ a name (`tokenizer.ggml.pre`), which stands for regular expressions in llama.cpp
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,8 @@ class GGUFTokenizer:
             )
         if len(self.types) != len(self.tokens):
             raise ValueError(f"{len(self.types)} token types for {len(self.tokens)} tokens")
-        if len(set(self.tokens)) != len(self.tokens):
-            twice = next(t for t in self.tokens if self.tokens.count(t) > 1)
-            raise ValueError(f"token {twice!r} stands in the vocabulary twice")
+        if twice := [token for token, n in Counter(self.tokens).items() if n > 1]:
+            raise ValueError(f"token {twice[0]!r} stands in the vocabulary twice")
         known = {_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED}
         if unknown := sorted(set(self.types) - known):
             raise ValueError(f"token type {unknown[0]} is not supported; choose one of {known}")
@@ -157,11 +157,13 @@ class GGUFTokenizer:
         backend = Tokenizer(model)
         backend.pre_tokenizer = PRE_TOKENIZERS[self._entry("pre")]()
         backend.decoder = decoders.ByteLevel()
-        for i, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True)):
-            if kind in (_CONTROL, _USER_DEFINED):
-                special = kind == _CONTROL
-                backend.add_tokens([AddedToken(token, special=special, normalized=False)])
-                assert backend.token_to_id(token) == i
+        backend.add_tokens(
+            [
+                AddedToken(token, special=kind == _CONTROL, normalized=False)
+                for token, kind in zip(self.tokens, self.types, strict=True)
+                if kind in (_CONTROL, _USER_DEFINED)
+            ]
+        )
         backend.post_processor = self._post_processor(add_bos_unsaid=llama3)
         return backend
 

