@@ -44,6 +44,7 @@ _MODULES = {
     "model.norm": "output_norm",
     "lm_head": "output",
 }
+_ARRAY = int(gguf.GGUFValueType.ARRAY)
 _HEAD, _EMBEDDING, _ROPE_FREQS = "output.weight", "token_embd.weight", "rope_freqs.weight"
 # Entries of `llama.*` that are read below, and those that change nothing. Any other might.
 _READ = {
@@ -150,7 +151,7 @@ class _StrictReader(gguf.GGUFReader):
         return super()._get(offset, dtype, count, *rest, **more)
 
     def _get_field_parts(self, orig_offs: Any, raw_type: Any) -> Any:
-        if raw_type == gguf.GGUFValueType.ARRAY:
+        if raw_type == _ARRAY:
             # A damaged length would be counted up to, item by item.
             self._get(orig_offs + 12, np.uint8, self._get(orig_offs + 4, np.uint64)[0])
         return super()._get_field_parts(orig_offs, raw_type)

@@ -108,16 +108,10 @@ def _check(arguments: argparse.Namespace) -> int:
         else:
             for name, config in small_configs().items():
                 for scale in SCALES:
+                    progress(f"{name}, {scale} weights")
                     with tempfile.TemporaryDirectory() as folder:
                         write_random_model(Path(folder) / "model", config, scale)
-                        found = check.check_model(
-                            Path(folder) / "model",
-                            device,
-                            dtypes,
-                            progress=lambda step, title=f"{name}, {scale}": progress(
-                                f"{title}: {step}"
-                            ),
-                        )
+                        found = check.check_model(Path(folder) / "model", device, dtypes)
                     title = f"{name}, {scale} weights, on {device.name}"
                     console.print(report.table(found, title))
                     checks += [

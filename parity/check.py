@@ -275,11 +275,11 @@ def _layer_of(name: str) -> str:
     return ".".join(parts[:3]) if parts[:2] == ["model", "layers"] else parts[0]
 
 
-def _only_logits(seen: Observation) -> dict[str, NDArray[np.float64]]:
+def _only_logits(seen: Observation) -> Tensors:
     return {LOGITS: seen.activations[LOGITS]}
 
 
-def _but_logits(seen: Observation) -> dict[str, NDArray[np.float64]]:
+def _but_logits(seen: Observation) -> Tensors:
     return {name: array for name, array in seen.activations.items() if name != LOGITS}
 
 

@@ -31,7 +31,7 @@ LOGITS = "logits"
 
 @dataclasses.dataclass
 class Observation:
-    """What one twin computed, as float64 numpy on the host.
+    """What one twin computed, as numpy on the host, in the dtype it was computed in.
 
     Attributes:
         activations: output of each module by its torch path, in the order of execution, and the
@@ -39,8 +39,8 @@ class Observation:
         gradients: of the mean cross-entropy, by Hugging Face name, in the torch layout.
     """
 
-    activations: dict[str, NDArray[np.float64]]
-    gradients: dict[str, NDArray[np.float64]]
+    activations: dict[str, NDArray[Any]]
+    gradients: dict[str, NDArray[Any]]
 
 
 @dataclasses.dataclass
@@ -87,13 +87,13 @@ class Pair:
 
     def observe_torch(self, batch: Batch, gradients: bool = True) -> Observation:
         """Run the PyTorch twin, forward and (if wanted) backward."""
-        activations: dict[str, NDArray[np.float64]] = {}
+        activations: dict[str, NDArray[Any]] = {}
         valid = batch.valid
 
         def record(name: str) -> Callable[..., None]:
             def hook(module: Any, args: Any, output: Any) -> None:
                 output = output[0] if isinstance(output, tuple) else output
-                activations[name] = _float64(output)[valid]
+                activations[name] = to_numpy(output.detach())[valid]
 
             return hook
 
@@ -111,7 +111,7 @@ class Pair:
         finally:
             for hook in hooks:
                 hook.remove()
-        activations[LOGITS] = _float64(logits)[valid]
+        activations[LOGITS] = to_numpy(logits.detach())[valid]
         if not gradients:
             return Observation(activations, {})
         labels = torch.from_numpy(batch.labels).to(self.device.torch)
@@ -124,7 +124,7 @@ class Pair:
         for tensor in tensors(self.config):
             grad = parameters[tensor.torch].grad
             assert grad is not None, tensor.torch
-            found[tensor.hf] = _float64(grad)
+            found[tensor.hf] = to_numpy(grad)
             parameters[tensor.torch].grad = None
         return Observation(activations, found)
 
@@ -132,7 +132,8 @@ class Pair:
         """Logits of the PyTorch twin at the valid tokens, by one full forward: (tokens, V)."""
         ids = torch.from_numpy(batch.ids).to(self.device.torch)
         with torch.inference_mode():
-            return _float64(self.torch(ids, seq_lengths=batch.lengths.tolist()))[batch.valid]
+            logits = self.torch(ids, seq_lengths=batch.lengths.tolist())
+        return to_numpy(logits)[batch.valid].astype(np.float64)
 
     def observe_flax(self, batch: Batch, gradients: bool = True) -> Observation:
         """Run the Flax twin under `jit`, forward and (if wanted) backward."""
@@ -168,14 +169,10 @@ class Pair:
                 continue
             (output,) = outputs[path]
             output = output[0] if isinstance(output, tuple) else output
-            activations[name] = np.asarray(output, np.float64)[valid]
-        activations[LOGITS] = np.asarray(logits, np.float64)[valid]
+            activations[name] = np.asarray(output)[valid]
+        activations[LOGITS] = np.asarray(logits)[valid]
         found = {
-            tensor.hf: np.asarray(tensor.to_flax.inverse(flat[tensor.flax]), np.float64)
+            tensor.hf: tensor.to_flax.inverse(np.asarray(flat[tensor.flax]))
             for tensor in (tensors(self.config) if gradients else [])
         }
         return Observation(activations, found)
-
-
-def _float64(tensor: torch.Tensor) -> NDArray[np.float64]:
-    return to_numpy(tensor.detach()).astype(np.float64)
