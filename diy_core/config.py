@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,30 @@ _ABSENT_IN_FILE: dict[str, Any] = {
 }
 _ROPE_THETA_ABSENT = 10000.0
 _ROPE_KEYS = ("rope_parameters", "rope_scaling", "rope_theta")
+# Keys of the wider family that change the function, with the values that change nothing; a list
+# counts item by item.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attention_multiplier": (None,),
+    "attn_logit_softcapping": (None,),
+    "clip_qkv": (None,),
+    "embedding_multiplier": (None, 1),
+    "final_logit_softcapping": (None,),
+    "layer_types": (None, "full_attention"),
+    "logit_scale": (None, 1),
+    "logits_scaling": (None, 1),
+    "no_rope_layers": (None, 1),  # 1 in the list means: this layer has rotary embedding
+    "num_experts": (None, 0),
+    "num_local_experts": (None, 0),
+    "partial_rotary_factor": (None, 1),
+    "pretraining_tp": (None, 1),  # changes the order of sums
+    "qk_norm": (None, False),
+    "quantization_config": (None,),
+    "query_pre_attn_scalar": (None,),
+    "residual_multiplier": (None, 1),
+    "rope_interleaved": (None, False),
+    "sliding_window": (None,),
+    "use_qk_norm": (None, False),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,6 +178,11 @@ class DIYConfig:
                 f"rope_scaling must be a RopeScaling or None, got {self.rope_scaling!r}; "
                 "DIYConfig.from_dict reads the dict of a config.json"
             )
+        if not isinstance(self.extra, Mapping):
+            raise ValueError(f"extra must be a mapping, got {self.extra!r}")
+        if own := sorted({*_ABSENT_IN_FILE, *_ROPE_KEYS} & set(self.extra)):
+            raise ValueError(f"extra holds {', '.join(own)}: give it as an argument of its own")
+        _refuse_unsupported({"model_type": "llama"} | dict(self.extra))
         object.__setattr__(self, "extra", copy.deepcopy(dict(self.extra)))
 
     @property
@@ -215,7 +244,9 @@ class DIYConfig:
             raise ValueError(
                 f"{file} does not exist: a model directory needs a config.json"
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{file} must hold a JSON object, got {type(values).__name__}")
@@ -237,21 +268,17 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"hidden_act {activation!r} is not supported; choose one of {list(ACTIVATIONS)}"
         )
-    if values.get("quantization_config") is not None:
-        raise ValueError("quantization_config is not supported: dequantise the checkpoint first")
-    if values.get("pretraining_tp") not in (None, 1):
-        raise ValueError(
-            f"pretraining_tp {values['pretraining_tp']!r} is not supported; only 1 is: it changes "
-            "the order of sums and not the weights, so set it to 1 in config.json"
-        )
-    if values.get("sliding_window") is not None:
-        raise ValueError(
-            f"sliding_window {values['sliding_window']!r} is not supported; only null is"
-        )
-    if values.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise ValueError(
-            f"partial_rotary_factor {values['partial_rotary_factor']!r} is not supported; only 1 is"
-        )
+    for key, neutral in _NEUTRAL.items():
+        value = values.get(key)
+        if any(item not in neutral for item in (value if isinstance(value, list) else [value])):
+            hint = ": dequantise the checkpoint first" if key == "quantization_config" else ""
+            raise ValueError(
+                f"{key} {value!r} is not supported; only {_list_of(neutral)} changes nothing{hint}"
+            )
+
+
+def _list_of(values: tuple[Any, ...]) -> str:
+    return " or ".join(json.dumps(value) for value in values)
 
 
 def _read_rope(
@@ -265,7 +292,7 @@ def _read_rope(
             continue
         if not isinstance(block, Mapping):
             raise ValueError(f"{key} must be an object or null, got {block!r}")
-        block = dict(block)
+        block = {name: value for name, value in block.items() if value is not None}
         legacy = block.pop("type", None)
         rope_type = block.setdefault("rope_type", legacy or "default")
         if legacy is not None and legacy != rope_type:
@@ -276,28 +303,36 @@ def _read_rope(
                 f"{values['rope_parameters']!r} disagree: keep one of them"
             )
         found |= block
-    theta = found.pop("rope_theta", None)
-    top = values.get("rope_theta")
-    if theta is not None and top is not None and theta != top:
-        raise ValueError(f"rope_theta is {top} and {theta} inside the rope block: keep one of them")
-    theta = theta if theta is not None else top if top is not None else _ROPE_THETA_ABSENT
-    if found.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError("partial_rotary_factor other than 1 is not supported")
+    theta = _one_of(values, found, "rope_theta", _ROPE_THETA_ABSENT)
+    found.pop("rope_theta", None)
+    if (partial := found.pop("partial_rotary_factor", 1)) != 1:
+        raise ValueError(f"partial_rotary_factor {partial!r} is not supported; only 1 is")
     rope_type = found.pop("rope_type", "default")
     if rope_type not in ROPE_TYPES:
-        raise ValueError(f"rope_type {rope_type!r} is not supported; choose one of {ROPE_TYPES}")
+        raise ValueError(
+            f"rope_type {rope_type!r} is not supported; choose one of {list(ROPE_TYPES)}"
+        )
+    length = "original_max_position_embeddings"
+    if rope_type == "llama3":
+        found[length] = _one_of(values, found, length, max_position_embeddings)
+    else:
+        found.pop(length, None)  # transformers does not read it either
+    known = {field.name for field in dataclasses.fields(RopeScaling)}
+    if unknown := sorted(set(found) - (known if rope_type != "default" else set())):
+        raise ValueError(f"rope_type {rope_type!r} has no field {', '.join(unknown)}")
     if rope_type == "default":
         return theta, None
-    if rope_type == "linear":
-        found.pop("original_max_position_embeddings", None)  # transformers does not read it either
-    else:
-        found.setdefault("original_max_position_embeddings", max_position_embeddings)
-    known = {field.name for field in dataclasses.fields(RopeScaling)}
-    if unknown := sorted(set(found) - known):
-        raise ValueError(f"rope_type {rope_type!r} has no field {', '.join(unknown)}")
     if "factor" not in found:
         raise ValueError(f"rope_type {rope_type!r} needs a factor")
     return theta, RopeScaling(rope_type=rope_type, **found)
+
+
+def _one_of(values: Mapping[str, Any], block: Mapping[str, Any], key: str, absent: Any) -> Any:
+    """A value that may stand at the top of a file, inside its rope block, or in both alike."""
+    top, inside = values.get(key), block.get(key)
+    if top is not None and inside is not None and top != inside:
+        raise ValueError(f"{key} is {top} and {inside} inside the rope block: keep one of them")
+    return next((value for value in (inside, top) if value is not None), absent)
 
 
 def _require_int(owner: object, name: str) -> None:
@@ -310,7 +345,9 @@ def _require_float(
     owner: object, name: str, minimum: float | None = None, positive: bool = False
 ) -> None:
     value = getattr(owner, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # An int that no float can hold is neither inf nor nan, and math.isfinite would overflow.
+    if not number or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     if positive and value <= 0:
         raise ValueError(f"{name} must be greater than 0, got {value!r}")

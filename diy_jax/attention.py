@@ -6,6 +6,7 @@ heads, K key/value heads, G = N/K, H head_dim.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from diy_core.config import DIYConfig
 from diy_jax.cache import Cached, update_cache
+from diy_jax.linear import Linear
 from diy_jax.rope import RopeTables, apply_rope
 
 
@@ -55,11 +57,18 @@ class Attention(nn.Module):
             self.config.kv_heads,
             self.config.head_size,
         )
-        bias, inner = self.config.attention_bias, self.heads * self.head_dim
-        self.q_proj = projection(self, inner, bias)
-        self.k_proj = projection(self, self.kv_heads * self.head_dim, bias)
-        self.v_proj = projection(self, self.kv_heads * self.head_dim, bias)
-        self.o_proj = projection(self, self.config.hidden_size, bias)
+        linear = partial(
+            Linear,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            use_bias=self.config.attention_bias,
+            std=self.config.initializer_range,
+        )
+        inner = self.heads * self.head_dim
+        self.q_proj = linear(inner)
+        self.k_proj = linear(self.kv_heads * self.head_dim)
+        self.v_proj = linear(self.kv_heads * self.head_dim)
+        self.o_proj = linear(self.config.hidden_size)
 
     def __call__(
         self,
@@ -100,14 +109,3 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
         mixed = jnp.einsum("bkgst,bkth->bskgh", weights, value)
         return mixed.reshape(batch, queries, -1)
-
-
-def projection(module: Any, features: int, bias: bool) -> nn.Dense:
-    """A dense layer in the dtypes of `module`, first drawn from normal(0, initializer_range)."""
-    return nn.Dense(
-        features,
-        use_bias=bias,
-        dtype=module.dtype,
-        param_dtype=module.param_dtype,
-        kernel_init=nn.initializers.normal(module.config.initializer_range),
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from diy_core.config import DIYConfig
-from diy_jax.attention import projection
+from diy_jax.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -28,9 +29,16 @@ class FeedForward(nn.Module):
     def setup(self) -> None:
         """The three projections."""
         hidden, inner = self.config.hidden_size, self.config.intermediate_size
-        self.gate_proj = projection(self, inner, self.config.mlp_bias)
-        self.up_proj = projection(self, inner, self.config.mlp_bias)
-        self.down_proj = projection(self, hidden, self.config.mlp_bias)
+        linear = partial(
+            Linear,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            use_bias=self.config.mlp_bias,
+            std=self.config.initializer_range,
+        )
+        self.gate_proj = linear(inner)
+        self.up_proj = linear(inner)
+        self.down_proj = linear(hidden)
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """Apply the layer to each position alone."""

@@ -93,7 +93,7 @@ def prepare_lengths(seq_lengths: Any, ids: Array, has_cache: bool) -> Array:
 
 
 def prepare_cache(
-    past_key_values: PastKeyValues | None,
+    past_key_values: Any,
     config: DIYConfig,
     ids: Array,
     lengths: Array,

@@ -17,9 +17,10 @@ from diy_core import validate
 from diy_core.config import DIYConfig
 from diy_core.first_weights import first_weights
 from diy_jax import checkpoint, inputs
-from diy_jax.attention import Attention, attention_mask_from_positions, projection
+from diy_jax.attention import Attention, attention_mask_from_positions
 from diy_jax.cache import Cached, PastKeyValues
 from diy_jax.feedforward import FeedForward
+from diy_jax.linear import Linear
 from diy_jax.norm import RMSNorm
 from diy_jax.rope import RopeTables, rope_tables
 
@@ -77,7 +78,7 @@ class DIYModel(nn.Module):
         self,
         input_ids: Any,
         seq_lengths: Any = None,
-        past_key_values: PastKeyValues | None = None,
+        past_key_values: Any = None,
         use_cache: bool = False,
         *,
         segment_ids: Any = None,
@@ -152,14 +153,20 @@ class DIYForCausalLM(nn.Module):
         """The trunk, and the head unless it is tied."""
         self.model = DIYModel(self.config, self.dtype, self.param_dtype)
         if not self.config.tie_word_embeddings:
-            self.lm_head = projection(self, self.config.vocab_size, bias=False)
+            self.lm_head = Linear(
+                self.config.vocab_size,
+                use_bias=False,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                std=self.config.initializer_range,
+            )
 
     def __call__(
         self,
         input_ids: Any,
         attention_mask: Any = None,
         seq_lengths: Any = None,
-        past_key_values: PastKeyValues | None = None,
+        past_key_values: Any = None,
         use_cache: bool = False,
         *,
         segment_ids: Any = None,

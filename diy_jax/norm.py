@@ -10,6 +10,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from diy_jax.linear import spread
+
 
 class RMSNorm(nn.Module):
     """y = scale * x / sqrt(mean(x**2) + eps), over the last axis.
@@ -36,4 +38,4 @@ class RMSNorm(nn.Module):
         wide = x.astype(np.promote_types(x.dtype, jnp.float32))
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normalised = wide * jax.lax.rsqrt(mean_square + self.eps)
-        return normalised.astype(x.dtype) * jnp.broadcast_to(scale.astype(x.dtype), x.shape)
+        return normalised.astype(x.dtype) * spread(scale, x)

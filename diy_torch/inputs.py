@@ -102,7 +102,7 @@ def prepare_lengths(seq_lengths: Any, ids: Tensor, has_cache: bool) -> Tensor:
 
 
 def prepare_cache(
-    past_key_values: PastKeyValues | None,
+    past_key_values: Any,
     config: DIYConfig,
     ids: Tensor,
     lengths: Tensor,

@@ -289,7 +289,7 @@ TEMPLATES = [
     "{{ messages | tojson }}{{ messages | tojson(indent=2) }}",
     "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}",
     "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
-    "{% set s = namespace(n=0) %}{% for m in messages %}{% set s.n = s.n + 1 %}{% endfor %}{{ s.n }}",
+    "{% set s = namespace(n=0) %}{% for m in messages %}{% set s.n = 2 + s.n %}{% endfor %}{{s.n}}",
     "{{ 'tools' if tools is not none else 'no tools' }}{{ unk_token is defined }}{{ style }}",
     "  {% if true %}\n    kept\n  {% endif %}\n  end",
     "{{ strftime_now('%Y') }}",

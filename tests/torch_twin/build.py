@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 import diy_torch
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
-from diy_torch.checkpoint import assign_weights
+from diy_torch.checkpoint import assign_weights, to_numpy
 from tests.oracles import Array, random_weights
 
 
@@ -26,7 +25,7 @@ def build(
 def run(model: diy_torch.DIYForCausalLM, *args: Any, **kwargs: Any) -> Array:
     """Logits as numpy, no gradients."""
     with torch.no_grad():
-        return np.array(model(*args, **kwargs))
+        return to_numpy(model(*args, **kwargs))
 
 
 def run_cached(
@@ -35,4 +34,4 @@ def run_cached(
     """Logits as numpy, and the new cache; no gradients."""
     with torch.no_grad():
         logits, presents = model(*args, use_cache=True, **kwargs)
-    return np.array(logits), presents
+    return to_numpy(logits), presents

@@ -1,0 +1,428 @@
+"""`DIYConfig`: what it accepts, what it refuses, and that transformers reads the same model."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diy_core import DIYConfig, RopeScaling
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+LLAMA3: dict[str, Any] = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+FILE = {"model_type": "llama", **SMALL}
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    config = DIYConfig(**SMALL)
+    assert dataclasses.asdict(config) == SMALL | {
+        "num_key_value_heads": 4,
+        "head_dim": 4,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "initializer_range": 0.02,
+        "extra": {},
+    }
+    assert (config.kv_heads, config.head_size) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        *[
+            ({name: bad}, f"{name} must be a positive integer, got {bad!r}")
+            for name in (*SMALL, "num_key_value_heads", "head_dim", "max_position_embeddings")
+            for bad in (0, -1, 4.0, "4", True)
+        ],
+        ({"num_key_value_heads": 3}, "(4) must be a multiple of num_key_value_heads (3)"),
+        ({"num_key_value_heads": 8}, "(4) must be a multiple of num_key_value_heads (8)"),
+        ({"hidden_size": 18}, "hidden_size (18) is not a multiple of num_attention_heads (4)"),
+        ({"head_dim": 5}, "head_dim (5) must be even"),
+        ({"hidden_size": 12}, "head_dim (3) must be even"),
+        *[
+            ({name: bad}, f"{name} must be a finite number, got {bad!r}")
+            for name in ("rms_norm_eps", "rope_theta", "initializer_range")
+            for bad in (float("nan"), float("inf"), "1", None, True, 10**400)
+        ],
+        ({"rms_norm_eps": -1e-6}, "rms_norm_eps must be at least 0.0, got -1e-06"),
+        ({"initializer_range": -0.1}, "initializer_range must be at least 0.0"),
+        ({"rope_theta": 0}, "rope_theta must be greater than 0"),
+        *[
+            ({name: bad}, f"{name} must be true or false, got {bad!r}")
+            for name in ("tie_word_embeddings", "attention_bias", "mlp_bias")
+            for bad in (1, None, "true")
+        ],
+        ({"rope_scaling": dict(LINEAR)}, "rope_scaling must be a RopeScaling or None"),
+        ({"extra": {"hidden_size": 8}}, "extra holds hidden_size"),
+        ({"extra": {"rope_theta": 1e6}}, "extra holds rope_theta"),
+        ({"extra": {"model_type": "mistral"}}, "model_type 'mistral' is not supported"),
+        ({"extra": {"sliding_window": 8}}, "sliding_window 8 is not supported"),
+        ({"extra": 3}, "extra must be a mapping"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as error:
+        DIYConfig(**(SMALL | change))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"rope_type": "yarn", "factor": 2.0}, "rope_type 'yarn' is not supported"),
+        ({"rope_type": "default", "factor": 2.0}, "rope_type 'default' is not supported"),
+        (LINEAR | {"factor": 0.5}, "factor must be at least 1.0, got 0.5"),
+        (LINEAR | {"factor": None}, "factor must be a finite number, got None"),
+        (LINEAR | {"low_freq_factor": 1.0}, "'linear' has no use for low_freq_factor"),
+        (LLAMA3 | {"low_freq_factor": None}, "low_freq_factor must be a finite number"),
+        (LLAMA3 | {"low_freq_factor": 0.0}, "low_freq_factor must be greater than 0"),
+        (LLAMA3 | {"high_freq_factor": 1.0}, "(1.0) must be greater than low_freq_factor (1.0)"),
+        (LLAMA3 | {"original_max_position_embeddings": 8.0}, "must be a positive integer, got 8.0"),
+    ],
+)
+def test_a_bad_rope_scaling_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as error:
+        RopeScaling(**values)
+    assert words in str(error.value)
+
+
+def test_a_config_is_frozen_hashable_and_keyword_only() -> None:
+    config = DIYConfig(**SMALL, rope_scaling=RopeScaling(**LLAMA3), extra={"a": [1]})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.hidden_size = 8  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.rope_scaling.factor = 1.0  # type: ignore[misc,union-attr]
+    with pytest.raises(TypeError):
+        DIYConfig(32, 16, 24, 2, 4)  # type: ignore[call-arg,misc]
+    twin = DIYConfig(**SMALL, rope_scaling=RopeScaling(**LLAMA3), extra={"a": [1]})
+    assert config == twin
+    assert hash(config) == hash(twin)
+    assert len({config, twin, dataclasses.replace(config, rms_norm_eps=1e-6)}) == 2
+
+
+def test_extra_belongs_to_the_config_alone() -> None:
+    extra = {"nested": {"list": [1]}}
+    config = DIYConfig(**SMALL, extra=extra)
+    extra["nested"]["list"].append(2)
+    assert config.extra == {"nested": {"list": [1]}}
+    config.to_dict()["nested"]["list"].append(3)
+    assert config.extra == {"nested": {"list": [1]}}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> DIYConfig:
+    kv_heads, positive = draw(st.integers(1, 4)), st.floats(1e-3, 1e7)
+    low = draw(st.floats(0.1, 8))
+    scaling = draw(
+        st.sampled_from(
+            [
+                None,
+                RopeScaling(rope_type="linear", factor=draw(st.floats(1, 64))),
+                RopeScaling(
+                    rope_type="llama3",
+                    factor=draw(st.floats(1, 64)),
+                    low_freq_factor=low,
+                    high_freq_factor=low + draw(st.floats(0.1, 8)),
+                    original_max_position_embeddings=draw(st.integers(1, 8192)),
+                ),
+            ]
+        )
+    )
+    names = st.text().map(lambda name: f"x_{name}")
+    return DIYConfig(
+        vocab_size=draw(st.integers(1, 10**6)),
+        hidden_size=draw(st.integers(1, 10**4)),
+        intermediate_size=draw(st.integers(1, 10**5)),
+        num_hidden_layers=draw(st.integers(1, 200)),
+        num_attention_heads=kv_heads * draw(st.integers(1, 8)),
+        num_key_value_heads=kv_heads,
+        head_dim=2 * draw(st.integers(1, 128)),
+        max_position_embeddings=draw(st.integers(1, 10**6)),
+        rms_norm_eps=draw(st.floats(0, 1)),
+        rope_theta=draw(positive),
+        rope_scaling=scaling,
+        tie_word_embeddings=draw(st.booleans()),
+        attention_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        initializer_range=draw(st.floats(0, 1)),
+        extra=draw(st.dictionaries(names, JSON, max_size=3)),
+    )
+
+
+@given(configs())
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_to_dict_and_from_dict_are_inverse_through_json(config: DIYConfig) -> None:
+    written = json.loads(json.dumps(config.to_dict()))
+    read = DIYConfig.from_dict(written)
+    identity = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
+    assert read == dataclasses.replace(config, extra=identity | dict(config.extra))
+    assert read.to_dict() == written
+
+
+def test_a_round_trip_loses_no_key_of_a_file() -> None:
+    values = FILE | {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "eos_token_id": [2, 3],
+        "hidden_act": "swish",
+        "is_llama_config": True,
+        "pretraining_tp": 1,
+        "rope_interleaved": False,
+        "torch_dtype": "bfloat16",
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+        "use_cache": True,
+    }
+    kept = copy.deepcopy(values)
+    assert DIYConfig.from_dict(values).to_dict().items() >= kept.items()
+    assert values == kept
+
+
+OLD, NEW = {"rope_theta": 5e5}, {"rope_theta": 5e5, "rope_type": "default"}
+ROPE_BLOCKS: dict[str, tuple[float, dict[str, Any] | None, dict[str, Any]]] = {
+    "nothing": (10000.0, None, {}),
+    "nulls": (10000.0, None, {"rope_scaling": None, "rope_parameters": None}),
+    "old default": (5e5, None, OLD),
+    "new default": (5e5, None, {"rope_parameters": NEW}),
+    "new default without theta": (10000.0, None, {"rope_parameters": {"rope_type": "default"}}),
+    "old type default": (5e5, None, OLD | {"rope_scaling": {"type": "default"}}),
+    "old linear, type": (5e5, LINEAR, OLD | {"rope_scaling": {"type": "linear", "factor": 2}}),
+    "old linear, rope_type": (5e5, LINEAR, OLD | {"rope_scaling": LINEAR}),
+    "old linear, both": (5e5, LINEAR, OLD | {"rope_scaling": LINEAR | {"type": "linear"}}),
+    "new linear": (5e5, LINEAR, {"rope_parameters": OLD | LINEAR}),
+    "old and new linear": (
+        5e5,
+        LINEAR,
+        OLD | {"rope_scaling": LINEAR, "rope_parameters": OLD | LINEAR},
+    ),
+    "old llama3": (5e5, LLAMA3, OLD | {"rope_scaling": LLAMA3}),
+    "new llama3": (5e5, LLAMA3, {"rope_parameters": OLD | LLAMA3}),
+    "new llama3, null factors": (
+        5e5,
+        LLAMA3,
+        {"rope_parameters": OLD | LLAMA3 | {"partial_rotary_factor": None, "type": None}},
+    ),
+    "old llama3, length outside": (
+        5e5,
+        LLAMA3,
+        OLD
+        | {
+            "rope_scaling": {k: v for k, v in LLAMA3.items() if not k.startswith("original")},
+            "original_max_position_embeddings": 64,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROPE_BLOCKS)
+def test_old_and_new_files_say_the_same_rope_and_transformers_agrees(name: str) -> None:
+    theta, scaling, keys = ROPE_BLOCKS[name]
+    config = DIYConfig.from_dict(FILE | copy.deepcopy(keys))
+    assert config.rope_theta == theta
+    assert config.rope_scaling == (RopeScaling(**scaling) if scaling else None)
+    theirs = transformers.LlamaConfig.from_dict(FILE | copy.deepcopy(keys)).rope_parameters
+    wanted = {"rope_theta": theta, "rope_type": "default"} | (scaling or {})
+    assert {key: theirs[key] for key in wanted} == wanted
+
+
+def test_llama3_without_an_original_length_means_the_length_of_the_file() -> None:
+    block = {k: v for k, v in LLAMA3.items() if k != "original_max_position_embeddings"}
+    keys = FILE | {"max_position_embeddings": 96, "rope_scaling": block}
+    scaling = DIYConfig.from_dict(keys).rope_scaling
+    assert scaling is not None
+    theirs = transformers.LlamaConfig.from_dict(copy.deepcopy(keys)).rope_parameters
+    assert scaling.original_max_position_embeddings == 96
+    assert theirs["original_max_position_embeddings"] == 96
+
+
+@pytest.mark.parametrize("scaling", [None, RopeScaling(**LINEAR), RopeScaling(**LLAMA3)])
+def test_transformers_reads_what_is_written(tmp_path: Path, scaling: RopeScaling | None) -> None:
+    config = DIYConfig(
+        **SMALL,
+        num_key_value_heads=2,
+        head_dim=6,
+        max_position_embeddings=512,
+        rms_norm_eps=3e-4,
+        rope_theta=77.0,
+        rope_scaling=scaling,
+        tie_word_embeddings=False,
+        attention_bias=True,
+        mlp_bias=True,
+        initializer_range=0.5,
+        extra={"eos_token_id": [2, 7]},
+    )
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(theirs, transformers.LlamaConfig)
+    same = [f.name for f in dataclasses.fields(config) if not f.name.startswith(("rope", "extra"))]
+    assert {name: getattr(theirs, name) for name in same} == {
+        name: getattr(config, name) for name in same
+    }
+    assert theirs.eos_token_id == [2, 7]
+    assert theirs.rope_parameters == {"rope_theta": 77.0, "rope_type": "default"} | (
+        scaling.to_dict() if scaling else {}
+    )
+    # And back, through the file that transformers writes.
+    theirs.save_pretrained(tmp_path)
+    read = DIYConfig.from_pretrained(tmp_path)
+    assert dataclasses.replace(read, extra={}) == dataclasses.replace(config, extra={})
+
+
+def test_an_absent_key_means_what_transformers_takes_it_to_mean() -> None:
+    config, theirs = DIYConfig.from_dict({"model_type": "llama"}), transformers.LlamaConfig()
+    names = [f.name for f in dataclasses.fields(config) if not f.name.startswith(("rope", "extra"))]
+    assert len(names) == 13
+    assert {name: getattr(config, name) for name in names} == {
+        name: getattr(theirs, name) for name in names
+    }
+    assert theirs.rope_parameters == {"rope_theta": config.rope_theta, "rope_type": "default"}
+    assert config.rope_scaling is None
+    assert (theirs.hidden_act, theirs.pretraining_tp) == ("silu", 1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"model_type": "qwen2"}, "model_type 'qwen2' is not supported; choose one of ['llama']"),
+        ({"model_type": None}, "model_type None is not supported"),
+        ({"model_type": ["llama"]}, "model_type ['llama'] is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; choose one of ['silu', 'sw"),
+        ({"hidden_act": None}, "hidden_act None is not supported"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "dequantise the checkpoint first"),
+        ({"pretraining_tp": 2}, "pretraining_tp 2 is not supported"),
+        ({"sliding_window": 4096}, "sliding_window 4096 is not supported"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5 is not"),
+        ({"rope_interleaved": True}, "rope_interleaved True is not supported"),
+        ({"attention_multiplier": 0.1}, "attention_multiplier 0.1 is not supported"),
+        ({"embedding_multiplier": 12.0}, "embedding_multiplier 12.0 is not supported"),
+        ({"residual_multiplier": 0.2}, "residual_multiplier 0.2 is not supported"),
+        ({"logits_scaling": 8.0}, "logits_scaling 8.0 is not supported"),
+        ({"logit_scale": 0.1}, "logit_scale 0.1 is not supported"),
+        ({"num_experts": 8}, "num_experts 8 is not supported"),
+        ({"num_local_experts": 8}, "num_local_experts 8 is not supported"),
+        ({"use_qk_norm": True}, "use_qk_norm True is not supported"),
+        ({"qk_norm": True}, "qk_norm True is not supported"),
+        ({"clip_qkv": 8.0}, "clip_qkv 8.0 is not supported"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0 is not supported"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping 30.0 is not supported"),
+        ({"query_pre_attn_scalar": 256}, "query_pre_attn_scalar 256 is not supported"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types ['full_att"),
+        ({"no_rope_layers": [1, 0]}, "no_rope_layers [1, 0] is not supported"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "rope_type 'yarn' is not supported"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "'dynamic' is not supported"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "'longrope' is not supported"),
+        ({"rope_parameters": {"rope_type": ["linear"]}}, "rope_type ['linear'] is not supported"),
+        ({"rope_scaling": "linear"}, "rope_scaling must be an object or null, got 'linear'"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "llama3"}}, "keep one"),
+        (
+            {"rope_scaling": LINEAR, "rope_parameters": LINEAR | {"factor": 4.0}},
+            "disagree: keep one of them",
+        ),
+        (
+            {"rope_scaling": LINEAR, "rope_parameters": {"rope_theta": 1e4}},
+            "disagree: keep one of them",
+        ),
+        ({"rope_theta": 1e4, "rope_parameters": NEW}, "rope_theta is 10000.0 and 500000.0 inside"),
+        ({"rope_scaling": LINEAR | {"beta_fast": 32}}, "rope_type 'linear' has no field beta_fast"),
+        ({"rope_scaling": LLAMA3 | {"mscale": 1}}, "rope_type 'llama3' has no field mscale"),
+        ({"rope_scaling": {"factor": 8.0}}, "rope_type 'default' has no field factor"),
+        (
+            {"rope_parameters": {"full_attention": NEW, "sliding_attention": OLD}},
+            "rope_type 'default' has no field full_attention, sliding_attention",
+        ),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_type 'linear' needs a factor"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2}}, "low_freq_factor must be"),
+        (
+            {"rope_scaling": LLAMA3, "original_max_position_embeddings": 32},
+            "original_max_position_embeddings is 32 and 64 inside the rope block",
+        ),
+        ({"rope_theta": "1e4"}, "rope_theta must be a finite number, got '1e4'"),
+        ({"vocab_size": None}, "vocab_size must be a positive integer, got None"),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings must be true or false, got None"),
+    ],
+)
+def test_what_the_model_does_not_do_is_refused(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as error:
+        DIYConfig.from_dict(FILE | keys)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"quantization_config": None, "sliding_window": None, "pretraining_tp": None},
+        {"partial_rotary_factor": 1.0, "rope_interleaved": False, "qk_norm": False},
+        {"embedding_multiplier": 1.0, "residual_multiplier": 1, "logits_scaling": 1.0},
+        {"num_experts": 0, "num_local_experts": None, "clip_qkv": None},
+        {"layer_types": ["full_attention", "full_attention"], "no_rope_layers": [1, 1]},
+    ],
+)
+def test_neutral_values_of_such_keys_are_carried(keys: dict[str, Any]) -> None:
+    assert DIYConfig.from_dict(FILE | keys).to_dict().items() >= keys.items()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"model_type": ', "is not valid JSON"),
+        (b"", "is not valid JSON"),
+        (b"\xff\xfe\x00", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b'{"model_type": "llama", "vocab_size": ' + b"9" * 5000 + b"}", "is not valid JSON"),
+        (b"[1]", "must hold a JSON object, got list"),
+        (b"null", "must hold a JSON object, got NoneType"),
+        (b"{}", "model_type None is not supported"),
+        (b'{"model_type": "llama", "rms_norm_eps": NaN}', "rms_norm_eps must be a finite number"),
+        (b'{"model_type": "llama", "hidden_size": 64.0}', "hidden_size must be a positive integer"),
+    ],
+)
+def test_an_invalid_config_json_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        DIYConfig.from_pretrained(tmp_path)
+    assert str(error.value).startswith(str(tmp_path / "config.json"))
+    assert words in str(error.value)
+
+
+def test_a_missing_or_unreadable_config_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json does not exist"):
+        DIYConfig.from_pretrained(tmp_path)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        DIYConfig.from_pretrained(str(tmp_path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        DIYConfig.from_pretrained(tmp_path / "file")

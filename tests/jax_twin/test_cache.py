@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diy_jax import PastKeyValues, grow_cache, init_cache
+from diy_jax.cache import update_cache
+from tests.jax_twin.build import build, run_cached, run_eagerly
+from tests.oracles import Array, random_ids, tiny
+
+pytestmark = pytest.mark.usefixtures("strict", "x64")
+
+CONFIG = tiny(max_position_embeddings=100)
+CAPACITY = 64
+
+
+def filled(capacity: int = CAPACITY, batch: int = 4) -> dict[str, Array]:
+    """One layer's key and value, random in every slot."""
+    generator = np.random.default_rng(0)
+    return {name: generator.normal(size=(batch, 2, capacity, 4)) for name in ("key", "value")}
+
+
+def update(
+    cached: dict[str, Array], position: list[int], new: dict[str, Array], lengths: list[int]
+) -> tuple[dict[str, Array], list[int]]:
+    present, positions = update_cache(
+        {name: jnp.asarray(array) for name, array in cached.items()},
+        jnp.asarray(position, jnp.int32),
+        jnp.asarray(new["key"]),
+        jnp.asarray(new["value"]),
+        jnp.asarray(lengths, jnp.int32),
+    )
+    return {name: np.array(array) for name, array in present.items()}, positions.tolist()
+
+
+@pytest.mark.parametrize(
+    ("max_length", "capacity"), [(1, 64), (64, 64), (65, 100), (100, 100)]
+)
+def test_capacities_are_powers_of_two_up_to_the_limit(max_length: int, capacity: int) -> None:
+    past = init_cache(CONFIG, 3, max_length, jnp.bfloat16)
+    assert len(past) == CONFIG.num_hidden_layers
+    for cached, position in past:
+        assert cached["key"].shape == cached["value"].shape == (3, 2, capacity, 4)
+        assert cached["key"].dtype == cached["value"].dtype == jnp.bfloat16
+        assert not cached["key"].any()
+        assert not cached["value"].any()
+        assert position.dtype == jnp.int32
+        assert position.tolist() == [0, 0, 0]
+
+
+def test_no_cache_reaches_beyond_max_position_embeddings() -> None:
+    message = r"a sequence of 101 tokens is beyond max_position_embeddings \(100\)"
+    with pytest.raises(ValueError, match=message):
+        init_cache(CONFIG, 3, 101)
+    with pytest.raises(ValueError, match=message):
+        grow_cache(init_cache(CONFIG, 3), 101, 100)
+
+
+def test_each_layer_has_memory_of_its_own() -> None:
+    past = init_cache(CONFIG, 2)
+    arrays = [a for cached, position in past for a in (*cached.values(), position)]
+    pointers = {array.unsafe_buffer_pointer() for array in arrays}
+    assert len(pointers) == 3 * CONFIG.num_hidden_layers
+
+
+def test_growing_keeps_what_is_cached() -> None:
+    old = {name: jnp.asarray(array) for name, array in filled().items()}
+    position = jnp.asarray([1, 2, 64, 0], jnp.int32)
+    past: PastKeyValues = [(old, position), (old, position)]
+    assert grow_cache(past, 64, 256) is past
+    for cached, positions in grow_cache(past, 65, 256):
+        assert positions.tolist() == position.tolist()
+        for name in ("key", "value"):
+            assert cached[name].shape == (4, 2, 128, 4)
+            assert (cached[name][:, :, :64] == old[name]).all()
+            assert not cached[name][:, :, 64:].any()
+
+
+# Rows in the middle, empty, ending exactly at the capacity, and full already.
+POSITION, LENGTHS = [3, 5, 62, 64], [2, 0, 2, 0]
+
+
+def test_padded_columns_leave_no_trace() -> None:
+    before, new = filled(), filled(capacity=4)
+    for array in new.values():
+        for row, length in enumerate(LENGTHS):
+            array[row, :, length:] = np.nan  # would be seen wherever it went
+    expected = {name: array.copy() for name, array in before.items()}
+    for name, array in expected.items():
+        for row, (start, length) in enumerate(zip(POSITION, LENGTHS, strict=True)):
+            array[row, :, start : start + length] = new[name][row, :, :length]
+    after, positions = update(before, POSITION, new, LENGTHS)
+    assert positions == [5, 5, 64, 64]
+    for name in ("key", "value"):
+        assert after[name].tobytes() == expected[name].tobytes()
+        assert after[name].tobytes() != before[name].tobytes()
+
+
+def test_key_and_value_are_not_confused() -> None:
+    after, _ = update(filled(), [0] * 4, new := filled(capacity=CAPACITY), [CAPACITY] * 4)
+    assert (after["key"] == new["key"]).all()
+    assert (after["value"] == new["value"]).all()
+
+
+def test_writes_beyond_the_capacity_are_dropped() -> None:
+    before, new = filled(), filled(capacity=4)
+    after, _ = update(before, [63, 64, 70, 62], new, [4, 4, 4, 4])
+    assert (after["key"][0, :, 63] == new["key"][0, :, 0]).all()
+    assert (after["key"][0, :, :63] == before["key"][0, :, :63]).all()
+    assert (after["key"][1:3] == before["key"][1:3]).all()
+    assert (after["key"][3, :, 62:] == new["key"][3, :, :2]).all()
+
+
+def test_layers_can_be_donated() -> None:
+    past = init_cache(CONFIG, 2)
+    run = jax.jit(lambda past: past, donate_argnums=0)
+    run(past)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(past))
+
+
+@pytest.mark.parametrize("position", [2, np.int32(2)])
+def test_a_position_may_be_an_int_for_every_row(position: int) -> None:
+    model, ids = build(CONFIG), random_ids(CONFIG, 2, 5)
+    _, past = run_cached(model, ids[:, :2])
+    expected, _ = run_cached(model, ids[:, 2:], past_key_values=past)
+    past = [(cached, position) for cached, _ in past]
+    logits, presents = run_cached(model, ids[:, 2:], past_key_values=past)
+    assert (logits == expected).all()
+    for _, positions in presents:
+        assert positions.dtype == jnp.int32
+        assert positions.tolist() == [5, 5]
+
+
+def test_a_full_cache_grows_and_the_caller_s_stays_usable() -> None:
+    model, ids = build(CONFIG), random_ids(CONFIG, 1, 66)
+    _, past = run_eagerly(model, ids[:, :64])
+    assert past[0][0]["key"].shape[2] == 64
+    one, presents = run_eagerly(model, ids[:, 64:], past_key_values=past)
+    assert [cached["key"].shape[2] for cached, _ in presents] == [100, 100]
+    two, _ = run_eagerly(model, ids[:, 64:], past_key_values=past)
+    assert (one == two).all()
