@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
+from parity.control import rounding_floor
 from parity.decoding import Decoding, cached_logits, greedy
 from parity.environment import Device, exact
 from parity.metrics import (
     Pool,
-    machine_epsilon,
     pooled_gradients,
     pooled_outputs,
     ratio,
@@ -34,8 +34,6 @@ from parity.pair import LOGITS, Batch, Observation, Pair
 ACTIVATION_BOUND = 1e-12
 GRADIENT_BOUND = 1e-10
 RATIO_BOUND = 2.0
-# An error below a quarter of an epsilon is that of a correctly rounded tensor: no worse than exact.
-FLOOR_EPSILONS = 0.25
 DTYPES = ("float64", "float32", "bfloat16")
 Progress = Callable[[str], None]
 Tensors = Mapping[str, NDArray[Any]]
@@ -116,12 +114,13 @@ def check_model(
             gc.collect()
             progress(f"{dtype}: rounding against the truth")
             pair = Pair.load(path, dtype, device)
+            floor = rounding_floor(pair.config, dtype, device)
             seen = pair.observe_torch(batch, plan.gradients)
             other = pair.observe_flax(batch, plan.gradients)
-            checks += _same_rounding(truth, seen, other, dtype, device)
+            checks += _same_rounding(truth, seen, other, dtype, device, floor)
             del seen, other
             progress(f"{dtype}: cached decoding")
-            checks += _decoding_rounding(pair, decoding, full, dtype, device)
+            checks += _decoding_rounding(pair, decoding, full, dtype, device, floor)
     return checks
 
 
@@ -176,7 +175,12 @@ def worst_tensor(
 
 
 def _same_rounding(
-    truth: Observation, one: Observation, other: Observation, dtype: str, device: Device
+    truth: Observation,
+    one: Observation,
+    other: Observation,
+    dtype: str,
+    device: Device,
+    floor: float,
 ) -> list[Check]:
     """Float32, bfloat16: the two twins' errors against the truth, pooled per layer."""
     seen = (truth, one, other)
@@ -187,7 +191,7 @@ def _same_rounding(
     if truth.gradients:
         kinds.append(("gradients", [side.gradients for side in seen], pooled_gradients))
     return [
-        worst_ratio(name, *sides, dtype=dtype, device=device.name, pool=pool)
+        worst_ratio(name, *sides, dtype=dtype, device=device.name, floor=floor, pool=pool)
         for name, sides, pool in kinds
     ]
 
@@ -200,9 +204,12 @@ def worst_ratio(
     *,
     dtype: str,
     device: str,
+    floor: float,
     pool: Pool = pooled_outputs,
 ) -> Check:
     """The larger error over the smaller, per layer; on failure `where` is the first layer.
+
+    Errors below `floor` count as `floor`, see `parity.control`.
 
     Raises:
         ValueError: the sides hold other tensors, or none.
@@ -212,7 +219,6 @@ def worst_ratio(
     pools: dict[str, list[str]] = {}
     for key in truth:
         pools.setdefault(_layer_of(key), []).append(key)
-    floor = FLOOR_EPSILONS * machine_epsilon(dtype)
     ratios = {
         layer: ratio(pool(one, truth, keys), pool(other, truth, keys), floor)
         for layer, keys in pools.items()
@@ -253,13 +259,18 @@ def _same_decoding(
 
 
 def _decoding_rounding(
-    pair: Pair, decoding: Decoding, full: NDArray[np.float64], dtype: str, device: Device
+    pair: Pair,
+    decoding: Decoding,
+    full: NDArray[np.float64],
+    dtype: str,
+    device: Device,
+    floor: float,
 ) -> list[Check]:
     """Float32, bfloat16: both twins' cached logits against the float64 full forward."""
     truth = {LOGITS: full}
     logits = cached_logits(pair, decoding)
     one, other = ({LOGITS: logits[name]} for name in ("torch", "flax"))
-    return [worst_ratio("decode", truth, one, other, dtype=dtype, device=device.name)]
+    return [worst_ratio("decode", truth, one, other, dtype=dtype, device=device.name, floor=floor)]
 
 
 def _position_errors(

@@ -14,6 +14,11 @@ import jax
 import torch
 
 DeviceChoice = Literal["auto", "cpu", "gpu"]
+TORCH_DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 PACKAGES = ("torch", "jax", "jaxlib", "flax", "numpy", "safetensors", "orbax-checkpoint")
 
 

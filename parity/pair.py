@@ -19,13 +19,8 @@ import diy_torch
 from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, flax_module_path, tensors
 from diy_torch.checkpoint import to_numpy
-from parity.environment import Device
+from parity.environment import TORCH_DTYPES, Device
 
-TORCH_DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-}
 LOGITS = "logits"
 
 

@@ -175,7 +175,7 @@ def test_truncation_and_padding_of_the_file_are_turned_off(tmp_path, ours):
     [
         ({}, [1]),
         ({"generation_config": {"eos_token_id": [2, 1]}}, [2, 1]),
-        ({"generation_config": {"eos_token_id": 2}}, [2]),
+        ({"generation_config": {"eos_token_id": 2}, "config": {"eos_token_id": 1}}, [2]),
         ({"generation_config": {"eos_token_id": None}, "config": {"eos_token_id": 2}}, [2]),
         ({"generation_config": {}, "config": {"eos_token_id": None}}, [1]),
     ],
@@ -470,6 +470,12 @@ def test_byte_fallback_pieces_join_to_the_text(text):
     # Bytes in a row, all spelled out: the decoder judges the run as a whole.
     ids = [3 + byte for byte in text.encode()]
     assert "".join(pieces_of(found, ids)) == found.decode(ids)
+
+
+def test_a_run_of_bytes_that_goes_bad_takes_nothing_back():
+    # The decoder makes four U+FFFD of the whole run; its first character has been printed.
+    ids = [*(3 + byte for byte in "你".encode()), 3 + 255, 262]
+    assert pieces_of(Tokenizer(byte_fallback()), ids) == ["", "", "你", "", "\ufffdthe", ""]
 
 
 @pytest.mark.parametrize("token_id", [-1, 1.5, "a", None])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -63,7 +64,7 @@ def test_it_is_the_formula_head_by_head(name: str) -> None:
     oracle = NumpyModel(config, random_weights(config))
     expected = np.stack([oracle.attention("model.layers.1.self_attn", row) for row in x])
     positions = jnp.broadcast_to(jnp.arange(6)[None], (2, 6))
-    output, present = Attention(config, jnp.float64, jnp.float64).apply(
+    output, present = jax.jit(Attention(config, jnp.float64, jnp.float64).apply)(
         {"params": build(config).params["model"]["layers_1"]["attention"]},
         jnp.asarray(x),
         rope_tables(config, positions, jnp.float64),
@@ -80,11 +81,12 @@ def test_with_a_cache_it_is_the_same_formula() -> None:
         "model.layers.0.self_attn", x[0]
     )
     params, outputs = build(config).params["model"]["layers_0"]["attention"], []
+    attention = jax.jit(Attention(config, jnp.float64, jnp.float64).apply)
     past = init_cache(config, 1, dtype=jnp.float64)[0]
     slots = jnp.arange(64)[None]
-    for start, stop in ((0, 4), (4, 6)):
+    for start, stop in ((0, 3), (3, 6)):
         positions = jnp.arange(start, stop)[None]
-        output, present = Attention(config, jnp.float64, jnp.float64).apply(
+        output, present = attention(
             {"params": params},
             jnp.asarray(x[:, start:stop]),
             rope_tables(config, positions, jnp.float64),

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import diy_torch
+from tests.bad_inputs import CASES, CONFIG, IDS, Case, Past
+from tests.torch_twin.build import build, run, run_cached
+
+MODEL = diy_torch.DIYForCausalLM(CONFIG)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input_is_refused_with_words_that_help(case: Case) -> None:
+    with pytest.raises(ValueError, match=case.message):
+        case.call(MODEL, torch.from_numpy)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_tensor_is_refused_like_a_list(case: Case) -> None:
+    kwargs = {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in case.kwargs.items()
+    }
+    with pytest.raises(ValueError, match=case.message):
+        Case(case.name, kwargs, case.message, case.past).call(MODEL, torch.from_numpy)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        IDS.tolist(),
+        tuple(tuple(row) for row in IDS.tolist()),
+        *(IDS.astype(kind) for kind in ("int8", "uint8", "uint16", "int64", "uint64")),
+        IDS[::-1][::-1],
+        torch.from_numpy(IDS),
+        torch.from_numpy(IDS).long(),
+    ],
+    ids=lambda ids: f"{type(ids).__name__} {getattr(ids, 'dtype', '')}",
+)
+def test_ids_may_be_any_integers(ids: Any) -> None:
+    assert (run(MODEL, ids) == run(MODEL, torch.from_numpy(IDS).long())).all()
+
+
+@pytest.mark.parametrize("kind", [bool, np.int32, np.uint8, np.float32, list, torch.tensor])
+def test_a_mask_may_be_of_any_kind(kind: Any) -> None:
+    mask = np.array([[1, 1, 1], [1, 0, 0]])
+    given = kind(mask.tolist()) if kind in (list, torch.tensor) else mask.astype(kind)
+    kept = run(MODEL, IDS, given, logits_to_keep=1)
+    assert (kept == run(MODEL, IDS, seq_lengths=[3, 1], logits_to_keep=1)).all()
+    assert not (kept == run(MODEL, IDS, logits_to_keep=1)).all()
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, list, torch.tensor])
+def test_lengths_may_be_any_integers(kind: Any) -> None:
+    given = kind([3, 1]) if kind in (list, torch.tensor) else np.array([3, 1], kind)
+    kept = run(MODEL, IDS, seq_lengths=given, logits_to_keep=1)
+    assert (kept == run(MODEL, IDS, [[1, 1, 1], [1, 0, 0]], logits_to_keep=1)).all()
+
+
+def test_a_mask_and_lengths_that_agree_are_one() -> None:
+    both = run(MODEL, IDS, [[1, 1, 1], [1, 0, 0]], [3, 1], logits_to_keep=1)
+    assert (both == run(MODEL, IDS, seq_lengths=[3, 1], logits_to_keep=1)).all()
+
+
+def test_with_a_cache_a_row_may_be_empty_and_a_sequence_may_end_at_the_limit() -> None:
+    past = Past(position=np.array([67, 70], np.int32)).make(torch.from_numpy)
+    logits, presents = run_cached(MODEL, IDS, [[1, 1, 1], [0, 0, 0]], past_key_values=past)
+    assert np.isfinite(logits).all()
+    assert presents[0][1].tolist() == [70, 70]
+    assert run(MODEL, np.ones((1, 70), int)).shape == (1, 70, 23)
+
+
+def test_a_refused_call_leaves_the_cache_as_it_was() -> None:
+    model = build(CONFIG, torch.float32)
+    _, past = run_cached(model, IDS)
+    before = [cached["key"].clone() for cached, _ in past]
+    with pytest.raises(ValueError, match="input_ids must lie in"):
+        run_cached(model, [[1], [23]], past_key_values=past)
+    with pytest.raises(ValueError, match="beyond max_position_embeddings"):
+        run_cached(model, np.ones((2, 68), int), past_key_values=past)
+    assert all(torch.equal(c["key"], old) for (c, _), old in zip(past, before, strict=True))
+
+
+def test_under_vmap_values_are_not_looked_at_and_the_mask_wins() -> None:
+    ids, mask = torch.from_numpy(IDS)[:, None], torch.tensor([[[1, 1, 0]], [[1, 0, 0]]])
+
+    def last(ids: Any, mask: Any, lengths: Any) -> Any:
+        return MODEL(ids, mask, lengths, logits_to_keep=1)
+
+    with torch.no_grad():
+        result = torch.vmap(last)(ids, mask, torch.tensor([[3], [3]]))
+    expected = run(MODEL, IDS, seq_lengths=[2, 1], logits_to_keep=1)
+    assert np.allclose(result[:, 0].numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_under_grad_the_checks_still_speak_and_do_not_trip() -> None:
+    parameters = dict(MODEL.named_parameters())
+
+    def loss(parameters: Any, ids: Any) -> Any:
+        return torch.func.functional_call(MODEL, parameters, (ids,)).square().sum()
+
+    gradients = torch.func.grad(loss)(parameters, torch.from_numpy(IDS))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients.values())
+    with pytest.raises(ValueError, match="input_ids must lie in"):
+        torch.func.grad(loss)(parameters, torch.from_numpy(IDS) + 20)
+
+
+@pytest.mark.parametrize("scaling", ["default", "llama3"])
+def test_on_an_accelerator_no_tensor_is_left_on_the_cpu(scaling: str) -> None:
+    from tests.oracles import LLAMA3, tiny
+
+    config = tiny(rope_scaling=LLAMA3 if scaling == "llama3" else None)
+    with FakeTensorMode(), torch.no_grad():
+        model = diy_torch.DIYForCausalLM(config, device="cuda")
+        ids = torch.ones(2, 5, dtype=torch.int64, device="cuda")
+        mask = torch.ones(2, 5, dtype=torch.int64, device="cuda")
+        logits, past = model(ids, mask, use_cache=True, logits_to_keep=2)
+        step, past = model(ids[:, :1], past_key_values=past, use_cache=True)
+        packed = model(ids, segment_ids=mask)
+        lists = model([[1, 2, 3]], [[1, 1, 0]])
+    tensors = [logits, step, packed, lists, *model.parameters()]
+    tensors += [t for cached, position in past for t in (*cached.values(), position)]
+    assert {tensor.device.type for tensor in tensors} == {"cuda"}
