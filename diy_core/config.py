@@ -297,12 +297,14 @@ def _read_rope(
         rope_type = block.setdefault("rope_type", legacy or "default")
         if legacy is not None and legacy != rope_type:
             raise ValueError(f"{key} has type {legacy!r} and rope_type {rope_type!r}: keep one")
-        if found and {**found, **block} != {**block, **found}:
+        if values.get("rope_theta") is not None:
+            block.setdefault("rope_theta", values["rope_theta"])
+        if found and block != found:
             raise ValueError(
                 f"rope_scaling {values['rope_scaling']!r} and rope_parameters "
                 f"{values['rope_parameters']!r} disagree: keep one of them"
             )
-        found |= block
+        found = block
     theta = _one_of(values, found, "rope_theta", _ROPE_THETA_ABSENT)
     found.pop("rope_theta", None)
     if (partial := found.pop("partial_rotary_factor", 1)) != 1:

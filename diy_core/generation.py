@@ -57,8 +57,9 @@ class Rows:
         self.eos = _token_ids("eos_token_id", eos_token_id, config.vocab_size)
         pad = _token_ids("pad_token_id", pad_token_id, config.vocab_size)
         self.pad = int((pad or self.eos or [0])[0])
-        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        if not _is_integer(max_new_tokens) or max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be a positive integer, got {max_new_tokens!r}")
+        max_new_tokens = int(max_new_tokens)
         self.prompts, self.prompt_lengths = _pad_right(input_ids, attention_mask, config)
         self.lengths = self.prompt_lengths.copy()
         longest = int(self.lengths.max())
@@ -109,9 +110,13 @@ def _pad_right(
         return ids.astype(np.int32), np.full(ids.shape[0], ids.shape[1], np.int32)
     mask = validate.as_host_array("attention_mask", attention_mask)
     if mask.shape == ids.shape and mask.dtype != object:
-        # A row padded on the left is the same prompt: start it at its first token.
-        first = (mask != 0).argmax(axis=1)
-        order = (np.arange(ids.shape[1])[None, :] + first[:, None]) % ids.shape[1]
+        # A row padded on the left is the same prompt: start it at its first token. A row with
+        # holes or other values stays, so that the error names the column that the user sees.
+        tokens, columns = mask != 0, np.arange(ids.shape[1])[None, :]
+        first = tokens.argmax(axis=1)
+        one_run = tokens.sum(axis=1) == columns.shape[1] - tokens[:, ::-1].argmax(axis=1) - first
+        shift = np.where(one_run & np.isin(mask, (0, 1)).all(axis=1), first, 0)
+        order = (columns + shift[:, None]) % columns.shape[1]
         ids, mask = np.take_along_axis(ids, order, 1), np.take_along_axis(mask, order, 1)
     validate.check_attention_mask(mask.shape, mask, ids.shape, has_cache=False)
     lengths = mask.astype(bool).sum(axis=1).astype(np.int32)
@@ -123,7 +128,10 @@ def _token_ids(name: str, value: int | Sequence[int] | None, vocab_size: int) ->
         return []
     ids = list(value) if isinstance(value, (Sequence, np.ndarray)) else [value]
     for token in ids:
-        integer = isinstance(token, (int, np.integer)) and not isinstance(token, bool)
-        if not integer or not 0 <= token < vocab_size:
+        if not _is_integer(token) or not 0 <= token < vocab_size:
             raise ValueError(f"{name} must lie in 0..{vocab_size - 1}, got {token!r}")
     return [int(token) for token in ids]
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -9,7 +9,10 @@ Nothing here unpickles: a directory that has only `.bin` or `.pt` weights is ref
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,11 @@ SIDE_FILES = (
     "added_tokens.json",
     "LICENSE",
 )
+# What a new model replaces in an older one's directory; all else there is kept.
+_REPLACED = re.compile(
+    r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
+)
+_ORBAX = "state"  # the folder by which an Orbax checkpoint is known; it has a config.json too
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FLOATS = {
     "F64": np.dtype(np.float64),
@@ -80,6 +88,11 @@ class HFDirectory:
             raise CheckpointError(self.path, faults)
 
     def _faults(self) -> list[str]:
+        layers = self.config.num_hidden_layers
+        if layers > len(self.shapes):  # and the table of all their names could fill the memory
+            return [
+                f"config.json says num_hidden_layers: {layers}, with {len(self.shapes)} tensors"
+            ]
         wanted = {tensor.hf: tensor.shape for tensor in tensors(self.config)}
         kept = {name: shape for name, shape in self.shapes.items() if not DROPPED.fullmatch(name)}
         if self.config.tie_word_embeddings and TIED_HEAD in kept:
@@ -158,39 +171,68 @@ def write_hf_directory(
     """Write config and tensors as a Hugging Face directory, whole or not at all.
 
     Args:
-        path: where; an existing model directory is replaced, and keeps its tokenizer files.
+        path: where; the weights and the config of an existing model directory are replaced, and
+            everything else in it is kept.
         config: goes to `config.json`, with the dtype of the tensors.
         arrays: (Hugging Face name, array in the torch layout), each tensor of the config once.
         write_more: called with the directory before it moves into place, for further files.
 
     Raises:
-        CheckpointError: a tensor missing, extra, misshapen or not finite; or `path` is a directory
-            that holds something other than a model.
+        CheckpointError: a tensor missing, extra, given twice, misshapen or not finite; or `path` is
+            a directory that holds something other than a model.
     """
     path = Path(path)
     recover(path)
     refuse_foreign_directory(path, CONFIG)
-    weights = {name: np.ascontiguousarray(array) for name, array in arrays}
-    faults = match(
+    if (path / _ORBAX).is_dir():
+        raise CheckpointError(
+            path, f"has {_ORBAX}/, as an Orbax checkpoint has: choose another place"
+        )
+    weights: dict[str, NDArray[Any]] = {}
+    faults = []
+    for name, array in arrays:
+        if name in weights:
+            faults.append(f"tensor {name} is given twice")
+        weights[name] = np.ascontiguousarray(array)
+    faults += match(
         {name: array.shape for name, array in weights.items()},
         {tensor.hf: tensor.shape for tensor in tensors(config)},
     )
+    floats = {str(dtype) for dtype in FLOATS.values()}
     faults += [
         f"tensor {name} holds values that are not finite"
         for name, array in weights.items()
-        if not np.isfinite(array).all()
+        if str(array.dtype) in floats and not np.isfinite(array).all()
     ]
     dtypes = sorted({str(array.dtype) for array in weights.values()})
-    faults += [f"dtype {dtype} is no float" for dtype in dtypes if dtype not in _names(FLOATS)]
+    faults += [f"dtype {dtype} is no float" for dtype in dtypes if dtype not in floats]
     if faults:
         raise CheckpointError(path, faults)
     with atomic_directory(path) as temporary:
         save_file(weights, temporary / SINGLE, metadata={"format": "pt"})
         write_json(temporary / CONFIG, with_dtype(config.to_dict(), dtypes))
-        if path.is_dir():
-            copy_side_files(path, temporary)
         if write_more is not None:
             write_more(temporary)
+        if path.is_dir():
+            _keep_the_rest(path, temporary)
+
+
+def _keep_the_rest(old: Path, new: Path) -> None:
+    """Link what the new directory lacks and does not replace; links, so that nothing is copied."""
+    for item in old.iterdir():
+        if _REPLACED.fullmatch(item.name) or (new / item.name).exists():
+            continue
+        if item.is_dir() and not item.is_symlink():
+            shutil.copytree(item, new / item.name, symlinks=True, copy_function=_link)
+        else:
+            _link(item, new / item.name)
+
+
+def _link(source: str | Path, to: str | Path) -> None:
+    try:
+        os.link(source, to, follow_symlinks=False)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, to, follow_symlinks=False)
 
 
 def refuse_foreign_directory(path: Path, marker: str) -> None:
@@ -217,10 +259,6 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _names(floats: Mapping[str, np.dtype[Any]]) -> set[str]:
-    return {str(dtype) for dtype in floats.values()}
-
-
 def _tensor_files(path: Path) -> dict[str, Path]:
     """Which file holds which tensor, out of the index or of the single file."""
     single, index = path / SINGLE, path / INDEX
@@ -242,21 +280,25 @@ def _tensor_files(path: Path) -> dict[str, Path]:
 
 def _indexed_files(path: Path, index: Path) -> dict[str, Path]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        text = index.read_text(encoding="utf-8")
+        weight_map = json.loads(text, object_pairs_hook=_refuse_twice(index))["weight_map"]
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(index, f"is not an index with a weight_map: {error}") from error
     if not isinstance(weight_map, dict):
         raise CheckpointError(index, "weight_map is not an object")
     faults, files = [], {}
-    root = path.resolve()
+    # Names out of the index are looked up here and never handed to the system.
+    present = {file.name: file for file in path.glob("*.safetensors") if file.is_file()}
     for name, file in weight_map.items():
-        inside = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
-        if not inside or (path / file).resolve().parent != root:
+        plain = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
+        if not plain or (file in present and not _lies_in(path, present[file])):
             faults.append(f"tensor {name} lies in {file!r}, which is no file of this directory")
-        elif not (path / file).is_file():
+        elif file not in present:
             faults.append(f"tensor {name} lies in {file}, which does not exist")
         else:
-            files[name] = path / file
+            files[name] = present[file]
     listed: dict[Path, set[str]] = {}
     for name, file in files.items():
         listed.setdefault(file, set()).add(name)
@@ -267,6 +309,13 @@ def _indexed_files(path: Path, index: Path) -> dict[str, Path]:
     if faults:
         raise CheckpointError(index, faults)
     return files
+
+
+def _lies_in(path: Path, file: Path) -> bool:
+    """True for a file of this directory, also as a link into the hub's cache that it belongs to."""
+    root, folder = path.resolve(), file.resolve().parent
+    in_cache = root.parent.name == "snapshots" and folder == root.parents[1] / "blobs"
+    return folder == root or in_cache
 
 
 def _names_in(file: Path) -> set[str]:
@@ -283,9 +332,9 @@ def _refuse_twice(file: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise CheckpointError(file, [f"tensor {name} stands there twice" for name in twice])
+            counts = Counter(name for name, _ in pairs)
+            twice = sorted(name for name, count in counts.items() if count > 1)
+            raise CheckpointError(file, [f"{name} stands there twice" for name in twice])
         return found
 
     return build

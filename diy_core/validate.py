@@ -23,7 +23,7 @@ def as_host_array(name: str, value: Any) -> NDArray[Any]:
     """Lists and numpy arrays as a numpy array.
 
     Raises:
-        ValueError: rows of different lengths, or something that is no array at all.
+        ValueError: rows of different lengths, something that is no array at all, or no numbers.
     """
     try:
         array = np.asarray(value)
@@ -34,6 +34,8 @@ def as_host_array(name: str, value: Any) -> NDArray[Any]:
             f"{name} must be a rectangular array, got rows of different lengths or other objects: "
             "pad the rows on the right and pass attention_mask or seq_lengths"
         )
+    if array.dtype.kind in "SUmM":
+        raise ValueError(f"{name} must hold numbers, got dtype {array.dtype}")
     return array
 
 

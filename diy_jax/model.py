@@ -194,10 +194,10 @@ class DIYForCausalLM(nn.Module):
         has_cache = past_key_values is not None
         ids = inputs.prepare_input_ids(input_ids, self.config)
         seq_lengths = inputs.lengths_from_mask(attention_mask, seq_lengths, ids, has_cache)
+        validate.check_logits_to_keep(logits_to_keep, ids.shape[1])
         result = self.model(ids, seq_lengths, past_key_values, use_cache, segment_ids=segment_ids)
         hidden, presents = result if use_cache else (result, None)
         if logits_to_keep:
-            validate.check_logits_to_keep(logits_to_keep, hidden.shape[1])
             lengths = inputs.prepare_lengths(seq_lengths, ids, has_cache)
             keep = jnp.arange(-logits_to_keep, 0, dtype=jnp.int32)
             index = jnp.maximum(lengths[:, None] + keep[None, :], 0)

@@ -184,10 +184,10 @@ class DIYForCausalLM(nn.Module):
         device = self.model.embed_tokens.weight.device
         ids = inputs.prepare_input_ids(input_ids, self.config, device)
         seq_lengths = inputs.lengths_from_mask(attention_mask, seq_lengths, ids, has_cache)
+        validate.check_logits_to_keep(logits_to_keep, ids.shape[1])
         result = self.model(ids, seq_lengths, past_key_values, use_cache, segment_ids=segment_ids)
         hidden, presents = result if use_cache else (result, None)
         if logits_to_keep:
-            validate.check_logits_to_keep(logits_to_keep, hidden.shape[1])
             lengths = inputs.prepare_lengths(seq_lengths, ids, has_cache)
             keep = torch.arange(-logits_to_keep, 0, device=ids.device)
             index = (lengths[:, None] + keep).clamp(min=0).long()

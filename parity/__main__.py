@@ -91,7 +91,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from parity import check, report
+    from parity import check, compare, report
     from parity.environment import choose_device, describe
     from parity.random_models import SCALES, small_configs, write_random_model
 
@@ -99,7 +99,7 @@ def _check(arguments: argparse.Namespace) -> int:
     dtypes = arguments.dtype or check.DTYPES
     # With the record on standard output, what people read goes to standard error.
     console = Console(stderr=arguments.json == "-")
-    checks: list[check.Check] = []
+    checks: list[compare.Check] = []
     with _progress() as progress:
         if arguments.model:
             plan = check.plan_for(arguments.model)
@@ -120,7 +120,7 @@ def _check(arguments: argparse.Namespace) -> int:
     report.verdict(checks, console)
     if arguments.json:
         report.write_json(arguments.json, report.as_json(checks, describe(device)))
-    return 0 if check.passed(checks) else EXIT_FAILED
+    return 0 if compare.passed(checks) else EXIT_FAILED
 
 
 def _convert(arguments: argparse.Namespace) -> int:

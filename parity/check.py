@@ -10,47 +10,30 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
-from parity.control import rounding_floor
+from parity.compare import Check, Tensors, worst_ratio, worst_tensor
+from parity.control import matmul_errors
 from parity.decoding import Decoding, cached_logits, greedy
 from parity.environment import Device, exact
 from parity.metrics import (
     Pool,
     pooled_gradients,
     pooled_outputs,
-    ratio,
     relative_l2,
 )
 from parity.pair import LOGITS, Batch, Observation, Pair
 
 ACTIVATION_BOUND = 1e-12
 GRADIENT_BOUND = 1e-10
-RATIO_BOUND = 2.0
 DTYPES = ("float64", "float32", "bfloat16")
 Progress = Callable[[str], None]
-Tensors = Mapping[str, NDArray[Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One line of the proof; `where` names the module or tensor that `value` was measured at."""
-
-    name: str
-    dtype: str
-    device: str
-    compared: int
-    value: float
-    bound: float
-    passed: bool
-    where: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +97,13 @@ def check_model(
             gc.collect()
             progress(f"{dtype}: rounding against the truth")
             pair = Pair.load(path, dtype, device)
-            floor = rounding_floor(pair.config, dtype, device)
+            control = matmul_errors(pair.config, dtype, device)
             seen = pair.observe_torch(batch, plan.gradients)
             other = pair.observe_flax(batch, plan.gradients)
-            checks += _same_rounding(truth, seen, other, dtype, device, floor)
+            checks += _same_rounding(truth, seen, other, dtype, device, control)
             del seen, other
             progress(f"{dtype}: cached decoding")
-            checks += _decoding_rounding(pair, decoding, full, dtype, device, floor)
+            checks += _decoding_rounding(pair, decoding, full, dtype, device, control)
     return checks
 
 
@@ -147,40 +130,13 @@ def _same(truth: Observation, other: Observation, device: Device) -> list[Check]
     ]
 
 
-def worst_tensor(
-    name: str,
-    truth: Tensors,
-    found: Tensors,
-    bound: float,
-    dtype: str,
-    device: str,
-) -> Check:
-    """Compare tensor by tensor; on failure `where` is the first one past the bound.
-
-    Tensors come in the order of execution, so the first past the bound is the culprit or next to
-    it, and the worst would only be its victim.
-
-    Raises:
-        ValueError: the two sides hold other tensors, or none: nothing would be proven.
-    """
-    if set(truth) != set(found) or not truth:
-        missing = sorted(set(truth) ^ set(found))
-        raise ValueError(f"{name}: the twins do not hold the same tensors: {missing or 'none'}")
-    errors = {key: relative_l2(found[key], expected) for key, expected in truth.items()}
-    past = [key for key, error in errors.items() if not error <= bound]
-    worst = max(errors, key=lambda key: errors[key])
-    where = past[0] if past else worst
-    compared = sum(int(array.size) for array in truth.values())
-    return Check(name, dtype, device, compared, errors[worst], bound, not past, where)
-
-
 def _same_rounding(
     truth: Observation,
     one: Observation,
     other: Observation,
     dtype: str,
     device: Device,
-    floor: float,
+    control: tuple[float, float],
 ) -> list[Check]:
     """Float32, bfloat16: the two twins' errors against the truth, pooled per layer."""
     seen = (truth, one, other)
@@ -191,43 +147,9 @@ def _same_rounding(
     if truth.gradients:
         kinds.append(("gradients", [side.gradients for side in seen], pooled_gradients))
     return [
-        worst_ratio(name, *sides, dtype=dtype, device=device.name, floor=floor, pool=pool)
+        worst_ratio(name, *sides, dtype=dtype, device=device.name, control=control, pool=pool)
         for name, sides, pool in kinds
     ]
-
-
-def worst_ratio(
-    name: str,
-    truth: Tensors,
-    one: Tensors,
-    other: Tensors,
-    *,
-    dtype: str,
-    device: str,
-    floor: float,
-    pool: Pool = pooled_outputs,
-) -> Check:
-    """The larger error over the smaller, per layer; on failure `where` is the first layer.
-
-    Errors below `floor` count as `floor`, see `parity.control`.
-
-    Raises:
-        ValueError: the sides hold other tensors, or none.
-    """
-    if not (set(truth) == set(one) == set(other)) or not truth:
-        raise ValueError(f"{name}: the twins do not hold the same tensors")
-    pools: dict[str, list[str]] = {}
-    for key in truth:
-        pools.setdefault(_layer_of(key), []).append(key)
-    ratios = {
-        layer: ratio(pool(one, truth, keys), pool(other, truth, keys), floor)
-        for layer, keys in pools.items()
-    }
-    past = [layer for layer, value in ratios.items() if not value <= RATIO_BOUND]
-    worst = max(ratios, key=lambda layer: ratios[layer])
-    compared = sum(int(array.size) for array in truth.values())
-    where = past[0] if past else worst
-    return Check(name, dtype, device, compared, ratios[worst], RATIO_BOUND, not past, where)
 
 
 def _same_decoding(
@@ -264,13 +186,15 @@ def _decoding_rounding(
     full: NDArray[np.float64],
     dtype: str,
     device: Device,
-    floor: float,
+    control: tuple[float, float],
 ) -> list[Check]:
     """Float32, bfloat16: both twins' cached logits against the float64 full forward."""
     truth = {LOGITS: full}
     logits = cached_logits(pair, decoding)
     one, other = ({LOGITS: logits[name]} for name in ("torch", "flax"))
-    return [worst_ratio("decode", truth, one, other, dtype=dtype, device=device.name, floor=floor)]
+    return [
+        worst_ratio("decode", truth, one, other, dtype=dtype, device=device.name, control=control)
+    ]
 
 
 def _position_errors(
@@ -280,21 +204,9 @@ def _position_errors(
     return np.array([relative_l2(a, b) for a, b in zip(logits, truth, strict=True)])
 
 
-def _layer_of(name: str) -> str:
-    """`model.layers.3` for everything in that layer, `model` for what stands around the layers."""
-    parts = name.split(".")
-    return ".".join(parts[:3]) if parts[:2] == ["model", "layers"] else parts[0]
-
-
 def _only_logits(seen: Observation) -> Tensors:
     return {LOGITS: seen.activations[LOGITS]}
 
 
 def _but_logits(seen: Observation) -> Tensors:
     return {name: array for name, array in seen.activations.items() if name != LOGITS}
-
-
-def passed(checks: Iterable[Check]) -> bool:
-    """True where there are checks and all of them passed."""
-    checks = list(checks)
-    return bool(checks) and all(check.passed for check in checks)

@@ -24,7 +24,8 @@ from diy_core.hf_directory import HFDirectory
 from diy_core.mapping import tensors
 from diy_core.tokenizer import Tokenizer
 from parity import report
-from parity.check import Check, Plan, check_model
+from parity.check import Plan, check_model
+from parity.compare import Check
 from parity.convert import convert
 from parity.environment import Device, DeviceChoice, choose_device, describe
 from parity.pair import Pair

@@ -58,12 +58,6 @@ def pooled_gradients(values: Arrays, truths: Arrays, names: Sequence[str]) -> fl
     )
 
 
-def ratio(first: float, second: float, floor: float) -> float:
-    """The larger of two errors over the smaller, each raised to `floor` first; 1 is even."""
-    first, second = max(first, floor), max(second, floor)
-    return max(first, second) / min(first, second)
-
-
 def machine_epsilon(dtype: str) -> float:
     """The distance from 1 to the next number of this dtype."""
     return {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}[

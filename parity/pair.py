@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,30 +133,11 @@ class Pair:
 
     def observe_flax(self, batch: Batch, gradients: bool = True) -> Observation:
         """Run the Flax twin under `jit`, forward and (if wanted) backward."""
-        weights = jnp.asarray(batch.labels >= 0)
-        labels = jnp.asarray(np.maximum(batch.labels, 0).astype(np.int32))
-
-        def forward(params: Any) -> tuple[jax.Array, Any]:
-            logits, state = self.flax.apply(
-                {"params": params},
-                batch.ids,
-                seq_lengths=batch.lengths,
-                capture_intermediates=True,
-                mutable=["intermediates"],
-            )
-            wide = logits.astype(np.promote_types(logits.dtype, np.float32))
-            losses = optax.softmax_cross_entropy_with_integer_labels(wide, labels)
-            loss = jnp.where(weights, losses, 0).sum() / weights.sum()
-            return loss, (logits, state["intermediates"])
-
         params = jax.device_put(self.params, self.device.jax)
-        if gradients:
-            run = jax.jit(jax.value_and_grad(forward, has_aux=True))
-            (_, (logits, captured)), grads = run(params)
-            flat = flatten(grads)
-        else:
-            _, (logits, captured) = jax.jit(forward)(params)
-            flat = {}
+        labels = batch.labels.astype(np.int32)
+        run = _gradients if gradients else _forward
+        (_, (logits, captured)), grads = run(self.flax, params, batch.ids, batch.lengths, labels)
+        flat = flatten(grads)
         valid, outputs = batch.valid, flatten(captured)
         activations = {}
         for name, _ in self.torch.named_modules():
@@ -171,3 +153,31 @@ class Pair:
             for tensor in (tensors(self.config) if gradients else [])
         }
         return Observation(activations, found)
+
+
+def _loss(model: Any, params: Any, ids: Any, lengths: Any, labels: Any) -> Any:
+    """Mean cross-entropy of the next tokens; beside it logits and every module's output."""
+    logits, state = model.apply(
+        {"params": params},
+        ids,
+        seq_lengths=lengths,
+        capture_intermediates=True,
+        mutable=["intermediates"],
+    )
+    wide = logits.astype(np.promote_types(logits.dtype, np.float32))
+    counted = labels >= 0
+    losses = optax.softmax_cross_entropy_with_integer_labels(wide, jnp.maximum(labels, 0))
+    loss = jnp.where(counted, losses, 0).sum() / counted.sum()
+    return loss, (logits, state["intermediates"])
+
+
+@partial(jax.jit, static_argnums=0)
+def _gradients(model: Any, params: Any, *batch: Any) -> Any:
+    """((loss, (logits, outputs)), gradients); compiled once per config and shape."""
+    return jax.value_and_grad(partial(_loss, model), has_aux=True)(params, *batch)
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward(model: Any, params: Any, *batch: Any) -> Any:
+    """((loss, (logits, outputs)), no gradients)."""
+    return _loss(model, params, *batch), {}

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from parity.check import Check, passed
+from parity.compare import Check, passed
 
 
 def as_json(checks: Sequence[Check], environment: dict[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,10 @@ CASES = [
         input_ids=[[1.0, 2.0]],
     ),
     _case("ids that are truths", "input_ids must be integers, got dtype bool", input_ids=[[True]]),
-    _case("ids that are words", "input_ids must be integers, got dtype <U5", input_ids=[["hello"]]),
+    _case("words", "input_ids must hold numbers, got dtype <U5", input_ids=[["hello"]]),
+    _case(
+        "lengths that are words", "seq_lengths must hold numbers, got dtype <U1", seq_lengths=["3"]
+    ),
     _case(
         "ids of one row without a batch",
         "input_ids must have shape (batch, sequence), none of it 0; got (3,)",
@@ -168,7 +171,9 @@ CASES = [
         "attention_mask must hold 0 and 1 only (1 = token, 0 = padding), got -1",
         attention_mask=_mask([0, 0, -1]),
     ),
-    _case("a mask with NaN", "0 and 1 only...got nan at row 0", attention_mask=_mask([1, np.nan, 0])),
+    _case(
+        "a mask with NaN", "0 and 1 only...got nan at row 0", attention_mask=_mask([1, np.nan, 0])
+    ),
     _case(
         "a row of zeros",
         "attention_mask row 0 has no tokens: only a call with past_key_values may leave a row empt",
@@ -298,3 +303,39 @@ CASES = [
     _case("a negative number of logits", "logits_to_keep must lie in 0..3", logits_to_keep=-1),
 ]
 assert len({case.name for case in CASES}) == len(CASES)
+
+GENERATE_CASES = [
+    _case(
+        "a prompt and new tokens beyond the limit",
+        "a prompt of 3 tokens and max_new_tokens (68) make 71, beyond max_position_embeddings (70)",
+        max_new_tokens=68,
+    ),
+    _case("no new tokens", "max_new_tokens must be a positive integer, got 0", max_new_tokens=0),
+    _case("less than none", "max_new_tokens must be a positive integer, got -1", max_new_tokens=-1),
+    _case(
+        "an eos beyond the vocabulary", "eos_token_id must lie in 0..22, got 23", eos_token_id=23
+    ),
+    _case("a negative eos", "eos_token_id must lie in 0..22, got -1", eos_token_id=[1, -1]),
+    _case("a pad beyond the vocabulary", "pad_token_id must lie in 0..22, got 50", pad_token_id=50),
+    _case(
+        "an id beyond the vocabulary", "got 23 at row 0, column 1", input_ids=_ids([1, 23], [2, 3])
+    ),
+    _case("rows of different lengths", f"input_ids {_RAGGED}", input_ids=[[1, 2], [3]]),
+    _case(
+        "a hole in the mask",
+        "attention_mask row 0 has a hole at column 1",
+        attention_mask=_mask([1, 0, 1]),
+    ),
+    _case(
+        "a hole behind left padding",
+        "attention_mask row 0 has a hole",
+        input_ids=_ids([1, 2, 3, 4]),
+        attention_mask=np.array([[0, 1, 0, 1]]),
+    ),
+    _case("a row of zeros", "attention_mask row 0 has no tokens", attention_mask=_mask([0, 0, 0])),
+    _case(
+        "a mask of another shape",
+        "attention_mask must have the shape of input_ids (2, 3), got (2, 4)",
+        attention_mask=np.ones((2, 4), int),
+    ),
+]

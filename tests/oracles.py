@@ -162,3 +162,34 @@ class NumpyModel:
             fed = self.norm(f"{layer}.post_attention_layernorm", x)
             x = x + self.feedforward(f"{layer}.mlp", fed)
         return self.norm("model.norm", x) @ self.weights.get("lm_head.weight", embedding).T
+
+
+# One change per field of the config, from `tiny()`, with what must change: the shapes of the
+# parameters, or the logits of the same weights, or both by way of other first weights.
+FIELD_CHANGES: dict[str, tuple[Any, str]] = {
+    "vocab_size": (29, "shapes"),
+    "hidden_size": (24, "shapes"),
+    "intermediate_size": (28, "shapes"),
+    "num_hidden_layers": (1, "shapes"),
+    "num_attention_heads": (8, "shapes"),
+    "num_key_value_heads": (4, "shapes"),
+    "head_dim": (8, "shapes"),
+    "tie_word_embeddings": (False, "shapes"),
+    "attention_bias": (True, "shapes"),
+    "mlp_bias": (True, "shapes"),
+    "rms_norm_eps": (1e-2, "logits"),
+    "rope_theta": (100.0, "logits"),
+    "rope_scaling": (LINEAR, "logits"),
+    "initializer_range": (0.5, "first weights"),
+    "max_position_embeddings": (5, "limit"),
+    "extra": ({"bos_token_id": 1}, "file"),
+}
+SCALING_CHANGES: dict[str, Any] = {
+    "rope_type": LINEAR,
+    "factor": dataclasses.replace(LLAMA3, factor=32.0),
+    "low_freq_factor": dataclasses.replace(LLAMA3, low_freq_factor=2.0),
+    "high_freq_factor": dataclasses.replace(LLAMA3, high_freq_factor=16.0),
+    "original_max_position_embeddings": dataclasses.replace(
+        LLAMA3, original_max_position_embeddings=16
+    ),
+}

@@ -252,9 +252,10 @@ def test_old_and_new_files_say_the_same_rope_and_transformers_agrees(name: str) 
     config = DIYConfig.from_dict(FILE | copy.deepcopy(keys))
     assert config.rope_theta == theta
     assert config.rope_scaling == (RopeScaling(**scaling) if scaling else None)
-    theirs = transformers.LlamaConfig.from_dict(FILE | copy.deepcopy(keys)).rope_parameters
+    theirs = transformers.LlamaConfig.from_dict(FILE | copy.deepcopy(keys))
+    theirs.standardize_rope_params()  # as its rotary embedding does before it reads them
     wanted = {"rope_theta": theta, "rope_type": "default"} | (scaling or {})
-    assert {key: theirs[key] for key in wanted} == wanted
+    assert {key: theirs.rope_parameters[key] for key in wanted} == wanted
 
 
 def test_llama3_without_an_original_length_means_the_length_of_the_file() -> None:
@@ -353,6 +354,14 @@ def test_an_absent_key_means_what_transformers_takes_it_to_mean() -> None:
         ),
         (
             {"rope_scaling": LINEAR, "rope_parameters": {"rope_theta": 1e4}},
+            "disagree: keep one of them",
+        ),
+        (  # transformers reads 10000 here
+            {"rope_scaling": LINEAR, "rope_parameters": LINEAR | {"rope_theta": 5e5}},
+            "disagree: keep one of them",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "linear"}, "rope_parameters": LINEAR},
             "disagree: keep one of them",
         ),
         ({"rope_theta": 1e4, "rope_parameters": NEW}, "rope_theta is 10000.0 and 500000.0 inside"),

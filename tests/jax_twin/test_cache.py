@@ -35,9 +35,7 @@ def update(
     return {name: np.array(array) for name, array in present.items()}, positions.tolist()
 
 
-@pytest.mark.parametrize(
-    ("max_length", "capacity"), [(1, 64), (64, 64), (65, 100), (100, 100)]
-)
+@pytest.mark.parametrize(("max_length", "capacity"), [(1, 64), (64, 64), (65, 100), (100, 100)])
 def test_capacities_are_powers_of_two_up_to_the_limit(max_length: int, capacity: int) -> None:
     past = init_cache(CONFIG, 3, max_length, jnp.bfloat16)
     assert len(past) == CONFIG.num_hidden_layers
@@ -120,22 +118,23 @@ def test_layers_can_be_donated() -> None:
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(past))
 
 
-@pytest.mark.parametrize("position", [2, np.int32(2)])
+@pytest.mark.parametrize("position", [3, np.int32(3)])
 def test_a_position_may_be_an_int_for_every_row(position: int) -> None:
-    model, ids = build(CONFIG), random_ids(CONFIG, 2, 5)
-    _, past = run_cached(model, ids[:, :2])
-    expected, _ = run_cached(model, ids[:, 2:], past_key_values=past)
+    model, ids = build(CONFIG), random_ids(CONFIG, 2, 6)
+    past = init_cache(CONFIG, 2, dtype=jnp.float64)
+    _, past = run_cached(model, ids[:, :3], past_key_values=past)
+    expected, _ = run_cached(model, ids[:, 3:], past_key_values=past)
     past = [(cached, position) for cached, _ in past]
-    logits, presents = run_cached(model, ids[:, 2:], past_key_values=past)
+    logits, presents = run_cached(model, ids[:, 3:], past_key_values=past)
     assert (logits == expected).all()
     for _, positions in presents:
         assert positions.dtype == jnp.int32
-        assert positions.tolist() == [5, 5]
+        assert positions.tolist() == [6, 6]
 
 
 def test_a_full_cache_grows_and_the_caller_s_stays_usable() -> None:
     model, ids = build(CONFIG), random_ids(CONFIG, 1, 66)
-    _, past = run_eagerly(model, ids[:, :64])
+    _, past = run_cached(model, ids[:, :64])
     assert past[0][0]["key"].shape[2] == 64
     one, presents = run_eagerly(model, ids[:, 64:], past_key_values=past)
     assert [cached["key"].shape[2] for cached, _ in presents] == [100, 100]

@@ -58,9 +58,7 @@ def test_linear_scaling_stretches_positions() -> None:
 
 def test_llama3_keeps_fast_pairs_and_stretches_slow_ones() -> None:
     plain = frequencies(tiny(head_dim=16))
-    cos, sin = rope_tables(
-        tiny(rope_scaling=LLAMA3, head_dim=16), jnp.asarray([[1]]), jnp.float64
-    )
+    cos, sin = rope_tables(tiny(rope_scaling=LLAMA3, head_dim=16), jnp.asarray([[1]]), jnp.float64)
     scaled = np.arctan2(np.array(sin), np.array(cos)).ravel()
     assert scaled[0] == pytest.approx(plain[0], rel=1e-12)
     assert plain[1] / 8 < scaled[1] < plain[1]  # between the two: a blend

@@ -63,10 +63,14 @@ def test_it_is_the_formula_head_by_head(name: str) -> None:
     expected = np.stack([oracle.attention("model.layers.1.self_attn", row) for row in x])
     positions = torch.arange(6).expand(2, -1)
     with torch.no_grad():
-        output, present = build(config).model.layers[1].attention(
-            torch.from_numpy(x),
-            rope_tables(config, positions, torch.float64),
-            attention_mask_from_positions(positions, positions),
+        output, present = (
+            build(config)
+            .model.layers[1]
+            .attention(
+                torch.from_numpy(x),
+                rope_tables(config, positions, torch.float64),
+                attention_mask_from_positions(positions, positions),
+            )
         )
     assert present is None
     assert relative_l2(output.numpy(), expected) <= 1e-12

@@ -32,9 +32,7 @@ def update(
     return {name: array.numpy() for name, array in present.items()}, positions.tolist()
 
 
-@pytest.mark.parametrize(
-    ("max_length", "capacity"), [(1, 64), (64, 64), (65, 100), (100, 100)]
-)
+@pytest.mark.parametrize(("max_length", "capacity"), [(1, 64), (64, 64), (65, 100), (100, 100)])
 def test_capacities_are_powers_of_two_up_to_the_limit(max_length: int, capacity: int) -> None:
     past = init_cache(CONFIG, 3, max_length, torch.bfloat16)
     assert len(past) == CONFIG.num_hidden_layers

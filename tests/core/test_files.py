@@ -1,0 +1,278 @@
+"""A directory is written whole or not at all, also where the writer is killed at any moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diy_core import CheckpointError
+from diy_core.files import atomic_directory, recover
+
+OLD = {"config": "old", "weights": "old weights"}
+NEW = {"config": "new", "weights": "new weights", "deep/er": "new file"}
+
+
+def write(path: Path, content: dict[str, str]) -> None:
+    with atomic_directory(path) as temporary:
+        for name, text in content.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_text(text)
+
+
+def write_and_be_interrupted(path: Path) -> None:
+    with atomic_directory(path) as temporary:
+        (temporary / "half").write_text("half")
+        raise KeyboardInterrupt
+
+
+def read(path: Path) -> dict[str, str]:
+    return {str(f.relative_to(path)): f.read_text() for f in path.rglob("*") if f.is_file()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir())
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_new_directory_appears_and_an_old_one_is_replaced(tmp_path: Path, as_text: bool) -> None:
+    path = tmp_path / "model"
+    for content in (OLD, NEW):
+        with atomic_directory(str(path) if as_text else path) as temporary:
+            assert temporary.parent == path.parent  # the same disk, so that a rename is one step
+            assert temporary.name.startswith(".model.")
+            for name, text in content.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).write_text(text)
+            assert not path.exists() or read(path) == OLD
+        assert read(path) == content
+        assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("before", [None, OLD])
+def test_an_error_inside_leaves_everything_as_it_was(
+    tmp_path: Path, before: dict[str, str] | None
+) -> None:
+    path = tmp_path / "model"
+    if before:
+        write(path, before)
+    with pytest.raises(KeyboardInterrupt):
+        write_and_be_interrupted(path)
+    assert names(tmp_path) == (["model"] if before else [])
+    assert not before or read(path) == before
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_an_error_in_either_move_leaves_the_old_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    path, calls, rename = tmp_path / "model", [], Path.rename
+    write(path, OLD)
+
+    def fail_once(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == failing:
+            raise OSError("no space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(OSError, match="no space"):
+        write(path, NEW)
+    assert len(calls) >= failing
+    assert read(path) == OLD
+    assert names(tmp_path) == ["model"]
+
+
+# Every call that changes the disk is counted, and the process dies before call number `last`.
+_DIES = """
+import os, pathlib, signal, sys
+from diy_core.files import atomic_directory
+path, last, done = sys.argv[1], int(sys.argv[2]), 0
+def dying(call):
+    def wrapped(*args, **kwargs):
+        global done
+        if done == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+        return call(*args, **kwargs)
+    return wrapped
+for owner, name in ((os, "mkdir"), (os, "unlink"), (os, "rmdir"), (os, "rename"), (os, "fsync")):
+    setattr(owner, name, dying(getattr(owner, name)))
+with atomic_directory(path) as temporary:
+    for name, text in {content!r}.items():
+        (temporary / name).parent.mkdir(exist_ok=True)
+        (temporary / name).write_text(text)
+""".replace("{content!r}", repr(NEW))
+
+
+def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def test_a_writer_killed_at_any_step_leaves_the_old_directory_or_the_new_one(
+    tmp_path: Path,
+) -> None:
+    seen, missing = [], 0
+    for step in range(100):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        path = folder / "model"
+        write(path, OLD)
+        with start(_DIES, path, step) as process:
+            pass
+        missing += not path.exists()
+        recover(path)  # what opening the directory does
+        seen.append(read(path))
+        assert seen[-1] in (OLD, NEW), f"step {step}"
+        write(path, OLD)
+        assert names(folder) == ["model"], f"step {step}"
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+    else:
+        pytest.fail("it never ended")
+    assert seen == sorted(seen, key=lambda content: content == NEW)  # old, old, ..., new, new
+    assert seen.count(OLD) >= 10
+    assert seen.count(NEW) >= 5
+    assert missing == 1  # between the two moves, where only recover() helps
+
+
+_WAITS = """
+import sys
+from diy_core.files import atomic_directory
+with atomic_directory(sys.argv[1]) as temporary:
+    (temporary / "config").write_text("slow")
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("before", [None, OLD])
+def test_another_process_that_is_still_writing_is_left_alone(
+    tmp_path: Path, before: dict[str, str] | None
+) -> None:
+    path = tmp_path / "model"
+    if before:
+        write(path, before)
+    with start(_WAITS, path) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+        recover(path)
+        write(path, NEW)
+        assert read(path) == NEW
+        process.stdin.write("go on\n")
+    assert process.returncode == 0
+    assert read(path) == {"config": "slow"}
+    assert names(tmp_path) == ["model"]
+
+
+def test_remains_are_removed_once_their_writer_is_dead(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with start(_WAITS, path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+    assert len(names(tmp_path)) == 1
+    recover(path)
+    assert names(tmp_path) == []
+
+
+def test_an_old_directory_is_not_restored_under_a_living_writer(tmp_path: Path) -> None:
+    path, aside = tmp_path / "model", tmp_path / ".model.old"
+    with atomic_directory(path) as temporary:
+        (temporary / "config").write_text("new")
+        aside.mkdir()  # as it stands between the two moves
+        recover(path)
+        assert aside.is_dir()
+        assert not path.exists()
+        assert temporary.is_dir()
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("name", ["model", "model[1]", "*", "m.del"])
+def test_what_belongs_to_other_names_is_not_touched(tmp_path: Path, name: str) -> None:
+    others = [
+        ".model2.tmp-0123abcd",
+        ".model2.old",
+        ".modelx.tmp-0123abcd",
+        ".model.tmp-0123abcd.old",
+        ".model.tmp-notes",
+        ".other.tmp-0123abcd",
+        "model2",
+    ]
+    for other in others:
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "kept").write_text("")
+    (tmp_path / f".{name}.tmp-fedcba98").mkdir()
+    write(tmp_path / name, NEW)
+    assert names(tmp_path) == sorted([*others, name])
+    assert all((tmp_path / other / "kept").exists() for other in others)
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    write(tmp_path / "target", OLD)
+    link = tmp_path / "latest"
+    link.symlink_to("target")
+    for content in (NEW, OLD):
+        write(link, content)
+        assert link.is_symlink()
+        assert read(tmp_path / "target") == content
+        assert names(tmp_path) == ["latest", "target"]
+
+
+def test_links_inside_are_carried_and_may_dangle(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "model") as temporary:
+        (temporary / "link").symlink_to("nowhere")
+    assert (tmp_path / "model" / "link").is_symlink()
+
+
+def test_everything_is_on_the_disk_before_the_first_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def record_sync(descriptor: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def record_move(self: Path, target: Path) -> Path:
+        events.append("move")
+        return rename(self, target)
+
+    write(tmp_path / "model", OLD)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(Path, "rename", record_move)
+    write(tmp_path / "model", NEW)
+    first = events.index("move")
+    assert {"config", "weights", "er", "deep"} < set(events[:first])
+    assert events[first:] == ["move", "move", tmp_path.name]
+
+
+def test_a_file_in_the_way_or_no_parent_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(CheckpointError, match="exists and is not a directory"),
+        atomic_directory(tmp_path / "file"),
+    ):
+        pytest.fail("entered")
+    with (
+        pytest.raises(CheckpointError, match=r"parent directory .*gone does not exist"),
+        atomic_directory(tmp_path / "gone" / "model"),
+    ):
+        pytest.fail("entered")
+    assert names(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+    recover(tmp_path / "gone" / "model")
+    assert names(tmp_path) == ["file"]

@@ -1,0 +1,703 @@
+"""Hugging Face directories: read strictly, written whole, and understood by transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import random
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+
+from diy_core import CheckpointError, DIYConfig, RopeScaling, hf_directory
+from diy_core.first_weights import first_weights
+from diy_core.hf_directory import HFDirectory, copy_side_files, write_hf_directory
+
+Arrays = dict[str, np.ndarray]
+CONFIG = DIYConfig(
+    vocab_size=20,
+    hidden_size=8,
+    intermediate_size=12,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=64,
+    initializer_range=0.5,
+)
+UNTIED = dataclasses.replace(CONFIG, tie_word_embeddings=False)
+EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def weights(config: DIYConfig = CONFIG, seed: int = 0) -> Arrays:
+    return {tensor.hf: array for tensor, array in first_weights(config, seed)}
+
+
+def put(path: Path, arrays: Arrays, config: DIYConfig = CONFIG) -> Path:
+    """A directory made without our writer."""
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config.to_dict()))
+    safetensors.numpy.save_file(arrays, path / SINGLE)
+    return path
+
+
+def put_shards(path: Path, arrays: Arrays, weight_map: dict[str, Any] | None = None) -> Path:
+    """The same in two shards, with an index."""
+    put(path, {})
+    (path / SINGLE).unlink()
+    names = list(arrays)
+    halves = {"a.safetensors": names[:7], "b.safetensors": names[7:]}
+    for file, held in halves.items():
+        safetensors.numpy.save_file({name: arrays[name] for name in held}, path / file)
+    true_map = {name: file for file, held in halves.items() for name in held}
+    put_index(path, {"weight_map": true_map if weight_map is None else true_map | weight_map})
+    return path
+
+
+def put_index(path: Path, content: Any) -> None:
+    (path / INDEX).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def same(one: Arrays, other: Arrays) -> bool:
+    return list(one) == list(other) and all(
+        one[name].dtype == other[name].dtype and one[name].tobytes() == other[name].tobytes()
+        for name in one
+    )
+
+
+def snapshot(path: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+
+
+def faults(path: Path) -> list[str]:
+    with pytest.raises(CheckpointError) as error:
+        dict(HFDirectory(path).read_all())
+    assert isinstance(error.value, ValueError)
+    return error.value.faults
+
+
+# Reading what is right.
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
+def test_a_single_file_is_read_bit_for_bit(tmp_path: Path, config: DIYConfig, dtype: Any) -> None:
+    arrays = {name: array.astype(dtype) for name, array in weights(config).items()}
+    directory = HFDirectory(put(tmp_path / "model", arrays, config))
+    assert dataclasses.replace(directory.config, extra={}) == config
+    assert same(dict(directory.read_all()), arrays)
+    assert same({QUERY: directory.read(QUERY)}, {QUERY: arrays[QUERY]})
+    assert directory.shapes[QUERY] == (8, 8)
+
+
+def test_shards_are_read_in_the_order_of_the_model(tmp_path: Path) -> None:
+    arrays = weights()
+    backwards = dict(reversed(arrays.items()))
+    assert same(dict(HFDirectory(put_shards(tmp_path, backwards)).read_all()), arrays)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("max_shard_size", ["1GB", "1KB"])
+def test_what_transformers_writes_is_read(tmp_path: Path, tied: bool, max_shard_size: str) -> None:
+    config = dataclasses.replace(CONFIG, tie_word_embeddings=tied, attention_bias=True)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(config.to_dict()))
+    theirs.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    assert (tmp_path / INDEX).exists() == (max_shard_size == "1KB")
+    directory = HFDirectory(tmp_path)
+    assert dataclasses.replace(directory.config, extra={}) == config
+    state = theirs.state_dict()
+    found = dict(directory.read_all())
+    assert found.keys() == state.keys() - ({HEAD} if tied else set())
+    assert all(np.array_equal(array, state[name].numpy()) for name, array in found.items())
+
+
+def test_a_tied_head_that_is_the_embedding_is_accepted_and_left_out(tmp_path: Path) -> None:
+    arrays = weights()
+    put(tmp_path, arrays | {HEAD: arrays[EMBEDDING].copy()})
+    assert same(dict(HFDirectory(tmp_path).read_all()), arrays)
+
+
+def test_rotary_tables_of_old_files_are_dropped(tmp_path: Path) -> None:
+    arrays = weights()
+    tables = {
+        name: np.ones(2, np.float32)
+        for name in ("model.rotary_emb.inv_freq", "model.layers.1.self_attn.rotary_emb.inv_freq")
+    }
+    assert same(dict(HFDirectory(put(tmp_path, arrays | tables)).read_all()), arrays)
+
+
+def test_files_that_are_links_inside_a_hub_cache_are_read(tmp_path: Path) -> None:
+    repository = tmp_path / "models--a--b"
+    snapshot_path, blobs = repository / "snapshots" / "0123", repository / "blobs"
+    snapshot_path.mkdir(parents=True)
+    blobs.mkdir()
+    for file in put_shards(tmp_path / "model", weights()).iterdir():
+        file.rename(blobs / f"sha-{file.name}")
+        (snapshot_path / file.name).symlink_to(f"../../blobs/sha-{file.name}")
+    assert same(dict(HFDirectory(snapshot_path).read_all()), weights())
+
+
+def test_a_directory_that_a_killed_write_left_aside_is_found(tmp_path: Path) -> None:
+    put(tmp_path / ".model.old", weights())
+    assert same(dict(HFDirectory(tmp_path / "model").read_all()), weights())
+
+
+# Reading what is wrong.
+
+
+def test_all_faults_are_collected_at_once(tmp_path: Path) -> None:
+    arrays = weights()
+    del arrays[NORM]
+    arrays[QUERY] = arrays[QUERY][:4]
+    arrays["model.layers.0.mlp.up_proj.weight"] = np.ones((12, 8), np.int8)
+    arrays["model.layers.2.mlp.up_proj.weight"] = np.ones((12, 8), np.float32)
+    assert faults(put(tmp_path, arrays)) == [
+        "missing tensor model.norm.weight (8,)",
+        "unexpected tensor model.layers.2.mlp.up_proj.weight (12, 8)",
+        f"tensor {QUERY} has shape (4, 8), expected (8, 8)",
+        "tensor model.layers.0.mlp.up_proj.weight has dtype I8, expected one of F64, F32, F16, "
+        "BF16",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (np.int8, "I8"),
+        (np.int64, "I64"),
+        (np.bool_, "BOOL"),
+        (torch.float8_e4m3fn, "F8_E4M3"),
+        (torch.float8_e5m2, "F8_E5M2"),
+    ],
+)
+def test_a_dtype_that_is_no_float_is_refused(tmp_path: Path, dtype: Any, name: str) -> None:
+    tensors = {key: torch.from_numpy(array) for key, array in weights().items()}
+    kind = dtype if isinstance(dtype, torch.dtype) else torch.from_numpy(np.ones(1, dtype)).dtype
+    tensors[QUERY] = tensors[QUERY].to(kind)
+    put(tmp_path, {})
+    safetensors.torch.save_file(tensors, tmp_path / SINGLE)
+    assert faults(tmp_path) == [
+        f"tensor {QUERY} has dtype {name}, expected one of F64, F32, F16, BF16"
+    ]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_a_value_that_is_not_finite_is_refused(tmp_path: Path, value: float, dtype: Any) -> None:
+    arrays = {name: array.astype(dtype) for name, array in weights().items()}
+    arrays[QUERY][3, 5] = arrays[QUERY][4, 0] = value
+    directory = HFDirectory(put(tmp_path, arrays))
+    message = f"tensor {QUERY} has 2 values that are not finite, first at \\[3, 5\\]"
+    for read in (lambda: directory.read(QUERY), lambda: dict(directory.read_all())):
+        with pytest.raises(CheckpointError, match=message):
+            read()
+    directory.read(NORM)
+
+
+@pytest.mark.parametrize("change", ["value", "dtype", "nan"])
+def test_a_tied_head_that_differs_is_refused(tmp_path: Path, change: str) -> None:
+    arrays = weights()
+    arrays[HEAD] = arrays[EMBEDDING].astype(np.float64 if change == "dtype" else np.float32)
+    if change != "dtype":
+        arrays[HEAD][7, 3] = np.nextafter(arrays[HEAD][7, 3], 9) if change == "value" else np.nan
+    (fault,) = faults(put(tmp_path, arrays))
+    wanted = (
+        "lm_head.weight has 1 values" if change == "nan" else f"{HEAD} differs from {EMBEDDING}"
+    )
+    assert wanted in fault
+
+
+def test_a_tied_head_of_another_shape_is_refused(tmp_path: Path) -> None:
+    arrays = weights()
+    arrays[HEAD] = arrays[EMBEDDING][:-1].copy()
+    assert faults(put(tmp_path, arrays)) == [f"tensor {HEAD} has shape (19, 8), expected (20, 8)"]
+
+
+def test_an_untied_config_needs_a_head(tmp_path: Path) -> None:
+    missing, hint = faults(put(tmp_path, weights(CONFIG), UNTIED))
+    assert missing == f"missing tensor {HEAD} (20, 8)"
+    assert "tie_word_embeddings: false" in hint
+    assert "set it to true if the head is the embedding" in hint
+
+
+def test_a_file_that_says_nothing_about_tying_is_untied(tmp_path: Path) -> None:
+    values = put(tmp_path, weights()) / "config.json"
+    values.write_text(
+        json.dumps({k: v for k, v in CONFIG.to_dict().items() if k not in ("tie_word_embeddings",)})
+    )
+    assert f"missing tensor {HEAD} (20, 8)" in faults(tmp_path)
+
+
+@pytest.mark.parametrize("layers", [3, 10**12])
+def test_a_config_with_more_layers_than_the_file_is_refused(tmp_path: Path, layers: int) -> None:
+    put(tmp_path, weights())
+    values = CONFIG.to_dict() | {"num_hidden_layers": layers}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    found = faults(tmp_path)
+    assert ("missing tensor model.layers.2.input_layernorm.weight (8,)" in found) == (layers == 3)
+    assert any(f"num_hidden_layers: {layers}" in fault for fault in found) == (layers != 3)
+
+
+def raw(header: bytes, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header)) + header + data
+
+
+ONE = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+OTHER = '{"dtype":"F32","shape":[1],"data_offsets":[4,8]}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x08",
+        b"\0" * 8,
+        b"garbage, and no header at all",
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2**40) + b"{}",
+        raw(b"[]"),
+        raw(b"{" * 1000),
+        raw(b'{"x":' * 200_000),
+        raw(b'\xff\xfe{"x": 1}'),
+        raw(b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', b"\0" * 4),
+        raw(b'{"x":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}', b"\0" * 4),
+        raw(b'{"x":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}', b"\0" * 4),
+        raw(b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"\0" * 3),
+        raw(b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"\0" * 5),
+    ],
+    ids=range(15),
+)
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    for make, file in ((put, SINGLE), (put_shards, "a.safetensors")):
+        path = make(tmp_path / file, weights())
+        (path / file).write_bytes(content)
+        with pytest.raises(CheckpointError, match="is no readable safetensors file"):
+            HFDirectory(path)
+
+
+def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
+    file = put(tmp_path, weights()) / SINGLE
+    whole = file.read_bytes()
+    for size in (0, 4, 8, 9, 200, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is no readable"):
+            HFDirectory(tmp_path)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(CheckpointError, match="is no readable safetensors file"):
+        HFDirectory(tmp_path)
+
+
+def test_a_name_that_stands_twice_in_a_header_is_refused(tmp_path: Path) -> None:
+    header = f'{{"a":{ONE},"b":{OTHER},"a":{ONE}}}'.encode()
+    put(tmp_path, {})
+    (tmp_path / SINGLE).write_bytes(raw(header, b"\0" * 8))
+    assert faults(tmp_path) == ["a stands there twice"]
+
+
+def test_a_name_that_stands_twice_in_an_index_is_refused(tmp_path: Path) -> None:
+    put_shards(tmp_path, weights())
+    whole = (tmp_path / INDEX).read_text()
+    entry = f'"{NORM}": "b.safetensors"'
+    assert entry in whole
+    put_index(tmp_path, whole.replace(entry, f'{entry}, "{NORM}": "a.safetensors"'))
+    assert faults(tmp_path) == [f"{NORM} stands there twice"]
+
+
+def test_many_names_that_stand_twice_are_found_without_waiting(tmp_path: Path) -> None:
+    put(tmp_path, {})
+    count = 40_000
+    entries = [
+        f'"t{i}":{{"dtype":"F32","shape":[1],"data_offsets":[{4 * i},{4 * i + 4}]}}'
+        for i in range(count)
+    ]
+    header = f"{{{','.join([*entries, entries[1], entries[2]])}}}".encode()
+    (tmp_path / SINGLE).write_bytes(raw(header, b"\0" * 4 * count))
+    assert faults(tmp_path) == ["t1 stands there twice", "t2 stands there twice"]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../other/model.safetensors",
+        "{path}/a.safetensors",
+        "./a.safetensors",
+        "sub/a.safetensors",
+        "link.safetensors",
+        "..",
+        "",
+        "a.safetensors\0",
+        "a.bin",
+        3,
+        None,
+        ["a.safetensors"],
+    ],
+    ids=range(12),
+)
+def test_an_index_that_names_no_file_of_the_directory_is_refused(tmp_path: Path, file: Any) -> None:
+    outside = put(tmp_path / "other", weights())
+    path = put_shards(tmp_path / "model", weights())
+    (path / "link.safetensors").symlink_to(outside / SINGLE)
+    (path / "sub").mkdir()
+    shutil.copy(path / "a.safetensors", path / "sub")
+    file = file.format(path=path) if isinstance(file, str) else file
+    weight_map = json.loads((path / INDEX).read_text())["weight_map"]
+    put_index(path, {"weight_map": weight_map | {QUERY: file}})
+    assert f"tensor {QUERY} lies in {file!r}, which is no file of this directory" in faults(path)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["gone.safetensors", "x" * 5000 + ".safetensors", "d.safetensors", "\ud800.safetensors"],
+    ids=["gone", "too long", "a directory", "no file name"],
+)
+def test_an_index_that_names_a_missing_file_is_refused(tmp_path: Path, file: str) -> None:
+    put_shards(tmp_path, weights(), {NORM: file})
+    (tmp_path / "d.safetensors").mkdir()
+    found = faults(tmp_path)
+    assert f"tensor {NORM} lies in {file}, which does not exist" in found
+    assert f"b.safetensors holds {NORM}, not in the index" in found
+
+
+def test_a_link_in_a_circle_is_a_missing_file(tmp_path: Path) -> None:
+    put_shards(tmp_path, weights(), {NORM: "loop.safetensors"})
+    (tmp_path / "loop.safetensors").symlink_to("loop.safetensors")
+    assert f"tensor {NORM} lies in loop.safetensors, which does not exist" in faults(tmp_path)
+
+
+def test_index_and_shards_must_hold_the_same_names(tmp_path: Path) -> None:
+    put_shards(tmp_path, weights(), {NORM: "a.safetensors", "ghost": "a.safetensors"})
+    assert sorted(faults(tmp_path)) == [
+        "a.safetensors does not hold ghost",
+        f"a.safetensors does not hold {NORM}",
+        f"b.safetensors holds {NORM}, not in the index",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "null",
+        "{}",
+        '{"weight_map": null}',
+        '{"weight_map": []}',
+        "[" * 100_000,
+        '{"weight_map": ' + "9" * 5000 + "}",
+        '{"weight_map": {"a": "b"}, "weight_map": {}}',
+    ],
+    ids=range(11),
+)
+def test_an_invalid_index_is_refused(tmp_path: Path, content: str) -> None:
+    put_shards(tmp_path, weights())
+    put_index(tmp_path, content)
+    with pytest.raises(CheckpointError, match=r"index\.json: "):
+        HFDirectory(tmp_path)
+
+
+def test_an_index_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    put_shards(tmp_path, weights())
+    (tmp_path / INDEX).write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match="is not an index with a weight_map"):
+        HFDirectory(tmp_path)
+    (tmp_path / INDEX).unlink()
+    (tmp_path / INDEX).mkdir()
+    with pytest.raises(CheckpointError, match="is not an index with a weight_map"):
+        HFDirectory(tmp_path)
+
+
+def test_an_empty_index_holds_no_tensor(tmp_path: Path) -> None:
+    put_shards(tmp_path, weights())
+    put_index(tmp_path, {"weight_map": {}})
+    assert faults(tmp_path) == ["config.json says num_hidden_layers: 2, with 0 tensors"]
+
+
+def test_single_file_and_index_together_are_refused(tmp_path: Path) -> None:
+    put_shards(tmp_path, weights())
+    put(tmp_path, weights())
+    assert "has both model.safetensors and model.safetensors.index.json" in faults(tmp_path)[0]
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "x.pth", "m.ckpt", "w.pkl"])
+def test_a_pickle_is_never_read(tmp_path: Path, name: str) -> None:
+    (put(tmp_path, {}) / SINGLE).unlink()
+    (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    (fault,) = faults(tmp_path)
+    assert fault.startswith(f"has only pickled weights ({name})")
+    assert "convert them to safetensors first" in fault
+
+
+def test_a_directory_without_weights_or_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="gone: is not a directory"):
+        HFDirectory(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match="is not a directory"):
+        HFDirectory(tmp_path / "gone" / "deeper")
+    with pytest.raises(ValueError, match=r"config\.json does not exist"):
+        HFDirectory(tmp_path)
+    (put(tmp_path, {}) / SINGLE).unlink()
+    assert faults(tmp_path) == [f"has neither {SINGLE} nor {INDEX}"]
+    with pytest.raises(CheckpointError, match=r"config\.json: is not a directory"):
+        HFDirectory(tmp_path / "config.json")
+
+
+def mutations(generator: random.Random, whole: bytes, count: int) -> Iterator[bytes]:
+    """Bytes flipped, cut, doubled, moved, and numbers or words replaced by extreme ones."""
+    extreme = [b"-1", b"1e999", b"9" * 400, b"null", b"{}", b"[]", b'"\\u0000"', b"NaN", b'"../x"']
+    for _ in range(count):
+        data, at = bytearray(whole), generator.randrange(len(whole))
+        end = min(len(whole), at + generator.randint(1, 40))
+        match generator.randrange(5):
+            case 0:
+                data[at] = generator.randrange(256)
+            case 1:
+                del data[at:end]
+            case 2:
+                data[at:at] = data[at:end]
+            case 3:
+                data[at:end] = generator.choice(extreme)
+            case 4:
+                text = whole.decode("latin-1").split(",")
+                text[generator.randrange(len(text))] = generator.choice(text)
+                data = bytearray(",".join(text).encode("latin-1"))
+        yield bytes(data)
+
+
+@pytest.mark.parametrize(("file", "count"), [(SINGLE, 150), (INDEX, 100), ("config.json", 100)])
+def test_damaged_bytes_never_raise_anything_but_value_errors(
+    tmp_path: Path, file: str, count: int
+) -> None:
+    path = (put_shards if file == INDEX else put)(tmp_path / "model", weights())
+    whole = (path / file).read_bytes()
+    size = len(whole)
+    if file == SINGLE:
+        size = struct.unpack("<Q", whole[:8])[0]
+        whole, data = whole[8 : 8 + size], whole[8 + size :]
+    refused = []
+    for mutated in mutations(random.Random(0), whole, count):
+        (path / file).write_bytes(raw(mutated, data) if file == SINGLE else mutated)
+        try:
+            dict(HFDirectory(path).read_all())
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 0.6 * count
+    assert all(str(tmp_path) in message for message in refused)
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
+def test_what_is_written_is_read_back_and_names_its_dtype(
+    tmp_path: Path, config: DIYConfig, dtype: str
+) -> None:
+    kind = np.dtype(getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype)
+    arrays = {name: array.astype(kind) for name, array in weights(config).items()}
+    path = tmp_path / "model"
+    write_hf_directory(path, config, reversed(arrays.items()))
+    directory = HFDirectory(str(path))
+    assert same(dict(directory.read_all()), arrays)
+    assert dataclasses.replace(directory.config, extra={}) == config
+    assert sorted(os.listdir(path)) == ["config.json", SINGLE]
+    values = json.loads((path / "config.json").read_text())
+    assert values["dtype"] == values["torch_dtype"] == dtype
+    with safetensors.safe_open(path / SINGLE, framework="np") as opened:
+        assert opened.metadata() == {"format": "pt"}  # transformers 4 asks for it
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_arrays_that_are_views_are_written_as_they_look(tmp_path: Path) -> None:
+    arrays = {name: np.asfortranarray(array) for name, array in weights().items()}
+    write_hf_directory(tmp_path / "model", CONFIG, arrays.items())
+    assert same(dict(HFDirectory(tmp_path / "model").read_all()), weights())
+
+
+def test_mixed_dtypes_are_kept_and_the_config_names_none(tmp_path: Path) -> None:
+    arrays = weights()
+    arrays[NORM] = arrays[NORM].astype(np.float16)
+    write_hf_directory(tmp_path / "model", CONFIG, arrays.items())
+    directory = HFDirectory(tmp_path / "model")
+    assert same(dict(directory.read_all()), arrays)
+    assert not {"dtype", "torch_dtype"} & directory.config.extra.keys()
+
+
+LLAMA3 = RopeScaling(
+    rope_type="llama3",
+    factor=4.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=32,
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"tie_word_embeddings": False},
+        {"attention_bias": True, "mlp_bias": True, "rope_theta": 500.0, "rms_norm_eps": 1e-3},
+        {"rope_scaling": LLAMA3},
+        {"rope_scaling": RopeScaling(rope_type="linear", factor=3.0)},
+    ],
+)
+def test_transformers_loads_what_is_written_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+) -> None:
+    config = dataclasses.replace(CONFIG, **change)
+    arrays = weights(config)
+    write_hf_directory(tmp_path / "model", config, arrays.items())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.WARNING):
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                tmp_path / "model", output_loading_info=True
+            )
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert isinstance(model, transformers.LlamaForCausalLM)
+    assert not any(info.values()), info
+    assert [record.getMessage() for record in caplog.records] == []
+    state = model.state_dict()
+    assert all(np.array_equal(state[name].numpy(), array) for name, array in arrays.items())
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == config.tie_word_embeddings
+    assert model.model.norm.variance_epsilon == config.rms_norm_eps
+    assert model.dtype == torch.float32
+
+
+def bad_writes() -> dict[str, tuple[list[tuple[str, np.ndarray]], list[str]]]:
+    good = weights()
+    nan = good[QUERY].copy()
+    nan[0, 0] = np.nan
+    listed = list(good.items())
+    norm = good[NORM]
+    return {
+        "missing": (listed[:-1], [f"missing tensor {NORM} (8,)"]),
+        "extra": ([*listed, ("x", norm)], ["unexpected tensor x (8,)"]),
+        "twice": ([*listed, (NORM, norm)], [f"tensor {NORM} is given twice"]),
+        "tied head": ([*listed, (HEAD, good[EMBEDDING])], [f"unexpected tensor {HEAD} (20, 8)"]),
+        "shape": (
+            list((good | {NORM: norm[:-1]}).items()),
+            [f"tensor {NORM} has shape (7,), expected (8,)"],
+        ),
+        "nan": (list((good | {QUERY: nan}).items()), [f"tensor {QUERY} holds values that are not"]),
+        "int": (list((good | {NORM: norm.astype(int)}).items()), ["dtype int64 is no float"]),
+        "object": (
+            list((good | {NORM: norm.astype(object)}).items()),
+            ["dtype object is no float"],
+        ),
+        "several": (
+            list((good | {QUERY: nan, "x": norm, NORM: norm.astype(np.int8)}).items()),
+            ["unexpected tensor x", f"tensor {QUERY} holds", "dtype int8 is no float"],
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", bad_writes())
+def test_a_failing_write_changes_nothing(tmp_path: Path, kind: str) -> None:
+    arrays, wanted = bad_writes()[kind]
+    write_hf_directory(tmp_path / "old", CONFIG, weights(seed=1).items())
+    before = snapshot(tmp_path)
+    for name in ("old", "new"):
+        with pytest.raises(CheckpointError) as error:
+            write_hf_directory(tmp_path / name, CONFIG, arrays)
+        found = error.value.faults
+        assert len(found) == len(wanted)
+        assert all(f.startswith(w) for f, w in zip(found, wanted, strict=True)), found
+    assert snapshot(tmp_path) == before
+    assert os.listdir(tmp_path) == ["old"]
+
+
+def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(arrays: Arrays, file: Path, metadata: dict[str, str]) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    path = tmp_path / "model"
+    write_hf_directory(path, CONFIG, weights().items())
+    before = snapshot(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(hf_directory, "save_file", full)
+        with pytest.raises(OSError, match="no space"):
+            write_hf_directory(path, CONFIG, weights(seed=1).items())
+    assert snapshot(tmp_path) == before
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("content", ["notes.txt", "state/data"])
+def test_a_directory_that_holds_something_else_is_not_replaced(
+    tmp_path: Path, content: str
+) -> None:
+    path = tmp_path / "mine"
+    (path / content).parent.mkdir(parents=True)
+    (path / content).write_text("mine")
+    with pytest.raises(CheckpointError, match=r"has no config\.json: choose another place"):
+        write_hf_directory(path, CONFIG, weights().items())
+    assert snapshot(tmp_path) == {f"mine/{content}": b"mine"}
+
+
+def test_an_orbax_checkpoint_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "data").write_text("weights")
+    (tmp_path / "config.json").write_text("{}")
+    before = snapshot(tmp_path)
+    with pytest.raises(CheckpointError, match="state/, as an Orbax checkpoint has"):
+        write_hf_directory(tmp_path, CONFIG, weights().items())
+    assert snapshot(tmp_path) == before
+
+
+def test_an_empty_directory_and_an_older_model_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for seed in (0, 1):
+        write_hf_directory(tmp_path / "model", CONFIG, weights(seed=seed).items())
+        assert same(dict(HFDirectory(tmp_path / "model").read_all()), weights(seed=seed))
+
+
+def test_all_but_weights_and_config_survives_a_replacement(tmp_path: Path) -> None:
+    path = put_shards(tmp_path / "model", weights())
+    for old, new in (("a", "model-00001-of-00002"), ("b", "model-00002-of-00002")):
+        (path / f"{old}.safetensors").rename(path / f"{new}.safetensors")
+        put_index(path, (path / INDEX).read_text().replace(f'"{old}.', f'"{new}.'))
+    assert same(dict(HFDirectory(path).read_all()), weights())
+    (path / "runs" / "deep").mkdir(parents=True)
+    others = {"tokenizer.json": b"{}", "README.md": b"# mine", "runs/deep/log": b"1\n"}
+    for name, content in others.items():
+        (path / name).write_bytes(content)
+    (path / "link").symlink_to("nowhere")
+
+    def write_more(temporary: Path) -> None:
+        (temporary / "tokenizer.json").write_bytes(b'{"new": 1}')
+
+    write_hf_directory(path, CONFIG, weights(seed=1).items(), write_more)
+    assert same(dict(HFDirectory(path).read_all()), weights(seed=1))
+    found = snapshot(path)
+    assert found.keys() == others.keys() | {"config.json", SINGLE}
+    assert (path / "link").is_symlink()
+    assert {name: found[name] for name in others} == others | {"tokenizer.json": b'{"new": 1}'}
+
+
+def test_side_files_are_copied_and_weights_are_not(tmp_path: Path) -> None:
+    source, to = put(tmp_path / "source", weights()), tmp_path / "to"
+    to.mkdir()
+    for name in ("tokenizer.json", "generation_config.json", "chat_template.jinja", "README.md"):
+        (source / name).write_text(name)
+    HFDirectory(source).copy_side_files(to)
+    wanted = ["chat_template.jinja", "generation_config.json", "tokenizer.json"]
+    assert sorted(os.listdir(to)) == wanted
+    assert all((to / name).read_text() == name for name in wanted)
+    copy_side_files(tmp_path / "gone", to)

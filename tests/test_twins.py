@@ -1,0 +1,210 @@
+"""Who knows one twin knows the other: the same files, names, arguments, weights and words."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import diy_jax
+import diy_torch
+from diy_core.mapping import flatten, tensors
+from tests.bad_inputs import CASES, CONFIG, GENERATE_CASES, IDS, Case
+from tests.oracles import CONFIGS
+
+ROOT = Path(__file__).parents[1]
+WITHOUT_A_TWIN = {"orbax_store.py", "linear.py"}  # torch has its own nn.Linear
+# What differs because the frameworks do: an array type, arrays given to modules or to a dict,
+# parameters inside the model or beside it.
+NAMES_IN_JAX = {"as_tensor": "as_array", "to_tensor": "to_array", "assign_weights": "build_params"}
+ONLY_IN_JAX = {"projection", "init_params"}
+ONLY_IN_TORCH: set[str] = set()
+OWN_PARAMETERS = {"device", "params", "self", "cls"}
+OTHER_SIGNATURES = {"as_tensor", "to_tensor", "assign_weights", "to_numpy", "__init__"}
+
+
+def files(package: str) -> list[str]:
+    return sorted(path.name for path in (ROOT / package).glob("*.py"))
+
+
+PAIRS = [name for name in files("diy_torch") if name not in ("__init__.py", "__main__.py")]
+
+
+def names(package: str, file: str) -> list[str]:
+    """Public classes, functions and constants of a file, in order; of classes, their methods."""
+    found = []
+    for node in ast.parse((ROOT / package / file).read_text()).body:
+        if isinstance(node, ast.Assign):
+            found += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.append(node.target.id)
+        elif isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            found.append(node.name)
+    return [name for name in found if not name.startswith("_")]
+
+
+def members(package: str, file: str) -> dict[str, Any]:
+    """Public functions, and public methods as `Class.method`, of a file."""
+    module = importlib.import_module(f"{package}.{file.removesuffix('.py')}")
+    found: dict[str, Any] = {}
+    for name in names(package, file):
+        value = getattr(module, name)
+        if inspect.isclass(value):
+            for method, function in vars(value).items():
+                plain = inspect.unwrap(getattr(function, "__func__", function))
+                public = not method.startswith("_") or method == "__call__"
+                if inspect.isfunction(plain) and public and plain.__module__ == module.__name__:
+                    found[f"{name}.{method.replace('__call__', 'forward')}"] = plain
+        elif inspect.isroutine(inspect.unwrap(value)):
+            found[name] = inspect.unwrap(value)
+    return found
+
+
+def parameters(function: Any) -> dict[str, Any]:
+    """Name and default of each argument; dtypes, which each framework spells its own way, aside."""
+    found = inspect.signature(function).parameters.values()
+    return {
+        p.name: "dtype" if p.name == "dtype" else p.default
+        for p in found
+        if p.name not in OWN_PARAMETERS
+    }
+
+
+def test_the_twins_have_the_same_files() -> None:
+    assert set(files("diy_torch")) == set(files("diy_jax")) - WITHOUT_A_TWIN
+    tests = {path.name for path in (ROOT / "tests" / "torch_twin").glob("test_*.py")}
+    assert tests == {path.name for path in (ROOT / "tests" / "jax_twin").glob("test_*.py")}
+
+
+@pytest.mark.parametrize("file", PAIRS)
+def test_the_twins_have_the_same_public_names_in_the_same_order(file: str) -> None:
+    of_torch = [name for name in names("diy_torch", file) if name not in ONLY_IN_TORCH]
+    of_jax = [name for name in names("diy_jax", file) if name not in ONLY_IN_JAX]
+    assert [NAMES_IN_JAX.get(name, name) for name in of_torch] == of_jax
+    assert of_jax
+
+
+def test_the_twins_export_the_same_names() -> None:
+    assert [n for n in diy_jax.__all__ if n not in ONLY_IN_JAX] == diy_torch.__all__
+    for name in ("DIYConfig", "RopeScaling", "CheckpointError", "GenerateOutput"):
+        assert getattr(diy_torch, name) is getattr(diy_jax, name)
+
+
+@pytest.mark.parametrize("file", PAIRS)
+def test_the_twins_take_the_same_arguments(file: str) -> None:
+    of_torch, of_jax = members("diy_torch", file), members("diy_jax", file)
+    shared = [name for name in of_torch if name in of_jax and name not in OTHER_SIGNATURES]
+    assert shared
+    for name in shared:
+        assert list(parameters(of_torch[name]).items()) == list(parameters(of_jax[name]).items())
+    missing = set(of_torch) - set(of_jax) - OTHER_SIGNATURES
+    assert not missing, missing
+
+
+def test_the_model_s_arguments_are_those_that_were_asked_for() -> None:
+    wanted = ["input_ids", "attention_mask", "seq_lengths", "past_key_values", "use_cache"]
+    for call in (diy_torch.DIYForCausalLM.forward, diy_jax.DIYForCausalLM.__call__):
+        assert list(parameters(call))[:5] == wanted
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_parameter_trees_are_those_of_the_table(name: str) -> None:
+    config = CONFIGS[name]
+    model, params = diy_torch.DIYForCausalLM(config), flatten(diy_jax.init_params(config))
+    of_torch = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    of_jax = {path: tuple(leaf.shape) for path, leaf in params.items()}
+    table = tensors(config)
+    assert of_torch == {tensor.torch: tensor.shape for tensor in table}
+    assert of_jax == {tensor.flax: tensor.flax_shape for tensor in table}
+    for tensor in table:
+        *modules, leaf = tensor.torch.split(".")
+        path = "/".join(modules).replace("layers/", "layers_")
+        assert "/".join(tensor.flax[:-1]) == path
+        assert (tensor.flax[-1] in ("kernel", "embedding", "scale")) == (leaf == "weight")
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_first_weights_are_the_same_bits(seed: int) -> None:
+    config = CONFIGS["untied"]
+    of_torch = dict(diy_torch.DIYForCausalLM(config, seed=seed).named_parameters())
+    of_jax = flatten(diy_jax.init_params(config, seed=seed))
+    for tensor in tensors(config):
+        one, other = of_torch[tensor.torch].detach().numpy(), np.array(of_jax[tensor.flax])
+        other = other.T if tensor.flax[-1] == "kernel" else other
+        assert one.dtype == other.dtype == np.float32
+        assert np.ascontiguousarray(other).tobytes() == one.tobytes()
+
+
+def test_other_seeds_and_other_tensors_draw_other_weights() -> None:
+    one, other = (diy_torch.DIYForCausalLM(CONFIGS["mha"], seed=seed) for seed in (0, 1))
+    first, second = (model.model.layers[0].attention for model in (one, other))
+    assert not torch.equal(first.q_proj.weight, second.q_proj.weight)
+    assert not torch.equal(first.q_proj.weight, first.k_proj.weight)
+    deeper = one.model.layers[1].attention
+    assert not torch.equal(first.q_proj.weight, deeper.q_proj.weight)
+
+
+def words(call: Any) -> str:
+    with pytest.raises(ValueError) as caught:
+        call()
+    return str(caught.value)
+
+
+TORCH = diy_torch.DIYForCausalLM(CONFIG)
+FLAX, PARAMS = diy_jax.DIYForCausalLM(CONFIG), diy_jax.init_params(CONFIG)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input_is_answered_with_the_same_words(case: Case) -> None:
+    def flax(**kwargs: Any) -> Any:
+        return FLAX.apply({"params": PARAMS}, **kwargs)
+
+    assert words(lambda: case.call(TORCH, torch.from_numpy)) == words(
+        lambda: case.call(flax, jnp.asarray)
+    )
+
+
+@pytest.mark.parametrize("case", GENERATE_CASES, ids=lambda case: case.name)
+def test_bad_prompts_are_answered_with_the_same_words(case: Case) -> None:
+    kwargs = {"input_ids": IDS, "max_new_tokens": 2} | case.kwargs
+    assert words(lambda: diy_torch.generate(TORCH, **kwargs)) == words(
+        lambda: diy_jax.generate(FLAX, PARAMS, **kwargs)
+    )
+
+
+def test_bad_checkpoints_are_answered_with_the_same_words(tmp_path: Path) -> None:
+    def both() -> str:
+        one = words(lambda: diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model"))
+        other = words(lambda: diy_jax.DIYForCausalLM.from_pretrained(tmp_path / "model"))
+        assert one == other
+        return one
+
+    assert "is not a directory" in both()
+    TORCH.save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    both()
+    file.unlink()
+    both()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "gpt2"}')
+    assert "model_type 'gpt2' is not supported" in both()
+
+
+def test_weights_that_are_not_finite_are_saved_by_neither(tmp_path: Path) -> None:
+    model = diy_torch.DIYForCausalLM(CONFIG)
+    with torch.no_grad():
+        model.model.norm.weight[3] = torch.nan
+    params = jax.tree.map(lambda leaf: leaf, PARAMS)
+    params["model"]["norm"] = {"scale": params["model"]["norm"]["scale"].at[3].set(jnp.nan)}
+    one = words(lambda: model.save_pretrained(tmp_path / "model"))
+    assert one == words(lambda: FLAX.save_pretrained(tmp_path / "model", params))
+    assert "model.norm.weight" in one
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import diy_torch
+from diy_core.hf_directory import HFDirectory
+from diy_core.mapping import tensors
+from diy_torch.checkpoint import to_numpy, to_tensor
+from parity.metrics import relative_l2
+from tests.oracles import CONFIGS, random_ids, tiny
+from tests.torch_twin.build import build, run
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+
+
+def same_bits(one: diy_torch.DIYForCausalLM, other: diy_torch.DIYForCausalLM) -> bool:
+    pairs = zip(one.named_parameters(), other.named_parameters(), strict=True)
+    return all(
+        name == name_ and a.dtype == b.dtype and to_numpy(a).tobytes() == to_numpy(b).tobytes()
+        for (name, a), (name_, b) in ((x, y) for x, y in pairs)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["gqa", "untied", "biases"])
+def test_a_round_trip_keeps_every_bit(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = build(CONFIGS[name], dtype).requires_grad_(False)
+    model.save_pretrained(tmp_path / "model")
+    for wanted in (dtype, None):
+        again = diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model", dtype=wanted)
+        assert same_bits(model, again.requires_grad_(False))
+        assert dataclasses.replace(again.config, extra={}) == model.config
+        tied = again.lm_head.weight is again.model.embed_tokens.weight
+        assert tied == model.config.tie_word_embeddings
+
+
+def test_it_loads_in_float32_unless_said_otherwise(tmp_path: Path) -> None:
+    model = build(tiny(), torch.bfloat16).requires_grad_(False)
+    model.save_pretrained(tmp_path / "model")
+    again = diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model")
+    assert same_bits(model.float(), again.requires_grad_(False))
+
+
+@pytest.mark.parametrize("name", ["gqa", "untied", "biases"])
+def test_the_file_holds_each_tensor_under_its_own_name(name: str, tmp_path: Path) -> None:
+    model = build(CONFIGS[name])
+    model.save_pretrained(tmp_path / "model")
+    written = dict(HFDirectory(tmp_path / "model").read_all())
+    parameters = {name: to_numpy(p.detach()) for name, p in model.named_parameters()}
+    assert {t.hf for t in tensors(model.config)} == set(written)
+    for tensor in tensors(model.config):
+        assert (written[tensor.hf] == parameters[tensor.torch]).all()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_transformers_loads_what_was_saved_and_answers_the_same(name: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+    model, ids = build(config, torch.float32), random_ids(config, 2, 12)
+    model.save_pretrained(tmp_path / "model")
+    witness, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    with torch.no_grad():
+        expected = witness(torch.from_numpy(ids).long()).logits.numpy()
+    assert relative_l2(run(model, ids), expected) <= 1e-5
+
+
+def test_numbers_pass_between_numpy_and_torch_bit_for_bit() -> None:
+    for dtype in DTYPES:
+        tensor = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+        assert to_numpy(tensor).dtype.name == str(dtype).removeprefix("torch.")
+        assert torch.equal(to_tensor(to_numpy(tensor)), tensor)
+    read_only = np.ones((2, 3))
+    read_only.flags.writeable = False
+    for array in (read_only, np.ones((3, 2)).T):
+        assert (to_tensor(array).numpy() == array).all()
