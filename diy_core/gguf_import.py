@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from diy_core.config import DIYConfig, RopeScaling
 from diy_core.errors import CheckpointError
 from diy_core.gguf_tokenizer import GGUFTokenizer
-from diy_core.hf_directory import FLOATS, SIDE_FILES, write_hf_directory
+from diy_core.hf_directory import FLOATS, write_hf_directory
 from diy_core.mapping import match, tensors
 from diy_core.rope import inverse_frequencies
 
@@ -46,6 +46,14 @@ _MODULES = {
 }
 _ARRAY = int(gguf.GGUFValueType.ARRAY)
 _HEAD, _EMBEDDING, _ROPE_FREQS = "output.weight", "token_embd.weight", "rope_freqs.weight"
+_OTHER_TOKENIZERS = (
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 # Entries of `llama.*` that are read below, and those that change nothing. Any other might.
 _READ = {
     "block_count",
@@ -107,13 +115,10 @@ def import_gguf(source: str | Path, destination: str | Path, dtype: str = "float
     if faults := match(shapes, wanted):
         raise CheckpointError(source, faults)
 
-    def write_tokenizer(directory: Path) -> None:
-        for name in SIDE_FILES:  # those of a model that stood there before
-            (directory / name).unlink(missing_ok=True)
-        tokenizer.write(directory)
-
     arrays = _arrays(source, found, config, dtypes[dtype])
-    write_hf_directory(destination, config, arrays, write_tokenizer)
+    write_hf_directory(destination, config, arrays, tokenizer.write)
+    for name in _OTHER_TOKENIZERS:  # of a model that stood there before; some would win over ours
+        (Path(destination) / name).unlink(missing_ok=True)
     return config
 
 
@@ -138,6 +143,8 @@ def find_smollm2() -> Path:
 
 class _StrictReader(gguf.GGUFReader):
     """GGUFReader, which reads beyond the end of a file in silence, made to say so."""
+
+    data: Any
 
     def _get(self, offset: Any, dtype: Any, count: Any = 1, *rest: Any, **more: Any) -> Any:
         # Slices of np.memmap are ten times slower than those of an array over the same memory.

@@ -91,6 +91,8 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    import torch
+
     from parity import check, compare, report
     from parity.environment import choose_device, describe
     from parity.random_models import SCALES, small_configs, write_random_model
@@ -106,6 +108,7 @@ def _check(arguments: argparse.Namespace) -> int:
             checks = check.check_model(arguments.model, device, dtypes, plan, progress)
             console.print(report.table(checks, f"{arguments.model} on {device.name}"))
         else:
+            torch.set_num_threads(1)  # on tiny tensors threads only wait for each other
             for name, config in small_configs().items():
                 for scale in SCALES:
                     progress(f"{name}, {scale} weights")

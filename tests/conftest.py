@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> Device:
     return choose_device(request.config.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> None:
+    """One thread for tiny tensors, where more only wait for each other; all for the real model."""
+    real = request.node.get_closest_marker("model") is not None
+    torch.set_num_threads(os.cpu_count() or 1 if real else 1)
 
 
 @pytest.fixture(autouse=True)

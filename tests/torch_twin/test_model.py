@@ -128,6 +128,18 @@ def test_packed_documents_are_what_they_are_alone() -> None:
     assert relative_l2(packed, run(model, IDS)) > 1e-3
 
 
+def test_packed_documents_count_their_positions_from_0() -> None:
+    # Rotations are relative: a wrong start shows in nothing but the rounding of bfloat16.
+    model = build(CONFIG, torch.bfloat16)
+    documents = random_ids(CONFIG, 2, 45)
+    one_row = documents.reshape(1, 90)
+    packed = run(model, one_row, segment_ids=np.repeat([[0, 1]], 45, axis=1))[0]
+    alone = run(model, documents).reshape(packed.shape)
+    assert (packed != alone).mean() < 0.02
+    as_one = run(model, one_row, segment_ids=np.zeros((1, 90), int))[0]
+    assert (as_one[45:] != alone[45:]).mean() > 0.1
+
+
 def test_token_by_token_is_the_whole() -> None:
     model, whole = build(CONFIG), run(build(CONFIG), IDS)
     steps, past = [], None
