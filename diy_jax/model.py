@@ -128,12 +128,13 @@ def _positions_and_mask(
         positions = position[:, None] + columns
         slots = jnp.broadcast_to(slots[None, :], (ids.shape[0], slots.shape[0]))
         return positions, attention_mask_from_positions(positions, slots)
-    mask = attention_mask_from_positions(columns, columns, segments, segments)
     if segments is None:
-        return columns, mask
-    begins = segments[:, 1:] != segments[:, :-1]
-    starts = jnp.zeros_like(columns).at[:, 1:].set(jnp.where(begins, columns[:, 1:], 0))
-    return columns - jax.lax.cummax(starts, axis=1), mask
+        return columns, attention_mask_from_positions(columns, columns)
+    # Documents are numbered anew, so that an id that comes back is another document.
+    begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+    documents = jnp.cumsum(begins, axis=1, dtype=jnp.int32)
+    starts = jax.lax.cummax(jnp.where(begins, columns, 0), axis=1)
+    return columns - starts, attention_mask_from_positions(columns, columns, documents, documents)
 
 
 class DIYForCausalLM(nn.Module):

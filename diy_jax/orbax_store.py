@@ -25,6 +25,7 @@ from diy_core.files import atomic_directory, recover
 from diy_core.mapping import flatten, match, tensors, unflatten
 
 STATE = "state"
+_OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
 Flat = dict[tuple[str, ...], NDArray[Any]]
 
 
@@ -55,7 +56,7 @@ def save_store(
     path = Path(path)
     _check(path, config, params)
     recover(path)
-    hf_directory.refuse_foreign_directory(path, STATE)
+    _refuse_foreign(path)
     with atomic_directory(path) as temporary:
         arrays = {name: np.ascontiguousarray(array) for name, array in params.items()}
         # Orbax wants a directory of its own making, so its files move up from one.
@@ -110,6 +111,22 @@ def load_params(path: str | Path, dtype: Any = None) -> tuple[DIYConfig, dict[st
 
     config, flat = load_store(path)
     return config, unflatten({name: to_array(array, dtype) for name, array in flat.items()})
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise where the directory holds what no checkpoint of ours has: it would be lost."""
+    own = {*_OWN, hf_directory.CONFIG, *hf_directory.SIDE_FILES}
+    other = (
+        sorted(item.name for item in path.iterdir() if item.name not in own)
+        if path.is_dir()
+        else []
+    )
+    if other:
+        raise CheckpointError(
+            path,
+            f"holds {', '.join(other[:3])}, which is no part of an Orbax checkpoint: choose "
+            "another place, or remove it",
+        )
 
 
 def _check(path: Path, config: DIYConfig, params: Mapping[tuple[str, ...], Any]) -> None:

@@ -59,9 +59,7 @@ def prepare_input_ids(input_ids: Any, config: DIYConfig, device: torch.device) -
     return ids.long()
 
 
-def lengths_from_mask(
-    attention_mask: Any, seq_lengths: Any, ids: Tensor, has_cache: bool
-) -> Any:
+def lengths_from_mask(attention_mask: Any, seq_lengths: Any, ids: Tensor, has_cache: bool) -> Any:
     """`seq_lengths` (B,) out of a mask of ones followed by zeros; the given lengths without one.
 
     Raises:

@@ -112,12 +112,14 @@ def _positions_and_mask(
         positions = position[:, None] + columns
         slots = slots.expand(ids.shape[0], -1)
         return positions, attention_mask_from_positions(positions, slots)
-    mask = attention_mask_from_positions(columns, columns, segments, segments)
     if segments is None:
-        return columns, mask
-    starts = torch.zeros_like(columns)
-    starts[:, 1:] = torch.where(segments[:, 1:] != segments[:, :-1], columns[:, 1:], 0)
-    return columns - starts.cummax(dim=1).values, mask
+        return columns, attention_mask_from_positions(columns, columns)
+    # Documents are numbered anew, so that an id that comes back is another document.
+    begins = torch.zeros_like(segments, dtype=torch.bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    documents = begins.cumsum(dim=1, dtype=torch.int32)
+    starts = torch.where(begins, columns, 0).cummax(dim=1).values
+    return columns - starts, attention_mask_from_positions(columns, columns, documents, documents)
 
 
 class DIYForCausalLM(nn.Module):

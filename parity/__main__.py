@@ -133,7 +133,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         progress(f"converting {arguments.source}")
         kind = convert(arguments.source, arguments.destination, overwrite=arguments.overwrite)
     name = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint"}[kind]
-    Console().print(f"{arguments.destination}: {name}")
+    print(f"{arguments.destination}: {name}")
     return 0
 
 

@@ -19,18 +19,25 @@ from parity.metrics import machine_epsilon, relative_l2
 ROWS, COLUMNS = 128, 256
 
 
-def matmul_errors(config: DIYConfig, dtype: str, device: Device) -> tuple[float, float]:
-    """The relative L2 error of one matmul, in PyTorch and in JAX.
+def allowance(config: DIYConfig, dtype: str, device: Device) -> tuple[float, float]:
+    """How much less exact a plain matmul is in PyTorch than in JAX, and in JAX than in PyTorch.
 
-    It sums as many terms as the widest projection of the model does. Random normal operands, the
-    truth in float64; an error below a quarter of a machine epsilon (that of a correctly rounded
-    result) counts as that.
+    Each is the largest ratio of the two errors over the numbers of terms that matmuls of this model
+    sum (the vocabulary among them: the gradient of the logits does), and at least 1. Random normal
+    operands, the truth in float64; an error below a quarter of a machine epsilon (that of a
+    correctly rounded result) counts as that.
     """
-    terms = max(
-        config.hidden_size,
-        config.intermediate_size,
-        config.num_attention_heads * config.head_size,
-    )
+    floor = machine_epsilon(dtype) / 4
+    inner = config.num_attention_heads * config.head_size
+    ratios = [1.0]
+    for terms in {config.hidden_size, config.intermediate_size, inner, config.vocab_size}:
+        one, other = (max(error, floor) for error in _matmul_errors(terms, dtype, device))
+        ratios.append(one / other)
+    return max(ratios), max(1 / ratio for ratio in ratios)
+
+
+def _matmul_errors(terms: int, dtype: str, device: Device) -> tuple[float, float]:
+    """The relative L2 error of one matmul with so many terms, in PyTorch and in JAX."""
     generator = np.random.default_rng(0)
     left = jnp.asarray(generator.standard_normal((ROWS, terms)), jnp.dtype(dtype))
     right = jnp.asarray(generator.standard_normal((terms, COLUMNS)), jnp.dtype(dtype))
@@ -38,8 +45,7 @@ def matmul_errors(config: DIYConfig, dtype: str, device: Device) -> tuple[float,
     truth = one @ other
     place, kind = device.torch, TORCH_DTYPES[dtype]
     product = torch.from_numpy(one).to(place, kind) @ torch.from_numpy(other).to(place, kind)
-    floor = machine_epsilon(dtype) / 4
     return (
-        max(relative_l2(to_numpy(product), truth), floor),
-        max(relative_l2(np.asarray(jnp.matmul(left, right)), truth), floor),
+        relative_l2(to_numpy(product), truth),
+        relative_l2(np.asarray(jnp.matmul(left, right)), truth),
     )

@@ -31,7 +31,9 @@ from parity.environment import Device, DeviceChoice, choose_device, describe
 from parity.pair import Pair
 
 # Enough to prove equality and little enough for two cores: `parity check` compares more.
-PLAN = Plan(sequence=32, decode_prompts=(40, 11), decode_positions=128, greedy_tokens=16)
+PLAN = Plan(
+    batch_size=4, sequence=32, decode_prompts=(40, 11), decode_positions=128, greedy_tokens=0
+)
 DTYPES = ("float64", "float32")
 
 
@@ -126,7 +128,7 @@ def _answer(
     """Both twins answer at once, in two columns; their tokens must be the same."""
     tokenizer = Tokenizer.from_pretrained(source)
     ids = [tokenizer.encode_chat([{"role": "user", "content": prompt}])]
-    pair = Pair.load(source, "float32", device)
+    pair = Pair(source, "float32", device)
     texts, outputs = {"PyTorch": "", "JAX": ""}, dict[str, Any]()
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,15 @@ from diy_torch.checkpoint import to_numpy
 from parity.environment import TORCH_DTYPES, Device
 
 LOGITS = "logits"
+_PARTS = (
+    ".attention_norm",
+    *(f".attention.{name}_proj" for name in "qkvo"),
+    ".attention",
+    ".feedforward_norm",
+    *(f".feedforward.{name}_proj" for name in ("gate", "up", "down")),
+    ".feedforward",
+    "",
+)
 
 
 @dataclasses.dataclass
@@ -60,26 +70,36 @@ class Batch:
         return labels
 
 
-@dataclasses.dataclass
 class Pair:
-    """The two twins with the same weights, in one dtype, on one device."""
+    """The two twins with the same weights, in one dtype, on one device.
 
-    torch: diy_torch.DIYForCausalLM
-    flax: diy_jax.DIYForCausalLM
-    params: dict[str, Any]
-    device: Device
+    The PyTorch side is loaded when it is first asked for; `drop_torch` frees it while the other
+    side needs the memory.
+    """
 
-    @classmethod
-    def load(cls, path: str | Path, dtype: str, device: Device) -> Pair:
-        """Both twins from one Hugging Face directory."""
-        flax, params = diy_jax.DIYForCausalLM.from_pretrained(path, dtype=jnp.dtype(dtype))
-        model = diy_torch.DIYForCausalLM.from_pretrained(path, TORCH_DTYPES[dtype], device.torch)
-        return cls(model, flax, params, device)
+    def __init__(self, path: str | Path, dtype: str, device: Device) -> None:
+        self.path, self.dtype, self.device = Path(path), dtype, device
+        self._torch: diy_torch.DIYForCausalLM | None = None
+        self.flax, self.params = diy_jax.DIYForCausalLM.from_pretrained(path, jnp.dtype(dtype))
+
+    @property
+    def torch(self) -> diy_torch.DIYForCausalLM:
+        """The PyTorch twin."""
+        if self._torch is None:
+            self._torch = diy_torch.DIYForCausalLM.from_pretrained(
+                self.path, TORCH_DTYPES[self.dtype], self.device.torch
+            )
+        return self._torch
+
+    def drop_torch(self) -> None:
+        """Free the PyTorch twin's memory; it is loaded again when it is asked for."""
+        self._torch = None
+        gc.collect()
 
     @property
     def config(self) -> DIYConfig:
         """The config of both."""
-        return self.torch.config
+        return self.flax.config
 
     def observe_torch(self, batch: Batch, gradients: bool = True) -> Observation:
         """Run the PyTorch twin, forward and (if wanted) backward."""
@@ -93,12 +113,9 @@ class Pair:
 
             return hook
 
-        # The head is seen as logits, since the tied Flax twin has no module for it.
-        named = [(n, m) for n, m in self.torch.named_modules() if n and n != "lm_head"]
         hooks = [
-            module.register_forward_hook(record(name))
-            for name, module in named
-            if not isinstance(module, torch.nn.ModuleList)
+            self.torch.get_submodule(name).register_forward_hook(record(name))
+            for name in module_names(self.config)
         ]
         try:
             with torch.set_grad_enabled(gradients):
@@ -140,11 +157,8 @@ class Pair:
         flat = flatten(grads)
         valid, outputs = batch.valid, flatten(captured)
         activations = {}
-        for name, _ in self.torch.named_modules():
-            path = (*flax_module_path(name), "__call__")
-            if path not in outputs or name in ("", "lm_head"):
-                continue
-            (output,) = outputs[path]
+        for name in module_names(self.config):
+            (output,) = outputs[(*flax_module_path(name), "__call__")]
             output = output[0] if isinstance(output, tuple) else output
             activations[name] = np.asarray(output)[valid]
         activations[LOGITS] = np.asarray(logits)[valid]
@@ -153,6 +167,20 @@ class Pair:
             for tensor in (tensors(self.config) if gradients else [])
         }
         return Observation(activations, found)
+
+
+def module_names(config: DIYConfig) -> list[str]:
+    """The torch path of every module whose output is compared, in the order of the forward pass.
+
+    The head is not among them: its output are the logits, and the tied Flax twin has no module
+    for it.
+    """
+    layers = [
+        f"model.layers.{layer}{part}"
+        for layer in range(config.num_hidden_layers)
+        for part in _PARTS
+    ]
+    return ["model.embed_tokens", *layers, "model.norm", "model"]
 
 
 def _loss(model: Any, params: Any, ids: Any, lengths: Any, labels: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +33,32 @@ def write_json(target: str, record: dict[str, Any]) -> None:
         Path(target).write_text(text, encoding="utf-8")
 
 
-def table(checks: Iterable[Check], title: str) -> Table:
-    """The checks as a table for a terminal."""
+def table(checks: Sequence[Check], title: str) -> Table:
+    """The checks as a table for a terminal; a failed one names the first place past its bound."""
     result = Table(title=title, title_justify="left", title_style="bold")
-    for column in ("check", "dtype", "compared"):
-        result.add_column(column, justify="right" if column == "compared" else "left")
-    result.add_column("measured", justify="right")
-    result.add_column("bound", justify="right")
-    result.add_column("")
-    result.add_column("where", overflow="fold")
+    for column, justify in (
+        ("check", "left"),
+        ("dtype", "left"),
+        ("compared", "right"),
+        ("measured", "right"),
+        ("bound", "right"),
+        ("", "left"),
+    ):
+        result.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for check in checks:
         verdict = "[green]ok[/green]" if check.passed else "[bold red]FAILED[/bold red]"
-        where = check.where if check.passed else f"first at {check.where}"
         result.add_row(
             check.name,
             check.dtype,
             f"{check.compared:,}",
             _number(check, check.value),
-            f"<= {_number(check, check.bound)}",
+            _number(check, check.bound),
             verdict,
-            where,
         )
+    for check in checks:
+        if not check.passed:
+            result.caption = f"{result.caption or ''}{check.name}, {check.dtype}: first past the "
+            result.caption += f"bound at {check.where or 'the outputs'}\n"
     return result
 
 

@@ -1,4 +1,4 @@
-"""The import rule: diy_core <- diy_torch, diy_jax <- parity, and no twin needs the other's framework."""
+"""diy_core <- diy_torch, diy_jax <- parity, and no twin needs the other's framework."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from diy_core.mapping import flatten, unflatten
 from parity.check import DTYPES, Plan, check_model, make_batch
-from parity.compare import Check, passed, worst_ratio, worst_tensor
+from parity.compare import Check, passed, rounding, worst_tensor
 from parity.decoding import Decoding, cached_logits
 from parity.environment import Device, choose_device, exact
 from parity.metrics import pooled_gradients, pooled_outputs, relative_l2
@@ -28,7 +28,8 @@ def test_the_twins_are_equal_on_every_small_model(
     name: str, scale: str, tmp_path: Path, device: Device
 ) -> None:
     write_random_model(tmp_path / "model", small_configs()[name], scale)
-    dtypes = DTYPES if scale == "fan-in" else ("float64",)
+    rounded = scale == "fan-in" and name in ("gqa", "biases", "rope-llama3")
+    dtypes = DTYPES if rounded else ("float64",)
     checks = check_model(tmp_path / "model", device, dtypes, QUICK)
     assert [check for check in checks if not check.passed] == []
     names = ["logits", "modules", "gradients", "decode torch", "decode flax", "greedy tokens"]
@@ -42,7 +43,7 @@ def test_ragged_cached_decoding_equals_the_full_forward_over_320_positions(
 ) -> None:
     write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
     with exact(device):
-        pair = Pair.load(tmp_path / "model", "float64", device)
+        pair = Pair(tmp_path / "model", "float64", device)
         decoding = Decoding.make(pair.config, (3, 200, 77), 320, seed=1)
         full = pair.full_logits(decoding.batch)
         for logits in cached_logits(pair, decoding).values():
@@ -94,7 +95,7 @@ def test_a_damaged_twin_is_caught_at_its_first_wrong_module(
     damage, changes, culprit = FAULTS[name]
     write_random_model(tmp_path / "model", small_configs()["gqa"], scale)
     with exact(device):
-        pair = Pair.load(tmp_path / "model", "float64", device)
+        pair = Pair(tmp_path / "model", "float64", device)
         batch = make_batch(pair.config, Plan(sequence=40))
         flat = flatten(pair.params)
         damage(flat)
@@ -113,24 +114,24 @@ def test_a_norm_in_bfloat16_is_caught_by_the_rounding_check() -> None:
     good = {"model.norm": truth["model.norm"].astype(np.float32)}
     bad = {"model.norm": truth["model.norm"] * (1 + 1e-3)}
     for one, other in ((good, bad), (bad, good)):
-        options: dict[str, Any] = {"dtype": "float32", "device": "cpu", "control": (1e-7, 1e-7)}
-        assert not worst_ratio("modules", truth, one, other, **options).passed
-        assert worst_ratio("modules", truth, good, good, **options).passed
+        options: dict[str, Any] = {"dtype": "float32", "device": "cpu", "control": (1.0, 1.0)}
+        assert not rounding("modules", truth, one, other, **options).passed
+        assert rounding("modules", truth, good, good, **options).passed
 
 
 def test_the_control_widens_the_bound_only_for_the_side_whose_library_is_less_exact() -> None:
     truth = {"logits": np.ones(1000)}
     one, other = {"logits": np.full(1000, 1 + 1e-6)}, {"logits": np.full(1000, 1 + 3e-6)}
     options: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
-    assert not worst_ratio("x", truth, one, other, control=(1e-7, 1e-7), **options).passed
-    assert worst_ratio("x", truth, one, other, control=(1e-7, 2e-7), **options).passed
-    assert not worst_ratio("x", truth, one, other, control=(2e-7, 1e-7), **options).passed
+    assert not rounding("x", truth, one, other, control=(1.0, 1.0), **options).passed
+    assert rounding("x", truth, one, other, control=(1.0, 2.0), **options).passed
+    assert not rounding("x", truth, one, other, control=(2.0, 1.0), **options).passed
 
 
 def test_nothing_vacuous_passes() -> None:
     some, zero, nan = np.ones(3), np.zeros(3), np.array([1.0, np.nan, 1.0])
     for truth in (zero, nan, np.ones(0)):
-        with pytest.raises(ValueError, match="nothing to compare|no reference"):
+        with pytest.raises(ValueError, match=r"nothing to compare|no reference"):
             relative_l2(truth, truth)
     with pytest.raises(ValueError, match="shape"):
         relative_l2(some, np.ones((3, 1)))
@@ -157,7 +158,7 @@ def test_pools_are_what_they_say() -> None:
 def test_outputs_of_every_module_are_compared(tmp_path: Path, device: Device) -> None:
     write_random_model(tmp_path / "model", small_configs()["untied"], "fan-in")
     with exact(device):
-        pair = Pair.load(tmp_path / "model", "float64", device)
+        pair = Pair(tmp_path / "model", "float64", device)
         batch = make_batch(pair.config, Plan(sequence=40))
         one, other = pair.observe_torch(batch, False), pair.observe_flax(batch, False)
     assert set(one.activations) == set(other.activations)
@@ -172,7 +173,7 @@ def test_outputs_of_every_module_are_compared(tmp_path: Path, device: Device) ->
 
 
 def test_a_choice_that_cannot_be_had_says_so(tmp_path: Path, device: Device) -> None:
-    with pytest.raises(ValueError, match="float8.*choose one of"):
+    with pytest.raises(ValueError, match=r"float8.*choose one of"):
         check_model(tmp_path, device, ("float8",))
     with pytest.raises(ValueError, match="choose one of auto, cpu, gpu"):
         choose_device("tpu")  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ def test_there_and_back_in_memory_is_the_same_to_the_bit(name: str, dtype: str) 
     for path, array in flatten(params).items():
         np.testing.assert_array_equal(np.asarray(array), np.asarray(expected[path]))
     back = parity.to_torch(params, config)
-    assert list(back) and set(back) == set(state)
+    assert set(back) == set(state) != set()
     assert all(same_bits(back[key], state[key]) for key in state)
     diy_torch.DIYForCausalLM(config, dtype=DTYPES[dtype]).load_state_dict(back)
 

@@ -70,7 +70,7 @@ def test_float64_logits_and_gradients_are_those_of_transformers(
     batch = make_batch(config, Plan(sequence=40))
     with exact(device):
         logits, gradients = witness(small(name, scale), batch, "float64", device, gradients=True)
-        for seen in both(Pair.load(small(name, scale), "float64", device), batch, gradients=True):
+        for seen in both(Pair(small(name, scale), "float64", device), batch, gradients=True):
             assert relative_l2(seen.activations[LOGITS], logits) <= 1e-12
             assert {t.hf for t in tensors(config)} == set(gradients)
             for key, expected in gradients.items():
@@ -83,13 +83,13 @@ def test_float32_and_bfloat16_logits_are_as_exact_as_those_of_transformers(
 ) -> None:
     path, batch = small(name, scale), make_batch(small_configs()[name], Plan(sequence=40))
     with exact(device):
-        truth = Pair.load(path, "float64", device).full_logits(batch)
+        truth = Pair(path, "float64", device).full_logits(batch)
         plain, _ = witness(path, batch, "float32", device)
         rounded, _ = witness(path, batch, "bfloat16", device)
-        for seen in both(Pair.load(path, "float32", device), batch):
+        for seen in both(Pair(path, "float32", device), batch):
             assert relative_l2(seen.activations[LOGITS], plain) <= 1e-5
         theirs = relative_l2(rounded, truth)
-        for seen in both(Pair.load(path, "bfloat16", device), batch):
+        for seen in both(Pair(path, "bfloat16", device), batch):
             assert relative_l2(seen.activations[LOGITS], truth) <= 1.5 * theirs
 
 
@@ -99,7 +99,7 @@ def test_cached_decoding_is_that_of_transformers(name: str, small: Any, device: 
     ids = np.random.default_rng(3).integers(0, 131, (2, steps), np.int32)
     with exact(device):
         model, past, expected = oracle.load(path, torch.float64, device.torch), None, []
-        pair = Pair.load(path, "float64", device)
+        pair = Pair(path, "float64", device)
         ours: dict[str, list[Any]] = {"torch": [], "flax": []}
         cached, store = None, diy_jax.init_cache(pair.config, 2, steps, jnp.float64)
         step = jax.jit(lambda p, i, c: pair.flax.apply({"params": p}, i, None, None, c, True))
@@ -131,7 +131,7 @@ def test_smollm2_float32_logits_are_within_3e_6_of_transformers(
     batch = Batch(ids, mask.sum(axis=1).astype(np.int32))
     with exact(device):
         expected, _ = witness(smollm2, batch, "float32", device)
-        for seen in both(Pair.load(smollm2, "float32", device), batch):
+        for seen in both(Pair(smollm2, "float32", device), batch):
             assert relative_l2(seen.activations[LOGITS], expected) <= 3e-6
 
 
@@ -162,7 +162,7 @@ def test_smollm2_greedy_text_of_five_prompts_is_that_of_transformers(
             eos_token_id=eos,
             pad_token_id=tokenizer.pad_token_id,
         ).cpu()
-    pair = Pair.load(smollm2, "float32", device)
+    pair = Pair(smollm2, "float32", device)
     options: dict[str, Any] = {"max_new_tokens": new, "eos_token_id": eos}
     one = diy_torch.generate(pair.torch, ids, mask, **options)
     other = diy_jax.generate(pair.flax, pair.params, ids, mask, **options)
