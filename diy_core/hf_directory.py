@@ -210,11 +210,18 @@ def write_hf_directory(
         raise CheckpointError(path, faults)
     with atomic_directory(path) as temporary:
         save_file(weights, temporary / SINGLE, metadata={"format": "pt"})
+        (temporary / SINGLE).chmod(0o666 & ~_umask())  # safetensors gives it to the owner alone
         write_json(temporary / CONFIG, with_dtype(config.to_dict(), dtypes))
         if write_more is not None:
             write_more(temporary)
         if path.is_dir():
             _keep_the_rest(path, temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def _keep_the_rest(old: Path, new: Path) -> None:

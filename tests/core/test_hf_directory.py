@@ -701,3 +701,17 @@ def test_side_files_are_copied_and_weights_are_not(tmp_path: Path) -> None:
     assert sorted(os.listdir(to)) == wanted
     assert all((to / name).read_text() == name for name in wanted)
     copy_side_files(tmp_path / "gone", to)
+
+
+def test_weights_can_be_read_by_whoever_can_read_the_config(tmp_path: Path) -> None:
+    config = DIYConfig(
+        vocab_size=8,
+        hidden_size=4,
+        intermediate_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+    )
+    write_hf_directory(tmp_path / "m", config, ((t.hf, a) for t, a in first_weights(config, 0)))
+    names = ("config.json", hf_directory.SINGLE)
+    modes = {(tmp_path / "m" / name).stat().st_mode for name in names}
+    assert len(modes) == 1
