@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from parity.metrics import (
     pooled_outputs,
     relative_l2,
 )
-from parity.pair import LOGITS, Batch, Observation, Pair
+from parity.pair import LOGITS, Batch, Observation, Pair, release_memory
 
 ACTIVATION_BOUND = 1e-12
 GRADIENT_BOUND = 1e-10
@@ -94,18 +93,21 @@ def check_model(
             other = pair.observe_flax(batch, plan.gradients)
             checks += _same(truth, other, device)
             del other
+            release_memory()
             progress("float64: cached decoding")
             checks += _same_decoding(pair, decoding, full, plan, device)
         for dtype in (dtype for dtype in DTYPES[1:] if dtype in dtypes):
             del pair
-            gc.collect()
+            release_memory()
             progress(f"{dtype}: rounding against the truth")
             pair = Pair(path, dtype, device)
             control = allowance(pair.config, dtype, device)
             seen = pair.observe_torch(batch, plan.gradients)
+            pair.drop_torch()
             other = pair.observe_flax(batch, plan.gradients)
             checks += _same_rounding(truth, seen, other, dtype, device, control)
             del seen, other
+            release_memory()
             progress(f"{dtype}: cached decoding")
             checks += _decoding_rounding(pair, decoding, full, dtype, device, control)
     return checks
