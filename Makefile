@@ -10,9 +10,9 @@ DEVICE ?=
 OUT    ?= demo-output
 STAMP  := $(VENV)/.ready$(if $(filter cuda,$(DEVICE)),-cuda)
 # On a GPU the pins of torch and jax would take CPU builds.
+comma  := ,
 PINS   := $(if $(filter cuda,$(DEVICE)),$(VENV)/constraints-gpu.txt,constraints.txt)
 EXTRA  := $(if $(filter cuda,$(DEVICE)),dev$(comma)cuda,dev)
-comma  := ,
 
 .PHONY: setup demo test lint witnesses clean
 
