@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.files import atomic_directory, recover
 from diy_core.mapping import DROPPED, TIED_EMBEDDING, TIED_HEAD, match, tensors
+from diy_core.tensor_files import SINGLE, open_tensors, tensor_files
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 # Carried along unread from one directory to the next.
 SIDE_FILES = (
@@ -49,7 +46,6 @@ _REPLACED = re.compile(
     r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
 )
 _ORBAX = "state"  # the folder by which an Orbax checkpoint is known; it has a config.json too
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FLOATS = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -76,11 +72,11 @@ class HFDirectory:
         if not self.path.is_dir():
             raise CheckpointError(self.path, "is not a directory")
         self.config = DIYConfig.from_pretrained(self.path)
-        self._files = _tensor_files(self.path)
+        self._files = tensor_files(self.path)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         for name, file in self._files.items():
-            with _open(file) as opened:
+            with open_tensors(file) as opened:
                 view = opened.get_slice(name)
                 self.shapes[name], self.dtypes[name] = tuple(view.get_shape()), view.get_dtype()
         faults = self._faults()
@@ -116,7 +112,7 @@ class HFDirectory:
         Raises:
             CheckpointError: a value that is not finite.
         """
-        with _open(self._files[name]) as opened:
+        with open_tensors(self._files[name]) as opened:
             array: NDArray[Any] = opened.get_tensor(name)
         finite = np.isfinite(array)
         if not finite.all():
@@ -264,91 +260,3 @@ def with_dtype(values: dict[str, Any], dtypes: list[str]) -> dict[str, Any]:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write an object as readable JSON."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _tensor_files(path: Path) -> dict[str, Path]:
-    """Which file holds which tensor, out of the index or of the single file."""
-    single, index = path / SINGLE, path / INDEX
-    if single.exists() and index.exists():
-        raise CheckpointError(path, f"has both {SINGLE} and {INDEX}: remove the one that is old")
-    if index.exists():
-        return _indexed_files(path, index)
-    if single.exists():
-        return dict.fromkeys(_names_in(single), single)
-    pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
-    if pickles:
-        raise CheckpointError(
-            path,
-            f"has only pickled weights ({pickles[0]}), which can run any code when they are read: "
-            "convert them to safetensors first",
-        )
-    raise CheckpointError(path, f"has neither {SINGLE} nor {INDEX}")
-
-
-def _indexed_files(path: Path, index: Path) -> dict[str, Path]:
-    try:
-        text = index.read_text(encoding="utf-8")
-        weight_map = json.loads(text, object_pairs_hook=_refuse_twice(index))["weight_map"]
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(index, f"is not an index with a weight_map: {error}") from error
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(index, "weight_map is not an object")
-    faults, files = [], {}
-    # Names out of the index are looked up here and never handed to the system.
-    present = {file.name: file for file in path.glob("*.safetensors") if file.is_file()}
-    for name, file in weight_map.items():
-        plain = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
-        if not plain or (file in present and not _lies_in(path, present[file])):
-            faults.append(f"tensor {name} lies in {file!r}, which is no file of this directory")
-        elif file not in present:
-            faults.append(f"tensor {name} lies in {file}, which does not exist")
-        else:
-            files[name] = present[file]
-    listed: dict[Path, set[str]] = {}
-    for name, file in files.items():
-        listed.setdefault(file, set()).add(name)
-    for file, names in listed.items():
-        held = _names_in(file)
-        faults += [f"{file.name} does not hold {name}" for name in sorted(names - held)]
-        faults += [f"{file.name} holds {name}, not in the index" for name in sorted(held - names)]
-    if faults:
-        raise CheckpointError(index, faults)
-    return files
-
-
-def _lies_in(path: Path, file: Path) -> bool:
-    """True for a file of this directory, also as a link into the hub's cache that it belongs to."""
-    root, folder = path.resolve(), file.resolve().parent
-    in_cache = root.parent.name == "snapshots" and folder == root.parents[1] / "blobs"
-    return folder == root or in_cache
-
-
-def _names_in(file: Path) -> set[str]:
-    """The tensor names of one safetensors file; a name that stands there twice is refused."""
-    with _open(file) as opened:
-        names = set(opened.keys())
-    with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size), object_pairs_hook=_refuse_twice(file))
-    return names & set(header)
-
-
-def _refuse_twice(file: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            counts = Counter(name for name, _ in pairs)
-            twice = sorted(name for name, count in counts.items() if count > 1)
-            raise CheckpointError(file, [f"{name} stands there twice" for name in twice])
-        return found
-
-    return build
-
-
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="np")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(file, f"is no readable safetensors file: {error}") from error

@@ -12,6 +12,12 @@ for _flag in ("--xla_allow_excess_precision=false", "--xla_gpu_deterministic_ops
     if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 
-from parity.convert import to_flax, to_torch  # noqa: E402  (the environment comes first)
+try:  # after the environment
+    from parity.convert import to_flax, to_torch
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"parity needs both frameworks, and {error.name} is not installed: "
+        "pip install 'diy-lm[all]'"
+    ) from error
 
 __all__ = ["to_flax", "to_torch"]
