@@ -24,7 +24,7 @@ def layer(use_bias: bool, dtype: Any) -> Linear:
 def test_it_is_x_times_kernel_plus_bias(use_bias: bool) -> None:
     generator = np.random.default_rng(0)
     x, kernel, bias = (generator.standard_normal(s, np.float32) for s in ((2, 3, 4), (4, 5), (5,)))
-    params = {"kernel": kernel} | ({"bias": bias} if use_bias else {})
+    params = {"kernel": jnp.asarray(kernel)} | ({"bias": jnp.asarray(bias)} if use_bias else {})
     found = layer(use_bias, jnp.float32).apply({"params": params}, jnp.asarray(x))
     expected = x.astype(np.float64) @ kernel + (bias if use_bias else 0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
