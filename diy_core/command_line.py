@@ -13,6 +13,7 @@ import numpy as np
 
 from diy_core.errors import CheckpointError
 from diy_core.generation import OnTokens
+from diy_core.hf_directory import require_directory
 from diy_core.tokenizer import Tokenizer
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -53,7 +54,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, load: Load)
     arguments = parser.parse_args(argv)
     try:
         _generate(arguments, load)
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, ValueError, OSError) as error:
         print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
@@ -63,6 +64,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, load: Load)
 
 
 def _generate(arguments: argparse.Namespace, load: Load) -> None:
+    require_directory(arguments.model)
     tokenizer = Tokenizer.from_pretrained(Path(arguments.model))
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     ids = (

@@ -67,10 +67,7 @@ class HFDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_dir():
-            recover(self.path)  # a killed write may have left the old directory aside
-        if not self.path.is_dir():
-            raise CheckpointError(self.path, "is not a directory")
+        require_directory(self.path)
         self.config = DIYConfig.from_pretrained(self.path)
         self._files = tensor_files(self.path)
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -149,6 +146,23 @@ class HFDirectory:
     def copy_side_files(self, to: Path) -> None:
         """Copy tokenizer, generation config and the like."""
         copy_side_files(self.path, to)
+
+
+def require_directory(path: str | Path) -> None:
+    """Raise where `path` is no directory, after restoring what a killed write left aside.
+
+    Raises:
+        CheckpointError: it is a file, or it does not exist.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        recover(path)
+    if not path.is_dir():
+        raise CheckpointError(
+            path,
+            "is not a directory: give a local Hugging Face directory (names of a model hub are not "
+            "downloaded)",
+        )
 
 
 def copy_side_files(source: Path, to: Path) -> None:

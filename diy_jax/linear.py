@@ -13,9 +13,8 @@ from jaxtyping import Array, Float
 class Linear(nn.Module):
     """y = x @ kernel + bias, with the parameters of `flax.linen.Dense`.
 
-    `Dense` sums the gradient of a bfloat16 bias over all tokens in bfloat16, which cost 2 to 3
-    times the error of PyTorch at 100 tokens and grows with their number; here it is summed in
-    float32.
+    `Dense` sums the gradient of a bfloat16 bias over all tokens in bfloat16: under `jit` on a CPU
+    it was off by 4% at 10,000 tokens and by 80% at 100,000. Here it is summed in float32.
 
     Args:
         features: the size of the last axis of y.

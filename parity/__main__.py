@@ -30,9 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
         "check",
         help="prove that both twins compute the same from one model directory",
         description="Load one Hugging Face directory into both twins and compare logits, every "
-        "module's output, every gradient and ragged cached decoding: in float64 to 1e-12, in "
-        "float32 and bfloat16 by each twin's rounding error. Exits with 1 if a check fails, with "
-        "2 if the model cannot be loaded.",
+        "module's output, every gradient and ragged cached decoding: in float64 to 1e-12 "
+        "(gradients 1e-10), in float32 and bfloat16 by each twin's rounding error. Exits with 1 if "
+        "a check fails, with 2 if the model cannot be loaded.",
     )
     check.add_argument(
         "model",
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result: int = arguments.run(arguments)
         return result
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, ValueError, OSError) as error:
         print(f"parity {arguments.command}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
+from diy_core.hf_directory import require_directory
 from diy_core.mapping import tensors
 from parity.compare import Check, Tensors, rounding, worst_tensor
 from parity.control import allowance
@@ -56,6 +57,7 @@ _LARGE = 20_000_000  # parameters: from here on less is compared, so that a chec
 
 def plan_for(path: str | Path) -> Plan:
     """How much to compare for the model in a directory: less for a large one."""
+    require_directory(path)
     config = DIYConfig.from_pretrained(path)
     if sum(tensor.parameters for tensor in tensors(config)) < _LARGE:
         return Plan()

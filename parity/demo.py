@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -55,7 +54,10 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
 
     source = Path(model) if model else _import_smollm2(out, console)
-    directory = HFDirectory(source)
+    for made in (out / "orbax", out / "from-orbax"):
+        if source.resolve() == made.resolve():
+            raise ValueError(f"{made} is what the demo itself writes: choose another --out")
+    directory, tokenizer = HFDirectory(source), Tokenizer.from_pretrained(source)
     count = sum(tensor.parameters for tensor in tensors(directory.config))
     _say(console, "1", f"{source}: {count / 1e6:.1f} M parameters, both twins on {device.name}")
 
@@ -70,7 +72,7 @@ def demo(
 
     _say(console, "4", "one question, both twins")
     console.print(f"[dim]{prompt}[/dim]")
-    checks.append(_answer(source, prompt, max_new_tokens, device, console))
+    checks.append(_answer(source, tokenizer, prompt, max_new_tokens, device, console))
 
     console.print()
     console.print(report.table(checks, "What was proven"))
@@ -103,10 +105,8 @@ def _import_smollm2(out: Path, console: Console) -> Path:
 
 def _round_trip(source: Path, out: Path, device: Device) -> Check:
     """Convert to Orbax and back; every tensor must come back with the same bits."""
-    for name in ("orbax", "from-orbax"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    convert(source, out / "orbax")
-    convert(out / "orbax", out / "from-orbax")
+    convert(source, out / "orbax", overwrite=True)
+    convert(out / "orbax", out / "from-orbax", overwrite=True)
     before, after = HFDirectory(source), HFDirectory(out / "from-orbax")
     compared, differing, where = 0, 0, ""
     for tensor in tensors(before.config):
@@ -123,11 +123,18 @@ def _round_trip(source: Path, out: Path, device: Device) -> Check:
 
 
 def _answer(
-    source: Path, prompt: str, max_new_tokens: int, device: Device, console: Console
+    source: Path,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_new_tokens: int,
+    device: Device,
+    console: Console,
 ) -> Check:
     """Both twins answer at once, in two columns; their tokens must be the same."""
-    tokenizer = Tokenizer.from_pretrained(source)
-    ids = [tokenizer.encode_chat([{"role": "user", "content": prompt}])]
+    # A base model has no chat template: it continues the question.
+    messages = [{"role": "user", "content": prompt}]
+    chat = tokenizer.chat_template is not None
+    ids = [tokenizer.encode_chat(messages) if chat else tokenizer.encode(prompt)]
     pair = Pair(source, "float32", device)
     texts, outputs = {"PyTorch": "", "JAX": ""}, dict[str, Any]()
     options: dict[str, Any] = {
