@@ -53,7 +53,7 @@ def save_store(
         CheckpointError: params that are not those of the config, or a `path` that holds something
             else.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
     _check(path, config, params)
     recover(path)
     _refuse_foreign(path)
@@ -78,7 +78,7 @@ def load_store(path: str | Path) -> tuple[DIYConfig, Flat]:
     Raises:
         CheckpointError: not a checkpoint, or its params are not those of its config.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
     if not path.exists():
         recover(path)
     if not is_store(path):
@@ -86,6 +86,8 @@ def load_store(path: str | Path) -> tuple[DIYConfig, Flat]:
     config = DIYConfig.from_pretrained(path)
     try:
         metadata = ocp.metadata(path).metadata
+        if not isinstance(metadata, Mapping):
+            raise CheckpointError(path, f"Orbax finds no params in it: {metadata!r}")
         _check(path, config, flatten(metadata))
         # Asked for as numpy in the dtype of the file: Orbax would cast to another one in silence.
         wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)

@@ -120,6 +120,16 @@ def test_hugging_face_to_orbax_and_back_is_the_same_to_the_bit(dtype: str, tmp_p
         assert one.tobytes() == other.tobytes()
 
 
+def test_relative_paths_do_as_well_as_absolute_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
+    monkeypatch.chdir(tmp_path)
+    assert convert("model", "orbax") == "orbax"
+    assert convert("orbax", "back") == "hf"
+    assert HFDirectory("back").shapes == HFDirectory("model").shapes
+
+
 def test_plain_orbax_reads_what_was_written(tmp_path: Path) -> None:
     config = small_configs()["gqa"]
     write_random_model(tmp_path / "model", config, "fan-in")
