@@ -191,6 +191,14 @@ def match(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, 
     return faults
 
 
+def match_flax(flat: Mapping[tuple[str, ...], Any], config: DIYConfig) -> list[str]:
+    """Faults of flattened Flax params against those of a config: missing, extra, misshapen."""
+    return match(
+        {"/".join(path): tuple(array.shape) for path, array in flat.items()},
+        {"/".join(tensor.flax): tensor.flax_shape for tensor in tensors(config)},
+    )
+
+
 def flatten(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """A nested dict of parameters as `{path: leaf}`.
 

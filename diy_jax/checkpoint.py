@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diy_core.errors import CheckpointError
 from diy_core.hf_directory import HFDirectory, write_hf_directory
-from diy_core.mapping import Tensor, flatten, match, tensors, unflatten
+from diy_core.mapping import Tensor, flatten, match_flax, tensors, unflatten
 
 if TYPE_CHECKING:
     from diy_jax.model import DIYForCausalLM
@@ -38,10 +38,7 @@ def save(model: DIYForCausalLM, path: str | Path, params: Mapping[str, Any]) -> 
     """
     flat = flatten(params)
     wanted = tensors(model.config)
-    faults = match(
-        {"/".join(name): array.shape for name, array in flat.items()},
-        {"/".join(tensor.flax): tensor.flax_shape for tensor in wanted},
-    )
+    faults = match_flax(flat, model.config)
     if faults:
         raise CheckpointError("params", faults)
     named = ((tensor.hf, tensor.to_flax.inverse(to_numpy(flat[tensor.flax]))) for tensor in wanted)

@@ -22,7 +22,7 @@ from diy_core import hf_directory
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.files import atomic_directory, recover
-from diy_core.mapping import flatten, match, tensors, unflatten
+from diy_core.mapping import flatten, match_flax, unflatten
 
 STATE = "state"
 _OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
@@ -132,9 +132,6 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _check(path: Path, config: DIYConfig, params: Mapping[tuple[str, ...], Any]) -> None:
-    faults = match(
-        {"/".join(name): tuple(array.shape) for name, array in params.items()},
-        {"/".join(tensor.flax): tensor.flax_shape for tensor in tensors(config)},
-    )
+    faults = match_flax(params, config)
     if faults:
         raise CheckpointError(path, faults)

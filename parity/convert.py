@@ -13,7 +13,7 @@ import diy_torch.checkpoint
 from diy_core import hf_directory
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
-from diy_core.mapping import TIED_HEAD, flatten, match, tensors
+from diy_core.mapping import TIED_HEAD, flatten, match, match_flax, tensors
 from diy_jax import orbax_store
 
 
@@ -53,10 +53,7 @@ def to_torch(params: Mapping[str, Any], config: DIYConfig) -> dict[str, torch.Te
         CheckpointError: parameters missing, extra or misshapen; all faults at once.
     """
     rows, flat = tensors(config), flatten(params)
-    faults = match(
-        {"/".join(path): tuple(array.shape) for path, array in flat.items()},
-        {"/".join(tensor.flax): tensor.flax_shape for tensor in rows},
-    )
+    faults = match_flax(flat, config)
     if faults:
         raise CheckpointError("params", faults)
     state_dict = {
