@@ -1,6 +1,7 @@
 """The contract that both twins sign: config, names, validation, files. Never torch, never jax."""
 
-from diy_core.config import DIYConfig, RopeScaling
+from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
+from diy_core.rope_scaling import RopeScaling
 
 __all__ = ["CheckpointError", "DIYConfig", "RopeScaling"]

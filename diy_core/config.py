@@ -9,14 +9,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from diy_core.fields import require_float, require_int
+from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
 
 MODEL_TYPES = ("llama",)
 ACTIVATIONS = ("silu", "swish")  # two names of one function
-ROPE_TYPES = ("default", "linear", "llama3")
 
 # What transformers' LlamaConfig assumes where a file says nothing. These are not our defaults.
 _ABSENT_IN_FILE: dict[str, Any] = {
@@ -34,8 +35,6 @@ _ABSENT_IN_FILE: dict[str, Any] = {
     "mlp_bias": False,
     "initializer_range": 0.02,
 }
-_ROPE_THETA_ABSENT = 10000.0
-_ROPE_KEYS = ("rope_parameters", "rope_scaling", "rope_theta")
 # Keys of the wider family that change the function, with the values that change nothing; a list
 # counts item by item.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -60,51 +59,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "sliding_window": (None,),
     "use_qk_norm": (None, False),
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RopeScaling:
-    """How rotary frequencies are stretched beyond the context that a model was trained on.
-
-    `linear` divides every frequency by `factor` (position interpolation, arXiv:2306.15595).
-    `llama3` divides the low frequencies, keeps the high ones and blends between (Llama 3.1,
-    arXiv:2407.21783). Fields that a kind does not use must be None.
-
-    Raises:
-        ValueError: an unknown `rope_type`, or a field missing, out of range, or without a use.
-    """
-
-    rope_type: Literal["linear", "llama3"]
-    factor: float
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    original_max_position_embeddings: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.rope_type not in ("linear", "llama3"):
-            raise ValueError(
-                f"rope_type {self.rope_type!r} is not supported; choose one of {list(ROPE_TYPES)}"
-            )
-        _require_float(self, "factor", minimum=1.0)
-        extras = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        if self.rope_type == "linear":
-            if used := [name for name in extras if getattr(self, name) is not None]:
-                raise ValueError(f"rope_type 'linear' has no use for {', '.join(used)}")
-            return
-        _require_float(self, "low_freq_factor", positive=True)
-        _require_float(self, "high_freq_factor", positive=True)
-        _require_int(self, "original_max_position_embeddings")
-        assert self.low_freq_factor is not None
-        assert self.high_freq_factor is not None
-        if self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError(
-                f"high_freq_factor ({self.high_freq_factor}) must be greater than "
-                f"low_freq_factor ({self.low_freq_factor})"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields in use, under the names of a `config.json`."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,10 +100,10 @@ class DIYConfig:
             "num_attention_heads",
             "max_position_embeddings",
         ):
-            _require_int(self, name)
+            require_int(self, name)
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
-        _require_int(self, "num_key_value_heads")
+        require_int(self, "num_key_value_heads")
         if self.num_attention_heads % self.kv_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
@@ -162,14 +116,14 @@ class DIYConfig:
                     f"({self.num_attention_heads}): give head_dim"
                 )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
-        _require_int(self, "head_dim")
+        require_int(self, "head_dim")
         if self.head_size % 2:
             raise ValueError(
                 f"head_dim ({self.head_dim}) must be even: rotary embedding turns pairs of channels"
             )
-        _require_float(self, "rms_norm_eps", minimum=0.0)
-        _require_float(self, "rope_theta", positive=True)
-        _require_float(self, "initializer_range", minimum=0.0)
+        require_float(self, "rms_norm_eps", minimum=0.0)
+        require_float(self, "rope_theta", positive=True)
+        require_float(self, "initializer_range", minimum=0.0)
         for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
@@ -180,7 +134,7 @@ class DIYConfig:
             )
         if not isinstance(self.extra, Mapping):
             raise ValueError(f"extra must be a mapping, got {self.extra!r}")
-        if own := sorted({*_ABSENT_IN_FILE, *_ROPE_KEYS} & set(self.extra)):
+        if own := sorted({*_ABSENT_IN_FILE, *ROPE_KEYS} & set(self.extra)):
             raise ValueError(f"extra holds {', '.join(own)}: give it as an argument of its own")
         _refuse_unsupported({"model_type": "llama"} | dict(self.extra))
         object.__setattr__(self, "extra", copy.deepcopy(dict(self.extra)))
@@ -208,8 +162,8 @@ class DIYConfig:
         """
         _refuse_unsupported(values)
         fields = {key: values.get(key, absent) for key, absent in _ABSENT_IN_FILE.items()}
-        rope_theta, rope_scaling = _read_rope(values, fields["max_position_embeddings"])
-        own = {*_ABSENT_IN_FILE, *_ROPE_KEYS}
+        rope_theta, rope_scaling = read_rope(values, fields["max_position_embeddings"])
+        own = {*_ABSENT_IN_FILE, *ROPE_KEYS}
         extra = {key: value for key, value in values.items() if key not in own}
         return cls(**fields, rope_theta=rope_theta, rope_scaling=rope_scaling, extra=extra)
 
@@ -279,80 +233,3 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
 
 def _list_of(values: tuple[Any, ...]) -> str:
     return " or ".join(json.dumps(value) for value in values)
-
-
-def _read_rope(
-    values: Mapping[str, Any], max_position_embeddings: int
-) -> tuple[float, RopeScaling | None]:
-    """`rope_theta` and the scaling, out of either generation of `config.json`."""
-    found: dict[str, Any] = {}
-    for key in ("rope_scaling", "rope_parameters"):
-        block = values.get(key)
-        if block is None:
-            continue
-        if not isinstance(block, Mapping):
-            raise ValueError(f"{key} must be an object or null, got {block!r}")
-        block = {name: value for name, value in block.items() if value is not None}
-        legacy = block.pop("type", None)
-        rope_type = block.setdefault("rope_type", legacy or "default")
-        if legacy is not None and legacy != rope_type:
-            raise ValueError(f"{key} has type {legacy!r} and rope_type {rope_type!r}: keep one")
-        if values.get("rope_theta") is not None:
-            block.setdefault("rope_theta", values["rope_theta"])
-        if found and block != found:
-            raise ValueError(
-                f"rope_scaling {values['rope_scaling']!r} and rope_parameters "
-                f"{values['rope_parameters']!r} disagree: keep one of them"
-            )
-        found = block
-    theta = _one_of(values, found, "rope_theta", _ROPE_THETA_ABSENT)
-    found.pop("rope_theta", None)
-    if (partial := found.pop("partial_rotary_factor", 1)) != 1:
-        raise ValueError(f"partial_rotary_factor {partial!r} is not supported; only 1 is")
-    rope_type = found.pop("rope_type", "default")
-    if rope_type not in ROPE_TYPES:
-        raise ValueError(
-            f"rope_type {rope_type!r} is not supported; choose one of {list(ROPE_TYPES)}"
-        )
-    length = "original_max_position_embeddings"
-    if rope_type == "llama3":
-        found[length] = _one_of(values, found, length, max_position_embeddings)
-    else:
-        found.pop(length, None)  # transformers does not read it either
-    known = {field.name for field in dataclasses.fields(RopeScaling)}
-    if unknown := sorted(set(found) - (known if rope_type != "default" else set())):
-        raise ValueError(f"rope_type {rope_type!r} has no field {', '.join(unknown)}")
-    if rope_type == "default":
-        return theta, None
-    if "factor" not in found:
-        raise ValueError(f"rope_type {rope_type!r} needs a factor")
-    return theta, RopeScaling(rope_type=rope_type, **found)
-
-
-def _one_of(values: Mapping[str, Any], block: Mapping[str, Any], key: str, absent: Any) -> Any:
-    """A value that may stand at the top of a file, inside its rope block, or in both alike."""
-    top, inside = values.get(key), block.get(key)
-    if top is not None and inside is not None and top != inside:
-        raise ValueError(f"{key} is {top} and {inside} inside the rope block: keep one of them")
-    return next((value for value in (inside, top) if value is not None), absent)
-
-
-def _require_int(owner: object, name: str) -> None:
-    value = getattr(owner, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-
-
-def _require_float(
-    owner: object, name: str, minimum: float | None = None, positive: bool = False
-) -> None:
-    value = getattr(owner, name)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # An int that no float can hold is neither inf nor nan, and math.isfinite would overflow.
-    if not number or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    if positive and value <= 0:
-        raise ValueError(f"{name} must be greater than 0, got {value!r}")
-    if minimum is not None and value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
-    object.__setattr__(owner, name, float(value))

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,7 @@ def write_hf_directory(
     config: DIYConfig,
     arrays: Iterable[tuple[str, NDArray[Any]]],
     write_more: Callable[[Path], None] | None = None,
+    drop: Collection[str] = (),
 ) -> None:
     """Write config and tensors as a Hugging Face directory, whole or not at all.
 
@@ -186,6 +187,7 @@ def write_hf_directory(
         config: goes to `config.json`, with the dtype of the tensors.
         arrays: (Hugging Face name, array in the torch layout), each tensor of the config once.
         write_more: called with the directory before it moves into place, for further files.
+        drop: files of an existing directory that are not kept.
 
     Raises:
         CheckpointError: a tensor missing, extra, given twice, misshapen or not finite; or `path` is
@@ -225,7 +227,7 @@ def write_hf_directory(
         if write_more is not None:
             write_more(temporary)
         if path.is_dir():
-            _keep_the_rest(path, temporary)
+            _keep_the_rest(path, temporary, drop)
 
 
 def _umask() -> int:
@@ -234,10 +236,10 @@ def _umask() -> int:
     return mask
 
 
-def _keep_the_rest(old: Path, new: Path) -> None:
+def _keep_the_rest(old: Path, new: Path, drop: Collection[str]) -> None:
     """Link what the new directory lacks and does not replace; links, so that nothing is copied."""
     for item in old.iterdir():
-        if _REPLACED.fullmatch(item.name) or (new / item.name).exists():
+        if _REPLACED.fullmatch(item.name) or item.name in drop or (new / item.name).exists():
             continue
         if item.is_dir() and not item.is_symlink():
             shutil.copytree(item, new / item.name, symlinks=True, copy_function=_link)

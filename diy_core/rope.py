@@ -10,7 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.config import DIYConfig, RopeScaling
+from diy_core.config import DIYConfig
+from diy_core.rope_scaling import RopeScaling
 
 
 def inverse_frequencies(config: DIYConfig) -> NDArray[np.float64]:

@@ -10,23 +10,18 @@ Letters: B batch, S the longest row of the batch.
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tokenizers
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 
+from diy_core import chat_template as template
+from diy_core import tokenizer_files as files
 from diy_core.errors import CheckpointError
 
-ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _REPLACEMENT = "\ufffd"  # what bytes decode to that are no UTF-8, or not yet
 
 
@@ -76,14 +71,15 @@ class Tokenizer:
         file = path / "tokenizer.json"
         if not file.is_file():
             raise CheckpointError(
-                path, f"has no tokenizer.json{_other_kind(path)}; copy it from the model's source"
+                path,
+                f"has no tokenizer.json{files.other_kind(path)}; copy it from the model's source",
             )
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(file, f"is no readable tokenizer: {error}") from error
-        settings = _read_json(path / "tokenizer_config.json")
-        special = _special_tokens(_read_json(path / "special_tokens_map.json") | settings)
+        settings = files.read_json(path / "tokenizer_config.json")
+        special = files.special_tokens(files.read_json(path / "special_tokens_map.json") | settings)
         ids = {role: backend.token_to_id(token) for role, token in special.items()}
         needed = ("bos_token", "eos_token", "pad_token")
         if faults := [
@@ -93,14 +89,14 @@ class Tokenizer:
         ]:
             raise CheckpointError(path, faults)
         # Where generation_config.json is silent, config.json speaks: so does transformers.
-        files = (path / "config.json", path / "generation_config.json")
-        said = {k: v for file in files for k, v in _read_json(file).items() if v is not None}
-        eos = _ids(path, "eos_token_id", said.get("eos_token_id", ids.get("eos_token")))
-        pad = _ids(path, "pad_token_id", ids.get("pad_token", said.get("pad_token_id")))
+        configs = (path / "config.json", path / "generation_config.json")
+        said = {k: v for file in configs for k, v in files.read_json(file).items() if v is not None}
+        eos = files.token_ids(path, "eos_token_id", said.get("eos_token_id", ids.get("eos_token")))
+        pad = files.token_ids(path, "pad_token_id", ids.get("pad_token", said.get("pad_token_id")))
         return cls(
             backend,
             special_tokens=special,
-            chat_template=_chat_template(path, settings),
+            chat_template=files.chat_template(path, settings),
             eos_token_ids=eos,
             pad_token_id=pad[0] if pad else None,
             where=str(path),
@@ -212,24 +208,13 @@ class Tokenizer:
                 f"{self._where} has no chat template (chat_template.jinja, or chat_template in "
                 "tokenizer_config.json): use encode with plain text, or a model tuned for chat"
             )
-        _check_messages(messages)
-        defaults: dict[str, Any] = {"tools": None, "documents": None}
-        try:
-            # The template sees plain JSON data, never a live object whose methods it could call.
-            plain = json.loads(json.dumps([dict(message) for message in messages]))
-            template = _ENVIRONMENT.from_string(self.chat_template)
-            return template.render(
-                messages=plain,
-                add_generation_prompt=add_generation_prompt,
-                **(defaults | self.special_tokens | variables),
-            )
-        except TemplateError as error:  # of the syntax, or what the template itself raises
-            line = f", line {lineno}" if (lineno := getattr(error, "lineno", None)) else ""
-            raise ValueError(f"chat template of {self._where}{line}: {error}") from error
-        except Exception as error:  # what running the template's expressions can raise is anything
-            raise ValueError(
-                f"chat template of {self._where} failed: {type(error).__name__}: {error}"
-            ) from error
+        names = self.special_tokens | variables
+        return template.render(
+            self.chat_template,
+            messages,
+            names | {"add_generation_prompt": add_generation_prompt},
+            self._where,
+        )
 
     def encode_chat(
         self,
@@ -284,75 +269,6 @@ class TextStream:
         return self._tokenizer._decode(self._pending, self._skip)
 
 
-class _GenerationTag(Extension):
-    """`{% generation %}...{% endgeneration %}` marks answers for training; it prints its body."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        lineno = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=lineno)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as transformers sets it up, so that a template means the same in both."""
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def strftime_now(form: str) -> str:
-        return datetime.datetime.now().strftime(form)
-
-    def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | str | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        # Jinja's own filter escapes HTML, which no model was trained to read.
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
-    return environment
-
-
-_ENVIRONMENT = _environment()
-
-
-def _check_messages(messages: Any) -> None:
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise ValueError(
-            'messages must be a list such as [{"role": "user", "content": "Hello"}], '
-            f"got {type(messages).__name__}"
-        )
-    if not messages:
-        raise ValueError("messages is empty: a chat needs at least one message")
-    for i, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise ValueError(
-                f"message {i} must be an object with role and content, got {message!r}"
-            )
-        for key in ("role", "content"):
-            # A message that calls tools has no content of its own.
-            if key == "content" and message.get("tool_calls") and message.get(key) is None:
-                continue
-            if not isinstance(message.get(key), str):
-                found = repr(message[key]) if key in message else "none"
-                raise ValueError(f"message {i} needs {key} as a string, got {found}")
-
-
 def _row(ids: Any, name: str) -> list[int]:
     """Ids out of a list, a numpy array or a tensor, as Python integers."""
     array = np.asarray(ids if isinstance(ids, (Sequence, np.ndarray)) else list(ids))
@@ -364,53 +280,3 @@ def _row(ids: Any, name: str) -> list[int]:
         bad = int(array.min() if array.min() < 0 else array.max())
         raise ValueError(f"{name} holds {bad}, which is no token id: they are 0 to 2**31 - 1")
     return [int(i) for i in array]
-
-
-def _ids(path: Path, name: str, value: Any) -> list[int]:
-    """The ids of a config entry that may be an integer, a list, or null."""
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in values):
-        raise CheckpointError(path, f"{name} must be a token id or a list of them, got {value!r}")
-    return values
-
-
-def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Text by role; a token is written as its text or as an object with `content`."""
-    found = {role: settings.get(role) for role in ROLES}
-    texts = {r: t.get("content") if isinstance(t, Mapping) else t for r, t in found.items()}
-    return {role: text for role, text in texts.items() if isinstance(text, str)}
-
-
-def _chat_template(path: Path, settings: Mapping[str, Any]) -> str | None:
-    """The template of its own file, else that of `tokenizer_config.json`."""
-    own_file = path / "chat_template.jinja"
-    if own_file.is_file():
-        return own_file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-    return template if isinstance(template, str) else None
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; an absent file is an empty one."""
-    if not file.is_file():
-        return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(file, f"is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(file, f"must hold a JSON object, got {type(values).__name__}")
-    return values
-
-
-def _other_kind(path: Path) -> str:
-    """What the directory has instead, for the error."""
-    for name in ("tokenizer.model", "vocab.json"):
-        if (path / name).is_file():
-            return (
-                f", only {name}: transformers' AutoTokenizer.from_pretrained(...)"
-                ".save_pretrained(...) turns it into one"
-            )
-    return ""

@@ -1,0 +1,144 @@
+"""The `DIYConfig` that a GGUF file of the architecture `llama` spells out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import gguf
+import numpy as np
+
+from diy_core.config import DIYConfig
+from diy_core.gguf_file import shape_of
+from diy_core.rope import inverse_frequencies
+from diy_core.rope_scaling import RopeScaling
+
+HEAD, EMBEDDING, ROPE_FREQS = "output.weight", "token_embd.weight", "rope_freqs.weight"
+# Entries of `llama.*` that are read below, and those that change nothing. Any other might.
+_READ = {
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.freq_base",
+    "rope.dimension_count",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scale_linear",
+    "vocab_size",
+}
+_IDLE = {
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "expert_count",
+    "expert_used_count",
+    "tensor_data_layout",
+}
+
+
+def read_config(metadata: Mapping[str, Any], found: Mapping[str, Any]) -> DIYConfig:
+    """The config that the metadata and the set of tensors spell out.
+
+    Args:
+        metadata: the file's entries by name.
+        found: its tensors (`gguf.ReaderTensor`) by name.
+
+    Raises:
+        ValueError: an entry that is missing, contradicts another, or asks for something that this
+            model does not do.
+    """
+    architecture = metadata.get("general.architecture")
+    if architecture != "llama":
+        raise ValueError(f"architecture {architecture!r} is not supported; choose one of ['llama']")
+    entries = {k.removeprefix("llama."): v for k, v in metadata.items() if k.startswith("llama.")}
+    if experts := entries.get("expert_count"):
+        raise ValueError(f"llama.expert_count is {experts}: experts are not supported, only 0 is")
+    if unknown := sorted(set(entries) - _READ - _IDLE):
+        raise ValueError(f"llama.{unknown[0]} is not supported: it may change what is computed")
+
+    def get(name: str, absent: Any = None) -> Any:
+        value = entries.get(name, absent)
+        if value is None:
+            raise ValueError(f"the file has no llama.{name}")
+        return value
+
+    heads, hidden = get("attention.head_count"), get("embedding_length")
+    countable = isinstance(heads, int) and isinstance(hidden, int) and heads > 0
+    per_head = hidden // heads if countable else None
+    head_dim = get("attention.key_length", get("rope.dimension_count", per_head))
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if get(name, head_dim) != head_dim:
+            raise ValueError(f"llama.{name} is {get(name)}, expected the head size {head_dim}")
+    if isinstance(layers := get("block_count"), int) and layers > len(found):
+        raise ValueError(f"llama.block_count is {layers}, and there are {len(found)} tensors")
+    embedding = found.get(EMBEDDING)
+    rows = None if embedding is None else shape_of(embedding)[0]
+    config = DIYConfig(
+        vocab_size=get("vocab_size", rows),
+        hidden_size=hidden,
+        intermediate_size=get("feed_forward_length"),
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=get("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        max_position_embeddings=get("context_length"),
+        rms_norm_eps=get("attention.layer_norm_rms_epsilon"),
+        rope_theta=get("rope.freq_base", 10000.0),
+        rope_scaling=_scaling(entries),
+        tie_word_embeddings=HEAD not in found,
+        attention_bias=any(re.search(r"\.attn_\w+\.bias$", name) for name in found),
+        mlp_bias=any(re.search(r"\.ffn_\w+\.bias$", name) for name in found),
+    )
+    if ROPE_FREQS in found:
+        config = dataclasses.replace(config, rope_scaling=_llama3(config, found[ROPE_FREQS]))
+    return config
+
+
+def _scaling(entries: Mapping[str, Any]) -> RopeScaling | None:
+    kind = entries.get("rope.scaling.type")
+    factor = entries.get("rope.scaling.factor", entries.get("rope.scale_linear", 1.0))
+    if kind not in (None, "none", "linear"):
+        raise ValueError(
+            f"llama.rope.scaling.type {kind!r} is not supported; choose one of ['linear', 'none']"
+        )
+    return (
+        None
+        if kind == "none" or factor in (0.0, 1.0)
+        else RopeScaling(rope_type="linear", factor=factor)
+    )
+
+
+def _llama3(config: DIYConfig, tensor: Any) -> RopeScaling | None:
+    """The scaling behind `rope_freqs.weight`, which holds factors (H/2,) and not their origin.
+
+    The file does not say how they were computed. What Llama 3.1, 3.2 and 3.3 share is tried, and
+    taken only where it gives the same factors.
+    """
+    factors = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
+    if np.all(factors == 1.0):
+        return config.rope_scaling
+    guess = RopeScaling(
+        rope_type="llama3",
+        factor=max(1.0, float(factors.max())),
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=8192,
+    )
+    plain = inverse_frequencies(config)
+    expected = plain / inverse_frequencies(dataclasses.replace(config, rope_scaling=guess))
+    # The converter computes the factors in float32.
+    same = factors.shape == expected.shape and np.allclose(factors, expected, rtol=1e-5, atol=0)
+    if config.rope_scaling is not None or not same:
+        raise ValueError(
+            f"{ROPE_FREQS} holds rotary factors that are not those of Llama 3.1 to 3.3, and the "
+            "file does not say where they come from: convert from the original Hugging Face "
+            "directory instead"
+        )
+    return guess

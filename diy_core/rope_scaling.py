@@ -1,0 +1,118 @@
+"""`RopeScaling`, and reading it out of either generation of `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from diy_core.fields import require_float, require_int
+
+ROPE_TYPES = ("default", "linear", "llama3")
+ROPE_KEYS = ("rope_parameters", "rope_scaling", "rope_theta")
+_ROPE_THETA_ABSENT = 10000.0  # what transformers assumes where a file says nothing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are stretched beyond the context that a model was trained on.
+
+    `linear` divides every frequency by `factor` (position interpolation, arXiv:2306.15595).
+    `llama3` divides the low frequencies, keeps the high ones and blends between (Llama 3.1,
+    arXiv:2407.21783). Fields that a kind does not use must be None.
+
+    Raises:
+        ValueError: an unknown `rope_type`, or a field missing, out of range, or without a use.
+    """
+
+    rope_type: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_max_position_embeddings: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rope_type not in ("linear", "llama3"):
+            raise ValueError(
+                f"rope_type {self.rope_type!r} is not supported; choose one of {list(ROPE_TYPES)}"
+            )
+        require_float(self, "factor", minimum=1.0)
+        extras = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        if self.rope_type == "linear":
+            if used := [name for name in extras if getattr(self, name) is not None]:
+                raise ValueError(f"rope_type 'linear' has no use for {', '.join(used)}")
+            return
+        require_float(self, "low_freq_factor", positive=True)
+        require_float(self, "high_freq_factor", positive=True)
+        require_int(self, "original_max_position_embeddings")
+        assert self.low_freq_factor is not None
+        assert self.high_freq_factor is not None
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor ({self.high_freq_factor}) must be greater than "
+                f"low_freq_factor ({self.low_freq_factor})"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields in use, under the names of a `config.json`."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+def read_rope(
+    values: Mapping[str, Any], max_position_embeddings: int
+) -> tuple[float, RopeScaling | None]:
+    """`rope_theta` and the scaling, out of either generation of `config.json`.
+
+    Raises:
+        ValueError: an unknown kind or field, or two places of the file that disagree.
+    """
+    found: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        block = values.get(key)
+        if block is None:
+            continue
+        if not isinstance(block, Mapping):
+            raise ValueError(f"{key} must be an object or null, got {block!r}")
+        block = {name: value for name, value in block.items() if value is not None}
+        legacy = block.pop("type", None)
+        rope_type = block.setdefault("rope_type", legacy or "default")
+        if legacy is not None and legacy != rope_type:
+            raise ValueError(f"{key} has type {legacy!r} and rope_type {rope_type!r}: keep one")
+        if values.get("rope_theta") is not None:
+            block.setdefault("rope_theta", values["rope_theta"])
+        if found and block != found:
+            raise ValueError(
+                f"rope_scaling {values['rope_scaling']!r} and rope_parameters "
+                f"{values['rope_parameters']!r} disagree: keep one of them"
+            )
+        found = block
+    theta = _one_of(values, found, "rope_theta", _ROPE_THETA_ABSENT)
+    found.pop("rope_theta", None)
+    if (partial := found.pop("partial_rotary_factor", 1)) != 1:
+        raise ValueError(f"partial_rotary_factor {partial!r} is not supported; only 1 is")
+    rope_type = found.pop("rope_type", "default")
+    if rope_type not in ROPE_TYPES:
+        raise ValueError(
+            f"rope_type {rope_type!r} is not supported; choose one of {list(ROPE_TYPES)}"
+        )
+    length = "original_max_position_embeddings"
+    if rope_type == "llama3":
+        found[length] = _one_of(values, found, length, max_position_embeddings)
+    else:
+        found.pop(length, None)  # transformers does not read it either
+    known = {field.name for field in dataclasses.fields(RopeScaling)}
+    if unknown := sorted(set(found) - (known if rope_type != "default" else set())):
+        raise ValueError(f"rope_type {rope_type!r} has no field {', '.join(unknown)}")
+    if rope_type == "default":
+        return theta, None
+    if "factor" not in found:
+        raise ValueError(f"rope_type {rope_type!r} needs a factor")
+    return theta, RopeScaling(rope_type=rope_type, **found)
+
+
+def _one_of(values: Mapping[str, Any], block: Mapping[str, Any], key: str, absent: Any) -> Any:
+    """A value that may stand at the top of a file, inside its rope block, or in both alike."""
+    top, inside = values.get(key), block.get(key)
+    if top is not None and inside is not None and top != inside:
+        raise ValueError(f"{key} is {top} and {inside} inside the rope block: keep one of them")
+    return next((value for value in (inside, top) if value is not None), absent)
