@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.errors import CheckpointError
 from diy_core.generation import OnTokens
-from diy_core.hf_directory import require_directory
 from diy_core.tokenizer import Tokenizer
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
+from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
-from diy_core.hf_directory import HFDirectory, write_hf_directory
 from diy_core.mapping import Tensor, flatten, match_flax, tensors, unflatten
 
 if TYPE_CHECKING:
@@ -21,28 +25,44 @@ if TYPE_CHECKING:
     Model = TypeVar("Model", bound=DIYForCausalLM)
 
 
-def load(cls: type[Model], path: str | Path, dtype: Any) -> tuple[Model, dict[str, Any]]:
+def load(
+    cls: type[Model], path: str | Path, dtype: Any, verify: bool = False
+) -> tuple[Model, dict[str, Any]]:
     """A model with the config, and params with the weights, of a Hugging Face directory."""
-    directory = HFDirectory(path)
+    directory = HFReader(path)
     by_name = {tensor.hf: tensor for tensor in tensors(directory.config)}
-    params = build_params(((by_name[name], array) for name, array in directory.read_all()), dtype)
+    named = ((by_name[name], array) for name, array in directory.read_all(verify))
+    params = build_params(named, dtype)
     dtype = params["model"]["embed_tokens"]["embedding"].dtype
     return cls(directory.config, dtype=dtype, param_dtype=dtype), params
 
 
-def save(model: DIYForCausalLM, path: str | Path, params: Mapping[str, Any]) -> None:
-    """Write config and params as a Hugging Face directory.
+def save(
+    model: DIYForCausalLM,
+    path: str | Path,
+    params: Mapping[str, Any],
+    max_shard_size: int = MAX_SHARD_SIZE,
+) -> None:
+    """Write config and params as a Hugging Face directory, a tensor at a time.
 
     Raises:
         CheckpointError: params that are not those of this config.
     """
     flat = flatten(params)
-    wanted = tensors(model.config)
     faults = match_flax(flat, model.config)
     if faults:
         raise CheckpointError("params", faults)
-    named = ((tensor.hf, tensor.to_flax.inverse(to_numpy(flat[tensor.flax]))) for tensor in wanted)
-    write_hf_directory(path, model.config, named)
+    by_name = {tensor.hf: tensor for tensor in tensors(model.config)}
+    stored = {
+        name: Stored(tensor.shape, np.dtype(flat[tensor.flax].dtype))
+        for name, tensor in by_name.items()
+    }
+
+    def fetch(name: str) -> NDArray[Any]:
+        return by_name[name].to_flax.inverse(to_numpy(flat[by_name[name].flax]))
+
+    source = MemoryReader(str(path), model.config, stored, fetch)
+    transfer(source, functools.partial(HFWriter, path, max_shard_size=max_shard_size), verify=False)
 
 
 def build_params(named: Iterable[tuple[Tensor, NDArray[Any]]], dtype: Any) -> dict[str, Any]:

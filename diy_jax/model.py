@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from diy_core import validate
+from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE
 from diy_core.config import DIYConfig
 from diy_core.first_weights import first_weights
 from diy_jax import checkpoint, inputs
@@ -214,30 +215,41 @@ class DIYForCausalLM(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, dtype: Any = jnp.float32
+        cls, path: str | Path, dtype: Any = jnp.float32, *, verify: bool = False
     ) -> tuple[DIYForCausalLM, dict[str, Any]]:
         """Load a Hugging Face directory.
 
         Args:
             path: the directory, with `config.json` and safetensors files.
             dtype: of weights and computation; None keeps the dtype of the file.
+            verify: compare every tensor with its SHA-256 in the manifest.
 
         Returns:
             The model and its params, for `model.apply({"params": params}, input_ids)`.
 
         Raises:
             ValueError: a `config.json` that cannot be honoured.
-            CheckpointError: tensors missing, extra, misshapen, mistyped or not finite.
+            CheckpointError: tensors missing, extra, misshapen, mistyped or not finite; or, with
+                `verify`, no manifest, or values that changed since it was written.
         """
-        return checkpoint.load(cls, path, dtype)
+        return checkpoint.load(cls, path, dtype, verify)
 
-    def save_pretrained(self, path: str | Path, params: dict[str, Any]) -> None:
+    def save_pretrained(
+        self, path: str | Path, params: dict[str, Any], *, max_shard_size: int = MAX_SHARD_SIZE
+    ) -> None:
         """Write a Hugging Face directory, whole or not at all; transformers loads it.
+
+        A manifest with the SHA-256 of every tensor is written beside the weights.
+
+        Args:
+            path: an existing model directory is replaced, but for files that are no weights.
+            params: the model's parameters.
+            max_shard_size: bytes of one safetensors file; larger models get several.
 
         Raises:
             CheckpointError: weights not finite, or `path` exists and is no model directory.
         """
-        checkpoint.save(self, path, params)
+        checkpoint.save(self, path, params, max_shard_size)
 
 
 def init_params(config: DIYConfig, seed: int = 0, dtype: Any = jnp.float32) -> dict[str, Any]:

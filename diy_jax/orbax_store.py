@@ -4,120 +4,209 @@
     DIR/state/        the params in the Flax layout; Orbax v0 reads this folder
     DIR/config.json   and tokenizer.json, ... as in a Hugging Face directory
 
-The one place that calls Orbax, through its v1 interface.
+The one place that calls Orbax, through its v1 interface. Parameters go in and out in groups
+(Orbax's partial saving and loading), so that memory does not grow with the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 from orbax.checkpoint import v1 as ocp
 
-from diy_core import hf_directory
+from diy_core.checkpoints import hf_directory
+from diy_core.checkpoints.atomic import atomic_directory, recover
+from diy_core.checkpoints.dtypes import FLOAT_NAMES
+from diy_core.checkpoints.interface import Reader, Stored, Writer
+from diy_core.checkpoints.manifest import MANIFEST, Manifest
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
-from diy_core.files import atomic_directory, recover
-from diy_core.mapping import flatten, match_flax, unflatten
+from diy_core.mapping import flatten, match_flax, tensors, unflatten
 
 STATE = "state"
 _OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
-Flat = dict[tuple[str, ...], NDArray[Any]]
+# Orbax keeps an array as one compressed chunk unless told otherwise, and then holds it three times.
+_CHUNK = 16 << 20  # bytes
 
 
 def is_store(path: str | Path) -> bool:
-    """True for a directory that `save_store` wrote."""
+    """True for a directory that `OrbaxWriter` wrote."""
     path = Path(path)
     return (path / STATE).is_dir() and (path / hf_directory.CONFIG).is_file()
 
 
-def save_store(
-    path: str | Path,
-    config: DIYConfig,
-    params: Mapping[tuple[str, ...], Any],
-    write_more: Callable[[Path], None] | None = None,
-) -> None:
-    """Write params, given as `{path: array}`, whole or not at all.
+class OrbaxReader(Reader):
+    """The parameters of an Orbax checkpoint, in the Hugging Face layout.
 
     Args:
-        path: where; an existing checkpoint is replaced.
-        config: goes to `config.json`.
-        params: every parameter of the config, in the Flax layout.
-        write_more: called with the directory before it moves into place, for further files.
+        path: a directory that `OrbaxWriter` wrote.
+        untie: give a tied model a head of its own, equal to the embedding.
 
     Raises:
-        CheckpointError: params that are not those of the config, or a `path` that holds something
-            else.
-    """
-    path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
-    _check(path, config, params)
-    recover(path)
-    _refuse_foreign(path)
-    with atomic_directory(path) as temporary:
-        arrays = {name: np.ascontiguousarray(array) for name, array in params.items()}
-        # Orbax wants a directory of its own making, so its files move up from one.
-        ocp.save(temporary / "orbax", unflatten(arrays))
-        for item in (temporary / "orbax").iterdir():
-            item.rename(temporary / item.name)
-        (temporary / "orbax").rmdir()
-        dtypes = sorted({str(array.dtype) for array in arrays.values()})
-        hf_directory.write_json(
-            temporary / hf_directory.CONFIG, hf_directory.with_dtype(config.to_dict(), dtypes)
-        )
-        if write_more is not None:
-            write_more(temporary)
-
-
-def load_store(path: str | Path) -> tuple[DIYConfig, Flat]:
-    """The config, and params as `{path: numpy array}` in the dtypes of the file.
-
-    Raises:
+        ValueError: a `config.json` that cannot be honoured.
         CheckpointError: not a checkpoint, or its params are not those of its config.
     """
-    path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
-    if not path.exists():
-        recover(path)
-    if not is_store(path):
-        raise CheckpointError(path, f"is no Orbax checkpoint: it needs {STATE}/ and config.json")
-    config = DIYConfig.from_pretrained(path)
-    try:
-        metadata = ocp.metadata(path).metadata
+
+    kind = "orbax"
+
+    def __init__(self, path: str | Path, *, untie: bool = False) -> None:
+        path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
+        if not path.exists():
+            recover(path)
+        if not is_store(path):
+            raise CheckpointError(
+                path, f"is no Orbax checkpoint: it needs {STATE}/ and config.json"
+            )
+        config = DIYConfig.from_pretrained(path)
+        try:
+            metadata = ocp.metadata(path).metadata
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(path, f"Orbax cannot read it: {error}") from error
         if not isinstance(metadata, Mapping):
             raise CheckpointError(path, f"Orbax finds no params in it: {metadata!r}")
-        _check(path, config, flatten(metadata))
+        self._leaves = flatten(metadata)
+        faults = match_flax(self._leaves, config) or [
+            f"parameter {'/'.join(name)} has dtype {leaf.dtype}, which is no float"
+            for name, leaf in self._leaves.items()
+            if str(leaf.dtype) not in FLOAT_NAMES
+        ]
+        if faults:
+            raise CheckpointError(path, faults)
+        self._tensors = {tensor.hf: tensor for tensor in tensors(config)}
+        dtypes = {name: np.dtype(self._leaves[t.flax].dtype) for name, t in self._tensors.items()}
+        stored = {
+            name: Stored(tensor.shape, dtypes[name], str(dtypes[name]))
+            for name, tensor in self._tensors.items()
+        }
+        super().__init__(path, config, stored)
+        if untie:
+            self.untie()
+
+    def called(self, name: str) -> str:
+        """The parameter's path in the Flax tree."""
+        return "/".join(self._tensors[name].flax)
+
+    def _find_manifest(self) -> Manifest | None:
+        return Manifest.of_directory(self.path)
+
+    def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        paths = {name: self._tensors[name].flax for name in names}
         # Asked for as numpy in the dtype of the file: Orbax would cast to another one in silence.
-        wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
-        tree = ocp.load(path, wanted)
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(path, f"Orbax cannot read it: {error}") from error
-    return config, {name: np.asarray(array) for name, array in flatten(tree).items()}
+        leaves = [self._leaves[path] for path in paths.values()]
+        wanted = {
+            path: np.empty(leaf.shape, leaf.dtype)
+            for path, leaf in zip(paths.values(), leaves, strict=True)
+        }
+        try:
+            with _context():
+                tree = flatten(ocp.load(self.path, unflatten(wanted)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(self.path, f"Orbax cannot read it: {error}") from error
+        del wanted
+        result = {}
+        for name, path in paths.items():
+            array = np.asarray(tree.pop(path))
+            result[name] = np.ascontiguousarray(self._tensors[name].to_flax.inverse(array))
+        return result
+
+    def copy_side_files(self, to: Path) -> None:
+        """Copy tokenizer, generation config and the like."""
+        hf_directory.copy_side_files(self.path, to)
 
 
-def load_params(path: str | Path, dtype: Any = None) -> tuple[DIYConfig, dict[str, Any]]:
+class OrbaxWriter(Writer):
+    """An Orbax checkpoint, written in groups of parameters.
+
+    Args:
+        path: where.
+        source: where config and tokenizer come from.
+        layout: every tensor, in the order of writing.
+        overwrite: whether an existing checkpoint is replaced.
+
+    Raises:
+        CheckpointError: `path` exists and is not to be replaced, or holds something else.
+    """
+
+    kind = "orbax"
+
+    def __init__(
+        self,
+        path: str | Path,
+        source: Reader,
+        layout: Mapping[str, Stored],
+        *,
+        overwrite: bool = True,
+    ) -> None:
+        super().__init__()
+        path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
+        recover(path)
+        _refuse_foreign(path)
+        self._source, self._layout = source, layout
+        self._tensors = {tensor.hf: tensor for tensor in tensors(source.config)}
+        self._temporary = self._stack.enter_context(atomic_directory(path, overwrite=overwrite))
+        # Orbax wants a directory of its own making, so its files move up from one at the end.
+        self._orbax = self._temporary / "orbax"
+
+    def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write some tensors."""
+        flat = {
+            self._tensors[name].flax: np.ascontiguousarray(self._tensors[name].to_flax(array))
+            for name, array in arrays.items()
+        }
+        with _context():
+            ocp.partial.save(self._orbax, unflatten(flat))
+
+    def finish(self, manifest: Manifest) -> OrbaxReader:
+        """Join the groups, write config, manifest and the files beside them, and open it."""
+        ocp.partial.finalize(self._orbax)
+        here = self._temporary
+        for item in self._orbax.iterdir():
+            item.rename(here / item.name)
+        self._orbax.rmdir()
+        dtypes = sorted({str(tensor.dtype) for tensor in self._layout.values()})
+        values = hf_directory.with_dtype(self._source.config.to_dict(), dtypes)
+        hf_directory.write_json(here / hf_directory.CONFIG, values)
+        (here / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        self._source.copy_side_files(here)
+        return OrbaxReader(here)
+
+
+def load_params(
+    path: str | Path, dtype: Any = None, verify: bool = False
+) -> tuple[DIYConfig, dict[str, Any]]:
     """The config, and params as JAX arrays for `model.apply({"params": params}, ...)`.
 
     Args:
-        path: a directory that `save_store` wrote.
+        path: a directory that `OrbaxWriter` wrote.
         dtype: of the params; None keeps the dtype of the file.
+        verify: compare every tensor with its SHA-256 in the manifest.
 
     Raises:
-        CheckpointError: not a checkpoint, or its params are not those of its config.
+        CheckpointError: not a checkpoint, or its params are not those of its config; or, with
+            `verify`, no manifest, or another tensor.
     """
-    from diy_jax.checkpoint import to_array
+    from diy_jax.checkpoint import build_params
 
-    config, flat = load_store(path)
-    return config, unflatten({name: to_array(array, dtype) for name, array in flat.items()})
+    reader = OrbaxReader(path)
+    by_name = {tensor.hf: tensor for tensor in tensors(reader.config)}
+    named = ((by_name[name], array) for name, array in reader.read_all(verify))
+    return reader.config, build_params(named, dtype)
+
+
+def _context() -> ocp.Context:
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    context.array.saving.storage_options.chunk_byte_size = _CHUNK
+    return context
 
 
 def _refuse_foreign(path: Path) -> None:
     """Raise where the directory holds what no checkpoint of ours has: it would be lost."""
-    own = {*_OWN, hf_directory.CONFIG, *hf_directory.SIDE_FILES}
+    own = {*_OWN, hf_directory.CONFIG, MANIFEST, *hf_directory.SIDE_FILES}
     other = (
         sorted(item.name for item in path.iterdir() if item.name not in own)
         if path.is_dir()
@@ -129,9 +218,3 @@ def _refuse_foreign(path: Path) -> None:
             f"holds {', '.join(other[:3])}, which is no part of an Orbax checkpoint: choose "
             "another place, or remove it",
         )
-
-
-def _check(path: Path, config: DIYConfig, params: Mapping[tuple[str, ...], Any]) -> None:
-    faults = match_flax(params, config)
-    if faults:
-        raise CheckpointError(path, faults)

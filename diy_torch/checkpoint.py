@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diy_core.hf_directory import HFDirectory, write_hf_directory
+from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
+from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.transfer import transfer
 from diy_core.mapping import tensors
 
 if TYPE_CHECKING:
@@ -26,25 +30,29 @@ def load(
     path: str | Path,
     dtype: torch.dtype | None,
     device: torch.device | str | None,
+    verify: bool = False,
 ) -> Model:
     """A model with the config and the weights of a Hugging Face directory."""
-    directory = HFDirectory(path)
+    directory = HFReader(path)
     torch_names = {tensor.hf: tensor.torch for tensor in tensors(directory.config)}
     model = cls.__new__(cls)
     torch.nn.Module.__init__(model)
     model._build(directory.config)
-    named = ((torch_names[name], array) for name, array in directory.read_all())
+    named = ((torch_names[name], array) for name, array in directory.read_all(verify))
     assign_weights(model, named, dtype, device)
     return model
 
 
-def save(model: DIYForCausalLM, path: str | Path) -> None:
-    """Write config and weights as a Hugging Face directory."""
+def save(model: DIYForCausalLM, path: str | Path, max_shard_size: int = MAX_SHARD_SIZE) -> None:
+    """Write config and weights as a Hugging Face directory, a tensor at a time."""
     parameters = dict(model.named_parameters())
-    named = (
-        (tensor.hf, to_numpy(parameters[tensor.torch].detach())) for tensor in tensors(model.config)
-    )
-    write_hf_directory(path, model.config, named)
+    named = {tensor.hf: parameters[tensor.torch].detach() for tensor in tensors(model.config)}
+    stored = {
+        name: Stored(tuple(tensor.shape), to_numpy(tensor.new_empty(0)).dtype)
+        for name, tensor in named.items()
+    }
+    source = MemoryReader(str(path), model.config, stored, lambda name: to_numpy(named[name]))
+    transfer(source, functools.partial(HFWriter, path, max_shard_size=max_shard_size), verify=False)
 
 
 def assign_weights(

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diy_core import validate
+from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE
 from diy_core.config import DIYConfig
 from diy_core.first_weights import first_weights
 from diy_torch import checkpoint, inputs
@@ -207,6 +208,8 @@ class DIYForCausalLM(nn.Module):
         path: str | Path,
         dtype: torch.dtype | None = torch.float32,
         device: torch.device | str | None = None,
+        *,
+        verify: bool = False,
     ) -> DIYForCausalLM:
         """Load a Hugging Face directory.
 
@@ -214,17 +217,25 @@ class DIYForCausalLM(nn.Module):
             path: the directory, with `config.json` and safetensors files.
             dtype: of weights and computation; None keeps the dtype of the file.
             device: where the weights go; None is the CPU.
+            verify: compare every tensor with its SHA-256 in the manifest.
 
         Raises:
             ValueError: a `config.json` that cannot be honoured.
-            CheckpointError: tensors missing, extra, misshapen, mistyped or not finite.
+            CheckpointError: tensors missing, extra, misshapen, mistyped or not finite; or, with
+                `verify`, no manifest, or values that changed since it was written.
         """
-        return checkpoint.load(cls, path, dtype, device)
+        return checkpoint.load(cls, path, dtype, device, verify)
 
-    def save_pretrained(self, path: str | Path) -> None:
+    def save_pretrained(self, path: str | Path, *, max_shard_size: int = MAX_SHARD_SIZE) -> None:
         """Write a Hugging Face directory, whole or not at all; transformers loads it.
+
+        A manifest with the SHA-256 of every tensor is written beside the weights.
+
+        Args:
+            path: an existing model directory is replaced, but for files that are no weights.
+            max_shard_size: bytes of one safetensors file; larger models get several.
 
         Raises:
             CheckpointError: weights not finite, or `path` exists and is no model directory.
         """
-        checkpoint.save(self, path)
+        checkpoint.save(self, path, max_shard_size)

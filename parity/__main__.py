@@ -1,4 +1,4 @@
-"""The command line: `parity check`, `parity convert`, `parity demo`."""
+"""The command line: `parity check`, `convert`, `inspect`, `diff` and `demo`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from diy_core.errors import CheckpointError
+from parity.checkpoint_commands import add_checkpoint_commands
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -50,17 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_device(check)
     check.set_defaults(run=_check)
 
-    convert = commands.add_parser(
-        "convert",
-        help="Hugging Face directory to Orbax checkpoint, or back",
-        description="Convert a Hugging Face directory to an Orbax checkpoint, or back, bit for "
-        "bit. The kind of SRC is recognised, DST becomes the other kind. DST is written whole or "
-        "not at all.",
-    )
-    convert.add_argument("source", metavar="SRC")
-    convert.add_argument("destination", metavar="DST")
-    convert.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
-    convert.set_defaults(run=_convert)
+    add_checkpoint_commands(commands)
 
     demo = commands.add_parser(
         "demo",
@@ -124,17 +115,6 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         report.write_json(arguments.json, report.as_json(checks, describe(device)))
     return 0 if compare.passed(checks) else EXIT_FAILED
-
-
-def _convert(arguments: argparse.Namespace) -> int:
-    from parity.convert import convert
-
-    with _progress() as progress:
-        progress(f"converting {arguments.source}")
-        kind = convert(arguments.source, arguments.destination, overwrite=arguments.overwrite)
-    name = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint"}[kind]
-    print(f"{arguments.destination}: {name}")
-    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

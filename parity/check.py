@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.config import DIYConfig
-from diy_core.hf_directory import require_directory
 from diy_core.mapping import tensors
 from parity.compare import Check, Tensors, rounding, worst_tensor
 from parity.control import allowance

@@ -1,8 +1,9 @@
-"""Between the two twins in memory, and between a Hugging Face directory and Orbax on disk."""
+"""Between the two twins in memory, and between any two kinds of checkpoint on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,31 @@ import torch
 
 import diy_jax.checkpoint
 import diy_torch.checkpoint
-from diy_core import hf_directory
+from diy_core.checkpoints import hf_directory
+from diy_core.checkpoints.atomic import recover
+from diy_core.checkpoints.dtypes import dtype_of
+from diy_core.checkpoints.gguf_reader import GGUFReader
+from diy_core.checkpoints.gguf_writer import GGUFWriter
+from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
+from diy_core.checkpoints.interface import Reader, Writer
+from diy_core.checkpoints.transfer import Progress, Summary, transfer
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import TIED_HEAD, flatten, match, match_flax, tensors
 from diy_jax import orbax_store
+
+KINDS = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint", "gguf": "GGUF file"}
+READERS: dict[str, Callable[..., Reader]] = {
+    "hf": HFReader,
+    "orbax": orbax_store.OrbaxReader,
+    "gguf": GGUFReader,
+}
+WRITERS: dict[str, Callable[..., Writer]] = {
+    "hf": HFWriter,
+    "orbax": orbax_store.OrbaxWriter,
+    "gguf": GGUFWriter,
+}
 
 
 def to_flax(state_dict: Mapping[str, torch.Tensor], config: DIYConfig) -> dict[str, Any]:
@@ -68,56 +89,96 @@ def to_torch(params: Mapping[str, Any], config: DIYConfig) -> dict[str, torch.Te
 
 
 def kind_of(path: str | Path) -> str:
-    """`hf` for a Hugging Face directory, `orbax` for a checkpoint of the JAX side.
+    """`hf` for a Hugging Face directory, `orbax` for an Orbax checkpoint, `gguf` for a GGUF file.
 
     Raises:
-        CheckpointError: it is neither; the message says what was looked for.
+        CheckpointError: it is none of them; the message says what was looked for.
     """
     path = Path(path)
+    if not path.exists():
+        recover(path)
     if orbax_store.is_store(path):
         return "orbax"
     if (path / hf_directory.CONFIG).is_file():
         return "hf"
+    if path.is_file():
+        return "gguf"  # or the reader will say what is wrong with it
+    if not path.exists():
+        raise CheckpointError(path, "does not exist")
     raise CheckpointError(
         path,
         f"is neither a Hugging Face directory ({hf_directory.CONFIG} and safetensors) nor an "
-        f"Orbax checkpoint ({orbax_store.STATE}/ and {hf_directory.CONFIG})",
+        f"Orbax checkpoint ({orbax_store.STATE}/ and {hf_directory.CONFIG}) nor a GGUF file",
     )
 
 
-def convert(source: str | Path, destination: str | Path, *, overwrite: bool = False) -> str:
-    """Hugging Face directory to Orbax checkpoint, or back, bit for bit, dtypes kept.
+def open_checkpoint(path: str | Path, *, untie: bool = False) -> Reader:
+    """A checkpoint of any kind, recognised, to read tensors from.
 
     Args:
-        source: either kind; it is recognised.
-        destination: becomes the other kind, whole or not at all.
-        overwrite: replace an existing destination of that kind.
-
-    Returns:
-        The kind that was written, `hf` or `orbax`.
+        path: a Hugging Face directory, an Orbax checkpoint or a GGUF file.
+        untie: give a model whose head is tied to the embedding a head of its own.
 
     Raises:
-        CheckpointError: a source that is damaged, or a destination that is in the way.
+        CheckpointError: it is none of them, or it is damaged.
+    """
+    return READERS[kind_of(path)](path, untie=untie)
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    to: str | None = None,
+    dtype: str | None = None,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    overwrite: bool = False,
+    verify: bool = True,
+    untie: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> Summary:
+    """From any kind of checkpoint to any other, a group of tensors at a time.
+
+    Args:
+        source: a Hugging Face directory, an Orbax checkpoint or a GGUF file; it is recognised.
+        destination: written whole or not at all.
+        to: `hf`, `orbax` or `gguf`. None: `gguf` where the destination ends in `.gguf`, `orbax`
+            for a Hugging Face directory, else `hf`.
+        dtype: of all tensors, `float32`, `bfloat16`, ...; None keeps each as it is.
+        max_shard_size: bytes of one safetensors file.
+        overwrite: replace an existing destination of that kind.
+        verify: check the source against its manifest if it has one, and read everything back
+            before it moves into place.
+        untie: give a model whose head is tied to the embedding a head of its own.
+        progress: called often, with what is done, and bytes of how many.
+
+    Raises:
+        CheckpointError: a source that is damaged, a value that `dtype` cannot hold, or a
+            destination that is in the way. Nothing is left behind then.
+        ValueError: an unknown kind or dtype.
     """
     source, destination = Path(source), Path(destination)
-    kind = kind_of(source)
+    reader = open_checkpoint(source, untie=untie)
+    kind = to or default_kind(reader.kind, destination)
+    if kind not in WRITERS:
+        raise ValueError(f"kind {kind!r} is not supported; choose one of {sorted(WRITERS)}")
     if source.resolve() == destination.resolve():
         raise CheckpointError(destination, "is the source itself")
-    if destination.exists() and not overwrite:
-        raise CheckpointError(destination, "exists already; --overwrite replaces it")
+    options: dict[str, Any] = {"overwrite": overwrite}
     if kind == "hf":
-        directory = hf_directory.HFDirectory(source)
-        by_name = {tensor.hf: tensor for tensor in tensors(directory.config)}
-        params = {
-            by_name[name].flax: by_name[name].to_flax(array) for name, array in directory.read_all()
-        }
-        orbax_store.save_store(destination, directory.config, params, directory.copy_side_files)
-        return "orbax"
-    config, params = orbax_store.load_store(source)
-    named = ((t.hf, t.to_flax.inverse(params[t.flax])) for t in tensors(config))
+        # A former model's tokenizer does not stay: it would be taken for the new one's.
+        options |= {"max_shard_size": max_shard_size, "drop": hf_directory.SIDE_FILES}
+    return transfer(
+        reader,
+        functools.partial(WRITERS[kind], destination, **options),
+        dtype=None if dtype is None else dtype_of(dtype),
+        verify=verify,
+        progress=progress,
+    )
 
-    def side_files(to: Path) -> None:
-        hf_directory.copy_side_files(source, to)
 
-    hf_directory.write_hf_directory(destination, config, named, side_files)
-    return "hf"
+def default_kind(source: str, destination: Path) -> str:
+    """What a destination becomes where nobody says it."""
+    if destination.suffix == ".gguf":
+        return "gguf"
+    return "orbax" if source == "hf" else "hf"

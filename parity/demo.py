@@ -17,9 +17,9 @@ from rich.table import Table
 
 import diy_jax
 import diy_torch
+from diy_core.checkpoints.gguf_import import find_smollm2, import_gguf
+from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.command_line import printer
-from diy_core.gguf_import import find_smollm2, import_gguf
-from diy_core.hf_directory import HFDirectory
 from diy_core.mapping import tensors
 from diy_core.tokenizer import Tokenizer
 from parity import report
@@ -57,7 +57,7 @@ def demo(
     for made in (out / "orbax", out / "from-orbax"):
         if source.resolve() == made.resolve():
             raise ValueError(f"{made} is what the demo itself writes: choose another --out")
-    directory, tokenizer = HFDirectory(source), Tokenizer.from_pretrained(source)
+    directory, tokenizer = HFReader(source), Tokenizer.from_pretrained(source)
     count = sum(tensor.parameters for tensor in tensors(directory.config))
     _say(console, "1", f"{source}: {count / 1e6:.1f} M parameters, both twins on {device.name}")
 
@@ -107,7 +107,7 @@ def _round_trip(source: Path, out: Path, device: Device) -> Check:
     """Convert to Orbax and back; every tensor must come back with the same bits."""
     convert(source, out / "orbax", overwrite=True)
     convert(out / "orbax", out / "from-orbax", overwrite=True)
-    before, after = HFDirectory(source), HFDirectory(out / "from-orbax")
+    before, after = HFReader(source), HFReader(out / "from-orbax")
     compared, differing, where = 0, 0, ""
     for tensor in tensors(before.config):
         one, other = before.read(tensor.hf), after.read(tensor.hf)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.hf_writer import write_hf_directory
 from diy_core.config import DIYConfig
-from diy_core.hf_directory import write_hf_directory
 from diy_core.mapping import Tensor, tensors
 from diy_core.rope_scaling import RopeScaling
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import diy_jax
-from diy_core.hf_directory import HFDirectory
+from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.mapping import flatten, tensors
 from parity.metrics import relative_l2
 from tests.jax_twin.build import Built, build, run
@@ -66,7 +66,7 @@ def test_float64_without_64_bit_mode_is_refused_and_not_cut(tmp_path: Path) -> N
 def test_the_file_holds_each_tensor_under_its_own_name(name: str, tmp_path: Path) -> None:
     built = build(CONFIGS[name])
     built.model.save_pretrained(tmp_path / "model", built.params)
-    written = dict(HFDirectory(tmp_path / "model").read_all())
+    written = dict(HFReader(tmp_path / "model").read_all())
     parameters = flatten(built.params)
     assert {t.hf for t in tensors(built.model.config)} == set(written)
     for tensor in tensors(built.model.config):

@@ -55,7 +55,7 @@ def test_convert_says_what_it_wrote(model: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "message"),
     [
         (["check", "nowhere"], "nowhere"),
-        (["convert", "nowhere", "there"], "neither a Hugging Face directory"),
+        (["convert", "nowhere", "there"], "does not exist"),
         (["demo", "--model", "nowhere"], "is not a directory"),
     ],
 )

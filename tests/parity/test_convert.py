@@ -17,8 +17,8 @@ from orbax.checkpoint import v1 as ocp
 import diy_jax
 import diy_torch
 import parity
+from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.errors import CheckpointError
-from diy_core.hf_directory import HFDirectory
 from diy_core.mapping import flatten
 from diy_jax import orbax_store
 from parity.convert import convert, kind_of
@@ -107,14 +107,14 @@ def test_hugging_face_to_orbax_and_back_is_the_same_to_the_bit(dtype: str, tmp_p
         tmp_path / "model"
     )
     (tmp_path / "model" / "tokenizer.json").write_text("{}")
-    assert convert(tmp_path / "model", tmp_path / "orbax") == "orbax"
+    assert convert(tmp_path / "model", tmp_path / "orbax").kind == "orbax"
     assert kind_of(tmp_path / "orbax") == "orbax"
-    assert convert(tmp_path / "orbax", tmp_path / "back") == "hf"
+    assert convert(tmp_path / "orbax", tmp_path / "back").kind == "hf"
     assert (tmp_path / "back" / "tokenizer.json").read_text() == "{}"
-    before, after = HFDirectory(tmp_path / "model"), HFDirectory(tmp_path / "back")
+    before, after = HFReader(tmp_path / "model"), HFReader(tmp_path / "back")
     assert before.config.to_dict() == after.config.to_dict()
-    assert set(before.shapes) == set(after.shapes)
-    for name in before.shapes:
+    assert before.stored == after.stored
+    for name in before.stored:
         one, other = before.read(name), after.read(name)
         assert one.dtype == other.dtype == np.dtype(dtype)
         assert one.tobytes() == other.tobytes()
@@ -125,9 +125,9 @@ def test_relative_paths_do_as_well_as_absolute_ones(
 ) -> None:
     write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
     monkeypatch.chdir(tmp_path)
-    assert convert("model", "orbax") == "orbax"
-    assert convert("orbax", "back") == "hf"
-    assert HFDirectory("back").shapes == HFDirectory("model").shapes
+    assert convert("model", "orbax").kind == "orbax"
+    assert convert("orbax", "back").kind == "hf"
+    assert HFReader("back").stored == HFReader("model").stored
 
 
 def test_plain_orbax_reads_what_was_written(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_plain_orbax_reads_what_was_written(tmp_path: Path) -> None:
     write_random_model(tmp_path / "model", config, "fan-in")
     convert(tmp_path / "model", tmp_path / "orbax")
     name, leaf = "model.layers.1.mlp.up_proj.weight", ("layers_1", "feedforward", "up_proj")
-    expected = HFDirectory(tmp_path / "model").read(name).T
+    expected = HFReader(tmp_path / "model").read(name).T
     with jax.enable_x64(True):
         new: Any = ocp.load(tmp_path / "orbax")
         old = orbax.checkpoint.PyTreeCheckpointer().restore(tmp_path / "orbax" / "state")
@@ -161,7 +161,7 @@ def test_an_orbax_checkpoint_runs_in_the_flax_twin(tmp_path: Path) -> None:
 def test_what_is_in_the_way_is_not_lost(tmp_path: Path) -> None:
     write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
     convert(tmp_path / "model", tmp_path / "orbax")
-    with pytest.raises(CheckpointError, match="exists already; --overwrite"):
+    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
         convert(tmp_path / "model", tmp_path / "orbax")
     convert(tmp_path / "model", tmp_path / "orbax", overwrite=True)
     with pytest.raises(CheckpointError, match="is the source itself"):

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import diy_torch
-from diy_core.hf_directory import HFDirectory
+from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.mapping import tensors
 from diy_torch.checkpoint import to_numpy, to_tensor
 from parity.metrics import relative_l2
@@ -51,7 +51,7 @@ def test_it_loads_in_float32_unless_said_otherwise(tmp_path: Path) -> None:
 def test_the_file_holds_each_tensor_under_its_own_name(name: str, tmp_path: Path) -> None:
     model = build(CONFIGS[name])
     model.save_pretrained(tmp_path / "model")
-    written = dict(HFDirectory(tmp_path / "model").read_all())
+    written = dict(HFReader(tmp_path / "model").read_all())
     parameters = {name: to_numpy(p.detach()) for name, p in model.named_parameters()}
     assert {t.hf for t in tensors(model.config)} == set(written)
     for tensor in tensors(model.config):

@@ -9,9 +9,10 @@ from typing import Any
 
 import gguf
 import numpy as np
+from numpy.typing import NDArray
 
+from diy_core.checkpoints.gguf_file import shape_of
 from diy_core.config import DIYConfig
-from diy_core.gguf_file import shape_of
 from diy_core.rope import inverse_frequencies
 from diy_core.rope_scaling import RopeScaling
 
@@ -43,12 +44,17 @@ _IDLE = {
 }
 
 
-def read_config(metadata: Mapping[str, Any], found: Mapping[str, Any]) -> DIYConfig:
+def read_config(
+    metadata: Mapping[str, Any],
+    found: Mapping[str, Any],
+    scaling: RopeScaling | None = None,
+) -> DIYConfig:
     """The config that the metadata and the set of tensors spell out.
 
     Args:
         metadata: the file's entries by name.
         found: its tensors (`gguf.ReaderTensor`) by name.
+        scaling: tried first where the file holds rotary factors without saying their origin.
 
     Raises:
         ValueError: an entry that is missing, contradicts another, or asks for something that this
@@ -97,7 +103,9 @@ def read_config(metadata: Mapping[str, Any], found: Mapping[str, Any]) -> DIYCon
         mlp_bias=any(re.search(r"\.ffn_\w+\.bias$", name) for name in found),
     )
     if ROPE_FREQS in found:
-        config = dataclasses.replace(config, rope_scaling=_llama3(config, found[ROPE_FREQS]))
+        config = dataclasses.replace(
+            config, rope_scaling=_llama3(config, found[ROPE_FREQS], scaling)
+        )
     return config
 
 
@@ -115,15 +123,13 @@ def _scaling(entries: Mapping[str, Any]) -> RopeScaling | None:
     )
 
 
-def _llama3(config: DIYConfig, tensor: Any) -> RopeScaling | None:
+def _llama3(config: DIYConfig, tensor: Any, known: RopeScaling | None) -> RopeScaling | None:
     """The scaling behind `rope_freqs.weight`, which holds factors (H/2,) and not their origin.
 
     The file does not say how they were computed. What Llama 3.1, 3.2 and 3.3 share is tried, and
     taken only where it gives the same factors.
     """
     factors = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
-    if np.all(factors == 1.0):
-        return config.rope_scaling
     guess = RopeScaling(
         rope_type="llama3",
         factor=max(1.0, float(factors.max())),
@@ -131,14 +137,53 @@ def _llama3(config: DIYConfig, tensor: Any) -> RopeScaling | None:
         high_freq_factor=4.0,
         original_max_position_embeddings=8192,
     )
-    plain = inverse_frequencies(config)
-    expected = plain / inverse_frequencies(dataclasses.replace(config, rope_scaling=guess))
-    # The converter computes the factors in float32.
-    same = factors.shape == expected.shape and np.allclose(factors, expected, rtol=1e-5, atol=0)
-    if config.rope_scaling is not None or not same:
-        raise ValueError(
-            f"{ROPE_FREQS} holds rotary factors that are not those of Llama 3.1 to 3.3, and the "
-            "file does not say where they come from: convert from the original Hugging Face "
-            "directory instead"
-        )
-    return guess
+
+    def gives(scaling: RopeScaling | None) -> bool:
+        if scaling is None or scaling.rope_type != "llama3" or config.rope_scaling is not None:
+            return False
+        expected = rope_factors(dataclasses.replace(config, rope_scaling=scaling))
+        same = factors.shape == expected.shape
+        return same and np.allclose(factors, expected, rtol=1e-5, atol=0)
+
+    if gives(known):
+        return known
+    if np.all(factors == 1.0):
+        return config.rope_scaling
+    if gives(guess):
+        return guess
+    raise ValueError(
+        f"{ROPE_FREQS} holds rotary factors that are not those of Llama 3.1 to 3.3, and the "
+        "file does not say where they come from: convert from the original Hugging Face "
+        "directory instead"
+    )
+
+
+def rope_factors(config: DIYConfig) -> NDArray[np.float32]:
+    """What `rope_freqs.weight` holds: by how much each frequency is divided, float32 (H/2,)."""
+    plain = inverse_frequencies(dataclasses.replace(config, rope_scaling=None))
+    return (plain / inverse_frequencies(config)).astype(np.float32)
+
+
+def config_metadata(config: DIYConfig) -> dict[str, Any]:
+    """The `llama.*` entries of a config, as far as llama.cpp has names for it.
+
+    The scaling `llama3` is no entry but the tensor `rope_freqs.weight`: see `rope_factors`.
+    """
+    entries: dict[str, Any] = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.kv_heads,
+        "attention.key_length": config.head_size,
+        "attention.value_length": config.head_size,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.freq_base": config.rope_theta,
+        "rope.dimension_count": config.head_size,
+        "vocab_size": config.vocab_size,
+    }
+    scaling = config.rope_scaling
+    if scaling is not None and scaling.rope_type == "linear":
+        entries |= {"rope.scaling.type": "linear", "rope.scaling.factor": scaling.factor}
+    return {f"llama.{key}": value for key, value in entries.items()}

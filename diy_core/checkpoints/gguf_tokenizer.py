@@ -22,9 +22,9 @@ from tokenizers import (
     processors,
 )
 
-from diy_core.hf_directory import write_json
+from diy_core.checkpoints.hf_directory import write_json
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5  # tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # tokenizer.ggml.token_type
 _ROLE_KEYS = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -89,7 +89,7 @@ class GGUFTokenizer:
             raise ValueError(f"{len(self.types)} token types for {len(self.tokens)} tokens")
         if twice := [token for token, n in Counter(self.tokens).items() if n > 1]:
             raise ValueError(f"token {twice[0]!r} stands in the vocabulary twice")
-        known = {_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED}
+        known = {NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED}
         if unknown := sorted(set(self.types) - known):
             raise ValueError(f"token type {unknown[0]} is not supported; choose one of {known}")
         self.backend = self._build()
@@ -159,9 +159,9 @@ class GGUFTokenizer:
         backend.decoder = decoders.ByteLevel()
         backend.add_tokens(
             [
-                AddedToken(token, special=kind == _CONTROL, normalized=False)
+                AddedToken(token, special=kind == CONTROL, normalized=False)
                 for token, kind in zip(self.tokens, self.types, strict=True)
-                if kind in (_CONTROL, _USER_DEFINED)
+                if kind in (CONTROL, USER_DEFINED)
             ]
         )
         backend.post_processor = self._post_processor(add_bos_unsaid=llama3)

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diy_core import CheckpointError
-from diy_core.files import atomic_directory, recover
+from diy_core.checkpoints import atomic
+from diy_core.checkpoints.atomic import atomic_directory, atomic_file, recover
 
 OLD = {"config": "old", "weights": "old weights"}
 NEW = {"config": "new", "weights": "new weights", "deep/er": "new file"}
@@ -66,6 +68,27 @@ def test_an_error_inside_leaves_everything_as_it_was(
     assert not before or read(path) == before
 
 
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system, or a file system, that cannot exchange two names."""
+    monkeypatch.setattr(atomic, "_rename", lambda old, new, how: False)
+
+
+def test_an_error_in_the_exchange_leaves_the_old_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(old: Path, new: Path, how: int) -> bool:
+        raise OSError("no space left on device")
+
+    write(tmp_path / "model", OLD)
+    monkeypatch.setattr(atomic, "_rename", fail)
+    with pytest.raises(OSError, match="no space"):
+        write(tmp_path / "model", NEW)
+    assert read(tmp_path / "model") == OLD
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.usefixtures("no_exchange")
 @pytest.mark.parametrize("failing", [1, 2])
 def test_an_error_in_either_move_leaves_the_old_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
@@ -90,8 +113,11 @@ def test_an_error_in_either_move_leaves_the_old_directory(
 # Every call that changes the disk is counted, and the process dies before call number `last`.
 _DIES = """
 import os, pathlib, signal, sys
-from diy_core.files import atomic_directory
+from diy_core.checkpoints import atomic
+from diy_core.checkpoints.atomic import atomic_directory
 path, last, done = sys.argv[1], int(sys.argv[2]), 0
+if sys.argv[3] == "two moves":
+    atomic._rename = lambda old, new, how: False
 def dying(call):
     def wrapped(*args, **kwargs):
         global done
@@ -100,8 +126,9 @@ def dying(call):
         done += 1
         return call(*args, **kwargs)
     return wrapped
-for owner, name in ((os, "mkdir"), (os, "unlink"), (os, "rmdir"), (os, "rename"), (os, "fsync")):
-    setattr(owner, name, dying(getattr(owner, name)))
+for name in ("mkdir", "unlink", "rmdir", "rename", "fsync"):
+    setattr(os, name, dying(getattr(os, name)))
+atomic._rename = dying(atomic._rename)
 with atomic_directory(path) as temporary:
     for name, text in {content!r}.items():
         (temporary / name).parent.mkdir(exist_ok=True)
@@ -119,8 +146,9 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.parametrize("how", ["exchange", "two moves"])
 def test_a_writer_killed_at_any_step_leaves_the_old_directory_or_the_new_one(
-    tmp_path: Path,
+    tmp_path: Path, how: str
 ) -> None:
     seen, missing = [], 0
     for step in range(100):
@@ -128,7 +156,7 @@ def test_a_writer_killed_at_any_step_leaves_the_old_directory_or_the_new_one(
         folder.mkdir()
         path = folder / "model"
         write(path, OLD)
-        with start(_DIES, path, step) as process:
+        with start(_DIES, path, step, how) as process:
             pass
         missing += not path.exists()
         recover(path)  # what opening the directory does
@@ -144,12 +172,13 @@ def test_a_writer_killed_at_any_step_leaves_the_old_directory_or_the_new_one(
     assert seen == sorted(seen, key=lambda content: content == NEW)  # old, old, ..., new, new
     assert seen.count(OLD) >= 10
     assert seen.count(NEW) >= 5
-    assert missing == 1  # between the two moves, where only recover() helps
+    # Between the two moves only recover() helps; an exchange has no between.
+    assert missing == (1 if how == "two moves" else 0)
 
 
 _WAITS = """
 import sys
-from diy_core.files import atomic_directory
+from diy_core.checkpoints.atomic import atomic_directory
 with atomic_directory(sys.argv[1]) as temporary:
     (temporary / "config").write_text("slow")
     print("ready", flush=True)
@@ -237,6 +266,7 @@ def test_links_inside_are_carried_and_may_dangle(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "link").is_symlink()
 
 
+@pytest.mark.usefixtures("no_exchange")
 def test_everything_is_on_the_disk_before_the_first_move(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +288,92 @@ def test_everything_is_on_the_disk_before_the_first_move(
     first = events.index("move")
     assert {"config", "weights", "er", "deep"} < set(events[:first])
     assert events[first:] == ["move", "move", tmp_path.name]
+
+
+def test_everything_is_on_the_disk_before_the_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    sync, rename = os.fsync, atomic._rename
+
+    def record_sync(descriptor: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def record_exchange(old: Path, new: Path, how: int) -> bool:
+        events.append("exchange")
+        return rename(old, new, how)
+
+    write(tmp_path / "model", OLD)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(atomic, "_rename", record_exchange)
+    write(tmp_path / "model", NEW)
+    first = events.index("exchange")
+    assert {"config", "weights", "er", "deep"} < set(events[:first])
+    assert events[first:] == ["exchange", tmp_path.name]
+
+
+# One file, and targets that must not be replaced.
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, before: str | None) -> None:
+    path = tmp_path / "model.gguf"
+    if before:
+        path.write_text(before)
+
+    def write_half() -> None:
+        with atomic_file(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert names(tmp_path) == (["model.gguf"] if before else [])
+    assert not before or path.read_text() == before
+    with atomic_file(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists() or path.read_text() == before
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["model.gguf"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("make", [atomic_directory, atomic_file])
+def test_without_overwrite_nothing_is_replaced_not_even_what_appears_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(atomic, "_rename", lambda old, new, how: False)
+    path = tmp_path / "model"
+    with make(path, overwrite=False):
+        pass
+    assert path.exists()
+    with (
+        pytest.raises(CheckpointError, match="exists already: --overwrite"),
+        make(path, overwrite=False),
+    ):
+        pytest.fail("entered")
+    late = tmp_path / "late"
+
+    def write_late() -> None:
+        with make(late, overwrite=False):
+            late.mkdir()
+            (late / "mine").write_text("years")
+
+    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+        write_late()
+    assert (late / "mine").read_text() == "years"
+    assert names(tmp_path) == ["late", "model"]
+
+
+def test_the_remains_of_a_killed_file_writer_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".model.gguf.tmp-0123abcd").write_text("half")
+    with atomic_file(tmp_path / "model.gguf") as temporary:
+        temporary.write_text("whole")
+    assert names(tmp_path) == ["model.gguf"]
+    with pytest.raises(CheckpointError, match="is a directory"), atomic_file(tmp_path):
+        pytest.fail("entered")
 
 
 def test_a_file_in_the_way_or_no_parent_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: one reader and one writer per format."""

@@ -1,0 +1,95 @@
+"""The float dtypes of checkpoints: names, casts, sums, and values that are not finite.
+
+All work in pieces of a few megabytes, so that no tensor is held twice for the sake of a check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.errors import CheckpointError
+
+FLOATS = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+FLOAT_NAMES = {str(dtype): name for name, dtype in FLOATS.items()}  # "float32" is "F32"
+_PIECE = 1 << 20  # elements
+# The exponent bits: a float whose exponent is all ones is infinite or not a number.
+_EXPONENT = {
+    "float64": (np.uint64, 0x7FF0000000000000),
+    "float32": (np.uint32, 0x7F800000),
+    "float16": (np.uint16, 0x7C00),
+    "bfloat16": (np.uint16, 0x7F80),
+}
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """The dtype called `float32`, `bfloat16`, ...
+
+    Raises:
+        ValueError: no float dtype of checkpoints has this name.
+    """
+    if name not in FLOAT_NAMES:
+        raise ValueError(f"dtype {name!r} is not supported; choose one of {sorted(FLOAT_NAMES)}")
+    return FLOATS[FLOAT_NAMES[name]]
+
+
+def not_finite(array: NDArray[Any]) -> int:
+    """How many values of a float array are infinite or not a number."""
+    view, exponent = _EXPONENT[str(array.dtype)]
+    mask = view(exponent)
+    bits = np.ascontiguousarray(array).reshape(-1).view(view)
+    return sum(int(np.count_nonzero((piece & mask) == mask)) for piece in _pieces(bits))
+
+
+def cast(array: NDArray[Any], dtype: np.dtype[Any], name: str, where: object) -> NDArray[Any]:
+    """The array in another float dtype, rounded to nearest.
+
+    Raises:
+        CheckpointError: finite values that the dtype cannot hold and would turn into infinity.
+    """
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):  # counted below
+        result = array.astype(dtype)
+    if ml_dtypes.finfo(array.dtype).max > ml_dtypes.finfo(dtype).max and (
+        count := not_finite(result)
+    ):
+        raise CheckpointError(
+            where,
+            f"tensor {name} has {count} values too large for {dtype} "
+            f"(at most {float(ml_dtypes.finfo(dtype).max):.4g}): keep a wider dtype",
+        )
+    return result
+
+
+def sha256(array: NDArray[Any]) -> str:
+    """The hex digest of a tensor's bytes, in C order and little-endian."""
+    return hashlib.sha256(as_bytes(array)).hexdigest()
+
+
+def as_bytes(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array, in C order; no copy where it lies so already."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays have the same dtype, shape and bytes."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    left, right = np.frombuffer(as_bytes(one), np.uint8), np.frombuffer(as_bytes(other), np.uint8)
+    return all(np.array_equal(a, b) for a, b in zip(_pieces(left), _pieces(right), strict=True))
+
+
+def _pieces(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for start in range(0, flat.size, _PIECE):
+        yield flat[start : start + _PIECE]

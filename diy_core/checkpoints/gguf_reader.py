@@ -1,0 +1,201 @@
+"""Reading llama.cpp's files: a GGUF file of the architecture `llama` as a checkpoint.
+
+Quantised tensors are dequantised: the result is the function that the file describes, not the model
+that it was made from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.checkpoints.dtypes import FLOATS, as_bytes, dtype_of
+from diy_core.checkpoints.gguf_config import ROPE_FREQS, read_config
+from diy_core.checkpoints.gguf_file import open_gguf, shape_of
+from diy_core.checkpoints.gguf_names import gguf_name, reorder
+from diy_core.checkpoints.gguf_tokenizer import GGUFTokenizer
+from diy_core.checkpoints.hf_directory import SIDE_FILES
+from diy_core.checkpoints.interface import Reader, Stored
+from diy_core.checkpoints.manifest import Manifest
+from diy_core.checkpoints.safetensors_files import read_into
+from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
+from diy_core.mapping import match, tensors
+from diy_core.rope_scaling import RopeScaling
+
+# Entries of our own, which other programs pass over.
+CONFIG_KEY, MANIFEST_KEY, FILES_KEY = "diy_lm.config", "diy_lm.manifest", "diy_lm.files"
+_NARROW = ("float16", "bfloat16")
+_PIECE = 1 << 22  # elements that are dequantised at a time
+
+
+class GGUFReader(Reader):
+    """The tensors of a GGUF file.
+
+    Args:
+        path: a little-endian GGUF file of the architecture `llama`, without experts.
+        untie: give a tied model a head of its own, equal to the embedding.
+
+    Raises:
+        CheckpointError: the file is cut short or damaged, is of another kind, lacks a tensor or
+            has one too many, or asks for something that this model does not do.
+    """
+
+    kind = "gguf"
+
+    def __init__(self, path: str | Path, *, untie: bool = False) -> None:
+        path = Path(path)
+        file = open_gguf(path)
+        self._tensors = {tensor.name: tensor for tensor in file.tensors}
+        notes: list[str] = []
+        try:
+            self._metadata = {name: field.contents() for name, field in file.fields.items()}
+            config = _config(self._metadata, self._tensors, notes)
+            self._tokenizer = (
+                GGUFTokenizer(self._metadata, config.vocab_size, config.max_position_embeddings)
+                if self._metadata.get("tokenizer.ggml.model") != "no_vocab"
+                else None
+            )
+            if self._tokenizer and CONFIG_KEY not in self._metadata:
+                config = dataclasses.replace(config, extra=_token_ids(self._tokenizer))
+        except (ValueError, NotImplementedError) as error:
+            raise CheckpointError(path, str(error)) from error
+        shapes = {n: shape_of(tensor) for n, tensor in self._tensors.items() if n != ROPE_FREQS}
+        wanted = {gguf_name(tensor.hf): tensor.shape for tensor in tensors(config)}
+        if faults := match(shapes, wanted):
+            raise CheckpointError(path, faults)
+        super().__init__(path, config, self._stored(config))
+        self.notes += notes
+        self._narrow()
+        if untie:
+            self.untie()
+
+    def called(self, name: str) -> str:
+        """The tensor's name in the file."""
+        return gguf_name(name)
+
+    def _stored(self, config: DIYConfig) -> dict[str, Stored]:
+        forms = {t.hf: self._tensors[gguf_name(t.hf)].tensor_type.name for t in tensors(config)}
+        return {
+            tensor.hf: Stored(
+                tensor.shape, FLOATS.get(forms[tensor.hf], FLOATS["F32"]), forms[tensor.hf]
+            )
+            for tensor in tensors(config)
+        }
+
+    def _find_manifest(self) -> Manifest | None:
+        text = self._metadata.get(MANIFEST_KEY)
+        manifest = None if text is None else Manifest.from_json(text, self.path)
+        if manifest and not all(self._fits(name, manifest) for name in self.stored):
+            self.notes.append(
+                "the sums in the file are of other weights (from before a quantisation?) and were "
+                "not used"
+            )
+            return None
+        return manifest
+
+    def _fits(self, name: str, manifest: Manifest) -> bool:
+        entry, tensor = manifest.tensors.get(name), self._tensors[gguf_name(name)]
+        form = tensor.tensor_type.name
+        if entry is None or form not in FLOATS:
+            return False
+        return str(FLOATS[form]) == entry.dtype or (form == "F32" and entry.dtype in _NARROW)
+
+    def _narrow(self) -> None:
+        """What is stored wider than it was, as llama.cpp wants its norms, gets its dtype back."""
+        if self.manifest is not None:
+            self.stored = {
+                name: dataclasses.replace(tensor, dtype=dtype_of(self.manifest.tensors[name].dtype))
+                for name, tensor in self.stored.items()
+            }
+
+    def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        faults, arrays = [], {}
+        for name in names:
+            tensor = self._tensors[gguf_name(name)]
+            try:
+                array = _dequantised(self.path, tensor)
+            except (NotImplementedError, ValueError) as error:
+                if isinstance(error, CheckpointError):
+                    raise
+                faults.append(f"tensor {tensor.name} cannot be dequantised: {error}")
+                continue
+            narrow = array.astype(self.stored[name].dtype, copy=False)
+            arrays[name] = reorder(name, narrow, self.config, to_gguf=False)
+        if faults:
+            raise CheckpointError(self.path, faults)
+        return arrays
+
+    def copy_side_files(self, to: Path) -> None:
+        """Write the tokenizer's files, rebuilt, or as they were where the file carries them."""
+        if self._tokenizer is None:
+            return
+        self._tokenizer.write(to)
+        for name, text in json.loads(self._metadata.get(FILES_KEY, "{}")).items():
+            if name in SIDE_FILES:
+                (to / name).write_text(text, encoding="utf-8")
+
+
+def _config(metadata: Mapping[str, Any], found: Mapping[str, Any], notes: list[str]) -> DIYConfig:
+    """The config of the `llama.*` entries; in full, where the file carries ours and they agree."""
+    text = metadata.get(CONFIG_KEY)
+    if text is None:
+        return read_config(metadata, found)
+    ours = DIYConfig.from_dict(json.loads(text))
+    theirs = read_config(metadata, found, ours.rope_scaling)
+    values = dataclasses.asdict(ours)
+    if ours.rope_scaling == RopeScaling(rope_type="linear", factor=1.0):
+        values["rope_scaling"] = None  # which is the same, and what the entries say
+    same = all(
+        _single(value) == _single(values[field])
+        for field, value in dataclasses.asdict(theirs).items()
+        if field not in ("extra", "initializer_range")
+    )
+    if same:
+        return ours
+    notes.append(f"the llama.* entries were changed after {CONFIG_KEY} was written: they count")
+    return theirs
+
+
+def _single(value: Any) -> Any:
+    """Floats as GGUF holds them, in single precision."""
+    if isinstance(value, dict):
+        return {key: _single(item) for key, item in value.items()}
+    return float(np.float32(value)) if isinstance(value, float) else value
+
+
+def _token_ids(tokenizer: GGUFTokenizer) -> dict[str, int]:
+    ids = tokenizer.special_ids
+    return {
+        f"{role}_id": ids[role] for role in ("bos_token", "eos_token", "pad_token") if role in ids
+    }
+
+
+def _dequantised(path: Path, tensor: Any) -> NDArray[Any]:
+    """A tensor in the dtype of the file, or in float32 where it is quantised.
+
+    Some rows at a time: dequantising makes several copies.
+    """
+    shape, form = shape_of(tensor), tensor.tensor_type
+    if form.name in FLOATS:
+        array = np.empty(shape, FLOATS[form.name])
+        read_into(path, int(tensor.data_offset), as_bytes(array))
+        return array
+    result = np.empty(shape, np.float32)
+    rows = result.reshape(-1, shape[-1])
+    row_bytes = int(tensor.n_bytes) // len(rows)
+    step = max(1, _PIECE // shape[-1])
+    with np.errstate(all="ignore"):  # what is not finite is reported by the reader
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            raw = np.empty((len(part), row_bytes), np.uint8)
+            read_into(path, int(tensor.data_offset) + start * row_bytes, as_bytes(raw))
+            part[:] = gguf.dequantize(raw, form)
+    return result

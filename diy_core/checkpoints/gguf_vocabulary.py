@@ -1,0 +1,111 @@
+"""The tokenizer of a Hugging Face directory as the metadata of a GGUF file.
+
+The other direction is `gguf_tokenizer`. What llama.cpp needs is the vocabulary, the merges, and the
+name under which its source knows the rules that split a text into words; those names are looked up
+by building each known rule and comparing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from diy_core.checkpoints.gguf_tokenizer import (
+    CONTROL,
+    NORMAL,
+    PRE_TOKENIZERS,
+    UNUSED,
+    USER_DEFINED,
+)
+from diy_core.errors import CheckpointError
+from diy_core.tokenizer import Tokenizer
+
+_ROLES = {"bos_token": "bos_token_id", "unk_token": "unknown_token_id"}
+
+
+def vocabulary_metadata(directory: Path, vocab_size: int) -> dict[str, Any]:
+    """The `tokenizer.*` entries for the tokenizer files in a directory.
+
+    Args:
+        directory: may have no tokenizer: then the entries say so.
+        vocab_size: rows of the embedding; ids beyond the tokenizer's are filled with unused ones.
+
+    Raises:
+        CheckpointError: a tokenizer that llama.cpp does not know under a name that we know, or one
+            with more tokens than the model has rows.
+    """
+    file = directory / "tokenizer.json"
+    if not file.is_file():
+        return {"tokenizer.ggml.model": "no_vocab"}
+    tokenizer = Tokenizer.from_pretrained(directory)
+    backend = tokenizers.Tokenizer.from_file(str(file))
+    state = json.loads(backend.to_str())
+    pre = _name_of_rules(file, state)
+    tokens, types = _tokens(file, state, vocab_size)
+    surrounded = backend.encode("", add_special_tokens=True).ids
+    bos = tokenizer.bos_token_id
+    merges = [m if isinstance(m, str) else " ".join(m) for m in state["model"]["merges"]]
+    eos = tokenizer.special_tokens.get("eos_token")
+    eos_ids: list[int | None] = list(tokenizer.eos_token_ids)
+    if eos is not None:  # the end of a text first, then that of a turn
+        first = [backend.token_to_id(eos)]
+        eos_ids = list(dict.fromkeys([*first, *eos_ids]))
+    ids: dict[str, int | None] = {
+        key: backend.token_to_id(tokenizer.special_tokens[role])
+        for role, key in _ROLES.items()
+        if role in tokenizer.special_tokens
+    }
+    ids["padding_token_id"] = tokenizer.pad_token_id
+    ids |= dict(zip(("eos_token_id", "eot_token_id"), eos_ids, strict=False))
+    entries: dict[str, Any] = {
+        "model": "gpt2",
+        "pre": pre,
+        "tokens": tokens,
+        "token_type": types,
+        "merges": merges,
+        "add_bos_token": bool(surrounded) and surrounded[0] == bos,
+        "add_eos_token": bool(surrounded) and surrounded[-1] in eos_ids and surrounded[-1] != bos,
+        **{key: token_id for key, token_id in ids.items() if token_id is not None},
+    }
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in entries.items()}
+    if tokenizer.chat_template is not None:
+        metadata["tokenizer.chat_template"] = tokenizer.chat_template
+    return metadata
+
+
+def _name_of_rules(file: Path, state: dict[str, Any]) -> str:
+    """What llama.cpp calls the rules of this tokenizer."""
+    model = state["model"]
+    if model["type"] != "BPE" or model.get("byte_fallback") or state["normalizer"] is not None:
+        raise CheckpointError(
+            file,
+            "is not a byte-level BPE tokenizer without a normaliser, and only those are written to "
+            "GGUF: use llama.cpp's own converter for this model",
+        )
+    for name, build in PRE_TOKENIZERS.items():
+        blank = tokenizers.Tokenizer(tokenizers.models.BPE())
+        blank.pre_tokenizer = build()
+        if json.loads(blank.to_str())["pre_tokenizer"] == state["pre_tokenizer"]:
+            return name
+    raise CheckpointError(
+        file,
+        "splits text by rules that are none of those known to llama.cpp as "
+        f"{', '.join(PRE_TOKENIZERS)}: use llama.cpp's own converter for this model",
+    )
+
+
+def _tokens(file: Path, state: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:
+    """Text and type of every id."""
+    by_id = {token_id: (token, NORMAL) for token, token_id in state["model"]["vocab"].items()}
+    for added in state["added_tokens"]:
+        kind = CONTROL if added["special"] else USER_DEFINED
+        by_id[added["id"]] = (added["content"], kind)
+    if (last := max(by_id, default=-1)) >= vocab_size:
+        raise CheckpointError(
+            file, f"has token id {last}, and the model's vocabulary has {vocab_size} rows"
+        )
+    filled = [by_id.get(i, (f"[PAD{i}]", UNUSED)) for i in range(vocab_size)]
+    return [token for token, _ in filled], [kind for _, kind in filled]

@@ -1,0 +1,182 @@
+"""Writing a GGUF file that llama.cpp runs, in float32, float16 or bfloat16.
+
+Norms and biases are stored in float32, as llama.cpp wants them; the manifest in the file says what
+they were. Beside llama.cpp's entries the file carries, under `diy_lm.*`, what those cannot say: the
+config in full, the sums, and the tokenizer's files, so that the way back loses nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.checkpoints.atomic import atomic_file
+from diy_core.checkpoints.dtypes import FLOAT_NAMES, FLOATS, as_bytes
+from diy_core.checkpoints.gguf_config import ROPE_FREQS, config_metadata, rope_factors
+from diy_core.checkpoints.gguf_names import gguf_name, reorder
+from diy_core.checkpoints.gguf_reader import CONFIG_KEY, FILES_KEY, MANIFEST_KEY, GGUFReader
+from diy_core.checkpoints.gguf_vocabulary import vocabulary_metadata
+from diy_core.checkpoints.hf_directory import SIDE_FILES
+from diy_core.checkpoints.interface import Reader, Stored, Writer
+from diy_core.checkpoints.manifest import Entry, Manifest
+from diy_core.errors import CheckpointError
+
+_FILE_TYPES = {
+    "float32": gguf.LlamaFileType.ALL_F32,
+    "float16": gguf.LlamaFileType.MOSTLY_F16,
+    "bfloat16": gguf.LlamaFileType.MOSTLY_BF16,
+}
+_BINARY = ("tokenizer.model",)  # side files that are no text
+_NO_SUM = "0" * 64
+
+
+class GGUFWriter(Writer):
+    """A GGUF file, written tensor by tensor.
+
+    Args:
+        path: where; ends in `.gguf`.
+        source: where config and tokenizer come from.
+        layout: every tensor, in the order of writing.
+        overwrite: whether an existing GGUF file is replaced.
+
+    Raises:
+        CheckpointError: a dtype or a tokenizer that llama.cpp does not run, or a file in the way.
+    """
+
+    kind = "gguf"
+
+    def __init__(
+        self,
+        path: str | Path,
+        source: Reader,
+        layout: Mapping[str, Stored],
+        *,
+        overwrite: bool = True,
+    ) -> None:
+        super().__init__()
+        self._path, self._config, self._layout = Path(path), source.config, layout
+        self._refuse()
+        # The sums are not known yet; they have all one length, and are filled in at the end.
+        entries = {
+            name: Entry(str(tensor.dtype), tensor.shape, _NO_SUM) for name, tensor in layout.items()
+        }
+        self._manifest = Manifest.of(entries, source.name)
+        metadata = self._metadata(source)
+        self._temporary = self._stack.enter_context(atomic_file(self._path, overwrite=overwrite))
+        try:
+            self._begin(metadata)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _refuse(self) -> None:
+        if self._path.is_file():
+            with self._path.open("rb") as stream:
+                if stream.read(4) not in (b"GGUF", b""):
+                    raise CheckpointError(self._path, "exists and is no GGUF file: choose another")
+        for name, tensor in self._layout.items():
+            if str(tensor.dtype) not in _FILE_TYPES:
+                raise CheckpointError(
+                    self._path,
+                    f"tensor {name} is {tensor.dtype}, and llama.cpp runs float32, float16 and "
+                    "bfloat16: choose one with --dtype",
+                )
+
+    def _metadata(self, source: Reader) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            source.copy_side_files(Path(folder))
+            files = {
+                name: (Path(folder) / name).read_text(encoding="utf-8")
+                for name in SIDE_FILES
+                if name not in _BINARY and (Path(folder) / name).is_file()
+            }
+            vocabulary = vocabulary_metadata(Path(folder), self._config.vocab_size)
+        dtypes = [str(tensor.dtype) for tensor in self._layout.values() if len(tensor.shape) > 1]
+        most = max(set(dtypes), key=dtypes.count)
+        return {
+            "general.file_type": int(_FILE_TYPES[most]),
+            **config_metadata(self._config),
+            **vocabulary,
+            CONFIG_KEY: json.dumps(self._config.to_dict()),
+            FILES_KEY: json.dumps(files),
+            MANIFEST_KEY: self._manifest.to_json(),
+        }
+
+    def _begin(self, metadata: Mapping[str, Any]) -> None:
+        writer = gguf.GGUFWriter(self._temporary, "llama")
+        for key, value in metadata.items():
+            add_entry(writer, key, value)
+        scaling = self._config.rope_scaling
+        factors = None
+        if scaling is not None and scaling.rope_type == "llama3":
+            factors = rope_factors(self._config)
+            writer.add_tensor_info(ROPE_FREQS, factors.shape, factors.dtype, factors.nbytes)
+        for name, tensor in self._layout.items():
+            form = _form(tensor)
+            stored = dataclasses.replace(tensor, dtype=FLOATS[form])
+            kind = gguf.GGMLQuantizationType[form]
+            writer.add_tensor_info(
+                gguf_name(name), stored.shape, np.dtype(np.float32), stored.nbytes, kind
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        assert writer.fout is not None
+        # The manifest is the last entry, so its text ends here.
+        self._manifest_at = writer.fout[0].tell() - len(self._manifest.to_json().encode())
+        writer.write_ti_data_to_file()
+        self._stream: BinaryIO = self._stack.enter_context(writer.fout[0])
+        self._alignment = writer.data_alignment
+        self._pad()
+        if factors is not None:
+            self._put(factors)
+
+    def _put(self, array: NDArray[Any]) -> None:
+        self._stream.write(as_bytes(array))
+        self._pad()
+
+    def _pad(self) -> None:
+        self._stream.write(bytes(-self._stream.tell() % self._alignment))
+
+    def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write some tensors, in the order of the layout."""
+        for name, array in arrays.items():
+            form = FLOATS[_form(self._layout[name])]
+            stored = array.astype(form, copy=False)
+            self._put(reorder(name, stored, self._config, to_gguf=True))
+
+    def finish(self, manifest: Manifest) -> GGUFReader:
+        """Fill in the sums, and open the file."""
+        self._stream.flush()
+        # The same manifest with the sums: of the same length.
+        text = dataclasses.replace(self._manifest, tensors=manifest.tensors).to_json().encode()
+        self._stream.seek(self._manifest_at)
+        self._stream.write(text)
+        self._stream.close()
+        return GGUFReader(self._temporary)
+
+
+def add_entry(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """Add one metadata entry, in the type that llama.cpp's own converter gives it."""
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    elif value:  # an empty array cannot be written: it has no type
+        writer.add_array(key, value)
+
+
+def _form(tensor: Stored) -> str:
+    """The type of a tensor in the file; one axis means a norm or a bias."""
+    return "F32" if len(tensor.shape) == 1 else FLOAT_NAMES[str(tensor.dtype)]

@@ -1,0 +1,184 @@
+"""The interchange: a Hugging Face directory, read lazily and strictly (`hf_writer` writes it).
+
+    config.json  model.safetensors (or shards and model.safetensors.index.json)
+    tokenizer.json  tokenizer_config.json  generation_config.json
+
+Nothing here unpickles: a directory that has only `.bin` or `.pt` weights is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from diy_core.checkpoints.atomic import recover
+from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits
+from diy_core.checkpoints.interface import Reader, Stored
+from diy_core.checkpoints.manifest import Manifest
+from diy_core.checkpoints.safetensors_files import Slot, read_slot, tensor_slots
+from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
+from diy_core.mapping import DROPPED, TIED_EMBEDDING, TIED_HEAD, match, tensors
+
+CONFIG = "config.json"
+# Carried along unread from one directory to the next.
+SIDE_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "LICENSE",
+)
+
+
+class HFReader(Reader):
+    """The tensors of a Hugging Face directory.
+
+    Opening it checks the files against the config: every tensor exactly once, of the right shape,
+    of a float dtype.
+
+    Args:
+        path: the directory.
+        untie: give a tied model a head of its own: that of the file, else the embedding.
+
+    Raises:
+        ValueError: a `config.json` that cannot be honoured.
+        CheckpointError: all faults of the tensor files at once.
+    """
+
+    kind = "hf"
+
+    def __init__(self, path: str | Path, *, untie: bool = False) -> None:
+        path = Path(path)
+        require_directory(path)
+        config = DIYConfig.from_pretrained(path)
+        slots = tensor_slots(path)
+        self._slots = {name: slot for name, slot in slots.items() if not DROPPED.fullmatch(name)}
+        if untie and TIED_HEAD in self._slots:
+            config = dataclasses.replace(config, tie_word_embeddings=False)
+        if faults := _faults(config, self._slots):
+            raise CheckpointError(path, faults)
+        stored = {
+            tensor.hf: Stored(
+                tensor.shape, FLOATS[self._slots[tensor.hf].dtype], self._slots[tensor.hf].dtype
+            )
+            for tensor in tensors(config)
+        }
+        super().__init__(path, config, stored)
+        dropped = len(slots) - len(self._slots)
+        if dropped:
+            self.notes.append(f"{dropped} rotary tables were dropped: they follow from the config")
+        if untie:
+            self.untie()
+
+    def _find_manifest(self) -> Manifest | None:
+        return Manifest.of_directory(self.path)
+
+    def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        arrays = {name: read_slot(self._slots[name]) for name in names}
+        tied = self.config.tie_word_embeddings and TIED_HEAD in self._slots
+        if tied and TIED_EMBEDDING in arrays:
+            self._check_head(arrays[TIED_EMBEDDING])
+        return arrays
+
+    def _check_head(self, embedding: NDArray[Any]) -> None:
+        head = read_slot(self._slots[TIED_HEAD])
+        if count := not_finite(head):
+            raise CheckpointError(
+                self.path, f"tensor {TIED_HEAD} has {count} values that are not finite"
+            )
+        if not same_bits(head, embedding):
+            raise CheckpointError(
+                self.path,
+                f"config.json says tie_word_embeddings: true, but {TIED_HEAD} differs from "
+                f"{TIED_EMBEDDING}: `parity convert --untie` keeps the head that is in the file, "
+                "and so does false in the config",
+            )
+        note = f"{TIED_HEAD} was dropped: it equals the embedding, to which the config ties it"
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def copy_side_files(self, to: Path) -> None:
+        """Copy tokenizer, generation config and the like."""
+        copy_side_files(self.path, to)
+
+
+def _faults(config: DIYConfig, slots: Mapping[str, Slot]) -> list[str]:
+    layers = config.num_hidden_layers
+    if layers > len(slots):  # and the table of all their names could fill the memory
+        return [f"config.json says num_hidden_layers: {layers}, with {len(slots)} tensors"]
+    wanted = {tensor.hf: tensor.shape for tensor in tensors(config)}
+    if config.tie_word_embeddings and TIED_HEAD in slots:
+        wanted[TIED_HEAD] = wanted[TIED_EMBEDDING]
+    faults = match({name: slot.shape for name, slot in slots.items()}, wanted)
+    if not config.tie_word_embeddings and TIED_HEAD not in slots:
+        faults.append(
+            f"config.json says (or means) tie_word_embeddings: false, and there is no "
+            f"{TIED_HEAD}; set it to true if the head is the embedding"
+        )
+    faults += [
+        f"tensor {name} has dtype {slot.dtype}, expected one of {', '.join(FLOATS)}"
+        for name, slot in slots.items()
+        if slot.dtype not in FLOATS
+    ]
+    return faults
+
+
+def require_directory(path: str | Path) -> None:
+    """Raise where `path` is no directory, after restoring what a killed write left aside.
+
+    Raises:
+        CheckpointError: it is a file, or it does not exist.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        recover(path)
+    if not path.is_dir():
+        raise CheckpointError(
+            path,
+            "is not a directory: give a local Hugging Face directory (names of a model hub are not "
+            "downloaded)",
+        )
+
+
+def copy_side_files(source: Path, to: Path) -> None:
+    """Copy the files that travel with a model and are neither its config nor its weights."""
+    for name in SIDE_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, to / name)
+
+
+def refuse_foreign_directory(path: Path, marker: str) -> None:
+    """Raise where `path` has content but no `marker`: it is not ours to replace.
+
+    Raises:
+        CheckpointError: the directory holds something else.
+    """
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+        raise CheckpointError(
+            path, f"exists, is not empty and has no {marker}: choose another place, or remove it"
+        )
+
+
+def with_dtype(values: dict[str, Any], dtypes: list[str]) -> dict[str, Any]:
+    """The content of a config.json that names the dtype, for transformers 5 and for 4."""
+    others = {key: value for key, value in values.items() if key not in ("dtype", "torch_dtype")}
+    if len(dtypes) == 1:
+        others |= {"dtype": dtypes[0], "torch_dtype": dtypes[0]}
+    return others
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as readable JSON."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

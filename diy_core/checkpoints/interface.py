@@ -1,0 +1,268 @@
+"""What every checkpoint format offers: tensors read when they are asked for, written one by one.
+
+Readers hand tensors out, and writers take them, in one form: under their Hugging Face names, in the
+Hugging Face layout, as numpy arrays. What a format does differently (transposed kernels, reordered
+rows, other names) happens inside its reader and its writer, so that n formats need n of each.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.checkpoints.dtypes import FLOAT_NAMES, not_finite
+from diy_core.checkpoints.manifest import Manifest
+from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
+from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, match, tensors
+
+GROUP = 32 << 20  # bytes: tensors are read and written in groups of about this size
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """One tensor of a checkpoint.
+
+    Attributes:
+        shape: in the Hugging Face layout.
+        dtype: in which it is read or written.
+        form: what the format calls it in the file (`F32`, `Q4_1`, `float32`).
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    form: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor as an array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Reader(abc.ABC):
+    """A checkpoint whose tensors are read when they are asked for.
+
+    Opening one checks names, shapes and dtypes against the config; values are checked as they are
+    read. A subclass sets the attributes and defines `_read` and `copy_side_files`.
+
+    Attributes:
+        kind: `hf`, `orbax` or `gguf`.
+        path: the directory or file.
+        config: of the model.
+        stored: every tensor by Hugging Face name, in the order of the forward pass.
+        notes: what a user should know about how it was read.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self,
+        path: Path,
+        config: DIYConfig,
+        stored: Mapping[str, Stored],
+    ) -> None:
+        self.path, self.config = path, config
+        self.stored = dict(stored)
+        self.notes: list[str] = []
+        self._copies: dict[str, str] = {}  # tensors that are read as another one
+
+    @property
+    def name(self) -> str:
+        """What the manifest of a copy says of its source."""
+        return f"{self.kind} {self.path.name}"
+
+    def called(self, name: str) -> str:
+        """What the format calls the tensor of this Hugging Face name, for messages."""
+        return name
+
+    @abc.abstractmethod
+    def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Some tensors, unchecked."""
+
+    def _find_manifest(self) -> Manifest | None:
+        return None
+
+    @functools.cached_property
+    def manifest(self) -> Manifest | None:
+        """The sums that came with the checkpoint, or None.
+
+        Raises:
+            CheckpointError: they cannot be read.
+        """
+        return self._find_manifest()
+
+    @abc.abstractmethod
+    def copy_side_files(self, to: Path) -> None:
+        """Write the tokenizer and generation files of the model into a directory."""
+
+    def read_group(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Some tensors by name, in the Hugging Face layout.
+
+        Raises:
+            CheckpointError: bytes that cannot be read, or values that are not finite.
+        """
+        arrays = self._read([self._copies.get(name, name) for name in names])
+        faults = [
+            f"tensor {self.called(name)} has {count} values that are not finite, first at "
+            f"{np.argwhere(~np.isfinite(array))[0].tolist()}"
+            for name, array in arrays.items()
+            if (count := not_finite(array))
+        ]
+        if faults:
+            raise CheckpointError(self.path, faults)
+        return {name: arrays[self._copies.get(name, name)] for name in names}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """One tensor; raises as `read_group` does."""
+        return self.read_group([name])[name]
+
+    def read_all(self, verify: bool = False) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Every tensor, in the order of the forward pass.
+
+        Args:
+            verify: compare each with its SHA-256 in the manifest.
+
+        Raises:
+            CheckpointError: as `read_group`; or, with `verify`, no manifest, or another tensor.
+        """
+        if verify:
+            self.require_manifest()
+        for group in groups(self.stored):
+            arrays = self.read_group(group)
+            for name in group:
+                array = arrays.pop(name)
+                if verify and (fault := self.fault(name, array)):
+                    raise CheckpointError(self.path, fault)
+                yield name, array
+
+    def fault(self, name: str, array: NDArray[Any], digest: str | None = None) -> str | None:
+        """What is wrong with a tensor by the manifest, or None; `digest` saves computing it."""
+        return self.require_manifest().check(self._copies.get(name, name), array, digest)
+
+    def require_manifest(self) -> Manifest:
+        """The manifest, which must name just the tensors that there are.
+
+        Raises:
+            CheckpointError: there is none, or it is of other weights.
+        """
+        if self.manifest is None:
+            raise CheckpointError(
+                self.path,
+                "has no manifest to verify against: `parity convert` and save_pretrained write one",
+            )
+        other = (set(self.stored) - set(self._copies)) ^ set(self.manifest.tensors)
+        if other:
+            raise CheckpointError(
+                self.path, f"the manifest is of other weights: see tensor {sorted(other)[0]}"
+            )
+        return self.manifest
+
+    def untie(self) -> None:
+        """Give a model whose head is its embedding a head of its own, equal to the embedding."""
+        if self.config.tie_word_embeddings:
+            self.config = dataclasses.replace(self.config, tie_word_embeddings=False)
+            self.stored[TIED_HEAD] = self.stored[TIED_EMBEDDING]
+            self._copies[TIED_HEAD] = TIED_EMBEDDING
+
+
+class Writer(contextlib.AbstractContextManager["Writer"]):
+    """A checkpoint that is written tensor by tensor and appears whole, or not at all.
+
+        with HFWriter(path, source, layout) as writer:
+            writer.write({name: array, ...})    # in the order of the layout
+            written = writer.finish(manifest)
+            ...                                 # read `written` back, raise if it is wrong
+
+    Leaving the block without an error syncs everything to the disk and renames it into place.
+    A subclass enters what must be left on `self._stack`, and defines `write` and `finish`.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+
+    @abc.abstractmethod
+    def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write some tensors; all of them together follow the order of the layout."""
+
+    @abc.abstractmethod
+    def finish(self, manifest: Manifest) -> Reader:
+        """Write all else, and open what stands there, still under its temporary name."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+def groups(stored: Mapping[str, Stored], limit: int = GROUP) -> Iterator[list[str]]:
+    """Names in their order, in groups of at most `limit` bytes, or of one tensor."""
+    group: list[str] = []
+    size = 0
+    for name, tensor in stored.items():
+        if group and size + tensor.nbytes > limit:
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += tensor.nbytes
+    if group:
+        yield group
+
+
+class MemoryReader(Reader):
+    """A model in memory, to be written from.
+
+    Args:
+        where: what error messages name.
+        config: of the model.
+        stored: every tensor by Hugging Face name.
+        fetch: gives one tensor, in the Hugging Face layout.
+        side_files: writes tokenizer and generation files into a directory; None has none.
+
+    Raises:
+        CheckpointError: `stored` is not what the config asks for; all faults at once.
+    """
+
+    kind = "memory"
+
+    def __init__(
+        self,
+        where: str,
+        config: DIYConfig,
+        stored: Mapping[str, Stored],
+        fetch: Callable[[str], NDArray[Any]],
+        side_files: Callable[[Path], None] | None = None,
+    ) -> None:
+        faults = match(
+            {name: tensor.shape for name, tensor in stored.items()},
+            {tensor.hf: tensor.shape for tensor in tensors(config)},
+        )
+        dtypes = sorted({str(tensor.dtype) for tensor in stored.values()} - set(FLOAT_NAMES))
+        faults += [f"dtype {dtype} is no float" for dtype in dtypes]
+        if faults:
+            raise CheckpointError(where, faults)
+        ordered = {tensor.hf: stored[tensor.hf] for tensor in tensors(config)}
+        super().__init__(Path(where), config, ordered)
+        self._fetch, self._side_files = fetch, side_files
+
+    def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        return {name: self._fetch(name) for name in names}
+
+    def copy_side_files(self, to: Path) -> None:
+        """Write what was given for it."""
+        if self._side_files is not None:
+            self._side_files(to)

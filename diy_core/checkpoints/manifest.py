@@ -1,0 +1,131 @@
+"""The manifest: the SHA-256 of every tensor of a checkpoint, and where it came from.
+
+Sums are taken over the canonical bytes (the Hugging Face layout, C order, little-endian), so that
+the same weights have the same sums in every format. In a directory the manifest is
+`diy_manifest.json`; a GGUF file carries it in its metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from diy_core.checkpoints.dtypes import sha256
+from diy_core.errors import CheckpointError
+
+MANIFEST = "diy_manifest.json"
+_FORMAT, _LIMIT = "diy-lm manifest 1", 8 << 20
+_SUM = re.compile("[0-9a-f]{64}")
+_PACKAGES = ("diy-lm", "numpy", "jax", "orbax-checkpoint", "torch", "gguf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What a tensor must be: its dtype, its shape in the Hugging Face layout, its sum."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The sums of a checkpoint's tensors by Hugging Face name.
+
+    Attributes:
+        tensors: one entry per tensor.
+        source: what the checkpoint was written from, for people.
+        versions: of this package and of what it wrote with.
+    """
+
+    tensors: Mapping[str, Entry]
+    source: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Entry], source: str) -> Manifest:
+        """A manifest of what is written now, with the versions that write it."""
+        return cls(tensors, source, versions())
+
+    def check(self, name: str, array: NDArray[Any], digest: str | None = None) -> str | None:
+        """What is wrong with a tensor, or None; `digest` is its sum where that is known."""
+        entry = self.tensors.get(name)
+        if entry is None:
+            return f"tensor {name} is not in the manifest"
+        found = (str(array.dtype), tuple(array.shape))
+        if found != (entry.dtype, tuple(entry.shape)):
+            return (
+                f"tensor {name} is {found[0]} {found[1]}, in the manifest {entry.dtype} "
+                f"{tuple(entry.shape)}"
+            )
+        if (digest or sha256(array)) != entry.sha256:
+            return f"tensor {name} does not have the SHA-256 of the manifest: its values changed"
+        return None
+
+    def to_json(self) -> str:
+        """The text of `diy_manifest.json`."""
+        values = {
+            "format": _FORMAT,
+            "source": self.source,
+            "versions": dict(self.versions),
+            "tensors": {
+                name: {"dtype": e.dtype, "shape": list(e.shape), "sha256": e.sha256}
+                for name, e in self.tensors.items()
+            },
+        }
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: object) -> Manifest:
+        """Read what `to_json` wrote.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        try:
+            values = json.loads(text)
+            if values["format"] != _FORMAT:
+                raise ValueError(f"the format is {values['format']!r}, expected {_FORMAT!r}")
+            tensors = {
+                name: Entry(str(e["dtype"]), tuple(int(n) for n in e["shape"]), e["sha256"])
+                for name, e in values["tensors"].items()
+            }
+            if bad := [name for name, e in tensors.items() if not _SUM.fullmatch(e.sha256)]:
+                raise ValueError(f"the sum of {bad[0]} is no SHA-256")
+            return cls(tensors, str(values["source"]), dict(values["versions"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(where, f"is no manifest: {error!r}") from error
+
+    @classmethod
+    def of_directory(cls, path: Path) -> Manifest | None:
+        """The manifest of a directory, or None where it has none.
+
+        Raises:
+            CheckpointError: a file of that name that is something else.
+        """
+        file = path / MANIFEST
+        if not file.is_file():
+            return None
+        with file.open("rb") as stream:
+            text = stream.read(_LIMIT + 1)
+        if len(text) > _LIMIT:
+            raise CheckpointError(file, f"is longer than {_LIMIT} bytes")
+        return cls.from_json(text, file)
+
+
+def versions() -> dict[str, str]:
+    """The versions of the installed packages that have a part in a checkpoint."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

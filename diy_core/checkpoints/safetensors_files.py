@@ -1,0 +1,282 @@
+"""safetensors files, read strictly and written tensor by tensor.
+
+The format: eight bytes with the header's length (little-endian), the header (JSON: dtype, shape and
+byte range of every tensor), then the tensors' bytes without gaps.
+
+The `safetensors` library takes the last of two entries of one name, and a header that fills the
+memory; it writes only what is in memory as a whole. So headers are read here: what was checked is
+then what is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.checkpoints.dtypes import FLOAT_NAMES, FLOATS, as_bytes
+from diy_core.errors import CheckpointError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# Of the largest Llama (126 layers) header and index have 0.15 MB; Python needs 20 times the text.
+JSON_LIMIT = 2 << 20
+_UNREADABLE = "is no readable safetensors file"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_ENTRY = {"dtype", "shape", "data_offsets"}
+# Bytes of an element of every dtype of the format; only floats are read further on.
+_ITEM_SIZES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where the bytes of one tensor lie, `start` and `end` counted from the file's first byte."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def tensor_slots(path: Path) -> dict[str, Slot]:
+    """Where each tensor of a directory lies, out of its index or of its single file.
+
+    Raises:
+        CheckpointError: no such file, only pickles, an index or a header that is not true.
+    """
+    single, index = path / SINGLE, path / INDEX
+    if single.exists() and index.exists():
+        raise CheckpointError(path, f"has both {SINGLE} and {INDEX}: remove the one that is old")
+    if index.exists():
+        return _indexed_slots(path, index)
+    if single.exists():
+        return read_header(single)
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+    if pickles:
+        raise CheckpointError(
+            path,
+            f"has only pickled weights ({pickles[0]}), which can run any code when they are read: "
+            "convert them to safetensors first",
+        )
+    raise CheckpointError(path, f"has neither {SINGLE} nor {INDEX}")
+
+
+def _indexed_slots(path: Path, index: Path) -> dict[str, Slot]:
+    try:
+        with index.open("rb") as stream:
+            text = stream.read(JSON_LIMIT + 1)
+        if len(text) > JSON_LIMIT:
+            raise CheckpointError(index, f"is longer than {JSON_LIMIT} bytes")
+        weight_map = json.loads(text, object_pairs_hook=_refuse_twice(index))["weight_map"]
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(index, f"is not an index with a weight_map: {error}") from error
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(index, "weight_map is not an object")
+    faults: list[str] = []
+    listed: dict[Path, set[str]] = {}
+    # Names out of the index are looked up here and never handed to the system.
+    present = {file.name: file for file in path.glob("*.safetensors") if file.is_file()}
+    for name, file in weight_map.items():
+        plain = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
+        if not plain or (file in present and not _lies_in(path, present[file])):
+            faults.append(f"tensor {name} lies in {file!r}, which is no file of this directory")
+        elif file not in present:
+            faults.append(f"tensor {name} lies in {file}, which does not exist")
+        else:
+            listed.setdefault(present[file], set()).add(name)
+    found: dict[str, Slot] = {}
+    for file, names in listed.items():
+        slots = read_header(file)
+        found |= {name: slots[name] for name in slots if name in names}
+        faults += [f"{file.name} does not hold {name}" for name in sorted(names - set(slots))]
+        faults += [
+            f"{file.name} holds {name}, not in the index" for name in sorted(set(slots) - names)
+        ]
+    if faults:
+        raise CheckpointError(index, faults)
+    return {name: found[name] for name in weight_map}
+
+
+def _lies_in(path: Path, file: Path) -> bool:
+    """True for a file of this directory, also as a link into the hub's cache that it belongs to."""
+    root, folder = path.resolve(), file.resolve().parent
+    in_cache = root.parent.name == "snapshots" and folder == root.parents[1] / "blobs"
+    return folder == root or in_cache
+
+
+def read_header(file: Path) -> dict[str, Slot]:
+    """The tensors of one safetensors file, checked against the file's size and each other.
+
+    Raises:
+        CheckpointError: it cannot be read, or the header is not true.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, JSON_LIMIT):
+                raise CheckpointError(
+                    file,
+                    f"{_UNREADABLE}: a header of {length} bytes, in a file of "
+                    f"{size} (a header may have {JSON_LIMIT})",
+                )
+            text = stream.read(length)
+        header = json.loads(text, object_pairs_hook=_refuse_twice(file))
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(file, f"{_UNREADABLE}: {error}") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(file, f"{_UNREADABLE}: the header is no object")
+    header.pop("__metadata__", None)
+    begin, faults = 8 + length, []
+    slots: dict[str, Slot] = {}
+    for name, entry in header.items():
+        if fault := _fault(entry):
+            faults.append(f"tensor {name}: {fault}")
+        else:
+            start, end = (begin + offset for offset in entry["data_offsets"])
+            slots[name] = Slot(file, entry["dtype"], tuple(entry["shape"]), start, end)
+    if not faults:
+        faults = _gaps(slots, begin, size)
+    if faults:
+        raise CheckpointError(file, [f"{_UNREADABLE}: {fault}" for fault in faults])
+    return slots
+
+
+def _fault(entry: Any) -> str | None:
+    """What is wrong with one entry of a header, or None."""
+    if not isinstance(entry, dict) or set(entry) != _ENTRY:
+        return f"an entry needs {', '.join(sorted(_ENTRY))} and nothing else"
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _ITEM_SIZES:
+        return f"dtype {dtype!r} is not known"
+    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
+    numbers = [*shape, *offsets] if lists else []
+    sizes = all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
+    if not lists or not sizes or len(shape) > 64:
+        return "shape and data_offsets must be lists of sizes"
+    if offsets[1] - offsets[0] != math.prod(shape) * _ITEM_SIZES[dtype]:
+        return f"{dtype} {tuple(shape)} does not fill bytes {offsets[0]} to {offsets[1]}"
+    return None
+
+
+def _gaps(slots: Mapping[str, Slot], begin: int, size: int) -> list[str]:
+    """The tensors must cover the bytes after the header, each byte once."""
+    at, faults = begin, []
+    for name, slot in sorted(slots.items(), key=lambda item: (item[1].start, item[1].end)):
+        if slot.start != at:
+            faults.append(f"tensor {name} begins at byte {slot.start}, expected {at}")
+        at = max(at, slot.end)
+    if at != size:
+        faults.append(f"the tensors end at byte {at} and the file at {size}: it is cut or damaged")
+    return faults
+
+
+def _refuse_twice(file: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            twice = sorted(name for name, count in counts.items() if count > 1)
+            raise CheckpointError(file, [f"{name} stands there twice" for name in twice])
+        return found
+
+    return build
+
+
+def read_slot(slot: Slot) -> NDArray[Any]:
+    """The tensor in a slot, in memory of its own.
+
+    Read, not mapped: pages of a mapped file count as this process's memory until it is closed.
+
+    Raises:
+        CheckpointError: the file has become shorter since its header was read.
+    """
+    array = np.empty(slot.shape, FLOATS[slot.dtype])
+    read_into(slot.file, slot.start, as_bytes(array))
+    return array
+
+
+def read_into(file: Path, start: int, buffer: memoryview) -> None:
+    """Fill a buffer with the bytes of a file from `start` on.
+
+    Raises:
+        CheckpointError: the file ends before the buffer is full.
+    """
+    try:
+        with file.open("rb", buffering=0) as stream:
+            stream.seek(start)
+            while len(buffer):
+                count = stream.readinto(buffer)
+                if not count:
+                    raise CheckpointError(file, "has become shorter while it was read")
+                buffer = buffer[count:]
+    except OSError as error:
+        raise CheckpointError(file, f"cannot be read: {error}") from error
+
+
+class SafetensorsWriter:
+    """One safetensors file, written tensor by tensor in any order.
+
+    Args:
+        file: where; it must not exist.
+        layout: shape and dtype of every tensor.
+    """
+
+    def __init__(
+        self, file: Path, layout: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+    ) -> None:
+        # Wide dtypes first, so that every tensor is aligned to its item size.
+        ordered = sorted(layout.items(), key=lambda item: -item[1][1].itemsize)
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers 4 asks for it
+        at = 0
+        for name, (shape, dtype) in ordered:
+            end = at + math.prod(shape) * dtype.itemsize
+            kind = FLOAT_NAMES[str(dtype)]
+            header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [at, end]}
+            at = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        begin = 8 + len(text)
+        self._starts = {name: begin + header[name]["data_offsets"][0] for name in layout}
+        self._stream: BinaryIO = file.open("xb", buffering=0)
+        try:
+            self._write(0, memoryview(len(text).to_bytes(8, "little") + text))
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, name: str, array: NDArray[Any]) -> None:
+        """Write one tensor of the layout."""
+        self._write(self._starts.pop(name), as_bytes(array))
+
+    def _write(self, at: int, buffer: memoryview) -> None:
+        while len(buffer):
+            count = os.pwrite(self._stream.fileno(), buffer, at)
+            at, buffer = at + count, buffer[count:]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the layout was written."""
+        return not self._starts
+
+    def close(self) -> None:
+        """Close the file; syncing it to the disk is the business of who moves it into place."""
+        self._stream.close()

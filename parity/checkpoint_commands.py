@@ -1,0 +1,188 @@
+"""The commands on checkpoint files: `parity convert`, `parity inspect`, `parity diff`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.filesize import decimal
+
+if TYPE_CHECKING:
+    from diy_core.checkpoints.transfer import Progress
+
+EXIT_DIFFERENT = 1
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_KINDS = ("hf", "orbax", "gguf")
+
+
+def add_checkpoint_commands(commands: Any) -> None:
+    """Add the three commands to the subparsers of `parity`."""
+    convert = commands.add_parser(
+        "convert",
+        help="between Hugging Face directories, Orbax checkpoints and GGUF files",
+        description="Convert a checkpoint: Hugging Face directory, Orbax checkpoint or GGUF file, "
+        "from any to any, a few tensors at a time. The kind of SRC is recognised. DST is written "
+        "whole or not at all, with the SHA-256 of every tensor, and is read back and compared "
+        "before it moves into place. Exits with 2 if it cannot be done; DST is then as it was.",
+    )
+    convert.add_argument("source", metavar="SRC")
+    convert.add_argument("destination", metavar="DST")
+    convert.add_argument(
+        "--to",
+        choices=_KINDS,
+        help="what DST becomes (default: gguf if its name ends in .gguf, else orbax for a Hugging "
+        "Face directory, else hf)",
+    )
+    convert.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="round all tensors to this dtype (default: keep each as it is; quantised ones "
+        "become float32)",
+    )
+    convert.add_argument(
+        "--max-shard-size",
+        type=size,
+        default="5GB",
+        metavar="SIZE",
+        help="largest safetensors file, as 2GB or 500MB (default: 5GB)",
+    )
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace DST if it is such a checkpoint"
+    )
+    convert.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="do not read DST back, and do not check SRC against its sums",
+    )
+    convert.add_argument(
+        "--untie",
+        action="store_true",
+        help="give a model whose output head is tied to its embedding a head of its own: the "
+        "lm_head.weight of the file, else a copy of the embedding",
+    )
+    convert.set_defaults(run=_convert)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="what a checkpoint is and what is in it",
+        description="Say what PATH is (Hugging Face directory, Orbax checkpoint, GGUF file), with "
+        "its config, every tensor under its three names, and totals. Reads no weights.",
+    )
+    inspect.add_argument("path", metavar="PATH")
+    inspect.add_argument("--json", metavar="FILE", help="write a record here; - is stdout")
+    inspect.add_argument(
+        "--verify", action="store_true", help="also read all weights and check their sums"
+    )
+    inspect.set_defaults(run=_inspect)
+
+    diff = commands.add_parser(
+        "diff",
+        help="compare two checkpoints of any kinds, tensor by tensor",
+        description="Compare two checkpoints of any kinds, tensor by tensor: equal bits, or the "
+        "relative L2 distance and the largest difference, worst first; and their configs. Exits "
+        "with 1 if they differ, with 2 if one cannot be read.",
+    )
+    diff.add_argument("one", metavar="A")
+    diff.add_argument("other", metavar="B")
+    diff.add_argument("--json", metavar="FILE", help="write a record here; - is stdout")
+    diff.set_defaults(run=_diff)
+
+
+def size(text: str) -> int:
+    """`2GB` in bytes (decimal units, as on a disk's label).
+
+    Raises:
+        argparse.ArgumentTypeError: it is no size, or zero.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    count = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 2GB, 500MB or 1000000")
+    return count
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from parity.convert import KINDS, convert
+
+    with progress_bar() as progress:
+        done = convert(
+            arguments.source,
+            arguments.destination,
+            to=arguments.to,
+            dtype=arguments.dtype,
+            max_shard_size=arguments.max_shard_size,
+            overwrite=arguments.overwrite,
+            verify=not arguments.no_verify,
+            untie=arguments.untie,
+            progress=progress,
+        )
+    rate = decimal(int(done.nbytes / max(done.seconds, 1e-9)))
+    checked = "read back and compared" if done.verified else "not read back"
+    if done.source_verified:
+        checked += ", source checked against its sums"
+    print(
+        f"{arguments.destination}: {KINDS[done.kind]}, {done.tensors} tensors, "
+        f"{decimal(done.nbytes)} in {done.seconds:.1f} s ({rate}/s), {checked}"
+    )
+    for note in done.notes:
+        print(f"note: {note}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from parity import inspection, report
+
+    with progress_bar() as progress:
+        record = inspection.inspect(arguments.path, verify=arguments.verify, progress=progress)
+    if arguments.json:
+        report.write_json(arguments.json, record)
+    if arguments.json == "-":
+        return 0
+    inspection.show(record, Console())
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from parity import inspection, report
+
+    with progress_bar() as progress:
+        record = inspection.diff(arguments.one, arguments.other, progress)
+    if arguments.json:
+        report.write_json(arguments.json, record)
+    if arguments.json != "-":
+        inspection.show_diff(record, Console())
+    return 0 if record["equal"] else EXIT_DIFFERENT
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Bytes, rate and time left on a terminal; nothing elsewhere."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), *columns, console=console, transient=True
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield update

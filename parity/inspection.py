@@ -1,0 +1,220 @@
+"""What a checkpoint holds, and where two of them differ: `parity inspect` and `parity diff`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from diy_core.checkpoints.dtypes import same_bits
+from diy_core.checkpoints.interface import Reader
+from diy_core.checkpoints.transfer import Progress, check
+from diy_core.mapping import tensors
+from parity.convert import KINDS, open_checkpoint
+
+_PIECE = 1 << 20  # elements compared at a time
+_SHOWN = 20  # differing tensors in the table; the record has all
+
+
+def inspect(path: str | Path, *, verify: bool = False, progress: Progress) -> dict[str, Any]:
+    """A record of a checkpoint: kind, config, tensors under their three names, totals, sums.
+
+    Args:
+        path: a Hugging Face directory, an Orbax checkpoint or a GGUF file.
+        verify: read all weights and compare them with their sums.
+        progress: called while verifying.
+
+    Raises:
+        CheckpointError: it is none of them, it is damaged, or, with `verify`, changed.
+    """
+    reader = open_checkpoint(path)
+    manifest = reader.manifest
+    if verify:
+        check(reader, reader.require_manifest(), progress)
+    sums = manifest.tensors if manifest else {}
+    rows: list[dict[str, Any]] = [
+        {
+            "name": tensor.hf,
+            "torch": tensor.torch,
+            "flax": "/".join(tensor.flax),
+            "shape": list(tensor.shape),
+            "dtype": str(reader.stored[tensor.hf].dtype),
+            "stored_as": reader.stored[tensor.hf].form,
+            "bytes": reader.stored[tensor.hf].nbytes,
+            "sha256": sums[tensor.hf].sha256 if tensor.hf in sums else None,
+        }
+        for tensor in tensors(reader.config)
+    ]
+    return {
+        "path": str(path),
+        "kind": reader.kind,
+        "config": reader.config.to_dict(),
+        "tensors": rows,
+        "total": {
+            "tensors": len(rows),
+            "parameters": sum(tensor.parameters for tensor in tensors(reader.config)),
+            "bytes": sum(tensor.nbytes for tensor in reader.stored.values()),
+            "bytes_on_disk": bytes_on_disk(Path(path)),
+        },
+        "manifest": None
+        if manifest is None
+        else {"source": manifest.source, "versions": dict(manifest.versions)},
+        "verified": verify,
+        "notes": list(reader.notes),
+    }
+
+
+def bytes_on_disk(path: Path) -> int:
+    """The size of a file, or of all files below a directory."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def show(record: dict[str, Any], console: Console) -> None:
+    """Print what `inspect` found."""
+    total = record["total"]
+    console.print(f"[bold]{record['path']}[/]: {KINDS[record['kind']]}", highlight=False)
+    settings = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in record["config"].items():
+        settings.add_row(key, str(value))
+    console.print(settings)
+    console.print(_table(record["tensors"]))
+    console.print(
+        f"{total['tensors']} tensors, {total['parameters']:,} parameters, "
+        f"{decimal(total['bytes'])} as arrays, {decimal(total['bytes_on_disk'])} on disk",
+        highlight=False,
+    )
+    if record["manifest"] is None:
+        console.print("no checksums: `parity convert` and save_pretrained write them")
+    else:
+        state = "all right" if record["verified"] else "present, not checked (--verify checks them)"
+        console.print(f"checksums: {state}; written from {record['manifest']['source'] or '?'}")
+    for note in record["notes"]:
+        console.print(f"note: {note}", highlight=False)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """All tensors; layers that are alike are one line each tensor."""
+    columns = ("Hugging Face", "Flax", "shape", "dtype", "stored as")
+    table = Table()
+    for column in (*columns, "bytes"):
+        table.add_column(column, overflow="fold", justify="right" if column == "bytes" else "left")
+    for row in rows:
+        shape = " x ".join(str(n) for n in row["shape"])
+        cells = (row["name"], row["flax"], shape, row["dtype"], row["stored_as"])
+        table.add_row(*cells, decimal(row["bytes"]))
+    return table
+
+
+def diff(one: str | Path, other: str | Path, progress: Progress) -> dict[str, Any]:
+    """Compare two checkpoints of any kinds.
+
+    Returns:
+        `equal`: the same tensors with the same bits, and configs that mean the same model.
+        `tensors`: those that differ, worst first, each with `relative_l2` and `largest` (None where
+        shapes differ or one is missing). `config`: the keys that differ, with both values.
+
+    Raises:
+        CheckpointError: one of them cannot be read.
+    """
+    left, right = open_checkpoint(one), open_checkpoint(other)
+    names = list(dict.fromkeys([*left.stored, *right.stored]))
+    total = sum(tensor.nbytes for tensor in left.stored.values())
+    done, found = 0, []
+    progress("comparing", 0, total)
+    for name in names:
+        fault = _compare(name, left, right)
+        if fault is not None:
+            found.append(fault)
+        done += left.stored[name].nbytes if name in left.stored else 0
+        progress("comparing", done, total)
+    found.sort(key=lambda f: -math.inf if f["relative_l2"] is None else -f["relative_l2"])
+    configs = _config_differences(left, right)
+    return {
+        "one": {"path": str(one), "kind": left.kind},
+        "other": {"path": str(other), "kind": right.kind},
+        "equal": not found and not configs,
+        "compared": len(names),
+        "tensors": found,
+        "config": configs,
+    }
+
+
+def _compare(name: str, left: Reader, right: Reader) -> dict[str, Any] | None:
+    """What is different about one tensor, or None."""
+    fault: dict[str, Any] = {"name": name, "what": "", "relative_l2": None, "largest": None}
+    for reader, where in ((left, "A"), (right, "B")):
+        if name not in reader.stored:
+            return fault | {"what": f"not in {where}"}
+    a, b = left.stored[name], right.stored[name]
+    if a.shape != b.shape:
+        return fault | {"what": f"shape {a.shape} in A, {b.shape} in B"}
+    one, other = left.read(name), right.read(name)
+    if same_bits(one, other):
+        return None
+    relative, largest, count = distance(one, other)
+    dtypes = "" if a.dtype == b.dtype else f"{a.dtype} in A, {b.dtype} in B; "
+    return fault | {
+        "what": f"{dtypes}{count} of {one.size} values differ",
+        "relative_l2": relative,
+        "largest": largest,
+    }
+
+
+def distance(one: NDArray[Any], other: NDArray[Any]) -> tuple[float, float, int]:
+    """`|other - one| / |one|` in L2, the largest difference, and how many values differ.
+
+    Summed in float64, a piece at a time. Where `one` is all zeros the L2 is infinite, or 0.
+    """
+    flat, against = one.reshape(-1), other.reshape(-1)
+    squares, reference, largest, count = 0.0, 0.0, 0.0, 0
+    for start in range(0, flat.size, _PIECE):
+        a = flat[start : start + _PIECE].astype(np.float64)
+        b = against[start : start + _PIECE].astype(np.float64)
+        difference = np.abs(b - a)
+        squares += float(difference @ difference)
+        reference += float(a @ a)
+        largest = max(largest, float(difference.max(initial=0.0)))
+        count += int(np.count_nonzero(difference))
+    if squares == 0:
+        return 0.0, largest, count
+    return (math.sqrt(squares / reference) if reference else math.inf), largest, count
+
+
+def _config_differences(left: Reader, right: Reader) -> dict[str, list[Any]]:
+    """Keys of the configs that change the function, where they differ."""
+    one, other = left.config.to_dict(), right.config.to_dict()
+    own = set(one) - set(left.config.extra) | set(other) - set(right.config.extra)
+    return {
+        key: [one.get(key), other.get(key)]
+        for key in sorted(own - {"initializer_range"})
+        if one.get(key) != other.get(key)
+    }
+
+
+def show_diff(record: dict[str, Any], console: Console) -> None:
+    """Print what `diff` found."""
+    found = record["tensors"]
+    if record["equal"]:
+        console.print(f"equal: {record['compared']} tensors, bit for bit, and the same config")
+        return
+    for key, (one, other) in record["config"].items():
+        console.print(f"config: {key} is {one} in A, {other} in B", highlight=False)
+    if found:
+        table = Table()
+        for column in ("tensor", "relative L2", "largest", "what"):
+            right = column in ("relative L2", "largest")
+            table.add_column(column, justify="right" if right else "left", overflow="fold")
+        for fault in found[:_SHOWN]:
+            numbers = [fault["relative_l2"], fault["largest"]]
+            cells = ["" if number is None else f"{number:.2e}" for number in numbers]
+            table.add_row(fault["name"], *cells, fault["what"])
+        console.print(table)
+    more = f", the worst {_SHOWN} above" if len(found) > _SHOWN else ""
+    console.print(f"{len(found)} of {record['compared']} tensors differ{more}")
