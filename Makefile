@@ -2,7 +2,7 @@
 # make demo           a real model in both frameworks: checked, converted, asked a question
 # make test           the test suite (DEVICE=cuda: the parity tests on a GPU)
 # make lint           ruff and mypy
-# make witnesses      llama.cpp as a further witness: compiles for minutes
+# make witnesses      llama.cpp runs what is exported: compiles for minutes
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -43,6 +43,7 @@ lint: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
 
 witnesses: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[witnesses]'
+	$(BIN)/python -m pytest -m witnesses -rA $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info

@@ -10,7 +10,12 @@ The one place that calls Orbax, through its v1 interface. Parameters go in and o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,7 @@ from orbax.checkpoint import v1 as ocp
 
 from diy_core.checkpoints import hf_directory
 from diy_core.checkpoints.atomic import atomic_directory, recover
-from diy_core.checkpoints.dtypes import FLOAT_NAMES
+from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
 from diy_core.config import DIYConfig
@@ -29,7 +34,7 @@ from diy_core.mapping import flatten, match_flax, tensors, unflatten
 
 STATE = "state"
 _OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
-# Orbax keeps an array as one compressed chunk unless told otherwise, and then holds it three times.
+# Orbax keeps an array as one chunk unless told otherwise, and then holds it several times.
 _CHUNK = 16 << 20  # bytes
 
 
@@ -110,7 +115,7 @@ class OrbaxReader(Reader):
         result = {}
         for name, path in paths.items():
             array = np.asarray(tree.pop(path))
-            result[name] = np.ascontiguousarray(self._tensors[name].to_flax.inverse(array))
+            result[name] = contiguous(self._tensors[name].to_flax.inverse(array))
         return result
 
     def copy_side_files(self, to: Path) -> None:
@@ -147,14 +152,18 @@ class OrbaxWriter(Writer):
         _refuse_foreign(path)
         self._source, self._layout = source, layout
         self._tensors = {tensor.hf: tensor for tensor in tensors(source.config)}
-        self._temporary = self._stack.enter_context(atomic_directory(path, overwrite=overwrite))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_without_reports())
+            stack.enter_context(_plain_errors(path))
+            self._temporary = stack.enter_context(atomic_directory(path, overwrite=overwrite))
+            self._stack = stack.pop_all()
         # Orbax wants a directory of its own making, so its files move up from one at the end.
         self._orbax = self._temporary / "orbax"
 
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write some tensors."""
         flat = {
-            self._tensors[name].flax: np.ascontiguousarray(self._tensors[name].to_flax(array))
+            self._tensors[name].flax: contiguous(self._tensors[name].to_flax(array))
             for name, array in arrays.items()
         }
         with _context():
@@ -197,10 +206,44 @@ def load_params(
     return reader.config, build_params(named, dtype)
 
 
+@contextlib.contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
+    """The system's error instead of a ValueError that has it among a thousand other characters."""
+    try:
+        yield
+    except ValueError as error:
+        if code := re.search(r"\[os_error_code='(\d+)'\]", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _without_reports() -> Iterator[None]:
+    """Orbax raises an error of writing, and also prints it from each of its threads."""
+    logger, usual = logging.getLogger("absl"), sys.unraisablehook
+
+    def drop(record: logging.LogRecord) -> bool:
+        return record.exc_info is None
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        # Other writes that end after the one that failed find nobody waiting for them.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            usual(unraisable)
+
+    logger.addFilter(drop)
+    sys.unraisablehook = hook
+    try:
+        yield
+        sys.unraisablehook = usual  # not after an error: those writes may end at any time
+    finally:
+        logger.removeFilter(drop)
+
+
 def _context() -> ocp.Context:
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     context.array.saving.storage_options.chunk_byte_size = _CHUNK
+    context.array.saving.use_compression = False  # weights hardly shrink, and it takes half the time
     return context
 
 

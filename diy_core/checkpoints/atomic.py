@@ -23,6 +23,7 @@ from pathlib import Path
 
 from diy_core.errors import CheckpointError
 
+_SYNC_FILE_RANGE_WRITE = 2
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # Linux, <fcntl.h> and <linux/fs.h>
 
 
@@ -43,7 +44,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = True) -> Iterator[Pa
     temporary = _temporary_name(path)
     temporary.mkdir()
     try:
-        with _lock(temporary):
+        with _naming(path), _lock(temporary):
             yield temporary
             _sync_tree(temporary)
             _move_in(temporary, path, overwrite)
@@ -65,12 +66,23 @@ def atomic_file(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     temporary = _temporary_name(path)
     temporary.touch(exist_ok=False)
     try:
-        with _lock(temporary):
+        with _naming(path), _lock(temporary):
             yield temporary
             _sync(temporary)
             _move_in(temporary, path, overwrite)
     finally:
         _remove(temporary)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error that names no file, as that of a full disk, says what was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def _target(path: str | Path, overwrite: bool) -> Path:
@@ -176,6 +188,14 @@ def _rename(old: Path, new: Path, how: int) -> bool:
     if code in (errno.ENOSYS, errno.EINVAL):
         return False
     raise OSError(code, os.strerror(code), str(old), None, str(new))
+
+
+def start_writing_back(descriptor: int) -> None:
+    """Ask the system to begin with the disk, so that less is left to wait for at the end."""
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call is not None:
+        zero = ctypes.c_int64(0)  # from the first byte to the end of the file
+        call(descriptor, zero, zero, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
 
 def _aside(path: Path) -> Path:

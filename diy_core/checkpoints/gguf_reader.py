@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.dtypes import FLOATS, as_bytes, dtype_of
+from diy_core.checkpoints.dtypes import FLOATS, as_bytes, dtype_of, same_bits
 from diy_core.checkpoints.gguf_config import ROPE_FREQS, read_config
 from diy_core.checkpoints.gguf_file import open_gguf, shape_of
 from diy_core.checkpoints.gguf_names import gguf_name, reorder
@@ -63,9 +63,10 @@ class GGUFReader(Reader):
                 if self._metadata.get("tokenizer.ggml.model") != "no_vocab"
                 else None
             )
+            self._files = _files(self._metadata)
             if self._tokenizer and CONFIG_KEY not in self._metadata:
                 config = dataclasses.replace(config, extra=_token_ids(self._tokenizer))
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError, RecursionError) as error:
             raise CheckpointError(path, str(error)) from error
         shapes = {n: shape_of(tensor) for n, tensor in self._tensors.items() if n != ROPE_FREQS}
         wanted = {gguf_name(tensor.hf): tensor.shape for tensor in tensors(config)}
@@ -106,7 +107,13 @@ class GGUFReader(Reader):
         form = tensor.tensor_type.name
         if entry is None or form not in FLOATS:
             return False
-        return str(FLOATS[form]) == entry.dtype or (form == "F32" and entry.dtype in _NARROW)
+        if str(FLOATS[form]) == entry.dtype:
+            return True
+        if form != "F32" or len(entry.shape) > 1 or entry.dtype not in _NARROW:
+            return False
+        wide = _dequantised(self.path, tensor)
+        with np.errstate(over="ignore"):
+            return same_bits(wide.astype(dtype_of(entry.dtype)).astype(np.float32), wide)
 
     def _narrow(self) -> None:
         """What is stored wider than it was, as llama.cpp wants its norms, gets its dtype back."""
@@ -134,21 +141,18 @@ class GGUFReader(Reader):
         return arrays
 
     def copy_side_files(self, to: Path) -> None:
-        """Write the tokenizer's files, rebuilt, or as they were where the file carries them."""
-        if self._tokenizer is None:
-            return
-        self._tokenizer.write(to)
-        for name, text in json.loads(self._metadata.get(FILES_KEY, "{}")).items():
-            if name in SIDE_FILES:
-                (to / name).write_text(text, encoding="utf-8")
+        """Write the tokenizer's files as they were where the file carries them, else rebuilt."""
+        if self._tokenizer is not None and "tokenizer.json" not in self._files:
+            self._tokenizer.write(to)
+        for name, text in self._files.items():
+            (to / name).write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def _config(metadata: Mapping[str, Any], found: Mapping[str, Any], notes: list[str]) -> DIYConfig:
     """The config of the `llama.*` entries; in full, where the file carries ours and they agree."""
-    text = metadata.get(CONFIG_KEY)
-    if text is None:
+    if CONFIG_KEY not in metadata:
         return read_config(metadata, found)
-    ours = DIYConfig.from_dict(json.loads(text))
+    ours = DIYConfig.from_dict(_object(metadata, CONFIG_KEY))
     theirs = read_config(metadata, found, ours.rope_scaling)
     values = dataclasses.asdict(ours)
     if ours.rope_scaling == RopeScaling(rope_type="linear", factor=1.0):
@@ -162,6 +166,23 @@ def _config(metadata: Mapping[str, Any], found: Mapping[str, Any], notes: list[s
         return ours
     notes.append(f"the llama.* entries were changed after {CONFIG_KEY} was written: they count")
     return theirs
+
+
+def _files(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The text of every side file that the file carries, by name."""
+    files = _object(metadata, FILES_KEY) if FILES_KEY in metadata else {}
+    if not all(isinstance(text, str) for text in files.values()):
+        raise ValueError(f"{FILES_KEY} must hold texts")
+    return {name: text for name, text in files.items() if name in SIDE_FILES}
+
+
+def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A metadata entry of our own, which is an object in JSON."""
+    text = metadata[key]
+    values = json.loads(text) if isinstance(text, str) else None
+    if not isinstance(values, dict):
+        raise ValueError(f"{key} is no JSON object")
+    return values
 
 
 def _single(value: Any) -> Any:

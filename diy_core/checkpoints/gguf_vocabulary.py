@@ -79,7 +79,9 @@ def vocabulary_metadata(directory: Path, vocab_size: int) -> dict[str, Any]:
 def _name_of_rules(file: Path, state: dict[str, Any]) -> str:
     """What llama.cpp calls the rules of this tokenizer."""
     model = state["model"]
-    if model["type"] != "BPE" or model.get("byte_fallback") or state["normalizer"] is not None:
+    unlike = ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
+    other = model["type"] != "BPE" or any(model.get(key) for key in unlike)
+    if other or state["normalizer"] is not None:
         raise CheckpointError(
             file,
             "is not a byte-level BPE tokenizer without a normaliser, and only those are written to "

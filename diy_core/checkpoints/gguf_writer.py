@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +19,13 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.atomic import atomic_file
+from diy_core.checkpoints.atomic import atomic_file, start_writing_back
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, FLOATS, as_bytes
 from diy_core.checkpoints.gguf_config import ROPE_FREQS, config_metadata, rope_factors
 from diy_core.checkpoints.gguf_names import gguf_name, reorder
 from diy_core.checkpoints.gguf_reader import CONFIG_KEY, FILES_KEY, MANIFEST_KEY, GGUFReader
 from diy_core.checkpoints.gguf_vocabulary import vocabulary_metadata
-from diy_core.checkpoints.hf_directory import SIDE_FILES
+from diy_core.checkpoints.hf_directory import CONFIG, SIDE_FILES, with_dtype, write_json
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.errors import CheckpointError
@@ -34,7 +35,6 @@ _FILE_TYPES = {
     "float16": gguf.LlamaFileType.MOSTLY_F16,
     "bfloat16": gguf.LlamaFileType.MOSTLY_BF16,
 }
-_BINARY = ("tokenizer.model",)  # side files that are no text
 _NO_SUM = "0" * 64
 
 
@@ -74,7 +74,7 @@ class GGUFWriter(Writer):
         try:
             self._begin(metadata)
         except BaseException:
-            self._stack.close()
+            self._stack.__exit__(*sys.exc_info())  # close() would move the half file into place
             raise
 
     def _refuse(self) -> None:
@@ -94,18 +94,23 @@ class GGUFWriter(Writer):
         with tempfile.TemporaryDirectory() as folder:
             source.copy_side_files(Path(folder))
             files = {
-                name: (Path(folder) / name).read_text(encoding="utf-8")
+                # Bytes that are no UTF-8 become lone surrogates, and those bytes again.
+                name: (Path(folder) / name).read_bytes().decode("utf-8", "surrogateescape")
                 for name in SIDE_FILES
-                if name not in _BINARY and (Path(folder) / name).is_file()
+                if (Path(folder) / name).is_file()
             }
+            # Where generation_config.json is silent, it says what ends a text.
+            write_json(Path(folder) / CONFIG, self._config.to_dict())
             vocabulary = vocabulary_metadata(Path(folder), self._config.vocab_size)
-        dtypes = [str(tensor.dtype) for tensor in self._layout.values() if len(tensor.shape) > 1]
-        most = max(set(dtypes), key=dtypes.count)
+        dtypes = [str(tensor.dtype) for tensor in self._layout.values()]
+        matrices = [str(tensor.dtype) for tensor in self._layout.values() if len(tensor.shape) > 1]
+        most = max(sorted(set(matrices)), key=matrices.count)
+        config = with_dtype(self._config.to_dict(), sorted(set(dtypes)))
         return {
             "general.file_type": int(_FILE_TYPES[most]),
             **config_metadata(self._config),
             **vocabulary,
-            CONFIG_KEY: json.dumps(self._config.to_dict()),
+            CONFIG_KEY: json.dumps(config),
             FILES_KEY: json.dumps(files),
             MANIFEST_KEY: self._manifest.to_json(),
         }
@@ -113,6 +118,7 @@ class GGUFWriter(Writer):
     def _begin(self, metadata: Mapping[str, Any]) -> None:
         writer = gguf.GGUFWriter(self._temporary, "llama")
         for key, value in metadata.items():
+            _refuse_too_large(self._path, key, value)
             add_entry(writer, key, value)
         scaling = self._config.rope_scaling
         factors = None
@@ -150,6 +156,7 @@ class GGUFWriter(Writer):
         for name, array in arrays.items():
             form = FLOATS[_form(self._layout[name])]
             stored = array.astype(form, copy=False)
+            start_writing_back(self._stream.fileno())
             self._put(reorder(name, stored, self._config, to_gguf=True))
 
     def finish(self, manifest: Manifest) -> GGUFReader:
@@ -175,6 +182,14 @@ def add_entry(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_string(key, value)
     elif value:  # an empty array cannot be written: it has no type
         writer.add_array(key, value)
+
+
+def _refuse_too_large(path: Path, key: str, value: Any) -> None:
+    """Raise for a number that llama.cpp's types for it, uint32 and float32, cannot hold."""
+    with np.errstate(over="ignore"):
+        held = not isinstance(value, float) or np.isfinite(np.float32(value))
+    if not held or (isinstance(value, int) and value >= 1 << 32):
+        raise CheckpointError(path, f"{key} is {value}, more than a GGUF file can say")
 
 
 def _form(tensor: Stored) -> str:

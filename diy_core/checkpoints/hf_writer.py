@@ -31,6 +31,7 @@ MAX_SHARD_SIZE = 5 * 10**9  # bytes
 _REPLACED = re.compile(
     r"config\.json|diy_manifest\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
 )
+_HEADER = 128  # bytes: more than a file's header needs for itself, or for a tensor but its name
 _ORBAX = "state"  # the folder by which an Orbax checkpoint is known; it has a config.json too
 
 
@@ -115,15 +116,16 @@ class HFWriter(Writer):
 
 
 def plan_shards(layout: Mapping[str, Stored], max_shard_size: int) -> dict[str, list[str]]:
-    """Which file holds which tensors: in order, each file as full as it may be."""
+    """Which file holds which tensors: in order, each file as full as it may be, its header too."""
     shards: list[list[str]] = [[]]
-    size = 0
+    size = _HEADER
     for name, tensor in layout.items():
-        if shards[-1] and size + tensor.nbytes > max_shard_size:
+        needed = tensor.nbytes + len(name) + _HEADER
+        if shards[-1] and size + needed > max_shard_size:
             shards.append([])
-            size = 0
+            size = _HEADER
         shards[-1].append(name)
-        size += tensor.nbytes
+        size += needed
     if len(shards) == 1:
         return {SINGLE: shards[0]}
     count = len(shards)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.dtypes import FLOAT_NAMES, not_finite
+from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous, not_finite
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
@@ -79,7 +79,8 @@ class Reader(abc.ABC):
     @property
     def name(self) -> str:
         """What the manifest of a copy says of its source."""
-        return f"{self.kind} {self.path.name}"
+        name = self.path.absolute().name.encode("utf-8", "replace").decode()
+        return f"{self.kind} {name}"
 
     def called(self, name: str) -> str:
         """What the format calls the tensor of this Hugging Face name, for messages."""
@@ -105,18 +106,23 @@ class Reader(abc.ABC):
     def copy_side_files(self, to: Path) -> None:
         """Write the tokenizer and generation files of the model into a directory."""
 
-    def read_group(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def read_group(self, names: Sequence[str], *, finite: bool = True) -> dict[str, NDArray[Any]]:
         """Some tensors by name, in the Hugging Face layout.
+
+        Args:
+            names: which.
+            finite: False leaves out the search for values that are not finite, where sums are
+                compared anyway.
 
         Raises:
             CheckpointError: bytes that cannot be read, or values that are not finite.
         """
-        arrays = self._read([self._copies.get(name, name) for name in names])
+        arrays = self._read(list({self._copies.get(name, name): None for name in names}))
         faults = [
             f"tensor {self.called(name)} has {count} values that are not finite, first at "
             f"{np.argwhere(~np.isfinite(array))[0].tolist()}"
             for name, array in arrays.items()
-            if (count := not_finite(array))
+            if finite and (count := not_finite(array))
         ]
         if faults:
             raise CheckpointError(self.path, faults)
@@ -260,7 +266,7 @@ class MemoryReader(Reader):
         self._fetch, self._side_files = fetch, side_files
 
     def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        return {name: self._fetch(name) for name in names}
+        return {name: contiguous(self._fetch(name)) for name in names}
 
     def copy_side_files(self, to: Path) -> None:
         """Write what was given for it."""

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.atomic import start_writing_back
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, FLOATS, as_bytes
 from diy_core.errors import CheckpointError
 
@@ -266,6 +267,7 @@ class SafetensorsWriter:
     def write(self, name: str, array: NDArray[Any]) -> None:
         """Write one tensor of the layout."""
         self._write(self._starts.pop(name), as_bytes(array))
+        start_writing_back(self._stream.fileno())
 
     def _write(self, at: int, buffer: memoryview) -> None:
         while len(buffer):

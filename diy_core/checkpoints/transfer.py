@@ -8,6 +8,7 @@ read ahead, so that at most one large tensor is held.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -126,7 +127,11 @@ def _copy(
             if array.dtype != layout[name].dtype:
                 if known and (fault := reader.fault(name, array)):
                     faults.append(fault)
-                array = cast(array, layout[name].dtype, reader.called(name), reader.path)
+                try:
+                    array = cast(array, layout[name].dtype, reader.called(name), reader.path)
+                except CheckpointError as error:
+                    faults.extend(error.faults)
+                    continue
             arrays[name] = array
         return arrays
 
@@ -154,9 +159,11 @@ def check(reader: Reader, manifest: Manifest, progress: Progress) -> None:
     """
     total = sum(tensor.nbytes for tensor in reader.stored.values())
     done = _counting(progress, "verifying", reader.stored, total)
+    # Values that are not finite were refused when the sums were taken.
+    load = functools.partial(reader.read_group, finite=False)
     faults = [f"tensor {name} is missing" for name in manifest.tensors if name not in reader.stored]
     with ThreadPoolExecutor(2) as pool:
-        for arrays in _ahead(pool, reader.read_group, reader.stored):
+        for arrays in _ahead(pool, load, reader.stored):
             found = {n: pool.submit(manifest.check, n, array) for n, array in arrays.items()}
             for name, fault in found.items():
                 if text := fault.result():
