@@ -17,6 +17,8 @@ from diy_core.fields import require_float, require_int
 from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
 
 MODEL_TYPES = ("llama",)
+# Copied and compared as it is, what is in `extra` must not be deep or large: no real one is.
+_DEPTH, _LIMIT = 32, 1 << 18  # bytes
 ACTIVATIONS = ("silu", "swish")  # two names of one function
 
 # What transformers' LlamaConfig assumes where a file says nothing. These are not our defaults.
@@ -134,6 +136,8 @@ class DIYConfig:
             )
         if not isinstance(self.extra, Mapping):
             raise ValueError(f"extra must be a mapping, got {self.extra!r}")
+        if _is_deeper(self.extra, _DEPTH):
+            raise ValueError(f"extra is nested more than {_DEPTH} deep")
         if own := sorted({*_ABSENT_IN_FILE, *ROPE_KEYS} & set(self.extra)):
             raise ValueError(f"extra holds {', '.join(own)}: give it as an argument of its own")
         _refuse_unsupported({"model_type": "llama"} | dict(self.extra))
@@ -193,7 +197,9 @@ class DIYConfig:
         """
         file = Path(path) / "config.json"
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            with file.open("rb") as stream:
+                text = stream.read(_LIMIT + 1)
+            values = json.loads(text.decode("utf-8")) if len(text) <= _LIMIT else None
         except FileNotFoundError:
             raise ValueError(
                 f"{file} does not exist: a model directory needs a config.json"
@@ -202,12 +208,21 @@ class DIYConfig:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not valid JSON: {error}") from error
+        if len(text) > _LIMIT:
+            raise ValueError(f"{file} is longer than {_LIMIT} bytes")
         if not isinstance(values, dict):
             raise ValueError(f"{file} must hold a JSON object, got {type(values).__name__}")
         try:
             return cls.from_dict(values)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}: {error}") from error
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    items = value.values() if isinstance(value, Mapping) else value
+    if not isinstance(value, (Mapping, list)):
+        return False
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in items)
 
 
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from orbax.checkpoint import v1 as ocp
 from diy_core.checkpoints import hf_directory
 from diy_core.checkpoints.atomic import atomic_directory, recover
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
-from diy_core.checkpoints.interface import Reader, Stored, Writer
+from diy_core.checkpoints.interface import Reader, Stored, Writer, large_groups
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
+from diy_core.checkpoints.safetensors_files import JSON_LIMIT
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
@@ -36,6 +38,7 @@ STATE = "state"
 _OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
 # Orbax keeps an array as one chunk unless told otherwise, and then holds it several times.
 _CHUNK = 16 << 20  # bytes
+_PATIENCE = 50  # tenths of a second that a failed write may go on for
 
 
 def is_store(path: str | Path) -> bool:
@@ -67,13 +70,22 @@ class OrbaxReader(Reader):
                 path, f"is no Orbax checkpoint: it needs {STATE}/ and config.json"
             )
         config = DIYConfig.from_pretrained(path)
+        for file in (path / "_CHECKPOINT_METADATA", path / STATE / "_METADATA"):
+            if file.is_file() and file.stat().st_size > JSON_LIMIT:  # Orbax would read all of it
+                raise CheckpointError(file, f"is longer than {JSON_LIMIT} bytes")
         try:
             metadata = ocp.metadata(path).metadata
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # damaged files surface as exceptions of many kinds
             raise CheckpointError(path, f"Orbax cannot read it: {error}") from error
         if not isinstance(metadata, Mapping):
             raise CheckpointError(path, f"Orbax finds no params in it: {metadata!r}")
         self._leaves = flatten(metadata)
+        if config.num_hidden_layers > len(self._leaves):  # the table of their names could be huge
+            raise CheckpointError(
+                path,
+                f"config.json says num_hidden_layers: {config.num_hidden_layers}, with "
+                f"{len(self._leaves)} parameters",
+            )
         faults = match_flax(self._leaves, config) or [
             f"parameter {'/'.join(name)} has dtype {leaf.dtype}, which is no float"
             for name, leaf in self._leaves.items()
@@ -88,6 +100,7 @@ class OrbaxReader(Reader):
             for name, tensor in self._tensors.items()
         }
         super().__init__(path, config, stored)
+        self.group = large_groups(stored)
         if untie:
             self.untie()
 
@@ -109,7 +122,7 @@ class OrbaxReader(Reader):
         try:
             with _context():
                 tree = flatten(ocp.load(self.path, unflatten(wanted)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # damaged files surface as exceptions of many kinds
             raise CheckpointError(self.path, f"Orbax cannot read it: {error}") from error
         del wanted
         result = {}
@@ -151,11 +164,13 @@ class OrbaxWriter(Writer):
         recover(path)
         _refuse_foreign(path)
         self._source, self._layout = source, layout
+        self.group = large_groups(layout)
         self._tensors = {tensor.hf: tensor for tensor in tensors(source.config)}
         with contextlib.ExitStack() as stack:
             stack.enter_context(_without_reports())
             stack.enter_context(_plain_errors(path))
             self._temporary = stack.enter_context(atomic_directory(path, overwrite=overwrite))
+            stack.enter_context(_settled(self._temporary))
             self._stack = stack.pop_all()
         # Orbax wants a directory of its own making, so its files move up from one at the end.
         self._orbax = self._temporary / "orbax"
@@ -218,6 +233,22 @@ def _plain_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _settled(folder: Path) -> Iterator[None]:
+    """After an error, wait for Orbax's other writes, which would make removed folders anew."""
+    try:
+        yield
+    except BaseException:
+        seen: list[tuple[str, int]] = []
+        for _ in range(_PATIENCE):
+            time.sleep(0.1)
+            now = [(name, len(files)) for name, _, files in os.walk(folder)]
+            if now == seen:
+                break
+            seen = now
+        raise
+
+
+@contextlib.contextmanager
 def _without_reports() -> Iterator[None]:
     """Orbax raises an error of writing, and also prints it from each of its threads."""
     logger, usual = logging.getLogger("absl"), sys.unraisablehook
@@ -243,7 +274,8 @@ def _context() -> ocp.Context:
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     context.array.saving.storage_options.chunk_byte_size = _CHUNK
-    context.array.saving.use_compression = False  # weights hardly shrink, and it takes half the time
+    # Weights hardly shrink, and compressing them takes half of the time.
+    context.array.saving.use_compression = False
     return context
 
 

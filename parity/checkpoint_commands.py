@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -99,10 +100,10 @@ def size(text: str) -> int:
         argparse.ArgumentTypeError: it is no size, or zero.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    count = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
-    if count < 1:
+    count = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+    if not 1 <= count < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 2GB, 500MB or 1000000")
-    return count
+    return int(count)
 
 
 def _convert(arguments: argparse.Namespace) -> int:

@@ -24,7 +24,23 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import TIED_HEAD, flatten, match, match_flax, tensors
 from diy_jax import orbax_store
+from parity.optimizer_state import (
+    decay_mask,
+    optimizer_state_to_optax,
+    optimizer_state_to_torch,
+)
 
+__all__ = [
+    "convert",
+    "decay_mask",
+    "default_kind",
+    "kind_of",
+    "open_checkpoint",
+    "optimizer_state_to_optax",
+    "optimizer_state_to_torch",
+    "to_flax",
+    "to_torch",
+]
 KINDS = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint", "gguf": "GGUF file"}
 READERS: dict[str, Callable[..., Reader]] = {
     "hf": HFReader,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from diy_core.checkpoints.dtypes import same_bits
@@ -79,10 +80,10 @@ def bytes_on_disk(path: Path) -> int:
 def show(record: dict[str, Any], console: Console) -> None:
     """Print what `inspect` found."""
     total = record["total"]
-    console.print(f"[bold]{record['path']}[/]: {KINDS[record['kind']]}", highlight=False)
+    console.print(f"[bold]{escape(record['path'])}[/]: {KINDS[record['kind']]}", highlight=False)
     settings = Table(show_header=False, box=None, pad_edge=False)
     for key, value in record["config"].items():
-        settings.add_row(key, str(value))
+        settings.add_row(escape(key), escape(str(value)))
     console.print(settings)
     console.print(_table(record["tensors"]))
     console.print(
@@ -93,10 +94,11 @@ def show(record: dict[str, Any], console: Console) -> None:
     if record["manifest"] is None:
         console.print("no checksums: `parity convert` and save_pretrained write them")
     else:
+        source = escape(record["manifest"]["source"]) or "?"
         state = "all right" if record["verified"] else "present, not checked (--verify checks them)"
-        console.print(f"checksums: {state}; written from {record['manifest']['source'] or '?'}")
+        console.print(f"checksums: {state}; written from {source}")
     for note in record["notes"]:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", highlight=False, markup=False)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -205,7 +207,7 @@ def show_diff(record: dict[str, Any], console: Console) -> None:
         console.print(f"equal: {record['compared']} tensors, bit for bit, and the same config")
         return
     for key, (one, other) in record["config"].items():
-        console.print(f"config: {key} is {one} in A, {other} in B", highlight=False)
+        console.print(f"config: {key} is {one} in A, {other} in B", highlight=False, markup=False)
     if found:
         table = Table()
         for column in ("tensor", "relative L2", "largest", "what"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import gc
 from collections.abc import Callable
@@ -22,6 +20,7 @@ import diy_jax
 import diy_torch
 from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, flax_module_path, tensors
+from diy_core.memory import trim
 from diy_torch.checkpoint import to_numpy
 from parity.environment import TORCH_DTYPES, Device
 
@@ -174,8 +173,7 @@ class Pair:
 def release_memory() -> None:
     """Give freed memory back to the system: thousands of freed tensors else stay in the heap."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # only the GNU C library has it
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    trim()
 
 
 def module_names(config: DIYConfig) -> list[str]:

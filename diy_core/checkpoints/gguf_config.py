@@ -141,9 +141,10 @@ def _llama3(config: DIYConfig, tensor: Any, known: RopeScaling | None) -> RopeSc
     def gives(scaling: RopeScaling | None) -> bool:
         if scaling is None or scaling.rope_type != "llama3" or config.rope_scaling is not None:
             return False
+        if factors.shape != (config.head_size // 2,):  # or a damaged size would be computed for
+            return False
         expected = rope_factors(dataclasses.replace(config, rope_scaling=scaling))
-        same = factors.shape == expected.shape
-        return same and np.allclose(factors, expected, rtol=1e-5, atol=0)
+        return np.allclose(factors, expected, rtol=1e-5, atol=0)
 
     if gives(known):
         return known

@@ -93,7 +93,7 @@ class GGUFReader(Reader):
 
     def _find_manifest(self) -> Manifest | None:
         text = self._metadata.get(MANIFEST_KEY)
-        manifest = None if text is None else Manifest.from_json(text, self.path)
+        manifest = None if text is None else Manifest.from_json(str(text), self.path)
         if manifest and not all(self._fits(name, manifest) for name in self.stored):
             self.notes.append(
                 "the sums in the file are of other weights (from before a quantisation?) and were "

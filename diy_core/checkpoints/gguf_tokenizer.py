@@ -138,7 +138,7 @@ class GGUFTokenizer:
         if model != "gpt2":
             raise ValueError(f"tokenizer model {model!r} is not supported; choose one of ['gpt2']")
         pre = self._entry("pre")
-        if pre not in PRE_TOKENIZERS:
+        if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
             raise ValueError(
                 f"pre-tokenizer {pre!r} is not supported; choose one of {sorted(PRE_TOKENIZERS)}"
             )

@@ -28,6 +28,7 @@ from diy_core.checkpoints.gguf_vocabulary import vocabulary_metadata
 from diy_core.checkpoints.hf_directory import CONFIG, SIDE_FILES, with_dtype, write_json
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import Entry, Manifest
+from diy_core.checkpoints.safetensors_files import PIECE
 from diy_core.errors import CheckpointError
 
 _FILE_TYPES = {
@@ -145,7 +146,9 @@ class GGUFWriter(Writer):
             self._put(factors)
 
     def _put(self, array: NDArray[Any]) -> None:
-        self._stream.write(as_bytes(array))
+        buffer = as_bytes(array)
+        for start in range(0, len(buffer), PIECE):
+            self._stream.write(buffer[start : start + PIECE])
         self._pad()
 
     def _pad(self) -> None:

@@ -21,7 +21,7 @@ from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits
 from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.manifest import Manifest
-from diy_core.checkpoints.safetensors_files import Slot, read_slot, tensor_slots
+from diy_core.checkpoints.safetensors_files import Slot, read_slot, sum_of_slot, tensor_slots
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import DROPPED, TIED_EMBEDDING, TIED_HEAD, match, tensors
@@ -91,6 +91,10 @@ class HFReader(Reader):
         if tied and TIED_EMBEDDING in arrays:
             self._check_head(arrays[TIED_EMBEDDING])
         return arrays
+
+    def sum_of(self, name: str) -> str | None:
+        """The SHA-256 of a tensor, which is not held."""
+        return sum_of_slot(self._slots[self._copies.get(name, name)])
 
     def _check_head(self, embedding: NDArray[Any]) -> None:
         head = read_slot(self._slots[TIED_HEAD])

@@ -61,9 +61,11 @@ class Reader(abc.ABC):
         config: of the model.
         stored: every tensor by Hugging Face name, in the order of the forward pass.
         notes: what a user should know about how it was read.
+        group: bytes of tensors that are best read together.
     """
 
     kind: ClassVar[str]
+    group: int = GROUP
 
     def __init__(
         self,
@@ -143,13 +145,17 @@ class Reader(abc.ABC):
         """
         if verify:
             self.require_manifest()
-        for group in groups(self.stored):
+        for group in groups(self.stored, self.group):
             arrays = self.read_group(group)
             for name in group:
                 array = arrays.pop(name)
                 if verify and (fault := self.fault(name, array)):
                     raise CheckpointError(self.path, fault)
                 yield name, array
+
+    def sum_of(self, name: str) -> str | None:
+        """The SHA-256 of a tensor without holding it; None where a format cannot do that."""
+        return None
 
     def fault(self, name: str, array: NDArray[Any], digest: str | None = None) -> str | None:
         """What is wrong with a tensor by the manifest, or None; `digest` saves computing it."""
@@ -191,9 +197,13 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
 
     Leaving the block without an error syncs everything to the disk and renames it into place.
     A subclass enters what must be left on `self._stack`, and defines `write` and `finish`.
+
+    Attributes:
+        group: bytes of tensors that are best written together.
     """
 
     kind: ClassVar[str]
+    group: int = GROUP
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -215,7 +225,12 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         self._stack.__exit__(kind, error, trace)
 
 
-def groups(stored: Mapping[str, Stored], limit: int = GROUP) -> Iterator[list[str]]:
+def large_groups(stored: Mapping[str, Stored]) -> int:
+    """The size of a group for a format that takes long over every one, whatever its size."""
+    return max([2 * GROUP, *(tensor.nbytes for tensor in stored.values())])
+
+
+def groups(stored: Mapping[str, Stored], limit: int) -> Iterator[list[str]]:
     """Names in their order, in groups of at most `limit` bytes, or of one tensor."""
     group: list[str] = []
     size = 0

@@ -17,14 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from diy_core.checkpoints.dtypes import sha256
 from diy_core.errors import CheckpointError
 
 MANIFEST = "diy_manifest.json"
-_FORMAT, _LIMIT = "diy-lm manifest 1", 8 << 20
+# Of the largest Llama it has 0.3 MB; Python needs 20 times the text.
+_FORMAT, _LIMIT = "diy-lm manifest 1", 2 << 20
 _SUM = re.compile("[0-9a-f]{64}")
+# What reading a document of another form raises; a size may be infinite.
+_UNLIKE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 _PACKAGES = ("diy-lm", "numpy", "jax", "orbax-checkpoint", "torch", "gguf")
 
 
@@ -56,8 +57,14 @@ class Manifest:
         """A manifest of what is written now, with the versions that write it."""
         return cls(tensors, source, versions())
 
-    def check(self, name: str, array: NDArray[Any], digest: str | None = None) -> str | None:
-        """What is wrong with a tensor, or None; `digest` is its sum where that is known."""
+    def check(self, name: str, array: Any, digest: str | None = None) -> str | None:
+        """What is wrong with a tensor, or None.
+
+        Args:
+            name: its Hugging Face name.
+            array: the tensor; or, beside its `digest`, anything with its dtype and shape.
+            digest: its SHA-256, where that is known.
+        """
         entry = self.tensors.get(name)
         if entry is None:
             return f"tensor {name} is not in the manifest"
@@ -91,6 +98,8 @@ class Manifest:
         Raises:
             CheckpointError: it is something else.
         """
+        if len(text) > _LIMIT:
+            raise CheckpointError(where, f"has a manifest of more than {_LIMIT} bytes")
         try:
             values = json.loads(text)
             if values["format"] != _FORMAT:
@@ -102,7 +111,7 @@ class Manifest:
             if bad := [name for name, e in tensors.items() if not _SUM.fullmatch(e.sha256)]:
                 raise ValueError(f"the sum of {bad[0]} is no SHA-256")
             return cls(tensors, str(values["source"]), dict(values["versions"]))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _UNLIKE as error:
             raise CheckpointError(where, f"is no manifest: {error!r}") from error
 
     @classmethod
@@ -117,8 +126,6 @@ class Manifest:
             return None
         with file.open("rb") as stream:
             text = stream.read(_LIMIT + 1)
-        if len(text) > _LIMIT:
-            raise CheckpointError(file, f"is longer than {_LIMIT} bytes")
         return cls.from_json(text, file)
 
 

@@ -1,14 +1,15 @@
 """From any reader to any writer: a group of tensors at a time, summed, and read back at the end.
 
 While one group is written, the next is read and the present one is summed, in threads: reading,
-hashing and writing of large buffers all release Python's lock. A group of more than 64 MB is not
-read ahead, so that at most one large tensor is held.
+hashing and writing of large buffers all release Python's lock. Large groups are not read ahead, so
+that at most one large tensor is held.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.dtypes import cast, sha256
-from diy_core.checkpoints.interface import Reader, Stored, Writer, groups
+from diy_core.checkpoints.interface import GROUP, Reader, Stored, Writer, groups
 from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.errors import CheckpointError
+from diy_core.memory import trim
 
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, bytes of it so far, bytes in all
@@ -136,7 +138,7 @@ def _copy(
         return arrays
 
     with ThreadPoolExecutor(2) as pool:
-        for arrays in _ahead(pool, load, layout):
+        for arrays in _ahead(pool, load, layout, max(reader.group, writer.group)):
             digests = {name: pool.submit(sha256, array) for name, array in arrays.items()}
             if not faults:
                 writer.write(arrays)
@@ -162,13 +164,25 @@ def check(reader: Reader, manifest: Manifest, progress: Progress) -> None:
     # Values that are not finite were refused when the sums were taken.
     load = functools.partial(reader.read_group, finite=False)
     faults = [f"tensor {name} is missing" for name in manifest.tensors if name not in reader.stored]
+
+    def compare(name: str, digest: str | None) -> None:
+        tensor = reader.stored[name]
+        if digest and (fault := manifest.check(name, tensor, digest)):
+            faults.append(fault)
+        if digest:
+            done(name)
+
     with ThreadPoolExecutor(2) as pool:
-        for arrays in _ahead(pool, load, reader.stored):
-            found = {n: pool.submit(manifest.check, n, array) for n, array in arrays.items()}
-            for name, fault in found.items():
-                if text := fault.result():
-                    faults.append(text)
-                done(name)
+        names = list(reader.stored)
+        left = dict(reader.stored)
+        for name, digest in zip(names, pool.map(reader.sum_of, names), strict=True):
+            compare(name, digest)
+            if digest:
+                del left[name]
+        for arrays in _ahead(pool, load, left, reader.group):
+            digests = {name: pool.submit(sha256, array) for name, array in arrays.items()}
+            for name, found in digests.items():
+                compare(name, found.result())
     if faults:
         raise CheckpointError(reader.path, faults)
 
@@ -177,16 +191,19 @@ def _ahead(
     pool: ThreadPoolExecutor,
     load: Callable[[list[str]], Arrays],
     stored: Mapping[str, Stored],
+    limit: int,
 ) -> Iterator[Arrays]:
     """Each group of tensors; while one is worked on the next is read, unless it is large."""
     pending: Future[Arrays] | None = None
-    planned = list(groups(stored))
-    for group, following in zip(planned, [*planned[1:], None], strict=True):
+    planned = list(groups(stored, limit))
+    for group, following in itertools.zip_longest(planned, planned[1:]):
         arrays = pending.result() if pending else load(group)
-        small = following and sum(stored[name].nbytes for name in following) <= _READ_AHEAD
-        pending = pool.submit(load, following) if following and small else None
+        size = sum(stored[name].nbytes for name in following or ())
+        ahead = following and limit <= GROUP and size <= _READ_AHEAD
+        pending = pool.submit(load, following) if following and ahead else None
         yield arrays
         arrays.clear()
+        trim()
 
 
 def _counting(
