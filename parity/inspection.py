@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +103,24 @@ def show(record: dict[str, Any], console: Console) -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    """All tensors; layers that are alike are one line each tensor."""
-    columns = ("Hugging Face", "Flax", "shape", "dtype", "stored as")
-    table = Table()
-    for column in (*columns, "bytes"):
-        table.add_column(column, overflow="fold", justify="right" if column == "bytes" else "left")
+    """All tensors; those of layers that are alike are one line, with how many they are."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
+        names = [
+            re.sub(r"layers([._])\d+", r"layers\1*", row[k]) for k in ("name", "torch", "flax")
+        ]
         shape = " x ".join(str(n) for n in row["shape"])
-        cells = (row["name"], row["flax"], shape, row["dtype"], row["stored_as"])
-        table.add_row(*cells, decimal(row["bytes"]))
+        alike.setdefault((*names, shape, row["stored_as"]), []).append(row)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Hugging Face, torch, flax", no_wrap=True)
+    table.add_column("shape")
+    table.add_column("type")
+    table.add_column("x", justify="right")
+    table.add_column("bytes", justify="right")
+    for (hf, torch, flax, shape, form), same in alike.items():
+        size = decimal(sum(row["bytes"] for row in same))
+        count = str(len(same)) if "*" in hf else ""
+        table.add_row(f"{hf}\n[dim]{torch}\n{flax}[/]", shape, form, count, size)
     return table
 
 
