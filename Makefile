@@ -2,6 +2,7 @@
 # make demo           a real model in both frameworks: checked, converted, asked a question
 # make test           the test suite (DEVICE=cuda: the parity tests on a GPU)
 # make lint           ruff and mypy
+# make torture        kills, full disks, damaged files and flipped bits by the thousand
 # make witnesses      llama.cpp runs what is exported: compiles for minutes
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV   ?= .venv
@@ -15,7 +16,7 @@ comma  := ,
 PINS   := $(if $(GPU),$(VENV)/constraints-gpu.txt,constraints.txt)
 EXTRA  := $(if $(GPU),dev$(comma)cuda,dev)
 
-.PHONY: setup demo test lint witnesses clean
+.PHONY: setup demo test lint torture witnesses clean
 
 setup: $(STAMP)
 
@@ -40,6 +41,9 @@ lint: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+torture: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
+	$(BIN)/python -m tests.torture $(TORTURE_ARGS)
 
 witnesses: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[witnesses]'

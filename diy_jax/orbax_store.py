@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from diy_core.checkpoints import hf_directory
 from diy_core.checkpoints.atomic import atomic_directory, recover
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
-from diy_core.checkpoints.interface import Reader, Stored, Writer, large_groups
+from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
 from diy_core.checkpoints.safetensors_files import JSON_LIMIT
 from diy_core.config import DIYConfig
@@ -38,6 +39,9 @@ STATE = "state"
 _OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
 # Orbax keeps an array as one chunk unless told otherwise, and then holds it several times.
 _CHUNK = 16 << 20  # bytes
+# Every group costs a round of metadata, so a few are better than many.
+_GROUP = 64 << 20  # bytes
+_READING = threading.Lock()  # one at a time: two would hold twice the memory
 _PATIENCE = 50  # tenths of a second that a failed write may go on for
 
 
@@ -60,6 +64,7 @@ class OrbaxReader(Reader):
     """
 
     kind = "orbax"
+    group = _GROUP
 
     def __init__(self, path: str | Path, *, untie: bool = False) -> None:
         path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
@@ -74,9 +79,10 @@ class OrbaxReader(Reader):
             if file.is_file() and file.stat().st_size > JSON_LIMIT:  # Orbax would read all of it
                 raise CheckpointError(file, f"is longer than {JSON_LIMIT} bytes")
         try:
-            metadata = ocp.metadata(path).metadata
+            with _without_reports():
+                metadata = ocp.metadata(path).metadata
         except Exception as error:  # damaged files surface as exceptions of many kinds
-            raise CheckpointError(path, f"Orbax cannot read it: {error}") from error
+            raise _cannot_read(path, error) from error
         if not isinstance(metadata, Mapping):
             raise CheckpointError(path, f"Orbax finds no params in it: {metadata!r}")
         self._leaves = flatten(metadata)
@@ -100,7 +106,6 @@ class OrbaxReader(Reader):
             for name, tensor in self._tensors.items()
         }
         super().__init__(path, config, stored)
-        self.group = large_groups(stored)
         if untie:
             self.untie()
 
@@ -120,10 +125,10 @@ class OrbaxReader(Reader):
             for path, leaf in zip(paths.values(), leaves, strict=True)
         }
         try:
-            with _context():
+            with _without_reports(), _context():
                 tree = flatten(ocp.load(self.path, unflatten(wanted)))
         except Exception as error:  # damaged files surface as exceptions of many kinds
-            raise CheckpointError(self.path, f"Orbax cannot read it: {error}") from error
+            raise _cannot_read(self.path, error) from error
         del wanted
         result = {}
         for name, path in paths.items():
@@ -150,6 +155,7 @@ class OrbaxWriter(Writer):
     """
 
     kind = "orbax"
+    group = _GROUP
 
     def __init__(
         self,
@@ -164,7 +170,6 @@ class OrbaxWriter(Writer):
         recover(path)
         _refuse_foreign(path)
         self._source, self._layout = source, layout
-        self.group = large_groups(layout)
         self._tensors = {tensor.hf: tensor for tensor in tensors(source.config)}
         with contextlib.ExitStack() as stack:
             stack.enter_context(_without_reports())
@@ -175,12 +180,13 @@ class OrbaxWriter(Writer):
         # Orbax wants a directory of its own making, so its files move up from one at the end.
         self._orbax = self._temporary / "orbax"
 
+    def prepare(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """The tensor in the Flax layout."""
+        return contiguous(self._tensors[name].to_flax(array))
+
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write some tensors."""
-        flat = {
-            self._tensors[name].flax: contiguous(self._tensors[name].to_flax(array))
-            for name, array in arrays.items()
-        }
+        """Write some prepared tensors."""
+        flat = {self._tensors[name].flax: array for name, array in arrays.items()}
         with _context():
             ocp.partial.save(self._orbax, unflatten(flat))
 
@@ -250,24 +256,35 @@ def _settled(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_reports() -> Iterator[None]:
-    """Orbax raises an error of writing, and also prints it from each of its threads."""
-    logger, usual = logging.getLogger("absl"), sys.unraisablehook
+    """Orbax raises an error, and also prints it from each of its threads, hundreds of lines of it.
 
-    def drop(record: logging.LogRecord) -> bool:
-        return record.exc_info is None
+    After an error it stays so: what went on beside the thing that failed may end at any time.
+    """
+    loggers, usual = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    if _is_no_report in loggers[0].filters:  # inside of another, or after an error
+        yield
+        return
 
     def hook(unraisable: sys.UnraisableHookArgs) -> None:
-        # Other writes that end after the one that failed find nobody waiting for them.
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if str(unraisable.exc_value) != "Event loop is closed":  # nobody waits for it any more
             usual(unraisable)
 
-    logger.addFilter(drop)
+    for logger in loggers:
+        logger.addFilter(_is_no_report)
     sys.unraisablehook = hook
-    try:
-        yield
-        sys.unraisablehook = usual  # not after an error: those writes may end at any time
-    finally:
-        logger.removeFilter(drop)
+    yield
+    for logger in loggers:
+        logger.removeFilter(_is_no_report)
+    sys.unraisablehook = usual
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return record.exc_info is None and "Failed to get metadata" not in record.getMessage()
+
+
+def _cannot_read(path: Path, error: Exception) -> CheckpointError:
+    text = str(error).split(" [tensorstore_spec")[0]
+    return CheckpointError(path, f"Orbax cannot read it: {text or repr(error)}")
 
 
 def _context() -> ocp.Context:

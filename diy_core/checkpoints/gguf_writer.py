@@ -154,13 +154,16 @@ class GGUFWriter(Writer):
     def _pad(self) -> None:
         self._stream.write(bytes(-self._stream.tell() % self._alignment))
 
+    def prepare(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """The tensor in the type and the order of rows of the file."""
+        stored = array.astype(FLOATS[_form(self._layout[name])], copy=False)
+        return reorder(name, stored, self._config, to_gguf=True)
+
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write some tensors, in the order of the layout."""
-        for name, array in arrays.items():
-            form = FLOATS[_form(self._layout[name])]
-            stored = array.astype(form, copy=False)
+        """Write some prepared tensors, in the order of the layout."""
+        for array in arrays.values():
+            self._put(array)
             start_writing_back(self._stream.fileno())
-            self._put(reorder(name, stored, self._config, to_gguf=True))
 
     def finish(self, manifest: Manifest) -> GGUFReader:
         """Fill in the sums, and open the file."""

@@ -82,7 +82,7 @@ class HFWriter(Writer):
         self._stack.callback(self._close)
 
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write some tensors, in the order of the layout."""
+        """Write some prepared tensors, in the order of the layout."""
         for name, array in arrays.items():
             self._shard(self._weight_map[name]).write(name, array)
 

@@ -191,7 +191,7 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
     """A checkpoint that is written tensor by tensor and appears whole, or not at all.
 
         with HFWriter(path, source, layout) as writer:
-            writer.write({name: array, ...})    # in the order of the layout
+            writer.write({name: writer.prepare(name, array), ...})    # in the order of the layout
             written = writer.finish(manifest)
             ...                                 # read `written` back, raise if it is wrong
 
@@ -208,9 +208,13 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
 
+    def prepare(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """A tensor as it goes to the file; called in threads, ahead of writing."""
+        return array
+
     @abc.abstractmethod
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write some tensors; all of them together follow the order of the layout."""
+        """Write some prepared tensors; all of them together follow the order of the layout."""
 
     @abc.abstractmethod
     def finish(self, manifest: Manifest) -> Reader:
@@ -223,11 +227,6 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         trace: TracebackType | None,
     ) -> None:
         self._stack.__exit__(kind, error, trace)
-
-
-def large_groups(stored: Mapping[str, Stored]) -> int:
-    """The size of a group for a format that takes long over every one, whatever its size."""
-    return max([2 * GROUP, *(tensor.nbytes for tensor in stored.values())])
 
 
 def groups(stored: Mapping[str, Stored], limit: int) -> Iterator[list[str]]:

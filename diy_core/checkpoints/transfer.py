@@ -1,25 +1,24 @@
 """From any reader to any writer: a group of tensors at a time, summed, and read back at the end.
 
-While one group is written, the next is read and the present one is summed, in threads: reading,
-hashing and writing of large buffers all release Python's lock. Large groups are not read ahead, so
-that at most one large tensor is held.
+While one group is written, the next two are read and summed in threads: reading, hashing and
+writing of large buffers all release Python's lock. Large tensors are not read ahead, so that one of
+them is held at most.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.dtypes import cast, sha256
-from diy_core.checkpoints.interface import GROUP, Reader, Stored, Writer, groups
+from diy_core.checkpoints.interface import Reader, Stored, Writer, groups
 from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.errors import CheckpointError
 from diy_core.memory import trim
@@ -27,7 +26,9 @@ from diy_core.memory import trim
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, bytes of it so far, bytes in all
 MakeWriter = Callable[[Reader, Mapping[str, Stored]], Writer]
+Result = TypeVar("Result")
 _READ_AHEAD = 64 << 20  # bytes
+_WORKERS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +106,15 @@ def transfer(
     )
 
 
+@dataclasses.dataclass
+class _Loaded:
+    """A group of tensors, ready to be written, with their sums."""
+
+    arrays: Arrays = dataclasses.field(default_factory=dict)
+    sums: dict[str, str] = dataclasses.field(default_factory=dict)
+    faults: list[str] = dataclasses.field(default_factory=list)
+
+
 def _copy(
     reader: Reader,
     writer: Writer,
@@ -113,41 +123,40 @@ def _copy(
     done: Callable[[str], None],
 ) -> dict[str, str]:
     """Every tensor from reader to writer; the sum of each as it was written."""
+
+    def load(names: list[str]) -> _Loaded:
+        loaded = _Loaded()
+        try:
+            arrays = reader.read_group(names)
+        except CheckpointError as error:
+            return _Loaded(faults=error.faults)
+        for name in names:
+            array = arrays.pop(name)  # held once, also while it is cast
+            kept = array.dtype == layout[name].dtype
+            if known and not kept and (fault := reader.fault(name, array)):
+                loaded.faults.append(fault)
+            try:
+                array = cast(array, layout[name].dtype, reader.called(name), reader.path)
+            except CheckpointError as error:
+                loaded.faults += error.faults
+                continue
+            loaded.sums[name] = digest = sha256(array)
+            if known and kept and (fault := reader.fault(name, array, digest)):
+                loaded.faults.append(fault)
+            loaded.arrays[name] = writer.prepare(name, array)
+        return loaded
+
     sums: dict[str, str] = {}
     faults: list[str] = []  # all of them are wanted, so reading goes on after the first
-
-    def load(names: list[str]) -> Arrays:
-        try:
-            return prepare(reader.read_group(names))
-        except CheckpointError as error:
-            faults.extend(error.faults)
-            return {}
-
-    def prepare(arrays: Arrays) -> Arrays:
-        for name in list(arrays):
-            array = arrays.pop(name)  # held once, also while it is cast
-            if array.dtype != layout[name].dtype:
-                if known and (fault := reader.fault(name, array)):
-                    faults.append(fault)
-                try:
-                    array = cast(array, layout[name].dtype, reader.called(name), reader.path)
-                except CheckpointError as error:
-                    faults.extend(error.faults)
-                    continue
-            arrays[name] = array
-        return arrays
-
-    with ThreadPoolExecutor(2) as pool:
-        for arrays in _ahead(pool, load, layout, max(reader.group, writer.group)):
-            digests = {name: pool.submit(sha256, array) for name, array in arrays.items()}
-            if not faults:
-                writer.write(arrays)
-            for name, digest in digests.items():
-                sums[name] = digest.result()
-                kept = reader.stored[name].dtype == layout[name].dtype  # or it was checked before
-                if known and kept and (fault := reader.fault(name, arrays[name], sums[name])):
-                    faults.append(fault)
-                done(name)
+    for loaded in _ahead(load, layout, max(reader.group, writer.group)):
+        faults += loaded.faults
+        if not faults:
+            writer.write(loaded.arrays)
+        loaded.arrays.clear()
+        trim()
+        sums |= loaded.sums
+        for name in loaded.sums:
+            done(name)
     if faults:
         raise CheckpointError(reader.path, faults)
     return sums
@@ -161,49 +170,44 @@ def check(reader: Reader, manifest: Manifest, progress: Progress) -> None:
     """
     total = sum(tensor.nbytes for tensor in reader.stored.values())
     done = _counting(progress, "verifying", reader.stored, total)
-    # Values that are not finite were refused when the sums were taken.
-    load = functools.partial(reader.read_group, finite=False)
     faults = [f"tensor {name} is missing" for name in manifest.tensors if name not in reader.stored]
 
-    def compare(name: str, digest: str | None) -> None:
-        tensor = reader.stored[name]
-        if digest and (fault := manifest.check(name, tensor, digest)):
-            faults.append(fault)
-        if digest:
-            done(name)
+    def load(names: list[str]) -> dict[str, str]:
+        sums = {name: digest for name in names if (digest := reader.sum_of(name))}
+        # Values that are not finite were refused when the sums were taken.
+        arrays = reader.read_group([n for n in names if n not in sums], finite=False)
+        for name in list(arrays):
+            sums[name] = sha256(arrays.pop(name))
+        return sums
 
-    with ThreadPoolExecutor(2) as pool:
-        names = list(reader.stored)
-        left = dict(reader.stored)
-        for name, digest in zip(names, pool.map(reader.sum_of, names), strict=True):
-            compare(name, digest)
-            if digest:
-                del left[name]
-        for arrays in _ahead(pool, load, left, reader.group):
-            digests = {name: pool.submit(sha256, array) for name, array in arrays.items()}
-            for name, found in digests.items():
-                compare(name, found.result())
+    for sums in _ahead(load, reader.stored, reader.group):
+        trim()
+        for name, digest in sums.items():
+            if fault := manifest.check(name, reader.stored[name], digest):
+                faults.append(fault)
+            done(name)
     if faults:
         raise CheckpointError(reader.path, faults)
 
 
 def _ahead(
-    pool: ThreadPoolExecutor,
-    load: Callable[[list[str]], Arrays],
-    stored: Mapping[str, Stored],
-    limit: int,
-) -> Iterator[Arrays]:
-    """Each group of tensors; while one is worked on the next is read, unless it is large."""
-    pending: Future[Arrays] | None = None
+    load: Callable[[list[str]], Result], stored: Mapping[str, Stored], limit: int
+) -> Iterator[Result]:
+    """What `load` makes of each group of tensors, in order.
+
+    While one is worked on the next two are loaded, unless they are large.
+    """
     planned = list(groups(stored, limit))
-    for group, following in itertools.zip_longest(planned, planned[1:]):
-        arrays = pending.result() if pending else load(group)
-        size = sum(stored[name].nbytes for name in following or ())
-        ahead = following and limit <= GROUP and size <= _READ_AHEAD
-        pending = pool.submit(load, following) if following and ahead else None
-        yield arrays
-        arrays.clear()
-        trim()
+    sizes = [sum(stored[name].nbytes for name in group) for group in planned]
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for index, group in enumerate(planned):
+            result = pending.popleft().result() if pending else load(group)
+            for later in range(index + 1 + len(pending), min(index + 1 + _WORKERS, len(planned))):
+                if sizes[later] > _READ_AHEAD:
+                    break
+                pending.append(pool.submit(load, planned[later]))
+            yield result
 
 
 def _counting(
