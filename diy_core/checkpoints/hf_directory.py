@@ -58,6 +58,7 @@ class HFReader(Reader):
     """
 
     kind = "hf"
+    sums_in_place = True
 
     def __init__(self, path: str | Path, *, untie: bool = False) -> None:
         path = Path(path)

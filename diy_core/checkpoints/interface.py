@@ -62,10 +62,12 @@ class Reader(abc.ABC):
         stored: every tensor by Hugging Face name, in the order of the forward pass.
         notes: what a user should know about how it was read.
         group: bytes of tensors that are best read together.
+        sums_in_place: whether `sum_of` gives sums without holding tensors.
     """
 
     kind: ClassVar[str]
     group: int = GROUP
+    sums_in_place: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -180,7 +180,8 @@ def check(reader: Reader, manifest: Manifest, progress: Progress) -> None:
             sums[name] = sha256(arrays.pop(name))
         return sums
 
-    for sums in _ahead(load, reader.stored, reader.group):
+    ahead = total if reader.sums_in_place else _READ_AHEAD
+    for sums in _ahead(load, reader.stored, reader.group, ahead):
         trim()
         for name, digest in sums.items():
             if fault := manifest.check(name, reader.stored[name], digest):
@@ -191,23 +192,28 @@ def check(reader: Reader, manifest: Manifest, progress: Progress) -> None:
 
 
 def _ahead(
-    load: Callable[[list[str]], Result], stored: Mapping[str, Stored], limit: int
+    load: Callable[[list[str]], Result],
+    stored: Mapping[str, Stored],
+    limit: int,
+    ahead: int = _READ_AHEAD,
 ) -> Iterator[Result]:
     """What `load` makes of each group of tensors, in order.
 
-    While one is worked on the next two are loaded, unless they are large.
+    While one is worked on the next two are loaded; those of more bytes than `ahead` wait for their
+    turn.
     """
     planned = list(groups(stored, limit))
     sizes = [sum(stored[name].nbytes for name in group) for group in planned]
     pending: deque[Future[Result]] = deque()
+    begun = 0
     with ThreadPoolExecutor(_WORKERS) as pool:
-        for index, group in enumerate(planned):
-            result = pending.popleft().result() if pending else load(group)
-            for later in range(index + 1 + len(pending), min(index + 1 + _WORKERS, len(planned))):
-                if sizes[later] > _READ_AHEAD:
+        for turn in range(len(planned)):
+            while begun < min(turn + 1 + _WORKERS, len(planned)):
+                if begun > turn and sizes[begun] > ahead:
                     break
-                pending.append(pool.submit(load, planned[later]))
-            yield result
+                pending.append(pool.submit(load, planned[begun]))
+                begun += 1
+            yield pending.popleft().result()
 
 
 def _counting(
