@@ -39,9 +39,9 @@ STATE = "state"
 _OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
 # Orbax keeps an array as one chunk unless told otherwise, and then holds it several times.
 _CHUNK = 16 << 20  # bytes
-# Every group costs a round of metadata, so a few are better than many.
+# Every group that is written costs a round of metadata, so a few are better than many.
 _GROUP = 64 << 20  # bytes
-_READING = threading.Lock()  # one at a time: two would hold twice the memory
+_READING = threading.Lock()  # reports are switched off for the whole process
 _PATIENCE = 50  # tenths of a second that a failed write may go on for
 
 
@@ -64,7 +64,6 @@ class OrbaxReader(Reader):
     """
 
     kind = "orbax"
-    group = _GROUP
 
     def __init__(self, path: str | Path, *, untie: bool = False) -> None:
         path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
@@ -111,7 +110,7 @@ class OrbaxReader(Reader):
 
     def called(self, name: str) -> str:
         """The parameter's path in the Flax tree."""
-        return "/".join(self._tensors[name].flax)
+        return "/".join(self._tensors[self._copies.get(name, name)].flax)
 
     def _find_manifest(self) -> Manifest | None:
         return Manifest.of_directory(self.path)
@@ -125,7 +124,7 @@ class OrbaxReader(Reader):
             for path, leaf in zip(paths.values(), leaves, strict=True)
         }
         try:
-            with _without_reports(), _context():
+            with _READING, _without_reports(), _context():
                 tree = flatten(ocp.load(self.path, unflatten(wanted)))
         except Exception as error:  # damaged files surface as exceptions of many kinds
             raise _cannot_read(self.path, error) from error

@@ -8,7 +8,7 @@ from benchmarks.convert_memory import every_pair
 from benchmarks.make_llama import make_llama, synthetic_config
 from parity.convert import open_checkpoint
 
-SMALL, LARGE = 20, 60  # layers: 290 MB and 740 MB, with the same largest tensor
+SMALL, LARGE = 20, 56  # layers: 290 MB and 700 MB, with the same largest tensor
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         for pair, figures in peaks[layers].items():
             assert figures["peak"] <= 300e6 + 3 * largest, pair
     growth = sizes[LARGE] - sizes[SMALL]
-    assert growth > 400e6
+    assert growth > 300e6
     for pair, figures in peaks[LARGE].items():
-        # Orbax's allocators take some 60 MB in the first groups that they do not take again.
-        assert figures["peak"] <= peaks[SMALL][pair]["peak"] + 0.2 * growth, pair
+        # A tenth of what was added is more than what allocators leave lying about.
+        assert figures["peak"] <= peaks[SMALL][pair]["peak"] + 0.1 * growth, pair
