@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.dtypes import cast, sha256
-from diy_core.checkpoints.interface import Reader, Stored, Writer, groups
+from diy_core.checkpoints.interface import GROUP, Reader, Stored, Writer, groups
 from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.errors import CheckpointError
 from diy_core.memory import trim
@@ -199,16 +199,17 @@ def _ahead(
 ) -> Iterator[Result]:
     """What `load` makes of each group of tensors, in order.
 
-    While one is worked on the next two are loaded; those of more bytes than `ahead` wait for their
-    turn.
+    While one is worked on the next two are loaded, of large groups the next one; those of more
+    bytes than `ahead` wait for their turn.
     """
+    workers = _WORKERS if limit <= GROUP else 1
     planned = list(groups(stored, limit))
     sizes = [sum(stored[name].nbytes for name in group) for group in planned]
     pending: deque[Future[Result]] = deque()
     begun = 0
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         for turn in range(len(planned)):
-            while begun < min(turn + 1 + _WORKERS, len(planned)):
+            while begun < min(turn + 1 + workers, len(planned)):
                 if begun > turn and sizes[begun] > ahead:
                     break
                 pending.append(pool.submit(load, planned[begun]))

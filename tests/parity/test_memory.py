@@ -26,5 +26,5 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     growth = sizes[LARGE] - sizes[SMALL]
     assert growth > 300e6
     for pair, figures in peaks[LARGE].items():
-        # A tenth of what was added is more than what allocators leave lying about.
-        assert figures["peak"] <= peaks[SMALL][pair]["peak"] + 0.1 * growth, pair
+        # Orbax may or may not hold one more group of 64 MB at the moment of the peak.
+        assert figures["peak"] <= peaks[SMALL][pair]["peak"] + 0.2 * growth, pair
