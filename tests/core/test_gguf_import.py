@@ -1,10 +1,13 @@
 """Import of GGUF files, against tiny ones made here and against transformers' own reader."""
 
 import dataclasses
+import functools
 import json
+import shutil
 import struct
 
 import gguf
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from diy_core.checkpoints.gguf_import import find_smollm2, import_gguf
+from diy_core.checkpoints.gguf_reader import GGUFReader
+from diy_core.checkpoints.gguf_writer import GGUFWriter
+from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf_writer import write_hf_directory
+from diy_core.checkpoints.transfer import transfer
 from diy_core.config import DIYConfig, RopeScaling
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
@@ -579,6 +587,159 @@ def test_a_tensor_that_overlaps_another_is_refused(source, target):
     struct.pack_into("<Q", whole, offset, 0)
     source.write_bytes(whole)
     assert_refused(source, target, "blk.1.ffn_norm.weight begins at byte")
+
+
+# Files of ours that another program changed
+
+
+def rewritten(file, changed=None, **metadata):
+    """Our file with other tensors (array, or bytes and quantisation) or entries, by the library."""
+    reader = gguf.GGUFReader(file)
+    kept = {
+        name: field.contents()
+        for name, field in reader.fields.items()
+        if not name.startswith("GGUF.") and name != "general.architecture"
+    }
+    arrays = {
+        tensor.name: (np.array(tensor.data), tensor.tensor_type) for tensor in reader.tensors
+    } | (changed or {})
+    entries = kept | {name.replace("__", "."): value for name, value in metadata.items()}
+    return write_gguf(file.with_name("changed.gguf"), arrays, entries)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A file of ours in bfloat16, and its weights."""
+    config = dataclasses.replace(CONFIG, extra={"mine": 7})
+    weights = {n: a.astype(ml_dtypes.bfloat16) for n, a in random_weights(config).items()}
+    write_hf_directory(tmp_path / "source", config, weights.items())
+    tokenizer = tmp_path / "of"
+    import_gguf(tiny(tmp_path / "t.gguf"), tokenizer)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer / name, tmp_path / "source")
+    export = functools.partial(GGUFWriter, tmp_path / "ours.gguf")
+    transfer(HFReader(tmp_path / "source"), export)
+    return tmp_path / "ours.gguf", weights
+
+
+def test_a_copy_by_another_program_is_still_verified(exported):
+    file, weights = exported
+    reader = GGUFReader(rewritten(file))
+    assert reader.notes == []
+    found = dict(reader.read_all(verify=True))
+    assert all(found[n].tobytes() == array.tobytes() for n, array in weights.items())
+
+
+UP = "blk.0.ffn_up.weight"
+OTHERS = "the sums in the file are of other weights"
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "F16", "F32"])
+def test_a_file_that_was_quantised_afterwards_is_read_without_its_sums(exported, kind):
+    file, weights = exported
+    form = gguf.GGMLQuantizationType[kind]
+    whole = weights["model.layers.0.mlp.up_proj.weight"].astype(np.float32)
+    raw = gguf.quantize(whole, form)
+    reader = GGUFReader(rewritten(file, {UP: (raw, form)}))
+    (note,) = reader.notes
+    assert note.startswith(OTHERS)
+    assert reader.manifest is None
+    with pytest.raises(CheckpointError, match="has no manifest to verify against"):
+        reader.require_manifest()
+    found = reader.read("model.layers.0.mlp.up_proj.weight")
+    assert str(found.dtype) == ("float16" if kind == "F16" else "float32")
+    assert found.tobytes() == gguf.dequantize(raw, form).astype(found.dtype).tobytes()
+    # Nothing is narrowed to what the sums were of.
+    assert reader.read("model.norm.weight").dtype == np.float32
+    assert reader.config.extra["mine"] == 7
+
+
+def test_norms_that_were_replaced_are_not_rounded(exported):
+    file, _ = exported
+    norm = np.full(96, 1 + 2.0**-20, np.float32)
+    new = {"output_norm.weight": (norm, gguf.GGMLQuantizationType.F32)}
+    reader = GGUFReader(rewritten(file, new))
+    assert reader.notes[0].startswith(OTHERS)
+    assert reader.read("model.norm.weight").tobytes() == norm.tobytes()
+
+
+def test_weights_that_were_replaced_do_not_fit_their_sums(exported):
+    file, weights = exported
+    one = np.array(weights["model.layers.0.mlp.up_proj.weight"])
+    one[0, 0] += 1
+    new = {UP: (one.view(np.uint8), gguf.GGMLQuantizationType.BF16)}
+    reader = GGUFReader(rewritten(file, new))
+    assert reader.notes == []
+    with pytest.raises(CheckpointError, match=r"mlp\.up_proj\.weight does not have the SHA-256"):
+        dict(reader.read_all(verify=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [
+        ("llama__rope__freq_base", 7000.0, "rope_theta"),
+        ("llama__context_length", 64, "max_position_embeddings"),
+        ("llama__attention__layer_norm_rms_epsilon", 0.5, "rms_norm_eps"),
+    ],
+)
+def test_entries_that_were_changed_count(exported, key, value, field):
+    reader = GGUFReader(rewritten(exported[0], **{key: value}))
+    assert getattr(reader.config, field) == value
+    assert reader.config.extra.get("mine") is None
+    assert reader.notes == [
+        "the llama.* entries were changed after diy_lm.config was written: they count"
+    ]
+
+
+def test_a_head_that_was_added_is_one(tmp_path):
+    config = dataclasses.replace(CONFIG, tie_word_embeddings=True)
+    weights = random_weights(config)
+    write_hf_directory(tmp_path / "source", config, weights.items())
+    export = functools.partial(GGUFWriter, tmp_path / "ours.gguf")
+    transfer(HFReader(tmp_path / "source"), export)
+    head = np.ones((config.vocab_size, 96), np.float32)
+    added = {"output.weight": (head, gguf.GGMLQuantizationType.F32)}
+    reader = GGUFReader(rewritten(tmp_path / "ours.gguf", added))
+    assert not reader.config.tie_word_embeddings
+    assert np.array_equal(reader.read("lm_head.weight"), head)
+    assert reader.manifest is None
+    assert len(reader.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("diy_lm__config", "[1]", "diy_lm.config is no JSON object"),
+        ("diy_lm__config", 5, "diy_lm.config is no JSON object"),
+        ("diy_lm__config", "{", "Expecting"),
+        ("diy_lm__config", '{"model_type": "gpt2"}', "model_type 'gpt2' is not supported"),
+        ("diy_lm__files", "[]", "diy_lm.files is no JSON object"),
+        ("diy_lm__files", '{"LICENSE": 3}', "diy_lm.files must hold texts"),
+        ("diy_lm__manifest", "{}", "is no manifest"),
+        ("diy_lm__manifest", 3, "is no manifest"),
+    ],
+)
+def test_damaged_entries_of_ours_are_refused(exported, target, key, value, words):
+    assert_refused(rewritten(exported[0], **{key: value}), target, words)
+
+
+def test_only_files_that_belong_to_a_model_are_written(exported, target):
+    files = json.dumps({"../evil": "x", "evil.py": "x", "LICENSE": "free"})
+    import_gguf(rewritten(exported[0], diy_lm__files=files), target)
+    names = {file.name for file in target.iterdir()}
+    assert "LICENSE" in names
+    assert not any("evil" in name for name in [*names, *(f.name for f in target.parent.iterdir())])
+    assert "tokenizer.json" in names  # which the file does not carry, and is rebuilt
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_import_can_be_untied(source, tied):
+    config = dataclasses.replace(CONFIG, tie_word_embeddings=tied)
+    weights = random_weights(config)
+    reader = GGUFReader(tiny(source, config, weights), untie=True)
+    assert not reader.config.tie_word_embeddings
+    expected = weights["model.embed_tokens.weight" if tied else "lm_head.weight"]
+    assert np.array_equal(reader.read("lm_head.weight"), expected)
 
 
 # The real model

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 import logging
 import os
@@ -23,7 +25,8 @@ import transformers
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
 from diy_core.checkpoints.hf_directory import HFReader, copy_side_files
-from diy_core.checkpoints.hf_writer import write_hf_directory
+from diy_core.checkpoints.hf_writer import HFWriter, write_hf_directory
+from diy_core.checkpoints.transfer import transfer
 from diy_core.first_weights import first_weights
 
 Arrays = dict[str, np.ndarray]
@@ -548,6 +551,23 @@ LLAMA3 = RopeScaling(
 )
 
 
+def load_by_transformers(path: Path, caplog: pytest.LogCaptureFixture) -> Any:
+    """The model, after a look at everything that transformers might complain about."""
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.WARNING):
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                path, output_loading_info=True
+            )
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert isinstance(model, transformers.LlamaForCausalLM)
+    assert not any(info.values()), info
+    assert [record.getMessage() for record in caplog.records] == []
+    return model
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -564,23 +584,111 @@ def test_transformers_loads_what_is_written_without_a_warning(
     config = dataclasses.replace(CONFIG, **change)
     arrays = weights(config)
     write_hf_directory(tmp_path / "model", config, arrays.items())
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    try:
-        with caplog.at_level(logging.WARNING):
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
-                tmp_path / "model", output_loading_info=True
-            )
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert isinstance(model, transformers.LlamaForCausalLM)
-    assert not any(info.values()), info
-    assert [record.getMessage() for record in caplog.records] == []
+    model = load_by_transformers(tmp_path / "model", caplog)
     state = model.state_dict()
     assert all(np.array_equal(state[name].numpy(), array) for name, array in arrays.items())
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == config.tie_word_embeddings
     assert model.model.norm.variance_epsilon == config.rms_norm_eps
     assert model.dtype == torch.float32
+
+
+def write_shards(
+    path: Path, arrays: Arrays, max_shard_size: int, config: DIYConfig = CONFIG
+) -> Path:
+    transfer(
+        HFReader(put(path.with_name("source"), arrays, config)),
+        functools.partial(HFWriter, path, max_shard_size=max_shard_size),
+    )
+    return path
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_loads_shards_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tied: bool
+) -> None:
+    config = dataclasses.replace(CONFIG, tie_word_embeddings=tied)
+    arrays = weights(config)
+    path = write_shards(tmp_path / "model", arrays, 2000, config)
+    files = sorted(file.name for file in path.glob("*.safetensors"))
+    assert files == [
+        f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)
+    ]
+    assert len(files) > 2
+    index = json.loads((path / INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(array.nbytes for array in arrays.values())
+    found: Arrays = {}
+    for file in files:
+        held = safetensors.numpy.load_file(path / file)
+        assert (path / file).stat().st_size <= 2000
+        assert {name for name, where in index["weight_map"].items() if where == file} == set(held)
+        found |= held
+    assert same({name: found[name] for name in arrays}, arrays)
+    assert found.keys() == arrays.keys()
+    state = load_by_transformers(path, caplog).state_dict()
+    assert all(np.array_equal(state[name].numpy(), array) for name, array in arrays.items())
+    assert same(dict(HFReader(path).read_all(verify=True)), arrays)
+
+
+def test_another_number_of_shards_leaves_none_of_the_old_ones(tmp_path: Path) -> None:
+    for limit in (1000, 2000, 10**9, 1000):
+        path = write_shards(tmp_path / "model", weights(), limit)
+        several = len(list(path.glob("*.safetensors"))) > 1
+        assert several == (path / INDEX).exists() == (limit < 10**9)
+        assert same(dict(HFReader(path).read_all()), weights())
+
+
+def test_what_was_left_out_is_noted(tmp_path: Path) -> None:
+    arrays = weights()
+    extra = {HEAD: arrays[EMBEDDING].copy(), "model.rotary_emb.inv_freq": np.ones(2, np.float32)}
+    directory = HFReader(put(tmp_path, arrays | extra))
+    dict(directory.read_all())
+    dict(directory.read_all())
+    assert directory.notes == [
+        "1 rotary tables were dropped: they follow from the config",
+        "lm_head.weight was dropped: it equals the embedding, to which the config ties it",
+    ]
+    assert HFReader(put(tmp_path, arrays)).notes == []
+
+
+@pytest.mark.parametrize("head", ["of the file", "none", "its own already"])
+def test_a_model_can_be_untied(tmp_path: Path, head: str) -> None:
+    config = UNTIED if head == "its own already" else CONFIG
+    arrays = weights(config)
+    if head == "of the file":
+        arrays[HEAD] = arrays[EMBEDDING] + 1
+    put(tmp_path, arrays, config)
+    directory = HFReader(tmp_path, untie=True)
+    assert not directory.config.tie_word_embeddings
+    assert directory.notes == []
+    found = dict(directory.read_all())
+    assert list(found)[-1] == HEAD
+    assert same(found, arrays | {HEAD: arrays.get(HEAD, arrays[EMBEDDING])})
+    assert directory.sum_of(HEAD) == hashlib.sha256(found[HEAD].tobytes()).hexdigest()
+
+
+def test_a_head_that_differs_says_how_to_keep_it(tmp_path: Path) -> None:
+    arrays = weights()
+    (fault,) = faults(put(tmp_path, arrays | {HEAD: arrays[EMBEDDING] + 1}))
+    assert "`parity convert --untie` keeps the head that is in the file" in fault
+
+
+@pytest.mark.parametrize("writer", ["safetensors", "transformers"])
+def test_weights_that_another_program_saved_over_ours_do_not_fit_the_sums(
+    tmp_path: Path, writer: str
+) -> None:
+    path = tmp_path / "model"
+    write_hf_directory(path, CONFIG, weights().items())
+    if writer == "safetensors":
+        safetensors.numpy.save_file(weights(seed=1), path / SINGLE)
+    else:
+        theirs = transformers.LlamaForCausalLM.from_pretrained(path)
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                parameter.add_(1)
+        theirs.save_pretrained(path)
+    assert len(dict(HFReader(path).read_all())) == 20
+    with pytest.raises(CheckpointError, match=f"tensor {EMBEDDING} does not have the SHA-256"):
+        dict(HFReader(path).read_all(verify=True))
 
 
 def bad_writes() -> dict[str, tuple[list[tuple[str, np.ndarray]], list[str]]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ from diy_core.mapping import flatten, tensors
 from parity.metrics import relative_l2
 from tests.jax_twin.build import Built, build, run
 from tests.oracles import CONFIGS, random_ids, tiny
+from tests.tiny_checkpoints import (
+    MANIFEST,
+    QUERY,
+    change_one_value,
+    put,
+    read,
+    same,
+    sums,
+    sums_of,
+    weights,
+)
 
 DTYPES = [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64]
 
@@ -113,3 +125,49 @@ def test_loaded_params_are_what_init_params_and_flax_make() -> None:
         p: (a.shape, a.dtype) for p, a in flatten(by_flax).items()
     }
     assert run(Built(model, diy_jax.init_params(config)), np.ones((1, 2), np.int32)).any()
+
+
+def save(built: Built, path: Path, **options: Any) -> None:
+    built.model.save_pretrained(path, built.params, **options)
+
+
+def test_only_values_that_were_saved_are_verified(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    save(build(tiny(), jnp.float32), path)
+    diy_jax.DIYForCausalLM.from_pretrained(path, verify=True)
+    diy_jax.DIYForCausalLM.from_pretrained(path, dtype=jnp.bfloat16, verify=True)
+    change_one_value(path, QUERY)
+    diy_jax.DIYForCausalLM.from_pretrained(path)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        with pytest.raises(diy_jax.CheckpointError, match=f"{QUERY} does not have the SHA"):
+            diy_jax.DIYForCausalLM.from_pretrained(path, dtype=dtype, verify=True)
+
+
+def test_without_sums_verifying_says_who_writes_them(tmp_path: Path) -> None:
+    path = put(tmp_path / "model", weights())
+    diy_jax.DIYForCausalLM.from_pretrained(path)
+    with pytest.raises(diy_jax.CheckpointError, match="save_pretrained write one"):
+        diy_jax.DIYForCausalLM.from_pretrained(path, verify=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["gqa", "untied"])
+def test_saving_writes_the_sums_of_all_tensors(name: str, dtype: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+    save(build(config, getattr(jnp, dtype)), tmp_path / "model")
+    expected = weights(config, dtype)
+    assert same(read(tmp_path / "model"), expected)
+    assert sums_of(tmp_path / "model") == sums(expected)
+    source = json.loads((tmp_path / "model" / MANIFEST).read_text())["source"]
+    assert source == "memory model"
+
+
+def test_large_models_are_saved_in_shards(tmp_path: Path) -> None:
+    for limit in (1500, 4000, 10**9, 1500):
+        path = tmp_path / "model"
+        save(build(tiny(), jnp.float32), path, max_shard_size=limit)
+        sizes = [file.stat().st_size for file in path.glob("*.safetensors")]
+        assert max(sizes) <= max(limit, 1700)  # the largest tensor alone
+        assert (len(sizes) > 1) == (limit < 10**9)
+        assert same(read(path), weights(tiny()))
+        diy_jax.DIYForCausalLM.from_pretrained(path, verify=True)

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import re
 import shutil
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 import parity.check
+from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.config import DIYConfig
 from diy_torch import DIYForCausalLM
 from parity.__main__ import build_parser, main
+from parity.checkpoint_commands import size
 from parity.random_models import small_configs, write_random_model
+from tests.tiny_checkpoints import (
+    DTYPES,
+    EMBEDDING,
+    HEAD,
+    change_one_value,
+    put,
+    read,
+    snapshot,
+    weights,
+)
+
+ROOT = Path(__file__).parents[2]
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -74,12 +98,265 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", ["check", "convert", "demo"])
-def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        ("check", ["MODEL_DIR", "--dtype", "--json", "1e-12"]),
+        ("demo", ["--model", "--prompt", "--out"]),
+        (
+            "convert",
+            [
+                "SRC",
+                "DST",
+                "--to {hf,orbax,gguf}",
+                "--dtype {float32,bfloat16,float16}",
+                "--max-shard-size SIZE",
+                "2GB",
+                "default: 5GB",
+                "--overwrite",
+                "--no-verify",
+                "--untie",
+                "ends in .gguf",
+                "SHA-256",
+                "The kind of SRC is recognised",
+                "Exits with 2",
+            ],
+        ),
+        ("inspect", ["PATH", "--json FILE", "- is stdout", "--verify", "three names"]),
+        ("diff", ["--json FILE", "worst first", "Exits with 1 if they differ, with 2 if one"]),
+    ],
+)
+def test_help_teaches(command: str, parts: list[str], capsys: Capture) -> None:
     with pytest.raises(SystemExit) as done:
         build_parser().parse_args([command, "--help"])
     assert done.value.code == 0
-    assert len(capsys.readouterr().out) > 300
+    out = " ".join(capsys.readouterr().out.split())
+    assert len(out) > 300
+    assert all(part in out for part in parts), [part for part in parts if part not in out]
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2GB", 2 * 10**9),
+        ("500MB", 500 * 10**6),
+        ("1.5G", 1_500_000_000),
+        ("100K", 100_000),
+        ("2 tb", 2 * 10**12),
+        ("0.001kb", 1),
+        (" 1000000 ", 1_000_000),
+        ("7B", 7),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, expected: int) -> None:
+    assert size(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0.5", "-1GB", "2GiB", "2PB", "GB", "1e9", "2,5GB", "9" * 400, "nan", "1 2"]
+)
+def test_bad_sizes_say_how_it_is_done(text: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["convert", "a", "b", f"--max-shard-size={text}"])
+    assert done.value.code == 2
+    err = capsys.readouterr().err
+    assert f"{text!r} is no size; write 2GB, 500MB or 1000000" in err
+    assert "Traceback" not in err
+
+
+# convert
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return put(tmp_path / "plain", weights())
+
+
+def test_convert_says_in_one_line_what_it_did(
+    plain: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(plain.parent)
+    total = sum(array.nbytes for array in weights().values()) / 1000
+    did = rf"20 tensors, {total:.1f} kB in \d+\.\d s \(\d+(\.\d)? \w+/s\)"
+    for arguments, expected in (
+        (["plain", "out"], rf"out: Orbax checkpoint, {did}, read back and compared"),
+        (
+            ["out", "m.gguf"],
+            rf"m\.gguf: GGUF file, {did}, read back and compared, source checked against its sums",
+        ),
+        (["m.gguf", "hf", "--no-verify"], rf"hf: Hugging Face directory, {did}, not read back"),
+    ):
+        assert main(["convert", *arguments]) == 0
+        out, err = capsys.readouterr()
+        assert re.fullmatch(expected + "\n", out), out
+        assert err == ""
+
+
+def test_options_of_convert_arrive(plain: Path, capsys: Capture) -> None:
+    """Each of them, by what it does."""
+    head = weights(seed=1)[EMBEDDING]
+    put(plain, weights() | {HEAD: head})
+    out = plain.parent / "out"
+    arguments = ["--to", "hf", "--dtype", "bfloat16", "--max-shard-size", "1.5K", "--untie"]
+    assert main(["convert", str(plain), str(out), *arguments]) == 0
+    assert len(list(out.glob("*.safetensors"))) > 3
+    assert all(file.stat().st_size <= 1500 for file in out.glob("*.safetensors"))
+    assert read(out)[HEAD].tobytes() == head.astype(DTYPES["bfloat16"]).tobytes()
+    assert main(["convert", str(plain), str(out), "--to", "hf", "--untie", "--overwrite"]) == 0
+    assert read(out)[HEAD].tobytes() == head.tobytes()
+    assert len(list(out.glob("*.safetensors"))) == 1
+    capsys.readouterr()
+    change_one_value(out, EMBEDDING)
+    assert main(["convert", str(out), str(out) + "2"]) == 2
+    assert f"tensor {EMBEDDING} does not have the SHA-256" in capsys.readouterr().err
+    assert main(["convert", str(out), str(out) + "2", "--no-verify"]) == 0
+
+
+def test_notes_are_printed(plain: Path, capsys: Capture) -> None:
+    put(plain, weights() | {HEAD: weights()[EMBEDDING].copy()})
+    assert main(["convert", str(plain), str(plain.parent / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(f"note: {HEAD} was dropped: it equals the embedding")
+
+
+def test_without_a_terminal_it_is_quiet(plain: Path) -> None:
+    """As a process, so that nothing of Orbax, JAX or the system comes through either."""
+    done = run(["convert", "plain", "out"], plain.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("out: Orbax checkpoint, 20 tensors, ")
+    assert done.stdout.count("\n") == 1
+    done = run(["convert", "plain", "out"], plain.parent)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TTY_COMPATIBLE": "0"}
+    command = [sys.executable, "-m", "parity", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_on_a_terminal_there_is_a_bar(plain: Path) -> None:
+    """What a terminal of 100 columns is sent: bytes of how many, twice, and nothing that stays."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "parity", "convert", "plain", "out"],
+        cwd=plain.parent,
+        env=environment,
+        stdin=child,
+        stdout=subprocess.PIPE,
+        stderr=child,
+        text=True,
+    )
+    os.close(child)
+    sent = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while piece := os.read(parent, 65536):
+            sent += piece
+    os.close(parent)
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    assert out.count("\n") == 1
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", sent.decode())
+    total = f"{sum(array.nbytes for array in weights().values()) / 1000:.1f}"
+    for what in ("writing", "verifying"):
+        assert re.search(rf"{what} +━+ +{total}/{total} kB", text), text
+    assert "Traceback" not in text
+    assert sent.rstrip().endswith((b"\x1b[2K", b"\x1b[?25h"))  # the bar is gone again
+
+
+def test_errors_of_convert_are_one_message_and_change_nothing(
+    plain: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = plain.parent
+    monkeypatch.chdir(folder)
+    for kind, name in (("orbax", "orbax"), ("gguf", "m.gguf")):
+        assert main(["convert", "plain", name, "--to", kind]) == 0
+    (folder / "thesis.gguf").write_text("years")
+    (folder / "papers").mkdir()
+    (folder / "papers" / "thesis.txt").write_text("years")
+    (folder / "link").symlink_to("plain")
+    put(folder / "wide", weights(dtype="float64"))
+    put(folder / "large", {name: array * 1e30 for name, array in weights().items()})
+    (put(folder / "nothing", {}) / "model.safetensors").unlink()
+    capsys.readouterr()
+    before = snapshot(folder)
+    replace = "--overwrite"
+    for arguments, words in (
+        (["gone", "x"], "gone: does not exist"),
+        (["papers", "x"], "is neither a Hugging Face directory (config.json and safetensors) nor"),
+        (["thesis.gguf", "x"], "is not a GGUF file: it begins with b'year'"),
+        (["nothing", "x"], "has neither model.safetensors nor model.safetensors.index.json"),
+        (["plain", "plain"], "plain: is the source itself"),
+        (["plain", "./papers/../plain/", replace], "is the source itself"),
+        (["link", "plain", replace, "--to", "hf"], "is the source itself"),
+        (["m.gguf", "m.gguf", replace], "m.gguf: is the source itself"),
+        (["plain", "gone/x"], "the parent directory"),
+        (["plain", "gone/x.gguf"], "does not exist"),
+        (["plain", "orbax"], "exists already: --overwrite (overwrite=True) replaces it"),
+        (["plain", "m.gguf"], "exists already: --overwrite"),
+        (["orbax", "wide"], "exists already: --overwrite"),
+        (["plain", "wide", replace], "which is no part of an Orbax checkpoint: choose another"),
+        (["plain", "papers", replace], "holds thesis.txt, which is no part of an Orbax"),
+        (["plain", "papers", "--to", "hf", replace], "is not empty and has no config.json: choose"),
+        (["plain", "papers", "--to", "gguf", replace], "papers: is a directory"),
+        (["plain", "orbax", "--to", "hf", replace], "has state/, as an Orbax checkpoint has"),
+        (["plain", "m.gguf", "--to", "orbax", replace], "m.gguf: exists and is not a directory"),
+        (["orbax", "m.gguf", "--to", "hf", replace], "exists and is not a directory"),
+        (["plain", "thesis.gguf", replace], "exists and is no GGUF file: choose another"),
+        (
+            ["wide", "x.gguf"],
+            "is float64, and llama.cpp runs float32, float16 and bfloat16: choose",
+        ),
+        (["large", "x", "--dtype", "float16"], "values too large for float16 (at most 6.55e+04)"),
+    ):
+        assert main(["convert", *arguments]) == 2, arguments
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("parity convert: ")
+        assert words in err, err
+    assert snapshot(folder) == before
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["convert", "a"], "the following arguments are required: DST"),
+        (["convert", "a", "b", "--to", "onnx"], "invalid choice: 'onnx'"),
+        (["convert", "a", "b", "--dtype", "float64"], "invalid choice: 'float64'"),
+        (["diff", "a"], "the following arguments are required: B"),
+        (["inspect"], "the following arguments are required: PATH"),
+    ],
+)
+def test_a_wrong_command_is_told_the_usage(
+    arguments: list[str], words: str, capsys: Capture
+) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    assert done.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"usage: parity {arguments[0]}")
+    assert words in err
+
+
+def test_an_interrupt_leaves_nothing(
+    plain: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HFWriter, "finish", interrupt)
+    assert main(["convert", str(plain), str(plain.parent / "out"), "--to", "hf"]) == 130
+    assert capsys.readouterr().err == "parity convert: interrupted\n"
+    assert os.listdir(plain.parent) == ["plain"]
 
 
 @pytest.mark.model

@@ -3,28 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
 import orbax.checkpoint
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from orbax.checkpoint import v1 as ocp
 
 import diy_jax
 import diy_torch
 import parity
 from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten
+from diy_core.rope_scaling import RopeScaling
 from diy_jax import orbax_store
-from parity.convert import convert, kind_of
+from parity.convert import KINDS, WRITERS, convert, kind_of, open_checkpoint
 from parity.random_models import small_configs, write_random_model
+from tests.oracles import LLAMA3, tiny
+from tests.tiny_checkpoints import (
+    DTYPES,
+    EMBEDDING,
+    HEAD,
+    MANIFEST,
+    NORM,
+    QUERY,
+    TEMPLATE,
+    UP,
+    Arrays,
+    put,
+    put_tokenizer,
+    read,
+    read_config,
+    same,
+    snapshot,
+    sums,
+    sums_of,
+    weights,
+)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -33,13 +60,13 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", TORCH_DTYPES)
 @pytest.mark.parametrize("name", ["gqa", "untied", "biases"])
 def test_there_and_back_in_memory_is_the_same_to_the_bit(name: str, dtype: str) -> None:
     config = small_configs()[name]
-    state = diy_torch.DIYForCausalLM(config, seed=3, dtype=DTYPES[dtype]).state_dict()
+    state = diy_torch.DIYForCausalLM(config, seed=3, dtype=TORCH_DTYPES[dtype]).state_dict()
     params = parity.to_flax(state, config)
-    expected = flatten(diy_jax.init_params(config, seed=3, dtype=DTYPES_JAX[dtype]))
+    expected = flatten(diy_jax.init_params(config, seed=3, dtype=DTYPES[dtype]))
     assert {path: str(a.dtype) for path, a in flatten(params).items()} == dict.fromkeys(
         expected, dtype
     )
@@ -48,10 +75,7 @@ def test_there_and_back_in_memory_is_the_same_to_the_bit(name: str, dtype: str) 
     back = parity.to_torch(params, config)
     assert set(back) == set(state) != set()
     assert all(same_bits(back[key], state[key]) for key in state)
-    diy_torch.DIYForCausalLM(config, dtype=DTYPES[dtype]).load_state_dict(back)
-
-
-DTYPES_JAX = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+    diy_torch.DIYForCausalLM(config, dtype=TORCH_DTYPES[dtype]).load_state_dict(back)
 
 
 def test_float64_is_kept_with_64_bits_and_refused_without() -> None:
@@ -184,3 +208,343 @@ def test_an_orbax_checkpoint_that_does_not_fit_its_config_is_refused(tmp_path: P
     with pytest.raises(CheckpointError, match=r"up_proj/kernel has shape \(48, 80\), expected"):
         convert(tmp_path / "orbax", tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+# Any kind to any kind.
+
+
+def convert_to(kind: str, source: Path, **options: Any) -> Path:
+    """Beside the source, under a name of its own."""
+    to = source.with_name(f"{source.name}-{kind}")
+    assert convert(source, to, to=kind, **options).kind == kind
+    return to
+
+
+def chain(source: Path, *kinds: str) -> Path:
+    """From one kind to the next, each with the sums of the first, and each source checked."""
+    for number, kind in enumerate(kinds):
+        to = source.with_name(f"{source.name}-{kind}")
+        done = convert(source, to, to=kind)
+        assert (done.kind, done.verified, done.notes) == (kind, True, [])
+        assert done.source_verified == (number > 0 or (source / MANIFEST).exists())
+        source = to
+    return source
+
+
+MIXED = {QUERY: "bfloat16", NORM: "float16", UP: "float16"}
+
+
+def mixed(config: DIYConfig) -> Arrays:
+    return {n: a.astype(DTYPES[MIXED.get(n, "float32")]) for n, a in weights(config).items()}
+
+
+CHAINS = [
+    ("orbax", "hf"),
+    ("gguf", "hf"),
+    ("orbax", "gguf", "hf"),
+    ("gguf", "orbax", "hf"),
+    ("gguf", "gguf", "orbax", "orbax", "hf", "hf"),
+]
+FILES = {"generation_config.json": b'{"eos_token_id":\r\n 0}', "LICENSE": b"free\r\n"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "mixed"])
+@pytest.mark.parametrize("kinds", CHAINS, ids="-".join)
+def test_any_chain_of_conversions_is_the_same_to_the_bit(
+    tmp_path: Path, kinds: tuple[str, ...], dtype: str
+) -> None:
+    config = tiny(vocab_size=270, attention_bias=True, rope_scaling=LLAMA3, head_dim=6)
+    arrays = mixed(config) if dtype == "mixed" else weights(config, dtype)
+    named = {} if dtype == "mixed" else {"dtype": dtype, "torch_dtype": dtype}
+    source = put(tmp_path / "m", arrays, config, **named, bos_token_id=1, mine=[1, {"a": None}])
+    put_tokenizer(source, chat_template=TEMPLATE)
+    for name, content in FILES.items():
+        (source / name).write_bytes(content)
+    back = chain(source, *kinds)
+    assert same(read(back), arrays)
+    assert read_config(back) == read_config(source)
+    files = [*FILES, "tokenizer.json", "tokenizer_config.json"]
+    assert all((back / name).read_bytes() == (source / name).read_bytes() for name in files)
+    expected = {*files, "config.json", "model.safetensors", MANIFEST}
+    assert {file.name for file in back.iterdir()} == expected
+    for step in tmp_path.iterdir():
+        if step != source:
+            assert sums_of(step) == sums(arrays)
+
+
+@st.composite
+def models(draw: st.DrawFn) -> DIYConfig:
+    """Every switch of the config, with numbers that single precision cannot hold."""
+    groups, repeat = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2, 3]))
+    size = draw(st.sampled_from([2, 6, 8]))
+    low = draw(st.floats(0.1, 4.0))
+    scaling = st.one_of(
+        st.none(),
+        st.builds(
+            RopeScaling, rope_type=st.just("linear"), factor=st.just(1.0) | st.floats(1.0, 40.0)
+        ),
+        st.builds(
+            RopeScaling,
+            rope_type=st.just("llama3"),
+            factor=st.floats(1.0, 40.0),
+            low_freq_factor=st.just(low),
+            high_freq_factor=st.floats(low + 0.1, 16.0),
+            original_max_position_embeddings=st.integers(1, 10_000),
+        ),
+    )
+    values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+        max_leaves=4,
+    )
+    extra = draw(st.dictionaries(st.sampled_from(["mine", "bos_token_id", "a.b", "ä"]), values))
+    return DIYConfig(
+        vocab_size=draw(st.sampled_from([1, 7, 23])),
+        hidden_size=draw(st.sampled_from([3, 8])),
+        intermediate_size=draw(st.sampled_from([1, 5])),
+        num_hidden_layers=draw(st.sampled_from([1, 2])),
+        num_attention_heads=groups * repeat,
+        num_key_value_heads=groups,
+        head_dim=size,
+        max_position_embeddings=draw(st.integers(1, 1 << 31)),
+        rms_norm_eps=draw(st.floats(1e-12, 0.1)),
+        rope_theta=draw(st.floats(1.5, 1e9)),
+        rope_scaling=draw(scaling),
+        tie_word_embeddings=draw(st.booleans()),
+        attention_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        initializer_range=draw(st.floats(0.0, 1.0)),
+        extra=extra,
+    )
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(config=models(), dtype=st.sampled_from(["float32", "bfloat16", "float16"]))
+def test_any_model_survives_any_format(config: DIYConfig, dtype: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = weights(config, dtype)
+        source = put(Path(folder) / "m", arrays, config, dtype=dtype, torch_dtype=dtype)
+        back = chain(source, "gguf", "orbax", "hf")
+        assert same(read(back), arrays)
+        assert sums_of(back) == sums_of(Path(folder) / "m-gguf") == sums(arrays)
+        assert read_config(back) == read_config(source)
+
+
+@pytest.mark.model
+def test_the_real_model_survives_every_format(smollm2: Path, tmp_path: Path) -> None:
+    arrays = read(smollm2)
+    expected = sums(arrays)
+    del arrays
+    for kinds in (("orbax", "hf"), ("gguf", "hf"), ("orbax", "gguf", "hf")):
+        source = smollm2
+        for number, kind in enumerate(kinds):
+            to = tmp_path / str(number)
+            assert convert(source, to, to=kind).source_verified
+            assert sums_of(to) == expected
+            if number:
+                shutil.rmtree(source)
+            source = to
+        assert sums(read(source)) == expected
+        assert read_config(source) == read_config(smollm2)
+        for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            assert (source / name).read_bytes() == (smollm2 / name).read_bytes()
+        shutil.rmtree(source)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_are_recognised_and_have_defaults(tmp_path: Path, kind: str) -> None:
+    source = convert_to(kind, put(tmp_path / "m", weights()))
+    assert kind_of(source) == kind
+    assert convert(source, tmp_path / "a").kind == ("orbax" if kind == "hf" else "hf")
+    assert convert(source, tmp_path / "b.gguf").kind == kind_of(tmp_path / "b.gguf") == "gguf"
+    assert convert(source, tmp_path / "c.gguf", to="hf").kind == kind_of(tmp_path / "c.gguf")
+    with pytest.raises(ValueError, match=r"'onnx' .* choose one of \['gguf', 'hf', 'orbax'\]"):
+        convert(source, tmp_path / "d", to="onnx")
+    with pytest.raises(ValueError, match="dtype 'int8' is not supported"):
+        convert(source, tmp_path / "d", dtype="int8")
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_conversion_replaces_what_it_may_and_its_tokenizer(tmp_path: Path, kind: str) -> None:
+    old = put(tmp_path / "old", weights(seed=1, config=tiny(vocab_size=270)), tiny(vocab_size=270))
+    put_tokenizer(old, chat_template="old")
+    convert(old, tmp_path / "out", to=kind)
+    new = put(tmp_path / "new", weights())
+    before = snapshot(tmp_path)
+    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+        convert(new, tmp_path / "out", to=kind)
+    assert snapshot(tmp_path) == before
+    convert(new, tmp_path / "out", to=kind, overwrite=True)
+    back = convert_to("hf", tmp_path / "out")
+    assert same(read(back), weights())
+    assert not (back / "tokenizer.json").exists()
+    assert not (tmp_path / "out" / "tokenizer_config.json").exists()
+
+
+@pytest.mark.parametrize("to", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_is_not_replaced_by_one_of_another_kind(
+    tmp_path: Path, kind: str, to: str
+) -> None:
+    source = put(tmp_path / "source", weights())
+    convert(source, tmp_path / "out", to=kind)
+    before = snapshot(tmp_path)
+    if kind == to:
+        convert(source, tmp_path / "out", to=to, overwrite=True)
+        return
+    with pytest.raises(CheckpointError):
+        convert(source, tmp_path / "out", to=to, overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_the_manifest_names_the_source_under_any_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(put(tmp_path / "here", weights()))
+    assert convert(".", tmp_path / "a", to="hf").kind == "hf"
+    odd = put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xff")), weights())
+    assert convert(odd, tmp_path / "b").kind == "orbax"
+    assert convert(odd, tmp_path / "c.gguf").kind == "gguf"
+    sources = [open_checkpoint(tmp_path / name).manifest for name in ("a", "b", "c.gguf")]
+    assert [m.source for m in sources if m] == ["hf here", "hf m?", "hf m?"]
+
+
+# Values of the source, and its sums.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_that_changed_is_named_in_every_kind(tmp_path: Path, kind: str) -> None:
+    """The sums of one checkpoint beside the weights of another."""
+    one = convert_to(kind, put(tmp_path / "one", weights()))
+    arrays = weights()
+    arrays[UP][0, 0] += 1
+    other = convert_to(kind, put(tmp_path / "other", arrays))
+    if kind == "gguf":
+        content = other.read_bytes()
+        old, new = (s[UP].encode() for s in (sums(arrays), sums(weights())))
+        assert content.count(old) == 1
+        other.write_bytes(content.replace(old, new))
+    else:
+        shutil.copy(one / MANIFEST, other / MANIFEST)
+    for to in KINDS:
+        with pytest.raises(CheckpointError, match=f"{UP} does not have the SHA-256"):
+            convert(other, tmp_path / "out", to=to)
+        assert not (tmp_path / "out").exists()
+    done = convert(other, tmp_path / "out", to="hf", verify=False)
+    assert (done.verified, done.source_verified) == (False, False)
+    assert sums_of(tmp_path / "out") == sums(arrays)
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_sums_are_of_the_rounded_values(tmp_path: Path, to: str) -> None:
+    source = convert_to("orbax", put(tmp_path / "m", weights()))
+    done = convert(source, tmp_path / "out", to=to, dtype="bfloat16")
+    assert done.source_verified
+    expected = {
+        name: torch.from_numpy(array).to(torch.bfloat16).view(torch.int16).numpy()
+        for name, array in weights().items()
+    }
+    assert sums_of(tmp_path / "out") == sums(expected)
+    assert done.nbytes == sum(array.nbytes for array in expected.values())
+
+
+@pytest.mark.parametrize("kind", ["hf", "gguf"])
+@pytest.mark.parametrize("value", [np.nan, 7e4])
+def test_values_that_cannot_be_converted_are_named_as_the_file_has_them(
+    tmp_path: Path, kind: str, value: float
+) -> None:
+    arrays = weights()
+    arrays[NORM][2] = value
+    if kind == "gguf" and np.isnan(value):
+        source = convert_to(kind, put(tmp_path / "m", weights() | {NORM: np.full(16, 7e4, "f4")}))
+        content = source.read_bytes()
+        pattern = np.full(16, 7e4, "<f4").tobytes()
+        assert content.count(pattern) == 1
+        source.write_bytes(content.replace(pattern, arrays[NORM].tobytes()))
+    else:
+        source = put(tmp_path / "m", arrays)
+        source = source if kind == "hf" else convert_to(kind, source)
+    called = {"hf": NORM, "gguf": "output_norm.weight"}[kind]
+    words = "values that are not finite, first at" if np.isnan(value) else "values too large for"
+    with pytest.raises(CheckpointError, match=rf"tensor {called} has 1 {words}"):
+        convert(source, tmp_path / "out", to="orbax", dtype="float16")
+    assert not (tmp_path / "out").exists()
+
+
+class Liar(orbax_store.OrbaxWriter):
+    """A disk that changes one parameter before it is read back."""
+
+    def prepare(self, name: str, array: Any) -> Any:
+        return -super().prepare(name, array) if name == UP else super().prepare(name, array)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_an_orbax_checkpoint_that_reads_back_otherwise_is_refused(
+    tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = put(tmp_path / "m", weights())
+    if old:
+        convert(put(tmp_path / "old", weights(seed=1)), tmp_path / "out")
+    before = snapshot(tmp_path)
+    monkeypatch.setitem(WRITERS, "orbax", Liar)
+    with pytest.raises(CheckpointError, match=f"tensor {UP} does not have the SHA-256"):
+        convert(source, tmp_path / "out", overwrite=True)
+    assert snapshot(tmp_path) == before
+    convert(source, tmp_path / "out", overwrite=True, verify=False)
+
+
+# Tied and untied.
+
+
+def logits(path: Path) -> Any:
+    """Of both twins, which have to agree; any kind."""
+    ids = np.array([[1, 2, 3, 4]])
+    with tempfile.TemporaryDirectory() as folder:
+        convert(path, Path(folder) / "hf", to="hf")
+        with torch.no_grad():
+            by_torch = diy_torch.DIYForCausalLM.from_pretrained(Path(folder) / "hf")(ids).numpy()
+        model, params = diy_jax.DIYForCausalLM.from_pretrained(Path(folder) / "hf")
+    np.testing.assert_allclose(model.apply({"params": params}, ids), by_torch, atol=1e-5)
+    return by_torch
+
+
+@pytest.mark.parametrize("to", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_untied_the_model_answers_as_before(tmp_path: Path, kind: str, to: str) -> None:
+    source = put(tmp_path / "m", weights())
+    source = source if kind == "hf" else convert_to(kind, source)
+    out = convert_to(to, source, untie=True)
+    reader = open_checkpoint(out)
+    assert not reader.config.tie_word_embeddings
+    assert sums_of(out) == sums(weights() | {HEAD: weights()[EMBEDDING]})
+    assert reader.read(HEAD).tobytes() == weights()[EMBEDDING].tobytes()
+    np.testing.assert_array_equal(logits(out), logits(source))
+    convert(out, tmp_path / "again", to="hf", untie=True)  # of what is untied, nothing
+    assert same(read(tmp_path / "again"), weights() | {HEAD: weights()[EMBEDDING]})
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_a_head_that_differs_is_kept_if_it_is_asked_for(tmp_path: Path, to: str) -> None:
+    head = {HEAD: weights(seed=1)[EMBEDDING]}
+    source = put(tmp_path / "m", weights() | head)
+    with pytest.raises(CheckpointError, match="`parity convert --untie` keeps the head"):
+        convert(source, tmp_path / "x", to=to)
+    assert not (tmp_path / "x").exists()
+    out = convert_to(to, source, untie=True)
+    assert sums_of(out) == sums(weights() | head)
+    values = read_config(source) | {"tie_word_embeddings": False}
+    (source / "config.json").write_text(json.dumps(values))
+    np.testing.assert_array_equal(logits(out), logits(source))
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_a_head_that_is_the_embedding_is_dropped_with_a_note(tmp_path: Path, to: str) -> None:
+    source = put(tmp_path / "m", weights() | {HEAD: weights()[EMBEDDING].copy()})
+    done = convert(source, tmp_path / "out", to=to)
+    assert done.notes == [
+        f"{HEAD} was dropped: it equals the embedding, to which the config ties it"
+    ]
+    assert done.tensors == 20
+    assert sums_of(tmp_path / "out") == sums(weights())
+    assert open_checkpoint(tmp_path / "out").config.tie_word_embeddings

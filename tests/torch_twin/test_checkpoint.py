@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,17 @@ from diy_core.mapping import tensors
 from diy_torch.checkpoint import to_numpy, to_tensor
 from parity.metrics import relative_l2
 from tests.oracles import CONFIGS, random_ids, tiny
+from tests.tiny_checkpoints import (
+    MANIFEST,
+    QUERY,
+    change_one_value,
+    put,
+    read,
+    same,
+    sums,
+    sums_of,
+    weights,
+)
 from tests.torch_twin.build import build, run
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -81,3 +94,49 @@ def test_numbers_pass_between_numpy_and_torch_bit_for_bit() -> None:
     read_only.flags.writeable = False
     for array in (read_only, np.ones((3, 2)).T):
         assert (to_tensor(array).numpy() == array).all()
+
+
+def save(model: diy_torch.DIYForCausalLM, path: Path, **options: Any) -> None:
+    model.save_pretrained(path, **options)
+
+
+def test_only_values_that_were_saved_are_verified(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    save(build(tiny(), torch.float32), path)
+    diy_torch.DIYForCausalLM.from_pretrained(path, verify=True)
+    diy_torch.DIYForCausalLM.from_pretrained(path, dtype=torch.bfloat16, verify=True)
+    change_one_value(path, QUERY)
+    diy_torch.DIYForCausalLM.from_pretrained(path)
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(diy_torch.CheckpointError, match=f"{QUERY} does not have the SHA"):
+            diy_torch.DIYForCausalLM.from_pretrained(path, dtype=dtype, verify=True)
+
+
+def test_without_sums_verifying_says_who_writes_them(tmp_path: Path) -> None:
+    path = put(tmp_path / "model", weights())
+    diy_torch.DIYForCausalLM.from_pretrained(path)
+    with pytest.raises(diy_torch.CheckpointError, match="save_pretrained write one"):
+        diy_torch.DIYForCausalLM.from_pretrained(path, verify=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["gqa", "untied"])
+def test_saving_writes_the_sums_of_all_tensors(name: str, dtype: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+    save(build(config, getattr(torch, dtype)), tmp_path / "model")
+    expected = weights(config, dtype)
+    assert same(read(tmp_path / "model"), expected)
+    assert sums_of(tmp_path / "model") == sums(expected)
+    source = json.loads((tmp_path / "model" / MANIFEST).read_text())["source"]
+    assert source == "memory model"
+
+
+def test_large_models_are_saved_in_shards(tmp_path: Path) -> None:
+    for limit in (1500, 4000, 10**9, 1500):
+        path = tmp_path / "model"
+        save(build(tiny(), torch.float32), path, max_shard_size=limit)
+        sizes = [file.stat().st_size for file in path.glob("*.safetensors")]
+        assert max(sizes) <= max(limit, 1700)  # the largest tensor alone
+        assert (len(sizes) > 1) == (limit < 10**9)
+        assert same(read(path), weights(tiny()))
+        diy_torch.DIYForCausalLM.from_pretrained(path, verify=True)

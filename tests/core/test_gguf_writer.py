@@ -1,0 +1,500 @@
+"""GGUF files as others read them: the gguf library, transformers, and our own reader."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from tokenizers import models, normalizers, pre_tokenizers
+
+from diy_core import CheckpointError, DIYConfig, RopeScaling
+from diy_core.checkpoints.gguf_reader import GGUFReader
+from diy_core.checkpoints.gguf_writer import GGUFWriter
+from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.transfer import transfer
+from tests.oracles import CONFIGS, LLAMA3, tiny
+from tests.tiny_checkpoints import (
+    CONFIG,
+    DTYPES,
+    MERGES,
+    NORM,
+    PIECES,
+    SPECIAL,
+    TEMPLATE,
+    UNTIED,
+    UP,
+    Arrays,
+    build_tokenizer,
+    put,
+    put_tokenizer,
+    read,
+    same,
+    snapshot,
+    sums,
+    sums_of,
+    weights,
+)
+
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "model.layers": "blk",
+}
+TEXTUAL = tiny(vocab_size=270)  # a few rows more than tokens
+TOKENS = [*PIECES, "<tool>"]
+
+
+def export(source: Path, to: Path, **options: Any) -> Any:
+    return transfer(HFReader(source), functools.partial(GGUFWriter, to), **options)
+
+
+def back(source: Path, to: Path) -> Path:
+    transfer(GGUFReader(source), functools.partial(HFWriter, to))
+    return to
+
+
+def entries(file: Path) -> dict[str, Any]:
+    return {name: field.contents() for name, field in gguf.GGUFReader(file).fields.items()}
+
+
+def their_name(name: str) -> str:
+    for ours, theirs in NAMES.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def permute(array: np.ndarray, heads: int) -> np.ndarray:
+    """llama.cpp's convert_hf_to_gguf.py, LlamaModel.permute."""
+    halves = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
+    return halves.swapaxes(1, 2).reshape(array.shape)
+
+
+def expected_tensors(config: DIYConfig, arrays: Arrays) -> Arrays:
+    """What the file has to hold: names, order of rows, float32 where there is one axis."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.kv_heads}
+    found = {}
+    for name, array in arrays.items():
+        role = name.split(".")[-2]
+        stored = permute(array, heads[role]) if role in heads else array
+        found[their_name(name)] = stored.astype(np.float32) if stored.ndim == 1 else stored
+    return found
+
+
+FORMS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+@pytest.mark.parametrize("dtype", FORMS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_library_finds_every_tensor_where_llama_cpp_looks(
+    tmp_path: Path, name: str, dtype: str
+) -> None:
+    config = CONFIGS[name]
+    arrays = weights(config, dtype)
+    export(put(tmp_path / "model", arrays, config), tmp_path / "m.gguf")
+    expected = expected_tensors(config, arrays)
+    reader = gguf.GGUFReader(tmp_path / "m.gguf")
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    assert found.keys() - {"rope_freqs.weight"} == expected.keys()
+    assert ("rope_freqs.weight" in found) == (name == "llama3")
+    for key, array in expected.items():
+        tensor = found[key]
+        assert tensor.tensor_type.name == ("F32" if array.ndim == 1 else FORMS[dtype])
+        assert tuple(reversed(tensor.shape.tolist())) == array.shape
+        assert tensor.data_offset % reader.alignment == 0
+        assert tensor.data.tobytes() == array.tobytes()
+    size = (tmp_path / "m.gguf").stat().st_size
+    assert size % 32 == 0  # llama.cpp wants the last tensor padded too
+    assert sums_of(tmp_path / "m.gguf") == sums(arrays)
+
+
+def test_mixed_dtypes_are_kept_and_the_most_frequent_names_the_file(tmp_path: Path) -> None:
+    arrays = weights()
+    for name, array in arrays.items():
+        if "mlp" in name or "self_attn" in name:
+            arrays[name] = array.astype(DTYPES["bfloat16"])
+    arrays[UP] = arrays[UP].astype(np.float16)
+    export(put(tmp_path / "model", arrays), tmp_path / "m.gguf")
+    assert entries(tmp_path / "m.gguf")["general.file_type"] == 32  # MOSTLY_BF16
+    forms = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    assert forms["blk.1.ffn_up.weight"] == "F16"
+    assert forms["blk.0.ffn_up.weight"] == "BF16"
+    assert forms["token_embd.weight"] == forms["blk.0.attn_norm.weight"] == "F32"
+    assert same(read(back(tmp_path / "m.gguf", tmp_path / "back")), arrays)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("float32", 0), ("float16", 1), ("bfloat16", 32)])
+def test_the_metadata_says_what_llama_cpp_needs(tmp_path: Path, dtype: str, kind: int) -> None:
+    config = tiny(head_dim=6, rope_theta=5e5, rms_norm_eps=1e-6, num_key_value_heads=1)
+    export(put(tmp_path / "model", weights(config, dtype), config), tmp_path / "m.gguf")
+    found = entries(tmp_path / "m.gguf")
+    wanted = {
+        "general.architecture": "llama",
+        "general.file_type": kind,
+        "llama.block_count": 2,
+        "llama.context_length": 256,
+        "llama.embedding_length": 16,
+        "llama.feed_forward_length": 20,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 1,
+        "llama.attention.key_length": 6,
+        "llama.attention.value_length": 6,
+        "llama.attention.layer_norm_rms_epsilon": float(np.float32(1e-6)),
+        "llama.rope.freq_base": 5e5,
+        "llama.rope.dimension_count": 6,
+        "llama.vocab_size": 23,
+        "tokenizer.ggml.model": "no_vocab",
+    }
+    ours = {"diy_lm.config", "diy_lm.files", "diy_lm.manifest"}
+    assert {key: found[key] for key in wanted} == wanted
+    assert {k for k in found if not k.startswith("GGUF.")} == wanted.keys() | ours
+    types = {key: field.types[0].name for key, field in _fields(tmp_path / "m.gguf").items()}
+    assert types["llama.block_count"] == types["general.file_type"] == "UINT32"
+    assert types["llama.rope.freq_base"] == "FLOAT32"
+    assert json.loads(found["diy_lm.config"])["dtype"] == dtype
+
+
+def _fields(file: Path) -> Any:
+    return gguf.GGUFReader(file).fields
+
+
+def test_linear_scaling_is_an_entry(tmp_path: Path) -> None:
+    config = CONFIGS["linear"]
+    export(put(tmp_path / "model", weights(config), config), tmp_path / "m.gguf")
+    found = entries(tmp_path / "m.gguf")
+    assert found["llama.rope.scaling.type"] == "linear"
+    assert found["llama.rope.scaling.factor"] == 4.0
+
+
+def llama3_factors(config: DIYConfig, scaling: RopeScaling) -> list[float]:
+    """llama.cpp's convert_hf_to_gguf.py, LlamaModel.generate_extra_tensors."""
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    context = scaling.original_max_position_embeddings
+    assert low is not None
+    assert high is not None
+    assert context is not None
+    factors = []
+    for j in range(0, config.head_size, 2):
+        wavelength = 2 * math.pi * config.rope_theta ** (j / config.head_size)
+        if wavelength < context / high:
+            factors.append(1.0)
+        elif wavelength > context / low:
+            factors.append(scaling.factor)
+        else:
+            smooth = (context / wavelength - low) / (high - low)
+            factors.append(1 / ((1 - smooth) / scaling.factor + smooth))
+    return factors
+
+
+@pytest.mark.parametrize("context", [64, 100, 8192])
+def test_llama3_scaling_is_a_tensor_of_factors(tmp_path: Path, context: int) -> None:
+    scaling = dataclasses.replace(LLAMA3, original_max_position_embeddings=context)
+    config = tiny(rope_scaling=scaling, rope_theta=500.0, head_dim=12)
+    export(put(tmp_path / "model", weights(config), config), tmp_path / "m.gguf")
+    reader = gguf.GGUFReader(tmp_path / "m.gguf")
+    (tensor,) = (t for t in reader.tensors if t.name == "rope_freqs.weight")
+    assert tensor.tensor_type.name == "F32"
+    expected = llama3_factors(config, scaling)
+    assert (min(expected) < max(expected)) == (context < 8192)
+    np.testing.assert_allclose(tensor.data, expected, rtol=1e-5)
+    assert "llama.rope.scaling.type" not in entries(tmp_path / "m.gguf")
+    assert GGUFReader(tmp_path / "m.gguf").config.rope_scaling == scaling
+
+
+# Other programs.
+
+
+@pytest.mark.parametrize("dtype", FORMS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_loads_the_same_weights(tmp_path: Path, tied: bool, dtype: str) -> None:
+    # Its reader takes the head size from the hidden size.
+    config = dataclasses.replace(TEXTUAL, tie_word_embeddings=tied, hidden_size=128, head_dim=32)
+    source = put(tmp_path / "model", weights(config, dtype), config)
+    put_tokenizer(source)
+    export(source, tmp_path / "m.gguf")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="m.gguf", dtype=getattr(torch, dtype)
+    )
+    state = theirs.state_dict()
+    for name, array in weights(config, dtype).items():
+        assert np.array_equal(state[name].float().numpy(), array.astype(np.float32)), name
+    assert (theirs.lm_head.weight is theirs.model.embed_tokens.weight) == tied
+    assert theirs.config.rope_parameters["rope_theta"] == config.rope_theta
+    assert theirs.config.num_key_value_heads == 2
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
+    for text in ("the year", "<|begin|>he<tool>"):  # of digits it knows nothing
+        assert tokenizer(text)["input_ids"] == build_tokenizer().encode(text).ids
+
+
+# The tokenizer.
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A model with a tokenizer."""
+    put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    put_tokenizer(tmp_path / "model", chat_template=TEMPLATE)
+    return tmp_path / "model"
+
+
+def test_the_vocabulary_is_what_llama_cpp_reads(tmp_path: Path, source: Path) -> None:
+    (source / "generation_config.json").write_text('{"eos_token_id": [2, 0]}')
+    export(source, tmp_path / "m.gguf")
+    found = entries(tmp_path / "m.gguf")
+    vocabulary = {k.split(".", 2)[2]: v for k, v in found.items() if "tokenizer.ggml." in k}
+    padding = [f"[PAD{i}]" for i in range(len(TOKENS), 270)]
+    assert len(padding) > 1
+    assert vocabulary == {
+        "model": "gpt2",
+        "pre": "smollm",
+        "tokens": TOKENS + padding,
+        "token_type": [3] * 3 + [1] * (len(PIECES) - 3) + [4] + [5] * len(padding),
+        "merges": [" ".join(merge) for merge in MERGES],
+        "bos_token_id": 1,
+        "eos_token_id": 0,  # the end of a text, whatever comes first in generation_config.json
+        "eot_token_id": 2,
+        "padding_token_id": 2,
+        "add_bos_token": False,
+        "add_eos_token": False,
+    }
+    assert found["tokenizer.chat_template"] == TEMPLATE
+
+
+def test_what_ends_a_turn_is_also_found_in_the_config(tmp_path: Path) -> None:
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL, eos_token_id=[0, 2])
+    put_tokenizer(source, unk_token="he")
+    export(source, tmp_path / "m.gguf")
+    found = entries(tmp_path / "m.gguf")
+    ids = [found[f"tokenizer.ggml.{key}_token_id"] for key in ("eos", "eot", "unknown")]
+    assert ids == [0, 2, TOKENS.index("he")]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("eos", [True, False])
+def test_what_is_put_around_a_text_is_said(tmp_path: Path, bos: bool, eos: bool) -> None:
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    put_tokenizer(source, build_tokenizer(bos=bos, eos=eos))
+    export(source, tmp_path / "m.gguf")
+    found = entries(tmp_path / "m.gguf")
+    assert found["tokenizer.ggml.add_bos_token"] is bos
+    assert found["tokenizer.ggml.add_eos_token"] is eos
+
+
+RULES = {
+    "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    "llama-bpe": pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(
+                tokenizers.Regex(
+                    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?"
+                    "[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+                ),
+                "isolated",
+            ),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_known_rules_have_their_name(tmp_path: Path, rules: str) -> None:
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    put_tokenizer(source, build_tokenizer(RULES[rules]))
+    export(source, tmp_path / "m.gguf")
+    assert entries(tmp_path / "m.gguf")["tokenizer.ggml.pre"] == rules
+
+
+def unknown_tokenizers() -> dict[str, tuple[Any, str]]:
+    plain, known = "is not a byte-level BPE tokenizer", "splits text by rules that are none of"
+    normaliser = build_tokenizer()
+    normaliser.normalizer = normalizers.NFC()
+    words = {token: i for i, token in enumerate(["[UNK]", *SPECIAL, "he"])}
+    suffix = build_tokenizer()
+    suffix.model = models.BPE({t: i for i, t in enumerate(PIECES)}, MERGES, end_of_word_suffix="e")
+    prefix = build_tokenizer()
+    prefix.model = models.BPE(
+        {t: i for i, t in enumerate(PIECES)}, [], continuing_subword_prefix="h"
+    )
+    fallback = build_tokenizer()
+    fallback.model.byte_fallback = True
+    return {
+        "normaliser": (normaliser, plain),
+        "WordPiece": (
+            tokenizers.Tokenizer(models.WordPiece(words, unk_token="[UNK]")),  # type: ignore[arg-type]
+            plain,
+        ),
+        "end of words": (suffix, plain),
+        "middle of words": (prefix, plain),
+        "bytes": (fallback, plain),
+        "whitespace": (build_tokenizer(pre_tokenizers.Whitespace()), known),
+        "a space before": (
+            build_tokenizer(pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)),
+            known,
+        ),
+        "another order": (
+            build_tokenizer(pre_tokenizers.Sequence([RULES["gpt-2"], pre_tokenizers.Digits(True)])),
+            known,
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", unknown_tokenizers())
+def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused(tmp_path: Path, kind: str) -> None:
+    backend, words = unknown_tokenizers()[kind]
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    put_tokenizer(source, backend)
+    with pytest.raises(CheckpointError, match=rf"tokenizer\.json: {words}") as error:
+        export(source, tmp_path / "m.gguf")
+    assert "use llama.cpp's own converter" in str(error.value)
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_more_tokens_than_rows_are_refused(tmp_path: Path) -> None:
+    config = tiny(vocab_size=len(TOKENS) - 1)
+    source = put(tmp_path / "model", weights(config), config)
+    put_tokenizer(source)
+    last = len(TOKENS) - 1
+    with pytest.raises(
+        CheckpointError, match=f"has token id {last}, and the model's vocabulary has {last} rows"
+    ):
+        export(source, tmp_path / "m.gguf")
+
+
+# The way back.
+
+
+FILES: dict[str, bytes] = {
+    "generation_config.json": b'{\r\n "temperature": 0.5, "eos_token_id": 0}',
+    "special_tokens_map.json": b'{"bos_token": {"content": "<|begin|>"}}\n',
+    "chat_template.jinja": "{# ä #}\r\n{{ messages }}".encode(),
+    "tokenizer.model": bytes(range(256)),
+    "merges.txt": b"#version\r\nh e\r",
+    "LICENSE": "© Müller".encode("latin-1"),
+}
+
+
+def test_every_file_comes_back_byte_for_byte(tmp_path: Path, source: Path) -> None:
+    for name, content in FILES.items():
+        (source / name).write_bytes(content)
+    (source / "README.md").write_text("which stays")
+    export(source, tmp_path / "m.gguf")
+    found = snapshot(back(tmp_path / "m.gguf", tmp_path / "back"))
+    expected = snapshot(source)
+    del expected["README.md"]
+    for name in ("model.safetensors", "config.json"):
+        del expected[name]
+    assert {name: found[name] for name in expected} == expected
+    assert found.keys() == expected.keys() | {
+        "model.safetensors",
+        "config.json",
+        "diy_manifest.json",
+    }
+
+
+def test_a_model_without_a_tokenizer_keeps_its_other_files(tmp_path: Path) -> None:
+    source = put(tmp_path / "model", weights())
+    (source / "generation_config.json").write_bytes(FILES["generation_config.json"])
+    export(source, tmp_path / "m.gguf")
+    assert entries(tmp_path / "m.gguf")["tokenizer.ggml.model"] == "no_vocab"
+    found = snapshot(back(tmp_path / "m.gguf", tmp_path / "back"))
+    assert found["generation_config.json"] == FILES["generation_config.json"]
+    assert "tokenizer.json" not in found
+    assert "tokenizer_config.json" not in found
+
+
+ODD = {
+    "eps and theta": {"rms_norm_eps": 1e-5 + 1e-12, "rope_theta": 12345.6789},
+    "linear 1": {"rope_scaling": RopeScaling(rope_type="linear", factor=1.0)},
+    "linear": {"rope_scaling": RopeScaling(rope_type="linear", factor=1.1)},
+    "llama3 of unusual numbers": {
+        "rope_scaling": dataclasses.replace(LLAMA3, factor=3.3, low_freq_factor=0.7),
+        "rope_theta": 777.7,
+    },
+    "llama3 of ones": {"rope_scaling": dataclasses.replace(LLAMA3, factor=1.0)},
+    "initialisation": {"initializer_range": 0.3},
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_config_that_gguf_cannot_say_comes_back(tmp_path: Path, kind: str) -> None:
+    config = dataclasses.replace(CONFIG, **ODD[kind], extra={"mine": {"a": [1, None, "ä"]}})
+    done = export(put(tmp_path / "model", weights(config), config), tmp_path / "m.gguf")
+    reader = GGUFReader(tmp_path / "m.gguf")
+    found = dict(reader.config.extra)
+    assert dataclasses.replace(reader.config, extra={}) == dataclasses.replace(config, extra={})
+    assert found["mine"] == {"a": [1, None, "ä"]}
+    assert done.notes == reader.notes == []
+
+
+# What is refused, and what is then left.
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rope_theta": 1e39}, r"llama\.rope\.freq_base is 1e\+39, more than a GGUF file can say"),
+        ({"max_position_embeddings": 1 << 32}, r"context_length is 4294967296, more than"),
+    ],
+)
+def test_numbers_that_gguf_cannot_hold_are_refused(
+    tmp_path: Path, change: dict[str, Any], words: str, old: bool
+) -> None:
+    """Found after the file was begun: what was begun must not be moved into place."""
+    if old:
+        export(put(tmp_path / "old", weights()), tmp_path / "m.gguf")
+    config = dataclasses.replace(CONFIG, **change)
+    source = put(tmp_path / "model", weights(config), config)
+    before = snapshot(tmp_path)
+    with pytest.raises(CheckpointError, match=words):
+        export(source, tmp_path / "m.gguf")
+    assert snapshot(tmp_path) == before
+
+
+def test_the_largest_numbers_that_gguf_can_hold_are_written(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, max_position_embeddings=(1 << 32) - 1, rope_theta=3e38)
+    export(put(tmp_path / "model", weights(config), config), tmp_path / "m.gguf")
+    assert GGUFReader(tmp_path / "m.gguf").config.max_position_embeddings == (1 << 32) - 1
+
+
+def test_float64_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    arrays = weights() | {NORM: weights()[NORM].astype(np.float64)}
+    with pytest.raises(CheckpointError, match=rf"tensor {NORM} is float64, .* with --dtype"):
+        export(put(tmp_path / "model", arrays), tmp_path / "m.gguf")
+    assert os.listdir(tmp_path) == ["model"]
+    export(tmp_path / "model", tmp_path / "m.gguf", dtype=DTYPES["float32"])
+
+
+@pytest.mark.parametrize("content", [b"my thesis", b"GGU", b"PK\3\4"])
+def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path, content: bytes) -> None:
+    source = put(tmp_path / "model", weights(UNTIED), UNTIED)
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(CheckpointError, match="exists and is no GGUF file: choose another"):
+        export(source, tmp_path / "m.gguf")
+    assert (tmp_path / "m.gguf").read_bytes() == content
+    (tmp_path / "m.gguf").write_bytes(b"")
+    export(source, tmp_path / "m.gguf")
+    export(source, tmp_path / "m.gguf")
+    assert sums_of(tmp_path / "m.gguf") == sums(weights(UNTIED))

@@ -1,0 +1,276 @@
+"""The Orbax checkpoint: read by Orbax alone, in chunks, verified; foreign trees are refused."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+import diy_jax
+from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.transfer import transfer
+from diy_core.errors import CheckpointError
+from diy_core.mapping import flatten, tensors
+from diy_jax import orbax_store
+from diy_jax.orbax_store import OrbaxReader, OrbaxWriter, is_store, load_params
+from tests.oracles import tiny
+from tests.tiny_checkpoints import (
+    CONFIG,
+    DTYPES,
+    EMBEDDING,
+    HEAD,
+    MANIFEST,
+    NORM,
+    UNTIED,
+    UP,
+    Arrays,
+    put,
+    read_config,
+    same,
+    snapshot,
+    sums,
+    sums_of,
+    weights,
+)
+
+
+def write(source: Path, to: Path, **options: Any) -> Path:
+    transfer(HFReader(source), functools.partial(OrbaxWriter, to), **options)
+    return to
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return write(put(tmp_path / "model", weights()), tmp_path / "store")
+
+
+def flax_tree(arrays: Arrays, config: Any = CONFIG) -> dict[tuple[str, ...], np.ndarray]:
+    """The layout of the Flax twin: kernels (in, out)."""
+    return {
+        tensor.flax: arrays[tensor.hf].T if tensor.flax[-1] == "kernel" else arrays[tensor.hf]
+        for tensor in tensors(config)
+    }
+
+
+def same_tree(found: Any, expected: dict[tuple[str, ...], np.ndarray]) -> bool:
+    flat = {path: np.asarray(leaf) for path, leaf in flatten(found).items()}
+    return same(
+        {"/".join(path): np.ascontiguousarray(leaf) for path, leaf in flat.items()},
+        {"/".join(path): np.ascontiguousarray(leaf) for path, leaf in expected.items()},
+    )
+
+
+@pytest.mark.parametrize("chunk", [64, 1000, 16 << 20])
+def test_plain_orbax_reads_arrays_in_chunks_of_any_size(
+    tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orbax_store, "_CHUNK", chunk)
+    config = tiny(hidden_size=24, intermediate_size=36, head_dim=10)
+    arrays = weights(config)
+    path = write(put(tmp_path / "model", arrays, config), tmp_path / "store")
+    stored = _chunks(path / "state")[("model", "layers_1", "feedforward", "up_proj", "kernel")]
+    assert np.prod(stored) * 4 <= chunk
+    assert (tuple(stored) == (24, 36)) == (chunk > 24 * 36 * 4)
+    expected = flax_tree(arrays, config)
+    assert same_tree(ocp.load(path), expected)
+    assert same_tree(orbax.checkpoint.PyTreeCheckpointer().restore(path / "state"), expected)
+    assert same(dict(OrbaxReader(path).read_all(verify=True)), arrays)
+
+
+def _chunks(state: Path) -> dict[tuple[str, ...], Any]:
+    """The shape of the chunks on the disk, by Orbax v0's metadata."""
+    tree = orbax.checkpoint.PyTreeCheckpointHandler().metadata(state).tree
+    return {path: leaf.storage.chunk_shape for path, leaf in flatten(tree).items()}
+
+
+@pytest.mark.parametrize("size", [1, 3000])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed"])
+def test_groups_of_any_size_make_the_same_tree(
+    tmp_path: Path, dtype: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = weights(UNTIED, "float32" if dtype == "mixed" else dtype)
+    if dtype == "mixed":
+        arrays[UP], arrays[NORM] = (arrays[n].astype(DTYPES["float16"]) for n in (UP, NORM))
+    monkeypatch.setattr(OrbaxWriter, "group", size)
+    monkeypatch.setattr(HFReader, "group", size)
+    monkeypatch.setattr(OrbaxReader, "group", size)
+    path = write(put(tmp_path / "model", arrays, UNTIED), tmp_path / "store")
+    assert same_tree(ocp.load(path), flax_tree(arrays, UNTIED))
+    assert same(dict(OrbaxReader(path).read_all()), arrays)
+    assert sums_of(path) == sums(arrays)
+    named = read_config(path).get("dtype")
+    assert named == (None if dtype == "mixed" else dtype)
+
+
+def test_only_what_belongs_to_it_lies_in_the_directory(store: Path) -> None:
+    assert os.listdir(store.parent) in (["model", "store"], ["store", "model"])
+    assert {"state", "config.json", MANIFEST} <= set(os.listdir(store))
+    assert not [name for name in os.listdir(store) if name.startswith((".", "orbax-", "tmp"))]
+    assert is_store(store)
+    assert not is_store(store.parent / "model")
+    assert not is_store(store / "state")
+
+
+# Loading.
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_params_are_those_of_the_twin(store: Path, verify: bool) -> None:
+    config, params = load_params(store, verify=verify)
+    model, expected = diy_jax.DIYForCausalLM.from_pretrained(store.parent / "model")
+    assert {path: np.asarray(leaf).tobytes() for path, leaf in flatten(params).items()} == {
+        path: np.asarray(leaf).tobytes() for path, leaf in flatten(expected).items()
+    }
+    assert config.num_hidden_layers == model.config.num_hidden_layers
+    _, narrow = load_params(store, jnp.bfloat16, verify=verify)
+    assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype("bfloat16")}
+
+
+def change(store: Path, name: str, by: float) -> None:
+    """Other weights in the same place, by Orbax alone."""
+    tree: Any = flax_tree(weights())
+    path = next(t.flax for t in tensors(CONFIG) if t.hf == name)
+    tree[path] = tree[path] + np.float32(by)
+    put_tree(store, tree)
+
+
+def put_tree(store: Path, tree: dict[tuple[str, ...], Any]) -> None:
+    nested: dict[str, Any] = {}
+    for path, leaf in tree.items():
+        node = nested
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = np.ascontiguousarray(leaf)
+    shutil.rmtree(store / "state")
+    orbax.checkpoint.PyTreeCheckpointer().save(store / "state", nested)
+
+
+def test_a_changed_value_is_named(store: Path) -> None:
+    change(store, UP, 0.0)
+    load_params(store, verify=True)
+    change(store, UP, 1.0)
+    load_params(store)
+    with pytest.raises(CheckpointError, match=f"tensor {UP} does not have the SHA-256"):
+        load_params(store, verify=True)
+
+
+def test_without_a_manifest_there_is_nothing_to_verify(store: Path) -> None:
+    (store / MANIFEST).unlink()
+    load_params(store)
+    with pytest.raises(CheckpointError, match="`parity convert` and save_pretrained write one"):
+        load_params(store, verify=True)
+
+
+def test_a_value_that_is_not_finite_is_named_as_in_the_tree(store: Path) -> None:
+    change(store, NORM, np.inf)
+    with pytest.raises(
+        CheckpointError, match=r"tensor model/norm/scale has 16 values that are not finite"
+    ):
+        load_params(store)
+
+
+def test_it_can_be_untied(store: Path) -> None:
+    reader = OrbaxReader(store, untie=True)
+    assert not reader.config.tie_word_embeddings
+    found = dict(reader.read_all(verify=True))
+    assert same(found, weights() | {HEAD: weights()[EMBEDDING]})
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "misshapen", "no float"])
+def test_params_of_another_model_are_refused(store: Path, fault: str) -> None:
+    tree: Any = flax_tree(weights())
+    name = ("model", "norm", "scale")
+    words = {
+        "missing": r"missing tensor model/norm/scale \(16,\)",
+        "extra": r"unexpected tensor lm_head/kernel \(16, 23\)",
+        "misshapen": r"model/norm/scale has shape \(17,\), expected \(16,\)",
+        "no float": "parameter model/norm/scale has dtype int32, which is no float",
+    }
+    if fault == "missing":
+        del tree[name]
+    elif fault == "extra":
+        tree[("lm_head", "kernel")] = np.ones((16, 23), np.float32)
+    else:
+        tree[name] = np.ones(17, np.float32) if fault == "misshapen" else np.ones(16, np.int32)
+    put_tree(store, tree)
+    with pytest.raises(CheckpointError, match=words[fault]):
+        OrbaxReader(store)
+
+
+def test_a_config_of_more_layers_than_there_are_parameters_is_refused(store: Path) -> None:
+    values = read_config(store) | {"num_hidden_layers": 10**12}
+    (store / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=f"says num_hidden_layers: {10**12}, with 20 param"):
+        OrbaxReader(store)
+
+
+@pytest.mark.parametrize("file", ["config.json", "state"])
+def test_a_directory_that_lacks_a_part_is_refused(store: Path, file: str) -> None:
+    (shutil.rmtree if file == "state" else os.remove)(store / file)
+    with pytest.raises(CheckpointError, match=r"is no Orbax checkpoint: it needs state/ and con"):
+        OrbaxReader(store)
+
+
+def test_a_tree_that_orbax_does_not_know_is_refused(store: Path) -> None:
+    shutil.rmtree(store / "state")
+    (store / "state").mkdir()
+    with pytest.raises(CheckpointError, match="Orbax"):
+        OrbaxReader(store)
+
+
+def test_metadata_of_any_length_are_not_read(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orbax_store, "JSON_LIMIT", 10)
+    with pytest.raises(CheckpointError, match="is longer than 10 bytes"):
+        OrbaxReader(store)
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "model.safetensors", "opt_state"])
+def test_a_directory_that_holds_more_is_not_replaced(store: Path, name: str) -> None:
+    (store / name).write_text("mine")
+    before = snapshot(store)
+    with pytest.raises(CheckpointError, match=f"holds {name}, which is no part of an Orbax"):
+        write(store.parent / "model", store)
+    assert snapshot(store) == before
+
+
+def test_an_older_checkpoint_is_replaced(store: Path) -> None:
+    write(put(store.parent / "new", weights(seed=1)), store)
+    assert same(dict(OrbaxReader(store).read_all(verify=True)), weights(seed=1))
+    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+        transfer(
+            HFReader(store.parent / "new"), functools.partial(OrbaxWriter, store, overwrite=False)
+        )
+
+
+def test_a_write_that_fails_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a file beside it, and the program's reports as they were before."""
+
+    def fail(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = snapshot(store.parent)
+    hook, filters = sys.unraisablehook, list(logging.getLogger("absl").filters)
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.partial, "finalize", fail)
+        with pytest.raises(OSError, match="No space left"):
+            write(store.parent / "model", store)
+    assert snapshot(store.parent) == before
+    assert not [name for name in os.listdir(store.parent) if name.startswith(".")]
+    sys.unraisablehook = hook
+    logging.getLogger("absl").filters[:] = filters
+    write(store.parent / "model", store)

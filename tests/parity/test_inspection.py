@@ -1,0 +1,374 @@
+"""`parity inspect` and `parity diff`: what is said about a checkpoint, and about two."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from parity import inspection
+from parity.__main__ import main
+from parity.convert import KINDS, convert
+from tests.oracles import LINEAR, tiny
+from tests.tiny_checkpoints import (
+    CONFIG,
+    DTYPES,
+    EMBEDDING,
+    HEAD,
+    MANIFEST,
+    NORM,
+    QUERY,
+    UNTIED,
+    UP,
+    Arrays,
+    change_one_value,
+    put,
+    sums,
+    weights,
+)
+
+Capture = pytest.CaptureFixture[str]
+
+
+def make(path: Path, kind: str, arrays: Arrays | None = None, config: Any = CONFIG) -> Path:
+    """A checkpoint with sums."""
+    source = put(path.with_name(f"{path.name}-source"), arrays or weights(config), config)
+    convert(source, path, to=kind)
+    return path
+
+
+def record_of(capsys: Capture, *arguments: str, code: int = 0) -> Any:
+    """The record on standard output, and nothing else there."""
+    assert main([*arguments, "--json", "-"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+FORMS = {"hf": "BF16", "orbax": "bfloat16", "gguf": "BF16"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_of_every_kind(tmp_path: Path, kind: str, capsys: Capture) -> None:
+    arrays = weights(UNTIED, "bfloat16")
+    path = make(tmp_path / "m", kind, arrays, UNTIED)
+    record = record_of(capsys, "inspect", str(path))
+    assert record["path"] == str(path)
+    assert record["kind"] == kind
+    assert record["verified"] is False
+    assert record["notes"] == []
+    assert record["config"]["hidden_size"] == 16
+    assert record["config"]["dtype"] == "bfloat16"
+    assert record["manifest"]["source"] == "hf m-source"
+    assert record["manifest"]["versions"]["numpy"] == np.__version__
+    files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
+    assert record["total"] == {
+        "tensors": 21,
+        "parameters": sum(array.size for array in arrays.values()),
+        "bytes": sum(array.nbytes for array in arrays.values()),
+        "bytes_on_disk": sum(len(file.read_bytes()) for file in files),
+    }
+    assert [row["name"] for row in record["tensors"]] == list(arrays)
+    for row in record["tensors"]:
+        array = arrays[row["name"]]
+        form = "F32" if kind == "gguf" and array.ndim == 1 else FORMS[kind]
+        assert row["shape"] == list(array.shape)
+        assert (row["dtype"], row["stored_as"], row["bytes"]) == ("bfloat16", form, array.nbytes)
+        assert row["sha256"] == sums(arrays)[row["name"]]
+    by_name = {row["name"]: row for row in record["tensors"]}
+    assert by_name[QUERY]["torch"] == "model.layers.0.attention.q_proj.weight"
+    assert by_name[QUERY]["flax"] == "model/layers_0/attention/q_proj/kernel"
+    assert by_name[EMBEDDING]["flax"] == "model/embed_tokens/embedding"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_for_people(
+    tmp_path: Path, kind: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = make(tmp_path / "m", kind, weights(UNTIED), UNTIED)
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "m", "--json", str(tmp_path / "record.json")]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith(f"m: {KINDS[kind]}\n")
+    assert json.loads((tmp_path / "record.json").read_text())["kind"] == kind
+    words = " ".join(out.split())
+    total = sum(array.size for array in weights(UNTIED).values())
+    for part in (
+        "hidden_size 16",
+        "model.layers.*.self_attn.q_proj.weight",
+        "model.layers.*.attention.q_proj.weight",
+        "model/layers_*/attention/q_proj/kernel",
+        "model/embed_tokens/embedding",
+        f"21 tensors, {total:,} parameters",
+        "checksums: present, not checked (--verify checks them); written from hf m-source",
+    ):
+        assert part in words
+    # The two layers' queries are one line: their count, and the bytes of both.
+    form = "float32" if kind == "orbax" else "F32"
+    assert re.search(rf"layers\.\*\.self_attn\.q_proj\.weight +16 x 16 +{form} +2 +2\.0 kB", out)
+    assert re.search(rf"embed_tokens\.weight +23 x 16 +{form} +1\.5 kB", out)
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert path.exists()
+
+
+def test_layers_that_are_not_alike_have_lines_of_their_own(tmp_path: Path, capsys: Capture) -> None:
+    arrays = weights()
+    arrays[QUERY] = arrays[QUERY].astype(np.float16)
+    put(tmp_path / "m", arrays)
+    assert main(["inspect", str(tmp_path / "m")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "self_attn.q_proj" in line]
+    assert [line.split()[4:6] for line in lines] == [["F16", "1"], ["F32", "1"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_verify_reads_everything(tmp_path: Path, kind: str, capsys: Capture) -> None:
+    path = make(tmp_path / "m", kind)
+    assert record_of(capsys, "inspect", str(path), "--verify")["verified"] is True
+    assert main(["inspect", str(path), "--verify"]) == 0
+    assert "checksums: all right; written from" in capsys.readouterr().out
+    other = weights()
+    other[UP][0, 0] += 1
+    changed = make(tmp_path / "other", kind, other)
+    if kind == "gguf":
+        old, new = (s[UP].encode() for s in (sums(other), sums(weights())))
+        changed.write_bytes(changed.read_bytes().replace(old, new))
+    else:
+        (changed / MANIFEST).write_bytes((path / MANIFEST).read_bytes())
+    assert main(["inspect", str(changed)]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(changed), "--verify"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("parity inspect: ")
+    assert f"tensor {UP} does not have the SHA-256" in err
+
+
+def test_without_sums_it_says_so(tmp_path: Path, capsys: Capture) -> None:
+    path = put(tmp_path / "m", weights())
+    record = record_of(capsys, "inspect", str(path))
+    assert record["manifest"] is None
+    assert {row["sha256"] for row in record["tensors"]} == {None}
+    assert main(["inspect", str(path)]) == 0
+    words = "no checksums: `parity convert` and save_pretrained write them"
+    assert words in " ".join(capsys.readouterr().out.split())
+    assert main(["inspect", str(path), "--verify"]) == 2
+    assert "has no manifest to verify against" in capsys.readouterr().err
+
+
+def test_notes_and_names_with_brackets_are_printed_as_they_are(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "[bold]").mkdir()
+    tables = {"model.rotary_emb.inv_freq": np.ones(2, np.float32)}
+    path = put(tmp_path / "[bold]" / "m[v1]", weights() | tables, mine="[/x] [red]")
+    convert(path, tmp_path / "copy", to="hf")
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{path}: Hugging Face directory")
+    assert "[/x] [red]" in out
+    assert "note: 1 rotary tables were dropped" in out
+    assert main(["inspect", str(tmp_path / "copy")]) == 0
+    assert "written from hf m[v1]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["inspect", "diff"])
+def test_what_is_no_checkpoint_is_one_message(
+    tmp_path: Path, command: str, capsys: Capture
+) -> None:
+    (tmp_path / "file").write_text("thesis")
+    (tmp_path / "folder").mkdir()
+    good = put(tmp_path / "m", weights())
+    for name, words in (
+        ("gone", "does not exist"),
+        ("file", "is not a GGUF file: it begins with b'thes'"),
+        ("folder", "is neither a Hugging Face directory"),
+    ):
+        both = [str(good), str(tmp_path / name)]
+        for arguments in [both, both[::-1]] if command == "diff" else [both[1:]]:
+            assert main([command, *arguments]) == 2
+            out, err = capsys.readouterr()
+            assert out == ""
+            assert err.startswith(f"parity {command}: {tmp_path / name}: {words}")
+            assert err.count("\n") == 1
+
+
+# Two checkpoints.
+
+
+@pytest.mark.parametrize("other", KINDS)
+@pytest.mark.parametrize("one", KINDS)
+def test_equal_bits_are_equal_across_kinds(
+    tmp_path: Path, one: str, other: str, capsys: Capture
+) -> None:
+    config = tiny(attention_bias=True, rms_norm_eps=1e-6, rope_scaling=LINEAR)
+    arrays = weights(config, "bfloat16")
+    paths = [
+        str(make(tmp_path / n, kind, arrays, config))
+        for n, kind in zip("ab", (one, other), strict=True)
+    ]
+    assert main(["diff", *paths]) == 0
+    wanted = f"equal: {len(arrays)} tensors, bit for bit, and the same config\n"
+    assert capsys.readouterr().out == wanted
+    assert record_of(capsys, "diff", *paths) == {
+        "one": {"path": paths[0], "kind": one},
+        "other": {"path": paths[1], "kind": other},
+        "equal": True,
+        "compared": len(arrays),
+        "tensors": [],
+        "config": {},
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_differences_are_measured_worst_first(
+    tmp_path: Path, kind: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "_PIECE", 7)
+    arrays, draw = weights(), np.random.default_rng(1)
+    for name, size in ((NORM, 1e-6), (QUERY, 1e-2), (UP, 1e-4)):
+        arrays[name] += (draw.normal(size=arrays[name].shape) * size).astype(np.float32)
+    arrays[EMBEDDING][3, 4] *= -2
+    one = put(tmp_path / "one", weights())
+    other = make(tmp_path / "other", kind, arrays)
+    record = record_of(capsys, "diff", str(one), str(other), code=1)
+    assert record["equal"] is False
+    assert record["config"] == {}
+    found = {fault["name"]: fault for fault in record["tensors"]}
+    assert found.keys() == {NORM, QUERY, UP, EMBEDDING}
+    for name, fault in found.items():
+        a, b = weights()[name].astype(np.float64), arrays[name].astype(np.float64)
+        expected = np.linalg.norm(b - a) / np.linalg.norm(a)
+        assert fault["relative_l2"] == pytest.approx(expected, rel=1e-12)
+        assert fault["largest"] == np.abs(b - a).max()
+        assert fault["what"] == f"{np.count_nonzero(a != b)} of {a.size} values differ"
+    values = [fault["relative_l2"] for fault in record["tensors"]]
+    assert values == sorted(values, reverse=True)
+    assert main(["diff", str(one), str(other), "--json", str(tmp_path / "record.json")]) == 1
+    out = capsys.readouterr().out
+    assert json.loads((tmp_path / "record.json").read_text()) == record
+    assert f"{found[UP]['relative_l2']:.2e}" in out
+    assert f"{found[UP]['largest']:.2e}" in out
+    assert "4 of 20 tensors differ\n" in out
+
+
+def test_many_differences_are_the_worst_of_them(tmp_path: Path, capsys: Capture) -> None:
+    config = tiny(num_hidden_layers=3)
+    one = put(tmp_path / "a", weights(config), config)
+    other = put(tmp_path / "b", weights(config, seed=1), config)
+    assert len(record_of(capsys, "diff", str(one), str(other), code=1)["tensors"]) == 29
+    assert main(["diff", str(one), str(other)]) == 1
+    assert "29 of 29 tensors differ, the worst 20 above\n" in capsys.readouterr().out
+
+
+def test_zeros_of_another_sign_differ_by_nothing(tmp_path: Path, capsys: Capture) -> None:
+    zero, minus = weights(), weights()
+    zero[NORM][:], minus[NORM][:] = 0.0, -0.0
+    one, other = put(tmp_path / "a", zero), put(tmp_path / "b", minus)
+    (fault,) = record_of(capsys, "diff", str(one), str(other), code=1)["tensors"]
+    assert (fault["relative_l2"], fault["largest"]) == (0.0, 0.0)
+    minus[NORM][0] = 2.0
+    put(other, minus)
+    distance = inspection.distance(zero[NORM], minus[NORM])
+    assert distance == (float("inf"), 2.0, 1)
+    change_one_value(other, QUERY)
+    (infinite, small) = inspection.diff(one, other, lambda *_: None)["tensors"]
+    assert (infinite["name"], small["name"]) == (NORM, QUERY)
+
+
+def test_missing_tensors_shapes_and_dtypes_come_first(tmp_path: Path, capsys: Capture) -> None:
+    arrays = weights(UNTIED)
+    arrays[UP] = arrays[UP].astype(DTYPES["float16"])
+    arrays[NORM] += 1
+    one, other = put(tmp_path / "a", weights()), put(tmp_path / "b", arrays, UNTIED)
+    record = record_of(capsys, "diff", str(one), str(other), code=1)
+    assert record["config"] == {"tie_word_embeddings": [True, False]}
+    assert record["compared"] == 21
+    head, norm, up = record["tensors"]
+    missing = {"name": HEAD, "what": "not in A", "relative_l2": None, "largest": None}
+    assert (head, norm["name"], up["name"]) == (missing, NORM, UP)
+    assert up["what"].startswith("float32 in A, float16 in B; ")
+    back = record_of(capsys, "diff", str(other), str(one), code=1)
+    assert back["tensors"][0]["what"] == "not in B"
+    assert main(["diff", str(one), str(other)]) == 1
+    assert "config: tie_word_embeddings is True in A, False in B" in capsys.readouterr().out
+
+
+def test_other_shapes_are_not_compared(tmp_path: Path, capsys: Capture) -> None:
+    config = tiny(vocab_size=24)
+    one, other = put(tmp_path / "a", weights()), put(tmp_path / "b", weights(config), config)
+    record = record_of(capsys, "diff", str(one), str(other), code=1)
+    assert record["config"] == {"vocab_size": [23, 24]}
+    assert record["tensors"][0] == {
+        "name": EMBEDDING,
+        "what": "shape (23, 16) in A, (24, 16) in B",
+        "relative_l2": None,
+        "largest": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "differ"),
+    [
+        ({"rms_norm_eps": 1e-4}, {"rms_norm_eps"}),
+        ({"rope_theta": 5e5}, {"rope_theta", "rope_parameters"}),
+        ({"rope_scaling": LINEAR}, {"rope_scaling", "rope_parameters"}),
+        ({"max_position_embeddings": 99}, {"max_position_embeddings"}),
+        ({"initializer_range": 0.5}, set()),
+        ({"extra": {"bos_token_id": 3, "dtype": "x"}}, set()),
+    ],
+)
+def test_only_what_changes_the_function_counts(
+    tmp_path: Path, change: dict[str, Any], differ: set[str]
+) -> None:
+    config = dataclasses.replace(CONFIG, **change)
+    one, other = put(tmp_path / "a", weights()), put(tmp_path / "b", weights(), config)
+    record = inspection.diff(one, other, lambda *_: None)
+    assert record["config"].keys() == differ
+    assert record["equal"] == (not differ)
+
+
+def test_a_quantised_file_differs_by_its_rounding(tmp_path: Path, capsys: Capture) -> None:
+    arrays = weights(tiny(intermediate_size=32))
+    name = "model.layers.0.mlp.down_proj.weight"
+    exact = make(tmp_path / "exact.gguf", "gguf", arrays, tiny(intermediate_size=32))
+    reader = gguf.GGUFReader(exact)
+    writer = gguf.GGUFWriter(tmp_path / "small.gguf", "llama")
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            kind = field.types[0]
+            writer.add_key_value(key, field.contents(), kind)
+    for tensor in reader.tensors:
+        raw = gguf.GGMLQuantizationType.Q8_0 if "ffn_down" in tensor.name else tensor.tensor_type
+        data = gguf.quantize(np.array(tensor.data), raw)
+        writer.add_tensor(tensor.name, data, raw_dtype=raw)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    record = record_of(capsys, "diff", str(exact), str(tmp_path / "small.gguf"), code=1)
+    assert {fault["name"] for fault in record["tensors"]} == {name, name.replace("0", "1")}
+    assert all(0 < fault["relative_l2"] < 0.01 for fault in record["tensors"])
+    inspected = record_of(capsys, "inspect", str(tmp_path / "small.gguf"))
+    row = next(row for row in inspected["tensors"] if row["name"] == name)
+    assert (row["stored_as"], row["dtype"], row["sha256"]) == ("Q8_0", "float32", None)
+    assert inspected["notes"][0].startswith("the sums in the file are of other weights")
+    assert inspected["manifest"] is None
+
+
+def test_progress_ends_with_the_whole(tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    one = make(tmp_path / "a", "hf")
+    other = put(tmp_path / "b", weights(UNTIED), UNTIED)
+    inspection.diff(one, other, lambda *call: calls.append(call))
+    total = sum(array.nbytes for array in weights().values())
+    assert (calls[0], calls[-1]) == (("comparing", 0, total), ("comparing", total, total))
+    calls.clear()
+    inspection.inspect(one, verify=True, progress=lambda *call: calls.append(call))
+    assert (calls[0], calls[-1]) == (("verifying", 0, total), ("verifying", total, total))
