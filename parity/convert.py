@@ -117,6 +117,8 @@ def kind_of(path: str | Path) -> str:
         return "orbax"
     if (path / hf_directory.CONFIG).is_file():
         return "hf"
+    if path.is_file() and path.suffix in (".safetensors", ".json"):
+        raise CheckpointError(path, "is one file of a model directory: give the directory")
     if path.is_file():
         return "gguf"  # or the reader will say what is wrong with it
     if not path.exists():

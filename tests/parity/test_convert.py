@@ -548,3 +548,14 @@ def test_a_head_that_is_the_embedding_is_dropped_with_a_note(tmp_path: Path, to:
     assert done.tensors == 20
     assert sums_of(tmp_path / "out") == sums(weights())
     assert open_checkpoint(tmp_path / "out").config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_file_of_a_model_directory_is_answered_with_the_directory(
+    tmp_path: Path, file: str
+) -> None:
+    source = put(tmp_path / "m", weights())
+    with pytest.raises(CheckpointError, match="is one file of a model directory"):
+        kind_of(source / file)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        kind_of(source / f"other-{file}")
