@@ -103,8 +103,8 @@ def change_one_value(path: Path, name: str) -> None:
     raise AssertionError(name)
 
 
-def build_tokenizer(pre: Any = None, bos: bool = False, eos: bool = False) -> Any:
-    """Byte-level BPE with four merges."""
+def build_tokenizer(pre: Any = None, before: str = "", after: str = "") -> Any:
+    """Byte-level BPE with four merges, which puts special tokens around a text."""
     backend = tokenizers.Tokenizer(models.BPE({t: i for i, t in enumerate(PIECES)}, MERGES))
     backend.pre_tokenizer = pre or pre_tokenizers.Sequence(
         [
@@ -115,10 +115,10 @@ def build_tokenizer(pre: Any = None, bos: bool = False, eos: bool = False) -> An
     backend.decoder = decoders.ByteLevel()
     backend.add_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     backend.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
-    if bos or eos:
-        around = [*(["<|begin|>"] if bos else []), "$A", *(["<|end|>"] if eos else [])]
+    if before or after:
         backend.post_processor = processors.TemplateProcessing(
-            single=around, special_tokens=[("<|begin|>", 1), ("<|end|>", 0)]
+            single=[piece for piece in (before, "$A", after) if piece],
+            special_tokens=[(token, i) for i, token in enumerate(SPECIAL)],
         )
     return backend
 

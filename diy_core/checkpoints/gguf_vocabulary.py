@@ -45,7 +45,7 @@ def vocabulary_metadata(directory: Path, vocab_size: int) -> dict[str, Any]:
     state = json.loads(backend.to_str())
     pre = _name_of_rules(file, state)
     tokens, types = _tokens(file, state, vocab_size)
-    surrounded = backend.encode("", add_special_tokens=True).ids
+    plain, around = (backend.encode("a", add_special_tokens=added).ids for added in (False, True))
     bos = tokenizer.bos_token_id
     merges = [m if isinstance(m, str) else " ".join(m) for m in state["model"]["merges"]]
     eos = tokenizer.special_tokens.get("eos_token")
@@ -66,8 +66,8 @@ def vocabulary_metadata(directory: Path, vocab_size: int) -> dict[str, Any]:
         "tokens": tokens,
         "token_type": types,
         "merges": merges,
-        "add_bos_token": bool(surrounded) and surrounded[0] == bos,
-        "add_eos_token": bool(surrounded) and surrounded[-1] in eos_ids and surrounded[-1] != bos,
+        "add_bos_token": around[:1] != plain[:1] and around[0] == bos,
+        "add_eos_token": around[-1:] != plain[-1:] and around[-1] in eos_ids,
         **{key: token_id for key, token_id in ids.items() if token_id is not None},
     }
     metadata = {f"tokenizer.ggml.{key}": value for key, value in entries.items()}

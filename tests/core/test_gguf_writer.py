@@ -290,11 +290,16 @@ def test_what_ends_a_turn_is_also_found_in_the_config(tmp_path: Path) -> None:
     assert ids == [0, 2, TOKENS.index("he")]
 
 
+@pytest.mark.parametrize("begin", ["<|begin|>", "<|end|>"])
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("eos", [True, False])
-def test_what_is_put_around_a_text_is_said(tmp_path: Path, bos: bool, eos: bool) -> None:
+def test_what_is_put_around_a_text_is_said(
+    tmp_path: Path, bos: bool, eos: bool, begin: str
+) -> None:
+    """Also where one token begins and ends texts."""
     source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
-    put_tokenizer(source, build_tokenizer(bos=bos, eos=eos))
+    backend = build_tokenizer(before=begin if bos else "", after="<|end|>" if eos else "")
+    put_tokenizer(source, backend, bos_token=begin)
     export(source, tmp_path / "m.gguf")
     found = entries(tmp_path / "m.gguf")
     assert found["tokenizer.ggml.add_bos_token"] is bos
