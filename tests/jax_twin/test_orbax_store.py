@@ -213,9 +213,9 @@ def test_params_of_another_model_are_refused(store: Path, fault: str) -> None:
 
 
 def test_a_config_of_more_layers_than_there_are_parameters_is_refused(store: Path) -> None:
-    values = read_config(store) | {"num_hidden_layers": 10**12}
+    values = read_config(store) | {"num_hidden_layers": 9999}
     (store / "config.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=f"says num_hidden_layers: {10**12}, with 20 param"):
+    with pytest.raises(CheckpointError, match="says num_hidden_layers: 9999, with 20 param"):
         OrbaxReader(store)
 
 

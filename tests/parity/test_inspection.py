@@ -161,6 +161,16 @@ def test_without_sums_it_says_so(tmp_path: Path, capsys: Capture) -> None:
     assert "has no manifest to verify against" in capsys.readouterr().err
 
 
+def test_sums_of_other_tensors_are_not_shown_as_ours(tmp_path: Path, capsys: Capture) -> None:
+    path = put(make(tmp_path / "m", "hf"), weights(UNTIED), UNTIED)
+    found = {
+        row["name"]: row["sha256"] for row in record_of(capsys, "inspect", str(path))["tensors"]
+    }
+    assert found == sums(weights()) | {HEAD: None}
+    assert main(["inspect", str(path), "--verify"]) == 2
+    assert f"the manifest is of other weights: see tensor {HEAD}" in capsys.readouterr().err
+
+
 def test_notes_and_names_with_brackets_are_printed_as_they_are(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,9 +339,10 @@ def test_only_what_changes_the_function_counts(
 ) -> None:
     config = dataclasses.replace(CONFIG, **change)
     one, other = put(tmp_path / "a", weights()), put(tmp_path / "b", weights(), config)
-    record = inspection.diff(one, other, lambda *_: None)
-    assert record["config"].keys() == differ
-    assert record["equal"] == (not differ)
+    for pair in ((one, other), (other, one)):
+        record = inspection.diff(*pair, lambda *_: None)
+        assert record["config"].keys() == differ
+        assert record["equal"] == (not differ)
 
 
 def test_a_quantised_file_differs_by_its_rounding(tmp_path: Path, capsys: Capture) -> None:
