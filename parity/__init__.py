@@ -2,22 +2,37 @@
 
 The only package that sees both frameworks. Importing it sets, before JAX starts: no preallocation
 of the GPU, which both frameworks share; bfloat16 rounded where the program says so; and
-deterministic operations.
+deterministic operations. It loads neither framework before one is needed.
 """
 
+from __future__ import annotations
+
+import importlib.util
 import os
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 for _flag in ("--xla_allow_excess_precision=false", "--xla_gpu_deterministic_ops=true"):
     if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 
-try:  # after the environment
+for _framework in ("torch", "jax"):
+    if importlib.util.find_spec(_framework) is None:
+        raise ModuleNotFoundError(
+            f"parity needs both frameworks, and {_framework} is not installed: "
+            "pip install 'diy-lm[all]'"
+        )
+
+if TYPE_CHECKING:
     from parity.convert import to_flax, to_torch
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"parity needs both frameworks, and {error.name} is not installed: "
-        "pip install 'diy-lm[all]'"
-    ) from error
 
 __all__ = ["to_flax", "to_torch"]
+
+
+def __getattr__(name: str) -> Any:
+    """What the package offers, imported when it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from parity import convert
+
+    return getattr(convert, name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT = 1
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _KINDS = ("hf", "orbax", "gguf")
+_JSON = "write a record here; - is stdout, which then has nothing else"
 
 
 def add_checkpoint_commands(commands: Any) -> None:
@@ -30,8 +31,10 @@ def add_checkpoint_commands(commands: Any) -> None:
         "whole or not at all, with the SHA-256 of every tensor, and is read back and compared "
         "before it moves into place. Exits with 2 if it cannot be done; DST is then as it was.",
     )
-    convert.add_argument("source", metavar="SRC")
-    convert.add_argument("destination", metavar="DST")
+    convert.add_argument("source", metavar="SRC", help="the checkpoint; its kind is recognised")
+    convert.add_argument(
+        "destination", metavar="DST", help="a directory, or for GGUF a file, to be written"
+    )
     convert.add_argument(
         "--to",
         choices=_KINDS,
@@ -52,7 +55,9 @@ def add_checkpoint_commands(commands: Any) -> None:
         help="largest safetensors file, as 2GB or 500MB (default: 5GB)",
     )
     convert.add_argument(
-        "--overwrite", action="store_true", help="replace DST if it is such a checkpoint"
+        "--overwrite",
+        action="store_true",
+        help="replace DST, if it is a checkpoint of the kind that is written",
     )
     convert.add_argument(
         "--no-verify",
@@ -71,10 +76,11 @@ def add_checkpoint_commands(commands: Any) -> None:
         "inspect",
         help="what a checkpoint is and what is in it",
         description="Say what PATH is (Hugging Face directory, Orbax checkpoint, GGUF file), with "
-        "its config, every tensor under its three names, and totals. Reads no weights.",
+        "its config, every tensor under its names in each world, and totals. Reads no weights. "
+        "Exits with 2 if it cannot be read or, with --verify, is not what it was.",
     )
-    inspect.add_argument("path", metavar="PATH")
-    inspect.add_argument("--json", metavar="FILE", help="write a record here; - is stdout")
+    inspect.add_argument("path", metavar="PATH", help="the checkpoint; its kind is recognised")
+    inspect.add_argument("--json", metavar="FILE", help=_JSON)
     inspect.add_argument(
         "--verify", action="store_true", help="also read all weights and check their sums"
     )
@@ -84,12 +90,12 @@ def add_checkpoint_commands(commands: Any) -> None:
         "diff",
         help="compare two checkpoints of any kinds, tensor by tensor",
         description="Compare two checkpoints of any kinds, tensor by tensor: equal bits, or the "
-        "relative L2 distance and the largest difference, worst first; and their configs. Exits "
-        "with 1 if they differ, with 2 if one cannot be read.",
+        "relative L2 distance and the largest difference, worst first; and what of their configs "
+        "changes the function. Exits with 1 if they differ, with 2 if one cannot be read.",
     )
-    diff.add_argument("one", metavar="A")
-    diff.add_argument("other", metavar="B")
-    diff.add_argument("--json", metavar="FILE", help="write a record here; - is stdout")
+    diff.add_argument("one", metavar="A", help="a checkpoint; its kind is recognised")
+    diff.add_argument("other", metavar="B", help="another, of the same or another kind")
+    diff.add_argument("--json", metavar="FILE", help=_JSON)
     diff.set_defaults(run=_diff)
 
 

@@ -123,6 +123,8 @@ def kind_of(path: str | Path) -> str:
         return "gguf"  # or the reader will say what is wrong with it
     if not path.exists():
         raise CheckpointError(path, "does not exist")
+    if orbax_store.is_store(path.parent):
+        raise CheckpointError(path, f"is a part of the Orbax checkpoint {path.parent}: give that")
     raise CheckpointError(
         path,
         f"is neither a Hugging Face directory ({hf_directory.CONFIG} and safetensors) nor an "
@@ -173,13 +175,15 @@ def convert(
     Raises:
         CheckpointError: a source that is damaged, a value that `dtype` cannot hold, or a
             destination that is in the way. Nothing is left behind then.
-        ValueError: an unknown kind or dtype.
+        ValueError: an unknown kind or dtype, or a destination that is named as another kind.
     """
     source, destination = Path(source), Path(destination)
     reader = open_checkpoint(source, untie=untie)
     kind = to or default_kind(reader.kind, destination)
     if kind not in WRITERS:
         raise ValueError(f"kind {kind!r} is not supported; choose one of {sorted(WRITERS)}")
+    if kind != "gguf" and destination.suffix == ".gguf":
+        raise ValueError(f"{destination} is the name of a GGUF file: leave --to out, or the .gguf")
     if source.resolve() == destination.resolve():
         raise CheckpointError(destination, "is the source itself")
     options: dict[str, Any] = {"overwrite": overwrite}

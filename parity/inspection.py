@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diy_core.checkpoints.dtypes import same_bits
+from diy_core.checkpoints.gguf_names import gguf_name
 from diy_core.checkpoints.interface import Reader
 from diy_core.checkpoints.transfer import Progress, check
 from diy_core.mapping import tensors
@@ -22,10 +24,11 @@ from parity.convert import KINDS, open_checkpoint
 
 _PIECE = 1 << 20  # elements compared at a time
 _SHOWN = 20  # differing tensors in the table; the record has all
+_PLAIN = {"F64", "F32", "F16", "BF16"}  # other words for a dtype, in some files
 
 
 def inspect(path: str | Path, *, verify: bool = False, progress: Progress) -> dict[str, Any]:
-    """A record of a checkpoint: kind, config, tensors under their three names, totals, sums.
+    """A record of a checkpoint: kind, config, tensors under their four names, totals, sums.
 
     Args:
         path: a Hugging Face directory, an Orbax checkpoint or a GGUF file.
@@ -45,6 +48,7 @@ def inspect(path: str | Path, *, verify: bool = False, progress: Progress) -> di
             "name": tensor.hf,
             "torch": tensor.torch,
             "flax": "/".join(tensor.flax),
+            "gguf": gguf_name(tensor.hf),
             "shape": list(tensor.shape),
             "dtype": str(reader.stored[tensor.hf].dtype),
             "stored_as": reader.stored[tensor.hf].form,
@@ -86,7 +90,7 @@ def show(record: dict[str, Any], console: Console) -> None:
     for key, value in record["config"].items():
         settings.add_row(escape(key), escape(str(value)))
     console.print(settings)
-    console.print(_table(record["tensors"]))
+    console.print(_table(record["tensors"], gguf=record["kind"] == "gguf"))
     console.print(
         f"{total['tensors']} tensors, {total['parameters']:,} parameters, "
         f"{decimal(total['bytes'])} as arrays, {decimal(total['bytes_on_disk'])} on disk",
@@ -102,25 +106,26 @@ def show(record: dict[str, Any], console: Console) -> None:
         console.print(f"note: {note}", highlight=False, markup=False)
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[dict[str, Any]], gguf: bool) -> Table:
     """All tensors; those of layers that are alike are one line, with how many they are."""
+    worlds = {"name": "Hugging Face", "torch": "torch", "flax": "flax"}
+    worlds |= {"gguf": "GGUF"} if gguf else {}
     alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        names = [
-            re.sub(r"layers([._])\d+", r"layers\1*", row[k]) for k in ("name", "torch", "flax")
-        ]
+        names = [re.sub(r"(layers[._]|blk\.)\d+", r"\1*", row[world]) for world in worlds]
         shape = " x ".join(str(n) for n in row["shape"])
-        alike.setdefault((*names, shape, row["stored_as"]), []).append(row)
+        form = row["dtype"] if row["stored_as"] in _PLAIN else row["stored_as"]
+        alike.setdefault((shape, form, *names), []).append(row)
     table = Table(box=None, pad_edge=False)
-    table.add_column("Hugging Face, torch, flax", no_wrap=True)
-    table.add_column("shape")
-    table.add_column("type")
-    table.add_column("x", justify="right")
-    table.add_column("bytes", justify="right")
-    for (hf, torch, flax, shape, form), same in alike.items():
+    table.add_column(", ".join(worlds.values()), overflow="fold")
+    for column in ("shape", "type", "x", "bytes"):
+        right = column in ("x", "bytes")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+    for (shape, form, first, *others), same in alike.items():
         size = decimal(sum(row["bytes"] for row in same))
-        count = str(len(same)) if "*" in hf else ""
-        table.add_row(f"{hf}\n[dim]{torch}\n{flax}[/]", shape, form, count, size)
+        count = str(len(same)) if "*" in first else ""
+        cell = f"{first}\n[dim]" + "\n".join(others) + "[/]"
+        table.add_row(cell, shape, form, count, size)
     return table
 
 
@@ -129,8 +134,9 @@ def diff(one: str | Path, other: str | Path, progress: Progress) -> dict[str, An
 
     Returns:
         `equal`: the same tensors with the same bits, and configs that mean the same model.
-        `tensors`: those that differ, worst first, each with `relative_l2` and `largest` (None where
-        shapes differ or one is missing). `config`: the keys that differ, with both values.
+        `tensors`: those that differ, worst first, each with `relative_l2`, `largest` and `values`,
+        how many differ (None where shapes differ or one is missing), and both `dtypes` where they
+        are two. `config`: the keys that change the function and differ, with both values.
 
     Raises:
         CheckpointError: one of them cannot be read.
@@ -160,7 +166,8 @@ def diff(one: str | Path, other: str | Path, progress: Progress) -> dict[str, An
 
 def _compare(name: str, left: Reader, right: Reader) -> dict[str, Any] | None:
     """What is different about one tensor, or None."""
-    fault: dict[str, Any] = {"name": name, "what": "", "relative_l2": None, "largest": None}
+    fault: dict[str, Any] = {"name": name, "what": "", "dtypes": None, "values": None}
+    fault |= {"relative_l2": None, "largest": None}
     for reader, where in ((left, "A"), (right, "B")):
         if name not in reader.stored:
             return fault | {"what": f"not in {where}"}
@@ -174,6 +181,8 @@ def _compare(name: str, left: Reader, right: Reader) -> dict[str, Any] | None:
     dtypes = "" if a.dtype == b.dtype else f"{a.dtype} in A, {b.dtype} in B; "
     return fault | {
         "what": f"{dtypes}{count} of {one.size} values differ",
+        "dtypes": None if a.dtype == b.dtype else [str(a.dtype), str(b.dtype)],
+        "values": count,
         "relative_l2": relative,
         "largest": largest,
     }
@@ -218,15 +227,24 @@ def show_diff(record: dict[str, Any], console: Console) -> None:
         return
     for key, (one, other) in record["config"].items():
         console.print(f"config: {key} is {one} in A, {other} in B", highlight=False, markup=False)
-    if found:
-        table = Table()
-        for column in ("tensor", "relative L2", "largest", "what"):
-            right = column in ("relative L2", "largest")
-            table.add_column(column, justify="right" if right else "left", overflow="fold")
-        for fault in found[:_SHOWN]:
-            numbers = [fault["relative_l2"], fault["largest"]]
-            cells = ["" if number is None else f"{number:.2e}" for number in numbers]
-            table.add_row(fault["name"], *cells, fault["what"])
-        console.print(table)
+    numbered = [fault for fault in found if fault["relative_l2"] is not None]
+    for fault in found[: min(_SHOWN, len(found) - len(numbered))]:
+        console.print(f"{fault['name']}: {fault['what']}", highlight=False, markup=False)
+    kinds = Counter(tuple(fault["dtypes"]) for fault in numbered if fault["dtypes"])
+    for (one, other), count in kinds.items():
+        console.print(f"{count} tensors are {one} in A, {other} in B", highlight=False)
+    if numbered:
+        console.print(_differences(numbered[:_SHOWN]))
     more = f", the worst {_SHOWN} above" if len(found) > _SHOWN else ""
     console.print(f"{len(found)} of {record['compared']} tensors differ{more}")
+
+
+def _differences(faults: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("tensor", overflow="fold")
+    for column in ("rel. L2", "largest", "values"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for fault in faults:
+        numbers = (f"{fault['relative_l2']:.2e}", f"{fault['largest']:.2e}", str(fault["values"]))
+        table.add_row(fault["name"], *numbers)
+    return table

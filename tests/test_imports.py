@@ -80,3 +80,20 @@ def test_each_twin_loads_saves_and_generates_where_the_other_framework_is_absent
     one = run_without({*FRAMEWORKS["jax"], "transformers"}, _TORCH, tmp_path / "torch")
     other = run_without({*FRAMEWORKS["torch"], "transformers"}, _JAX, tmp_path / "jax")
     assert one == other
+
+
+@pytest.mark.parametrize("absent", ["torch", "jax"])
+def test_parity_says_which_framework_is_missing(absent: str) -> None:
+    source = f"import sys; sys.modules[{absent!r}] = None; import parity"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert f"and {absent} is not installed: pip install 'diy-lm[all]'" in done.stderr
+
+
+def test_parity_loads_no_framework_before_it_needs_one() -> None:
+    """`parity --help` answers at once, and Ctrl-C in the first seconds is one line."""
+    source = (
+        "import sys, parity, parity.__main__; parity.__main__.build_parser().format_help(); "
+        "print({'torch', 'jax', 'flax', 'orbax'} & set(sys.modules), parity.to_flax.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.stdout == "set() to_flax\n", done.stderr

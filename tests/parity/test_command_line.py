@@ -122,7 +122,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
                 "Exits with 2",
             ],
         ),
-        ("inspect", ["PATH", "--json FILE", "- is stdout", "--verify", "three names"]),
+        ("inspect", ["PATH", "--json FILE", "- is stdout", "--verify", "names in each world"]),
         ("diff", ["--json FILE", "worst first", "Exits with 1 if they differ, with 2 if one"]),
     ],
 )
@@ -288,7 +288,7 @@ def test_errors_of_convert_are_one_message_and_change_nothing(
     (put(folder / "nothing", {}) / "model.safetensors").unlink()
     capsys.readouterr()
     before = snapshot(folder)
-    replace = "--overwrite"
+    replace, thesis = "--overwrite", "papers/thesis.txt"
     for arguments, words in (
         (["gone", "x"], "gone: does not exist"),
         (["papers", "x"], "is neither a Hugging Face directory (config.json and safetensors) nor"),
@@ -308,8 +308,10 @@ def test_errors_of_convert_are_one_message_and_change_nothing(
         (["plain", "papers", "--to", "hf", replace], "is not empty and has no config.json: choose"),
         (["plain", "papers", "--to", "gguf", replace], "papers: is a directory"),
         (["plain", "orbax", "--to", "hf", replace], "has state/, as an Orbax checkpoint has"),
-        (["plain", "m.gguf", "--to", "orbax", replace], "m.gguf: exists and is not a directory"),
-        (["orbax", "m.gguf", "--to", "hf", replace], "exists and is not a directory"),
+        (["plain", thesis, "--to", "orbax", replace], "thesis.txt: exists and is not a directory"),
+        (["orbax", thesis, "--to", "hf", replace], "exists and is not a directory"),
+        (["orbax", "m.gguf", "--to", "hf", replace], "m.gguf is the name of a GGUF file: leave --"),
+        (["orbax/state", "x"], "orbax/state: is a part of the Orbax checkpoint orbax: give that"),
         (["plain", "thesis.gguf", replace], "exists and is no GGUF file: choose another"),
         (
             ["wide", "x.gguf"],

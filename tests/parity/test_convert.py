@@ -357,7 +357,9 @@ def test_kinds_are_recognised_and_have_defaults(tmp_path: Path, kind: str) -> No
     assert kind_of(source) == kind
     assert convert(source, tmp_path / "a").kind == ("orbax" if kind == "hf" else "hf")
     assert convert(source, tmp_path / "b.gguf").kind == kind_of(tmp_path / "b.gguf") == "gguf"
-    assert convert(source, tmp_path / "c.gguf", to="hf").kind == kind_of(tmp_path / "c.gguf")
+    for to in ("hf", "orbax"):
+        with pytest.raises(ValueError, match=r"c\.gguf is the name of a GGUF file"):
+            convert(source, tmp_path / "c.gguf", to=to)
     with pytest.raises(ValueError, match=r"'onnx' .* choose one of \['gguf', 'hf', 'orbax'\]"):
         convert(source, tmp_path / "d", to="onnx")
     with pytest.raises(ValueError, match="dtype 'int8' is not supported"):

@@ -49,6 +49,7 @@ def record_of(capsys: Capture, *arguments: str, code: int = 0) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+NOT_COMPARED = {"dtypes": None, "values": None, "relative_l2": None, "largest": None}
 FORMS = {"hf": "BF16", "orbax": "bfloat16", "gguf": "BF16"}
 
 
@@ -82,6 +83,7 @@ def test_a_record_of_every_kind(tmp_path: Path, kind: str, capsys: Capture) -> N
     by_name = {row["name"]: row for row in record["tensors"]}
     assert by_name[QUERY]["torch"] == "model.layers.0.attention.q_proj.weight"
     assert by_name[QUERY]["flax"] == "model/layers_0/attention/q_proj/kernel"
+    assert by_name[QUERY]["gguf"] == "blk.0.attn_q.weight"
     assert by_name[EMBEDDING]["flax"] == "model/embed_tokens/embedding"
 
 
@@ -110,10 +112,14 @@ def test_a_table_for_people(
     ):
         assert part in words
     # The two layers' queries are one line: their count, and the bytes of both.
-    form = "float32" if kind == "orbax" else "F32"
-    assert re.search(rf"layers\.\*\.self_attn\.q_proj\.weight +16 x 16 +{form} +2 +2\.0 kB", out)
-    assert re.search(rf"embed_tokens\.weight +23 x 16 +{form} +1\.5 kB", out)
+    assert re.search(r"layers\.\*\.self_attn\.q_proj\.weight +16 x 16 +float32 +2 +2\.0 kB", out)
+    assert re.search(r"embed_tokens\.weight +23 x 16 +float32 +1\.5 kB", out)
+    assert ("blk.*.attn_q.weight" in words) == (kind == "gguf")
     assert max(len(line) for line in out.splitlines()) <= 80
+    monkeypatch.setenv("COLUMNS", "50")  # names are folded, figures are not
+    assert main(["inspect", "m"]) == 0
+    out, _ = capsys.readouterr()
+    assert re.search(r"16 x 16 +float32 +2 +2\.0 kB", out)
     assert path.exists()
 
 
@@ -123,7 +129,7 @@ def test_layers_that_are_not_alike_have_lines_of_their_own(tmp_path: Path, capsy
     put(tmp_path / "m", arrays)
     assert main(["inspect", str(tmp_path / "m")]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "self_attn.q_proj" in line]
-    assert [line.split()[4:6] for line in lines] == [["F16", "1"], ["F32", "1"]]
+    assert [line.split()[4:6] for line in lines] == [["float16", "1"], ["float32", "1"]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -258,13 +264,14 @@ def test_differences_are_measured_worst_first(
         assert fault["relative_l2"] == pytest.approx(expected, rel=1e-12)
         assert fault["largest"] == np.abs(b - a).max()
         assert fault["what"] == f"{np.count_nonzero(a != b)} of {a.size} values differ"
+        assert (fault["values"], fault["dtypes"]) == (np.count_nonzero(a != b), None)
     values = [fault["relative_l2"] for fault in record["tensors"]]
     assert values == sorted(values, reverse=True)
     assert main(["diff", str(one), str(other), "--json", str(tmp_path / "record.json")]) == 1
     out = capsys.readouterr().out
     assert json.loads((tmp_path / "record.json").read_text()) == record
-    assert f"{found[UP]['relative_l2']:.2e}" in out
-    assert f"{found[UP]['largest']:.2e}" in out
+    row = (f"{found[UP][key]:.2e}" for key in ("relative_l2", "largest"))
+    assert [UP, *row, str(found[UP]["values"])] in [line.split() for line in out.splitlines()]
     assert "4 of 20 tensors differ\n" in out
 
 
@@ -301,13 +308,16 @@ def test_missing_tensors_shapes_and_dtypes_come_first(tmp_path: Path, capsys: Ca
     assert record["config"] == {"tie_word_embeddings": [True, False]}
     assert record["compared"] == 21
     head, norm, up = record["tensors"]
-    missing = {"name": HEAD, "what": "not in A", "relative_l2": None, "largest": None}
-    assert (head, norm["name"], up["name"]) == (missing, NORM, UP)
+    assert head == {"name": HEAD, "what": "not in A"} | NOT_COMPARED
+    assert (norm["name"], up["name"]) == (NORM, UP)
     assert up["what"].startswith("float32 in A, float16 in B; ")
+    assert up["dtypes"] == ["float32", "float16"]
     back = record_of(capsys, "diff", str(other), str(one), code=1)
     assert back["tensors"][0]["what"] == "not in B"
     assert main(["diff", str(one), str(other)]) == 1
-    assert "config: tie_word_embeddings is True in A, False in B" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "config: tie_word_embeddings is True in A, False in B\n" in out
+    assert f"\n{HEAD}: not in A\n1 tensors are float32 in A, float16 in B\ntensor " in out
 
 
 def test_other_shapes_are_not_compared(tmp_path: Path, capsys: Capture) -> None:
@@ -315,12 +325,20 @@ def test_other_shapes_are_not_compared(tmp_path: Path, capsys: Capture) -> None:
     one, other = put(tmp_path / "a", weights()), put(tmp_path / "b", weights(config), config)
     record = record_of(capsys, "diff", str(one), str(other), code=1)
     assert record["config"] == {"vocab_size": [23, 24]}
-    assert record["tensors"][0] == {
-        "name": EMBEDDING,
-        "what": "shape (23, 16) in A, (24, 16) in B",
-        "relative_l2": None,
-        "largest": None,
-    }
+    assert (
+        record["tensors"][0]
+        == {
+            "name": EMBEDDING,
+            "what": "shape (23, 16) in A, (24, 16) in B",
+        }
+        | NOT_COMPARED
+    )
+    config = dataclasses.replace(config, num_hidden_layers=5)
+    many = put(tmp_path / "c", weights(config), config)  # 28 faults of structure first
+    assert main(["diff", str(one), str(many)]) == 1
+    out = capsys.readouterr().out
+    assert out.count(" in B\n") + out.count(": not in A\n") == 2 + 20
+    assert out.endswith("47 of 47 tensors differ, the worst 20 above\n")
 
 
 @pytest.mark.parametrize(
