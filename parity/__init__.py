@@ -25,14 +25,15 @@ for _framework in ("torch", "jax"):
 
 if TYPE_CHECKING:
     from parity.convert import to_flax, to_torch
+    from parity.tracing import Rule, infer_rules, trace
 
-__all__ = ["to_flax", "to_torch"]
+__all__ = ["Rule", "infer_rules", "to_flax", "to_torch", "trace"]
 
 
 def __getattr__(name: str) -> Any:
     """What the package offers, imported when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from parity import convert
+    from parity import convert, tracing
 
-    return getattr(convert, name)
+    return getattr(convert if hasattr(convert, name) else tracing, name)

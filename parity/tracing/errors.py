@@ -1,0 +1,120 @@
+"""How far the arrays of two calls are apart, whatever their layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.tracing.operations import Rearrange, candidates
+
+# Two sides that compute in different orders agree to this, one module alone, in each dtype.
+FORWARD = {"float64": 1e-11, "float32": 2e-5, "float16": 5e-3, "bfloat16": 4e-2}
+BACKWARD = {"float64": 1e-9, "float32": 2e-4, "float16": 2e-2, "bfloat16": 1e-1}
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafError:
+    """One array of the one side against one of the other.
+
+    Attributes:
+        torch: and flax: which of the call's arrays.
+        error: relative L2; infinity where only one of the two is finite; for integers and booleans
+            the share that differs.
+        operation: what leads from the PyTorch layout to the Flax layout.
+    """
+
+    torch: str
+    flax: str
+    error: float
+    operation: Rearrange
+
+
+def relative_error(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """`|one - other| / max(|one|, |other|)`, 0 where both are all zeros.
+
+    Values that are NaN or infinite at the same places in both are left out; where only one side is
+    finite, the error is infinite. Integers and booleans: the share that differs.
+    """
+    if not _is_float(one) or not _is_float(other):
+        return float(np.mean(one != other)) if one.size else 0.0
+    a, b = one.astype(np.float64, copy=False), other.astype(np.float64, copy=False)
+    finite, finite_2 = np.isfinite(a), np.isfinite(b)
+    if not np.array_equal(finite, finite_2):
+        return math.inf
+    if not finite.all():
+        a, b = a[finite], b[finite]
+    size = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
+    return float(np.linalg.norm(a - b)) / size if size else 0.0
+
+
+def _is_float(array: NDArray[Any]) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def best_operation(one: NDArray[Any], other: NDArray[Any], enough: float) -> LeafError | None:
+    """The layout in which two arrays are nearest; None where no operation fits the shapes.
+
+    The likeliest operation is taken where the error is `enough` small or no other one's is.
+    """
+    first, best = None, None
+    for operation in candidates(one.shape, other.shape):
+        found = LeafError("", "", relative_error(operation(one), other), operation)
+        if found.error <= enough:
+            return found
+        first = first or found
+        best = found if best is None or found.error < best.error else best
+    return first if first is not None and first.operation.is_identity else best
+
+
+def compare(torch: Arrays, flax: Arrays, enough: float) -> list[LeafError]:
+    """The arrays of two calls, matched: in order where their shapes allow it, else by value.
+
+    Arrays without a partner are left out: one side may pass more along than the other.
+    """
+    found: list[LeafError] = []
+    ones, others = list(torch), list(flax)
+    if len(ones) == len(others):
+        found = [
+            dataclasses.replace(best, torch=a, flax=b)
+            for a, b in zip(ones, others, strict=True)
+            if _alike(torch[a], flax[b])
+            and (best := best_operation(torch[a], flax[b], enough)) is not None
+        ]
+        if len(found) == len(ones):
+            return found
+    pairs = [
+        dataclasses.replace(best, torch=a, flax=b)
+        for a in ones
+        for b in others
+        if _alike(torch[a], flax[b])
+        and (best := best_operation(torch[a], flax[b], enough)) is not None
+    ]
+    found, used = [], set[str]()
+    for pair in sorted(pairs, key=lambda p: p.error):
+        keys = {f"torch {pair.torch}", f"flax {pair.flax}"}
+        if not keys & used:
+            used |= keys
+            found.append(pair)
+    return found
+
+
+def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return _is_float(one) == _is_float(other) and one.size > 0
+
+
+def worst(errors: list[LeafError]) -> float:
+    """The largest error; 0 where nothing was compared."""
+    return max((error.error for error in errors), default=0.0)
+
+
+def precision(*arrays: NDArray[Any]) -> str:
+    """The least precise float dtype among these: that by which they are judged."""
+    names = {array.dtype.name for array in arrays if _is_float(array)}
+    order = ("bfloat16", "float16", "float32", "float64")
+    return next((name for name in order if name in names), "float64")

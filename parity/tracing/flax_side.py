@@ -1,0 +1,170 @@
+"""Every module call of a Linen model, as it happens: inputs, outputs and their gradients.
+
+An interceptor sees each call. Its arrays pass through an identity function with a gradient of its
+own, which hands them to a listener: forward when they are computed, backward when their gradients
+are. So nothing is kept, with `jit` or without; and the listener may put another array in their
+place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from numpy.typing import NDArray
+
+from parity.tracing.calls import Call, Kind, Numbering, Site
+from parity.tracing.torch_side import leaf_name
+
+Shape = jax.ShapeDtypeStruct
+
+
+class Listener(Protocol):
+    """Who is told of every array."""
+
+    def heard(self, site: Site, kind: Kind, name: str, array: NDArray[Any]) -> None:
+        """An array has been computed."""
+
+    def substitute(self, site: Site, kind: Kind, name: str) -> NDArray[Any] | None:
+        """What takes the place of an array, or None."""
+
+    def left(self, site: Site) -> None:
+        """A call has ended (not under `jit`)."""
+
+
+def traced(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], listener: Listener | None
+) -> tuple[Callable[[Any, list[Any]], Any], list[Any], dict[Site, Call[Shape]]]:
+    """A model as a function of its variables and arrays, every array told to the listener.
+
+    Returns:
+        The function; the arrays among the arguments, its second argument (what else is among them
+        is fixed); and the calls, which are known once it has run or has been traced by JAX.
+    """
+    leaves, tree = jax.tree.flatten((args, dict(kwargs)))
+    moving = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+    calls: dict[Site, Call[Shape]] = {}
+
+    def run(variables: Any, arrays: list[Any]) -> Any:
+        calls.clear()
+        filled = list(leaves)
+        for i, array in zip(moving, arrays, strict=True):
+            filled[i] = array
+        inside, inside_kwargs = jax.tree.unflatten(tree, filled)
+        with nn.intercept_methods(_Interceptor(listener, calls)):
+            return module.apply(variables, *inside, **inside_kwargs)
+
+    return run, [leaves[i] for i in moving], calls
+
+
+def calls_of(
+    module: nn.Module, variables: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[Site, Call[Shape]]:
+    """The calls of a model with the shapes of all arrays, in order; nothing is computed."""
+    run, arrays, calls = traced(module, args, kwargs, None)
+    jax.eval_shape(run, variables, arrays)
+    return calls
+
+
+class _Interceptor:
+    def __init__(self, listener: Listener | None, calls: dict[Site, Call[Shape]]) -> None:
+        self._listener = listener
+        self._calls = calls
+        self._numbering = Numbering()
+        self._open: list[Site] = []
+
+    def __call__(
+        self, run: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        method = context.method_name
+        if method == "setup" or (method.startswith("_") and method != "__call__"):
+            return run(*args, **kwargs)
+        site = self._numbering.next("/".join(context.module.path), method)
+        call = self._calls[site] = Call(site, self._open[-1] if self._open else None)
+        with self._opened(site):
+            args = self._tapped(args, call, "inputs", "args")
+            kwargs = self._tapped(kwargs, call, "inputs", "kwargs")
+            outputs = run(*args, **kwargs)
+        outputs = self._tapped(outputs, call, "outputs", "")
+        if self._listener is not None:
+            self._listener.left(site)
+        return outputs
+
+    @contextlib.contextmanager
+    def _opened(self, site: Site) -> Iterator[None]:
+        self._open.append(site)
+        try:
+            yield
+        finally:
+            self._open.pop()
+
+    def _tapped(self, tree: Any, call: Call[Shape], kind: Kind, prefix: str) -> Any:
+        def tap(keys: Any, leaf: Any) -> Any:
+            if not isinstance(leaf, jax.Array | np.ndarray) or _is_key(leaf):
+                return leaf
+            name = leaf_name(prefix, keys)
+            call.of(kind)[name] = Shape(leaf.shape, leaf.dtype)
+            if self._listener is None:
+                return leaf
+            return _pass_on(self._listener, call.site, kind, name, leaf)
+
+        return jax.tree_util.tree_map_with_path(tap, tree)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _pass_on(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
+    """The array itself or what takes its place; and likewise its gradient."""
+    other = listener.substitute(site, kind, name)
+    if other is not None:
+        leaf = jnp.asarray(other, leaf.dtype)
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        _tell(partial(listener.heard, site, kind, name), leaf)
+        return leaf
+    return _tap(listener, site, kind, name, leaf)
+
+
+def _tell(heard: Callable[[NDArray[Any]], None], leaf: Any) -> None:
+    if not isinstance(leaf, jax.core.Tracer):
+        heard(np.asarray(leaf))
+        return
+    # A callback runs in a thread of its own, where 64 bits may be off: halves survive that.
+    dtype, shape = leaf.dtype, leaf.shape
+    halves = jax.lax.bitcast_convert_type(leaf, jnp.uint32) if dtype.itemsize == 8 else leaf
+
+    def callback(array: Any) -> None:
+        heard(np.ascontiguousarray(array).view(dtype).reshape(shape))
+
+    jax.debug.callback(callback, halves)
+
+
+_GRADIENTS: dict[Kind, Kind] = {"inputs": "input_gradients", "outputs": "output_gradients"}
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _tap(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
+    _tell(partial(listener.heard, site, kind, name), leaf)
+    return leaf
+
+
+def _forward(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
+    return _tap(listener, site, kind, name, leaf), None
+
+
+def _backward(listener: Listener, site: Site, kind: Kind, name: str, _: None, gradient: Any) -> Any:
+    other = listener.substitute(site, _GRADIENTS[kind], name)
+    if other is not None:
+        gradient = jnp.asarray(other, gradient.dtype)
+    _tell(partial(listener.heard, site, _GRADIENTS[kind], name), gradient)
+    return (gradient,)
+
+
+_tap.defvjp(_forward, _backward)

@@ -1,0 +1,256 @@
+"""`parity.trace`: run two models side by side and name the first module that differs by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from flax import linen as nn
+from numpy.typing import NDArray
+
+from diy_torch.checkpoint import to_numpy, to_tensor
+from parity.tracing.align import Alignment, Pair, align
+from parity.tracing.calls import Call, Site
+from parity.tracing.comparison import Comparison
+from parity.tracing.errors import relative_error, worst
+from parity.tracing.flax_side import calls_of
+from parity.tracing.infer import Inferred, infer
+from parity.tracing.result import Row, TraceResult
+from parity.tracing.rules import Link, Rule, links_of
+from parity.tracing.spool import Spool
+from parity.tracing.torch_side import TorchRecord, leaf_name, record_torch
+from parity.tracing.walk import FlaxModel, Walk, projection
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def trace(
+    torch_module: torch.nn.Module,
+    flax_module: nn.Module,
+    params: Mapping[str, Any],
+    inputs: Any,
+    *,
+    rules: Iterable[Rule] | None = None,
+    loss: tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None,
+    backward: bool = True,
+    jit: bool = False,
+) -> TraceResult:
+    """Compare every module call of two models, and find the first that differs by itself.
+
+    Args:
+        torch_module: any module, in evaluation mode, on any device.
+        flax_module: any Linen module.
+        params: of the Flax module; or its variables, `{"params": ..., "batch_stats": ...}`.
+        inputs: for both: one array, a tuple of positional arguments, or a dict of keyword
+            arguments; or `{"torch": ..., "flax": ...}`, each of these or `(args, kwargs)`, where
+            the two take other ones. Arrays of any library.
+        rules: which tensor is which; None: inferred from names, shapes and values.
+        loss: of the outputs, for PyTorch and for Flax, each a scalar; None: a fixed random
+            projection of them.
+        backward: whether gradients are compared too.
+        jit: run the Flax side compiled.
+
+    Raises:
+        RuleError: rules that match nothing, or something twice, or shapes that do not fit.
+        ValueError: inputs that a model does not take.
+    """
+    variables = params if set(params) & {"params"} else {"params": params}
+    one, other = _both(inputs)
+    device = next((p.device for p in torch_module.parameters()), torch.device("cpu"))
+    spool = Spool()
+    try:
+        mine_args, mine_kwargs = _as_torch(one, device)
+        measure = (loss[0] if loss else _projected) if backward else None
+        record = record_torch(torch_module, mine_args, mine_kwargs, spool, measure)
+        args, kwargs = _as_jax(other)
+        shapes = calls_of(flax_module, variables, args, kwargs)
+        mine, theirs = torch_tensors(torch_module), flax_tensors(variables)
+        links, inferred = _links(rules, torch_module, mine, theirs, record, shapes)
+        alignment = align(links, record.calls, shapes, tied_names(torch_module))
+        model = FlaxModel(flax_module, variables, args, kwargs, jit, loss[1] if loss else None)
+        walk = Walk(record, alignment, shapes, model, links, torch_module)
+        found = walk.run(backward)
+        return TraceResult(
+            first_divergence=found,
+            rows=_rows(alignment, walk.natural),
+            parameters=_parameter_errors(links, mine, theirs),
+            gradients=walk.gradient_errors,
+            loss=None if record.loss is None or walk.loss is None else (record.loss, walk.loss),
+            rules=inferred,
+            notes=_notes(alignment, inferred),
+        )
+    finally:
+        spool.close()
+
+
+def infer_rules(torch_module: torch.nn.Module, params: Mapping[str, Any]) -> Inferred:
+    """Guess which tensor of one model is which of the other; `.print()` shows the table.
+
+    Names, numbers in names, shapes, values (surest, where the weights have been carried over), and
+    the place in the model.
+
+    Args:
+        torch_module: any module.
+        params: of the Flax module, or its variables.
+    """
+    variables = params if set(params) & {"params"} else {"params": params}
+    return infer(torch_tensors(torch_module), flax_tensors(variables), _usual(torch_module))
+
+
+def torch_tensors(module: torch.nn.Module) -> Arrays:
+    """Parameters and floating-point buffers by name, a tied one once."""
+    found = dict(module.named_parameters()) | {
+        name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()
+    }
+    return {name: to_numpy(tensor.detach()) for name, tensor in found.items()}
+
+
+def flax_tensors(variables: Mapping[str, Any]) -> Arrays:
+    """Arrays by path, those of another collection than `params` as `batch_stats:norm/mean`."""
+    found = {}
+    for collection, tree in variables.items():
+        prefix = "" if collection == "params" else f"{collection}:"
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            found[prefix + "/".join(str(key.key) for key in keys)] = np.asarray(leaf)
+    return found
+
+
+def tied_names(module: torch.nn.Module) -> dict[str, str]:
+    """Further names of tied parameters, and their first name."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if id(parameter) in first:
+            tied[name] = first[id(parameter)]
+        first.setdefault(id(parameter), name)
+    return tied
+
+
+def _usual(module: torch.nn.Module) -> set[str]:
+    """Tensors of layers whose layout in Flax is known."""
+    kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+    return {
+        f"{path}.weight" if path else "weight"
+        for path, part in module.named_modules()
+        if isinstance(part, kinds)
+    }
+
+
+def _links(
+    rules: Iterable[Rule] | None,
+    module: torch.nn.Module,
+    mine: Arrays,
+    theirs: Arrays,
+    record: TorchRecord,
+    shapes: Mapping[Site, Call[Any]],
+) -> tuple[list[Link], Inferred | None]:
+    if rules is not None:
+        wanted = [{name: a.shape for name, a in side.items()} for side in (mine, theirs)]
+        return links_of(rules, *wanted), None
+    mine = _in_order(mine, record.calls, ".")
+    theirs = _in_order(theirs, shapes, "/")
+    found = infer(mine, theirs, _usual(module))
+    return found.links, found
+
+
+def _in_order(arrays: Arrays, calls: Mapping[Site, Call[Any]], separator: str) -> Arrays:
+    """Tensors in the order in which their modules are called."""
+    order = {path: i for i, path in enumerate(dict.fromkeys(site.path for site in calls))}
+
+    def rank(name: str) -> int:
+        return order.get(
+            name.partition(":")[2].rpartition(separator)[0]
+            if ":" in name
+            else name.rpartition(separator)[0],
+            len(order),
+        )
+
+    return dict(sorted(arrays.items(), key=lambda item: rank(item[0])))
+
+
+def _both(inputs: Any) -> tuple[Any, Any]:
+    if isinstance(inputs, Mapping) and set(inputs) == {"torch", "flax"}:
+        return _arguments(inputs["torch"]), _arguments(inputs["flax"])
+    return _arguments(inputs), _arguments(inputs)
+
+
+def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(given, Mapping):
+        return (), dict(given)
+    if not isinstance(given, tuple):
+        return (given,), {}
+    if len(given) == 2 and isinstance(given[0], tuple) and isinstance(given[1], Mapping):
+        return given[0], dict(given[1])
+    return given, {}
+
+
+def _as_torch(arguments: Any, device: torch.device) -> Any:
+    def convert(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return leaf.to(device)
+        if isinstance(leaf, np.ndarray | jax.Array):
+            return to_tensor(np.array(leaf)).to(device)
+        return leaf
+
+    return jax.tree.map(convert, arguments)
+
+
+def _as_jax(arguments: Any) -> Any:
+    def convert(leaf: Any) -> Any:
+        return to_numpy(leaf.detach()) if isinstance(leaf, torch.Tensor) else leaf
+
+    return jax.tree.map(convert, arguments)
+
+
+def _projected(outputs: Any) -> torch.Tensor:
+    """The PyTorch side of the default loss."""
+    parts = []
+    for keys, leaf in torch.utils._pytree.tree_leaves_with_path(outputs):
+        if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
+            weights = to_tensor(projection(tuple(leaf.shape), leaf_name("", keys)))
+            parts.append((leaf * weights.to(leaf)).sum().double())
+    if not parts:
+        raise ValueError("no output depends on a parameter: pass backward=False")
+    return torch.stack(parts).sum()
+
+
+def _parameter_errors(links: Sequence[Link], mine: Arrays, theirs: Arrays) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for link in links:
+        error = relative_error(link.from_torch(mine[link.torch]), link.from_flax(theirs[link.flax]))
+        found[link.torch] = max(error, found.get(link.torch, 0.0))
+    return found
+
+
+def _rows(alignment: Alignment, natural: Comparison) -> list[Row]:
+    def of(pair: Pair, kind: Any) -> float | None:
+        return worst(natural.errors[pair, kind]) if (pair, kind) in natural.errors else None
+
+    return [
+        Row(
+            " + ".join(map(str, pair.torch)),
+            " + ".join(map(str, pair.flax)),
+            of(pair, "inputs") or 0.0,
+            of(pair, "outputs") or 0.0,
+            of(pair, "input_gradients"),
+            of(pair, "output_gradients"),
+        )
+        for pair in alignment.pairs
+    ]
+
+
+def _notes(alignment: Alignment, inferred: Inferred | None) -> list[str]:
+    notes = []
+    if inferred is not None:
+        notes += [f"{name} of the PyTorch model has no partner" for name in inferred.torch_left]
+        notes += [f"{name} of the Flax model has no partner" for name in inferred.flax_left]
+    notes += [f"call {site} of the PyTorch model has no partner" for site in alignment.torch_alone]
+    notes += [
+        f"call {site} of the Flax model has no partner"
+        for site in alignment.flax_alone
+        if site.method == "__call__"
+    ]
+    return notes

@@ -1,0 +1,262 @@
+"""From the whole model down to the one call that goes wrong by itself.
+
+Forward: a call whose output differs is run again with what the PyTorch side put into it. If its
+output still differs, the fault is inside: the search goes on among the calls made in it, in order
+of execution, and errors are now those of this call alone. Where none of them differs by itself, it
+is the call's own code. Backward: the same with the gradients of outputs, from the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import linen as nn
+from numpy.typing import NDArray
+
+from parity.tracing.align import Alignment, Pair
+from parity.tracing.comparison import Comparison, Ended, Shapes
+from parity.tracing.errors import BACKWARD, FORWARD, relative_error, worst
+from parity.tracing.flax_side import traced
+from parity.tracing.result import Divergence
+from parity.tracing.rules import Link
+from parity.tracing.torch_side import TorchRecord, leaf_name
+
+
+def projection(shape: Sequence[int], name: str) -> NDArray[np.float64]:
+    """The weights of the default loss for one output: random, and always the same."""
+    generator = np.random.default_rng([7, *name.encode()])
+    return generator.standard_normal(shape) / math.sqrt(max(1, math.prod(shape)))
+
+
+@dataclasses.dataclass
+class FlaxModel:
+    """The Flax side, ready to run."""
+
+    module: nn.Module
+    variables: Mapping[str, Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    jit: bool = False
+    loss: Callable[[Any], Any] | None = None
+
+    def forward(self, comparison: Comparison) -> Any:
+        """The outputs; or None where the comparison ended the run."""
+        run, arrays, _ = traced(self.module, self.args, self.kwargs, comparison)
+        with contextlib.suppress(Ended):
+            outputs = (jax.jit(run) if self.jit else run)(self.variables, arrays)
+            jax.effects_barrier()
+            return outputs
+        return None
+
+    def backward(self, comparison: Comparison, root: Pair) -> tuple[float, Any]:
+        """The loss, and its gradients by the parameters."""
+        run, arrays, _ = traced(self.module, self.args, self.kwargs, comparison)
+        call = jax.jit(run) if self.jit else run
+        fixed = {name: tree for name, tree in self.variables.items() if name != "params"}
+        outputs, pull = jax.vjp(
+            lambda params: call({**fixed, "params": params}, arrays), self.variables["params"]
+        )
+        jax.effects_barrier()
+        if self.loss is not None:
+            value, pull_loss = jax.vjp(self.loss, outputs)
+            (cotangent,) = pull_loss(jnp.ones_like(value))
+        else:
+            value, cotangent = _project(outputs, comparison, root)
+        (gradients,) = pull(cotangent)
+        jax.effects_barrier()
+        return float(value), gradients
+
+
+def _project(outputs: Any, comparison: Comparison, root: Pair) -> tuple[float, Any]:
+    """The default loss on the Flax side, and its gradient by the outputs."""
+    total = 0.0
+
+    def weights(keys: Any, leaf: Any) -> Any:
+        nonlocal total
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return np.zeros(leaf.shape, jax.dtypes.float0)
+        found = comparison.leaf(root, "outputs", leaf_name("", keys))
+        if found is None:
+            return jnp.zeros_like(leaf)
+        array = found.operation(projection(found.operation.source, found.torch))
+        array = jnp.asarray(array, leaf.dtype)
+        total += float((leaf * array).sum(dtype=np.promote_types(leaf.dtype, np.float32)))
+        return array
+
+    cotangent = jax.tree_util.tree_map_with_path(weights, outputs)
+    return total, cotangent
+
+
+class Walk:
+    """The search for the culprit.
+
+    Attributes:
+        natural: the comparison of the two models as they run.
+        gradient_errors: of every parameter's gradient, by its PyTorch name.
+        loss: of the Flax side.
+    """
+
+    def __init__(
+        self,
+        record: TorchRecord,
+        alignment: Alignment,
+        shapes: Shapes,
+        model: FlaxModel,
+        links: Sequence[Link],
+        torch_module: torch.nn.Module,
+    ) -> None:
+        self.record, self.alignment, self.shapes, self.model = record, alignment, shapes, model
+        self.links, self.torch_module = links, torch_module
+        self.natural = Comparison(record, alignment, shapes)
+        self.gradient_errors: dict[str, float] = {}
+        self.loss: float | None = None
+
+    def run(self, backward: bool) -> Divergence | None:
+        """The first divergence, forward before backward, or None."""
+        root = self.alignment.pairs[0]
+        if not backward:
+            self.model.forward(self.natural)
+            return self._forward(root, self.natural)
+        self.loss, gradients = self.model.backward(self.natural, root)
+        self.gradient_errors = self._gradient_errors(gradients)
+        return self._forward(root, self.natural) or self._backward(root, self.natural, gradients)
+
+    # Forward.
+
+    def _forward(self, pair: Pair, alone: Comparison) -> Divergence | None:
+        """The culprit in a call that has been run on the PyTorch side's inputs, or None."""
+        bound = FORWARD[self.natural.dtype.get(pair, "float64")]
+        if self._error(alone, pair, "outputs") <= bound:
+            return None
+        clean = True  # whatever ended before this agrees
+        for child in self.alignment.children(pair):
+            limit = FORWARD[self.natural.dtype.get(child, "float64")]
+            if clean and self._error(alone, child, "inputs") > limit:
+                error = self._error(self.natural, child, "inputs")
+                return self._culprit(pair, alone, f"what goes into {child.torch[0]}", error)
+            if self._error(alone, child, "outputs") > limit:
+                clean = False
+                if found := self._forward(child, self._run_alone(child)):
+                    return found
+        error = self._error(self.natural, pair, "outputs")
+        return self._culprit(pair, alone, "output", error)
+
+    def _run_alone(self, pair: Pair) -> Comparison:
+        """A call of the Flax side, on the inputs of the PyTorch side."""
+        comparison = Comparison(
+            self.record, self.alignment, self.shapes, pair, "inputs", self.natural
+        )
+        self.model.forward(comparison)
+        return comparison
+
+    def _culprit(self, pair: Pair, alone: Comparison, where: str, error: float) -> Divergence:
+        dtype = self.natural.dtype.get(pair, "float64")
+        parts = [e.error for e in alone.errors.get((pair, "outputs"), [])]
+        worst_part = int(np.argmax(parts)) if len(parts) > 1 else 0
+        return Divergence(
+            torch=pair.torch[worst_part if len(pair.torch) > 1 else 0].path,
+            flax=pair.flax[worst_part if len(pair.flax) > 1 else 0].path,
+            direction="forward",
+            where=where,
+            error=error,
+            input_error=self._error(self.natural, pair, "inputs"),
+            alone_error=self._error(alone, pair, "outputs"),
+            dtype=dtype,
+            bound=FORWARD[dtype],
+        )
+
+    @staticmethod
+    def _error(comparison: Comparison, pair: Pair, kind: Any) -> float:
+        return worst(comparison.errors.get((pair, kind), []))
+
+    # Backward.
+
+    def _backward(self, pair: Pair, alone: Comparison, gradients: Any) -> Divergence | None:
+        """The culprit in a call whose outputs had the PyTorch side's gradients, or None."""
+        bound = BACKWARD[self.natural.dtype.get(pair, "float64")]
+        errors = self._gradient_errors(gradients)
+        if max(self._error(alone, pair, "input_gradients"), self._own(pair, errors)) <= bound:
+            return None
+        clean = True
+        for child in reversed(self.alignment.children(pair)):
+            limit = BACKWARD[self.natural.dtype.get(child, "float64")]
+            if clean and self._error(alone, child, "output_gradients") > limit:
+                return self._backward_culprit(
+                    pair, alone, errors, f"what comes to {child.torch[0]}"
+                )
+            if max(self._error(alone, child, "input_gradients"), self._own(child, errors)) > limit:
+                clean = clean and self._error(alone, child, "input_gradients") <= limit
+                comparison = Comparison(
+                    self.record,
+                    self.alignment,
+                    self.shapes,
+                    child,
+                    "output_gradients",
+                    self.natural,
+                )
+                _, inside = self.model.backward(comparison, self.alignment.pairs[0])
+                if found := self._backward(child, comparison, inside):
+                    return found
+        return self._backward_culprit(pair, alone, errors, "gradient")
+
+    def _backward_culprit(
+        self, pair: Pair, alone: Comparison, errors: Mapping[str, float], where: str
+    ) -> Divergence:
+        dtype = self.natural.dtype.get(pair, "float64")
+        found = max(self._error(alone, pair, "input_gradients"), self._own(pair, errors))
+        natural = max(
+            self._error(self.natural, pair, "input_gradients"),
+            self._own(pair, self.gradient_errors),
+        )
+        return Divergence(
+            torch=pair.torch[0].path,
+            flax=pair.flax[0].path,
+            direction="backward",
+            where=where,
+            error=natural,
+            input_error=self._error(self.natural, pair, "output_gradients"),
+            alone_error=found,
+            dtype=dtype,
+            bound=BACKWARD[dtype],
+        )
+
+    def _own(self, pair: Pair, errors: Mapping[str, float]) -> float:
+        """The largest error of the gradients of a call's parameters."""
+        path = pair.torch[0].path
+        inside = f"{path}." if path else ""
+        return max((e for name, e in errors.items() if name.startswith(inside)), default=0.0)
+
+    def _gradient_errors(self, gradients: Any) -> dict[str, float]:
+        """Of each parameter's gradient, measured against all gradients of its module.
+
+        Some gradients are nothing but rounding errors: that of a key's bias, since softmax does
+        not see what is added to all scores. They count for as much as they are.
+        """
+        from parity.tracing.trace import flax_tensors
+
+        theirs = flax_tensors({"params": gradients})
+        pairs: dict[str, list[tuple[str, NDArray[Any], NDArray[Any]]]] = {}
+        for link in self.links:
+            stored = self.record.gradients.get(link.torch)
+            if stored is None or link.flax not in theirs:
+                continue
+            one = link.from_torch(self.record.spool.get(stored))
+            pair = (link.torch, one, link.from_flax(theirs[link.flax]))
+            pairs.setdefault(link.torch.rpartition(".")[0], []).append(pair)
+        errors: dict[str, float] = {}
+        for members in pairs.values():
+            size = sum(float(np.linalg.norm(one.astype(np.float64))) ** 2 for _, one, _ in members)
+            for name, one, other in members:
+                own = float(np.linalg.norm(one.astype(np.float64)))
+                share = own / size**0.5 if size else 1.0
+                error = relative_error(one, other) * share if own else relative_error(one, other)
+                errors[name] = max(error, errors.get(name, 0.0))
+        return errors
