@@ -72,7 +72,7 @@ def lengths_from_mask(attention_mask: Any, seq_lengths: Any, ids: Array, has_cac
             host_values(given),
             ids.shape,
             has_cache,
-            mask_lengths=host_values(lengths),
+            mask_lengths=None if values is None else values.astype(np.int64).sum(axis=1),
         )
     return lengths
 

@@ -64,7 +64,7 @@ def assign_weights(
     """Give a model that was built without storage its weights, one by one, and tie them."""
     for name, array in named:
         module, _, leaf = name.rpartition(".")
-        tensor = to_tensor(array).to(device=device or "cpu", dtype=dtype)
+        tensor = to_tensor(array).to(device="cpu" if device is None else device, dtype=dtype)
         setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor))
     if model.config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight

@@ -37,14 +37,14 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def as_tensor(name: str, value: Any, device: torch.device) -> Tensor:
-    """Tensors as they are; lists and arrays as a tensor on `device`."""
+def as_tensor(name: str, value: Any) -> Tensor:
+    """Tensors as they are; lists and arrays on the host, where their values are checked."""
     if isinstance(value, Tensor):
         return value
     array = validate.as_host_array(name, value)
     if array.dtype in (np.uint16, np.uint32, np.uint64) and (array <= np.iinfo(np.int64).max).all():
         array = array.astype(np.int64)  # torch computes little with these
-    return torch.as_tensor(array, device=device)
+    return torch.as_tensor(array)
 
 
 def prepare_input_ids(input_ids: Any, config: DIYConfig, device: torch.device) -> Tensor:
@@ -53,10 +53,10 @@ def prepare_input_ids(input_ids: Any, config: DIYConfig, device: torch.device) -
     Raises:
         ValueError: not integers, not (B, S), out of the vocabulary, or too many columns.
     """
-    ids = as_tensor("input_ids", input_ids, device)
+    ids = as_tensor("input_ids", input_ids)
     values = host_values(ids)
     validate.check_input_ids(ids.shape, dtype_name(ids.dtype), values, config)
-    return ids.long()
+    return ids.to(device, torch.int64)
 
 
 def lengths_from_mask(attention_mask: Any, seq_lengths: Any, ids: Tensor, has_cache: bool) -> Any:
@@ -67,19 +67,19 @@ def lengths_from_mask(attention_mask: Any, seq_lengths: Any, ids: Tensor, has_ca
     """
     if attention_mask is None:
         return seq_lengths
-    mask = as_tensor("attention_mask", attention_mask, ids.device)
+    mask = as_tensor("attention_mask", attention_mask)
     values = host_values(mask)
     validate.check_attention_mask(mask.shape, values, ids.shape, has_cache)
-    lengths = mask.sum(dim=1, dtype=torch.int32)
+    lengths = mask.to(ids.device).sum(dim=1, dtype=torch.int32)
     if seq_lengths is not None:
-        given = as_tensor("seq_lengths", seq_lengths, ids.device)
+        given = as_tensor("seq_lengths", seq_lengths)
         validate.check_seq_lengths(
             given.shape,
             dtype_name(given.dtype),
             host_values(given),
             ids.shape,
             has_cache,
-            mask_lengths=host_values(lengths),
+            mask_lengths=None if values is None else values.astype(np.int64).sum(axis=1),
         )
     return lengths
 
@@ -92,11 +92,11 @@ def prepare_lengths(seq_lengths: Any, ids: Tensor, has_cache: bool) -> Tensor:
     """
     if seq_lengths is None:
         return torch.full((ids.shape[0],), ids.shape[1], dtype=torch.int32, device=ids.device)
-    lengths = as_tensor("seq_lengths", seq_lengths, ids.device)
+    lengths = as_tensor("seq_lengths", seq_lengths)
     validate.check_seq_lengths(
         lengths.shape, dtype_name(lengths.dtype), host_values(lengths), ids.shape, has_cache
     )
-    return lengths.to(torch.int32)
+    return lengths.to(ids.device, torch.int32)
 
 
 def prepare_cache(
@@ -148,6 +148,6 @@ def prepare_segments(segment_ids: Any, ids: Tensor, cached: bool) -> Tensor | No
     """
     if segment_ids is None:
         return None
-    segments = as_tensor("segment_ids", segment_ids, ids.device)
+    segments = as_tensor("segment_ids", segment_ids)
     validate.check_segment_ids(segments.shape, dtype_name(segments.dtype), ids.shape, cached)
-    return segments
+    return segments.to(ids.device)

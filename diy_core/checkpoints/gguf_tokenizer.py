@@ -60,6 +60,8 @@ PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "smollm": _single_digits,
     "starcoder": _single_digits,
 }
+# Those look a whole word up before they merge; Llama 3's vocabulary was not made by BPE.
+WHOLE_WORDS = {"llama-bpe"}
 
 
 class GGUFTokenizer:
@@ -150,8 +152,8 @@ class GGUFTokenizer:
             raise ValueError(f"merge {' '.join(bad[0])!r} is not two tokens with a space between")
         llama3 = self._entry("pre") == "llama-bpe"
         try:
-            # Llama 3 looks a whole word up before it merges; its vocabulary was not made by BPE.
-            model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=llama3)
+            whole = self._entry("pre") in WHOLE_WORDS
+            model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=whole)
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"the merges do not fit the vocabulary: {error}") from error
         backend = Tokenizer(model)

@@ -19,6 +19,7 @@ from diy_core.checkpoints.gguf_tokenizer import (
     PRE_TOKENIZERS,
     UNUSED,
     USER_DEFINED,
+    WHOLE_WORDS,
 )
 from diy_core.errors import CheckpointError
 from diy_core.tokenizer import Tokenizer
@@ -90,12 +91,14 @@ def _name_of_rules(file: Path, state: dict[str, Any]) -> str:
     for name, build in PRE_TOKENIZERS.items():
         blank = tokenizers.Tokenizer(tokenizers.models.BPE())
         blank.pre_tokenizer = build()
-        if json.loads(blank.to_str())["pre_tokenizer"] == state["pre_tokenizer"]:
+        same = json.loads(blank.to_str())["pre_tokenizer"] == state["pre_tokenizer"]
+        # Whether a word that is in the vocabulary is taken whole is a part of llama.cpp's rules.
+        if same and bool(model.get("ignore_merges")) == (name in WHOLE_WORDS):
             return name
     raise CheckpointError(
         file,
-        "splits text by rules that are none of those known to llama.cpp as "
-        f"{', '.join(PRE_TOKENIZERS)}: use llama.cpp's own converter for this model",
+        "splits text, or takes whole words (ignore_merges), by rules that are none of those known "
+        f"to llama.cpp as {', '.join(PRE_TOKENIZERS)}: use llama.cpp's own converter for this model",
     )
 
 

@@ -313,6 +313,20 @@ def test_everything_is_on_the_disk_before_the_exchange(
     assert events[first:] == ["exchange", tmp_path.name]
 
 
+@pytest.mark.parametrize("make", [atomic_directory, atomic_file])
+def test_an_error_that_names_no_file_gets_the_name_of_what_was_written(
+    tmp_path: Path, make: Any
+) -> None:
+    full = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space left") as error, make(tmp_path / "model"):
+        raise full
+    assert error.value.filename == str(tmp_path / "model")
+    named = OSError(2, "No such file or directory", "input")
+    with pytest.raises(OSError, match="No such file") as error, make(tmp_path / "model"):
+        raise named
+    assert error.value.filename == "input"
+
+
 # One file, and targets that must not be replaced.
 
 
@@ -335,6 +349,27 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, before: str | No
         temporary.write_text("new")
         assert not path.exists() or path.read_text() == before
     assert path.read_text() == "new"
+    assert names(tmp_path) == ["model.gguf"]
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_a_file_is_replaced_where_names_cannot_be_exchanged(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with atomic_file(tmp_path / "model.gguf") as temporary:
+            temporary.write_text(text)
+        assert (tmp_path / "model.gguf").read_text() == text
+        assert names(tmp_path) == ["model.gguf"]
+
+
+def test_a_file_that_is_still_being_written_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    with atomic_file(path) as temporary:
+        temporary.write_text("slow")
+        recover(path)
+        with atomic_file(path) as other:
+            other.write_text("new")
+        assert path.read_text() == "new"
+    assert path.read_text() == "slow"
     assert names(tmp_path) == ["model.gguf"]
 
 

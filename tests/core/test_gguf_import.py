@@ -262,6 +262,33 @@ def test_rope_theta_is_10000_where_the_file_is_silent(source, target):
     assert import_gguf(tiny(source, llama__rope__freq_base=None), target).rope_theta == 10000.0
 
 
+@pytest.mark.parametrize(
+    ("entries", "factor"),
+    [
+        ({"scale_linear": 4.0}, 4.0),  # of older files
+        ({"scaling__type": "linear", "scaling__factor": 0.0}, None),
+        ({"scaling__type": "linear", "scaling__factor": 1.0}, None),
+        ({"scaling__type": "none", "scaling__factor": 4.0}, None),
+    ],
+)
+def test_scaling_is_said_in_several_ways(source, target, entries, factor):
+    found = import_gguf(
+        tiny(source, **{f"llama__rope__{k}": v for k, v in entries.items()}), target
+    )
+    wanted = None if factor is None else RopeScaling(rope_type="linear", factor=factor)
+    assert found.rope_scaling == wanted
+
+
+@pytest.mark.parametrize("kind", ["gqa", "mha"])
+def test_what_a_file_does_not_say_follows_from_the_rest(source, target, kind):
+    config = CONFIG if kind == "gqa" else PLAIN
+    silent = dict.fromkeys(("attention__key_length", "attention__value_length", "vocab_size"))
+    if kind == "mha":  # a head for each key, of its share of the hidden size
+        silent |= dict.fromkeys(("rope__dimension_count", "attention__head_count_kv"))
+    tiny(source, config, **{f"llama__{name}": None for name in silent})
+    assert dataclasses.replace(import_gguf(source, target), extra={}) == config
+
+
 LLAMA3 = RopeScaling(
     rope_type="llama3",
     factor=8.0,
@@ -306,10 +333,30 @@ def test_rotary_factors_of_one_are_none(source, target):
     assert import_gguf(tiny(source, extra=factors), target).rope_scaling is None
 
 
-def test_other_rotary_factors_are_refused(source, target):
-    other = dataclasses.replace(LLAMA3, original_max_position_embeddings=2048, factor=32.0)
-    factors = rope_factors(other, 500000.0)
-    tiny(source, llama__rope__freq_base=500000.0, extra={"rope_freqs.weight": factors})
+LINEAR = {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0}
+
+
+def test_rotary_factors_of_one_leave_another_scaling(source, target):
+    factors = {"rope_freqs.weight": np.ones(16, np.float32)}
+    found = import_gguf(tiny(source, extra=factors, **LINEAR), target)
+    assert found.rope_scaling == RopeScaling(rope_type="linear", factor=4.0)
+
+
+OTHER_LLAMA3 = dataclasses.replace(LLAMA3, original_max_position_embeddings=2048, factor=32.0)
+
+
+@pytest.mark.parametrize(
+    ("factors", "scaling"),
+    [
+        (rope_factors(OTHER_LLAMA3), {}),
+        (rope_factors(LLAMA3), LINEAR),
+        (rope_factors(LLAMA3)[:-1], {}),
+        (np.full(16, 0.5, np.float32), {}),
+    ],
+    ids=["other numbers", "linear as well", "too few", "below one"],
+)
+def test_other_rotary_factors_are_refused(source, target, factors, scaling):
+    tiny(source, llama__rope__freq_base=500000.0, extra={"rope_freqs.weight": factors}, **scaling)
     assert_refused(source, target, "rope_freqs.weight", "original Hugging Face directory")
 
 
@@ -346,6 +393,7 @@ def test_tokenizer_files_equal_transformers_reading_of_them(tiny_directory):
     messages = [{"role": "user", "content": "the 2024"}]
     assert ours.chat(messages) == theirs.apply_chat_template(messages, tokenize=False)
     assert theirs.model_max_length == CONFIG.max_position_embeddings
+    assert theirs.padding_side == "left"
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 0, 0)
 
 
@@ -399,7 +447,12 @@ def test_bos_and_eos_are_added_where_the_file_says_so(source, target):
     )
     expected = ids_of("<|begin|>", "he", "<|end|>")
     assert Tokenizer.from_pretrained(target).encode("he") == expected
-    assert AutoTokenizer.from_pretrained(target)("he")["input_ids"] == expected
+    theirs = AutoTokenizer.from_pretrained(target)
+    assert theirs("he")["input_ids"] == expected
+    pair = theirs("he", "20", return_token_type_ids=True)
+    second = ids_of("<|begin|>", "2", "0", "<|end|>")
+    assert pair["input_ids"] == expected + second
+    assert pair["token_type_ids"] == [0] * len(expected) + [1] * len(second)
 
 
 def test_control_tokens_are_special_and_user_defined_ones_are_not(tiny_directory):
@@ -412,6 +465,20 @@ def test_control_tokens_are_special_and_user_defined_ones_are_not(tiny_directory
 def test_the_end_of_a_turn_ends_a_generation(source, target):
     import_gguf(tiny(source, tokenizer__ggml__eot_token_id=1), target)
     assert Tokenizer.from_pretrained(target).eos_token_ids == [0, 1]
+
+
+def test_a_turn_that_ends_as_the_text_does_is_said_once(source, target):
+    import_gguf(tiny(source, tokenizer__ggml__eot_token_id=0), target)
+    assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == 0
+
+
+def test_an_unknown_and_an_unused_token_are_plain_ones(source, target):
+    types = [*TYPES[:-3], 2, 5, 4]  # of "Ġthe" and "20"
+    tiny(source, tokenizer__ggml__token_type=types, tokenizer__ggml__unknown_token_id=260)
+    import_gguf(source, target)
+    tokenizer = Tokenizer.from_pretrained(target)
+    assert tokenizer.special_tokens["unk_token"] == TOKENS[260]
+    assert tokenizer.decode(tokenizer.encode(" the20")) == " the20"
 
 
 def test_files_of_a_former_model_do_not_survive(source, target):
@@ -428,17 +495,28 @@ def test_files_of_a_former_model_do_not_survive(source, target):
         ("model", "llama", ["tokenizer model 'llama'", "gpt2"]),
         ("model", None, ["tokenizer.ggml.model"]),
         ("pre", "klingon", ["'klingon'", "smollm", "gpt-2", "llama-bpe"]),
+        ("pre", ["smollm"], ["pre-tokenizer ['smollm'] is not supported"]),
         ("tokens", [*TOKENS[:-1], "he"], ["'he'", "twice"]),
+        ("tokens", "he", ["tokenizer.ggml.tokens must be a list of str"]),
         ("token_type", TYPES[:-1], ["token types"]),
         ("token_type", [*TYPES[:-1], 6], ["token type 6"]),
         ("merges", ["h e", "lonely"], ["'lonely'"]),
+        ("merges", ["h e", "Ġ t h"], ["merge 'Ġ t h' is not two tokens"]),
         ("merges", ["h zz"], ["merges", "zz"]),
+        ("merges", [1, 2], ["tokenizer.ggml.merges must be a list of str"]),
         ("eos_token_id", 9999, ["eos_token_id", "9999"]),
+        ("eos_token_id", len(TOKENS), [f"ids are 0 to {len(TOKENS) - 1}"]),
     ],
 )
 def test_bad_tokenizers_are_refused(source, target, entry, value, words):
     tiny(source, **{f"tokenizer__ggml__{entry}": value})
     assert_refused(source, target, *words)
+
+
+def test_a_token_to_add_that_the_file_does_not_name_is_refused(source, target):
+    tiny(source, tokenizer__ggml__add_bos_token=True, tokenizer__ggml__bos_token_id=None)
+    words = "tokenizer.ggml.add_bos_token is set, and there is no tokenizer.ggml.bos_token_id"
+    assert_refused(source, target, words)
 
 
 # What is refused
@@ -454,6 +532,8 @@ def test_bad_tokenizers_are_refused(source, target, entry, value, words):
         ({"llama__attention__value_length": 16}, ["value_length is 16", "32"]),
         ({"llama__attention__head_count": 5}, ["num_attention_heads (5)"]),
         ({"llama__attention__head_count": [6, 6]}, ["num_attention_heads", "[6, 6]"]),
+        ({"llama__attention__head_count": 0}, ["num_attention_heads"]),
+        ({"llama__embedding_length": [96]}, ["hidden_size", "[96]"]),
         ({"llama__block_count": None}, ["llama.block_count"]),
         ({"llama__block_count": 2**31}, ["llama.block_count", "tensors"]),
         ({"llama__attention__layer_norm_rms_epsilon": None}, ["layer_norm_rms_epsilon"]),

@@ -19,6 +19,7 @@ import transformers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
+from diy_core.checkpoints import gguf_writer
 from diy_core.checkpoints.gguf_reader import GGUFReader
 from diy_core.checkpoints.gguf_writer import GGUFWriter
 from diy_core.checkpoints.hf_directory import HFReader
@@ -144,6 +145,40 @@ def test_mixed_dtypes_are_kept_and_the_most_frequent_names_the_file(tmp_path: Pa
     assert same(read(back(tmp_path / "m.gguf", tmp_path / "back")), arrays)
 
 
+def test_the_matrices_name_the_file_and_no_config_names_two_dtypes(tmp_path: Path) -> None:
+    """Also where there are more norms and biases than matrices."""
+    config = CONFIGS["biases"]
+    arrays = {
+        name: array.astype(DTYPES["bfloat16"]) if array.ndim > 1 else array
+        for name, array in weights(config).items()
+    }
+    export(put(tmp_path / "model", arrays, config), tmp_path / "m.gguf")
+    found = entries(tmp_path / "m.gguf")
+    assert found["general.file_type"] == 32  # MOSTLY_BF16
+    assert not {"dtype", "torch_dtype"} & json.loads(found["diy_lm.config"]).keys()
+
+
+@pytest.mark.parametrize("piece", [7, 1000])
+def test_tensors_are_written_in_pieces_of_any_size(
+    tmp_path: Path, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = put(tmp_path / "model", weights())
+    export(source, tmp_path / "whole.gguf")
+    monkeypatch.setattr(gguf_writer, "PIECE", piece)
+    export(source, tmp_path / "parts.gguf")
+    assert (tmp_path / "parts.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+def test_layers_have_numbers_of_any_length(tmp_path: Path) -> None:
+    config = tiny(num_hidden_layers=11)
+    arrays = weights(config)
+    export(put(tmp_path / "model", arrays, config), tmp_path / "m.gguf")
+    found = {t.name: t.data.tobytes() for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    expected = expected_tensors(config, arrays)
+    assert "blk.10.ffn_up.weight" in expected
+    assert found == {name: array.tobytes() for name, array in expected.items()}
+
+
 @pytest.mark.parametrize(("dtype", "kind"), [("float32", 0), ("float16", 1), ("bfloat16", 32)])
 def test_the_metadata_says_what_llama_cpp_needs(tmp_path: Path, dtype: str, kind: int) -> None:
     config = tiny(head_dim=6, rope_theta=5e5, rms_norm_eps=1e-6, num_key_value_heads=1)
@@ -173,6 +208,7 @@ def test_the_metadata_says_what_llama_cpp_needs(tmp_path: Path, dtype: str, kind
     assert types["llama.block_count"] == types["general.file_type"] == "UINT32"
     assert types["llama.rope.freq_base"] == "FLOAT32"
     assert json.loads(found["diy_lm.config"])["dtype"] == dtype
+    assert json.loads(found["diy_lm.manifest"])["source"] == "hf model"
 
 
 def _fields(file: Path) -> Any:
@@ -306,6 +342,28 @@ def test_what_is_put_around_a_text_is_said(
     assert found["tokenizer.ggml.add_eos_token"] is eos
 
 
+def test_an_unknown_text_is_not_taken_for_what_is_put_around_it(tmp_path: Path) -> None:
+    """A vocabulary that lacks letters may have one token for unknown ones, first and last."""
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    backend, known = build_tokenizer(), [token for token in PIECES if token != "a"]
+    backend.model = models.BPE({t: i for i, t in enumerate(known)}, MERGES, unk_token="<|end|>")
+    put_tokenizer(source, backend, bos_token="<|end|>")
+    assert backend.encode("a").ids == [0]
+    export(source, tmp_path / "m.gguf")
+    found = entries(tmp_path / "m.gguf")
+    assert found["tokenizer.ggml.add_bos_token"] is False
+    assert found["tokenizer.ggml.add_eos_token"] is False
+
+
+def test_what_is_put_after_a_text_and_ends_none_is_not_said_to(tmp_path: Path) -> None:
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    put_tokenizer(source, build_tokenizer(before="<|turn|>", after="<|turn|>"))
+    export(source, tmp_path / "m.gguf")
+    found = entries(tmp_path / "m.gguf")
+    assert found["tokenizer.ggml.add_bos_token"] is False
+    assert found["tokenizer.ggml.add_eos_token"] is False
+
+
 RULES = {
     "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
     "llama-bpe": pre_tokenizers.Sequence(
@@ -326,13 +384,15 @@ RULES = {
 @pytest.mark.parametrize("rules", RULES)
 def test_known_rules_have_their_name(tmp_path: Path, rules: str) -> None:
     source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
-    put_tokenizer(source, build_tokenizer(RULES[rules]))
+    backend = build_tokenizer(RULES[rules])
+    backend.model.ignore_merges = rules == "llama-bpe"
+    put_tokenizer(source, backend)
     export(source, tmp_path / "m.gguf")
     assert entries(tmp_path / "m.gguf")["tokenizer.ggml.pre"] == rules
 
 
 def unknown_tokenizers() -> dict[str, tuple[Any, str]]:
-    plain, known = "is not a byte-level BPE tokenizer", "splits text by rules that are none of"
+    plain, known = "is not a byte-level BPE tokenizer", "splits text, or takes whole words"
     normaliser = build_tokenizer()
     normaliser.normalizer = normalizers.NFC()
     words = {token: i for i, token in enumerate(["[UNK]", *SPECIAL, "he"])}
@@ -344,10 +404,20 @@ def unknown_tokenizers() -> dict[str, tuple[Any, str]]:
     )
     fallback = build_tokenizer()
     fallback.model.byte_fallback = True
+    whole = build_tokenizer(RULES["gpt-2"])
+    whole.model.ignore_merges = True
+    merging = build_tokenizer(RULES["llama-bpe"])
+    merging.model.ignore_merges = False
     return {
+        "whole words first": (whole, known),
+        "whole words merged": (merging, known),
         "normaliser": (normaliser, plain),
         "WordPiece": (
             tokenizers.Tokenizer(models.WordPiece(words, unk_token="[UNK]")),  # type: ignore[arg-type]
+            plain,
+        ),
+        "whole words": (
+            tokenizers.Tokenizer(models.WordLevel(words, unk_token="[UNK]")),  # type: ignore[arg-type]
             plain,
         ),
         "end of words": (suffix, plain),
@@ -503,3 +573,9 @@ def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path, content: bytes) 
     export(source, tmp_path / "m.gguf")
     export(source, tmp_path / "m.gguf")
     assert sums_of(tmp_path / "m.gguf") == sums(weights(UNTIED))
+    before = snapshot(tmp_path)
+    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+        transfer(
+            HFReader(source), functools.partial(GGUFWriter, tmp_path / "m.gguf", overwrite=False)
+        )
+    assert snapshot(tmp_path) == before

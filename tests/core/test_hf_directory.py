@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -527,6 +529,14 @@ def test_what_is_written_is_read_back_and_names_its_dtype(
     assert os.listdir(tmp_path) == ["model"]
 
 
+def test_the_order_in_which_arrays_come_changes_no_byte(tmp_path: Path) -> None:
+    arrays = list(weights().items())
+    for name, ordered in (("one", arrays), ("other", arrays[::-1])):
+        (tmp_path / name).mkdir()
+        write_hf_directory(tmp_path / name / "model", CONFIG, ordered)
+    assert snapshot(tmp_path / "one") == snapshot(tmp_path / "other")
+
+
 def test_arrays_that_are_views_are_written_as_they_look(tmp_path: Path) -> None:
     arrays = {name: np.asfortranarray(array) for name, array in weights().items()}
     write_hf_directory(tmp_path / "model", CONFIG, arrays.items())
@@ -614,6 +624,9 @@ def test_transformers_loads_shards_without_a_warning(
         f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)
     ]
     assert len(files) > 2
+    sizes = [(path / file).stat().st_size for file in files]
+    # None could hold the next one's tensors too; what headers take is not known to the byte.
+    assert all(one + other > 1500 for one, other in itertools.pairwise(sizes))
     index = json.loads((path / INDEX).read_text())
     assert index["metadata"]["total_size"] == sum(array.nbytes for array in arrays.values())
     found: Arrays = {}
@@ -761,6 +774,23 @@ def test_a_directory_that_holds_something_else_is_not_replaced(
     assert snapshot(tmp_path) == {f"mine/{content}": b"mine"}
 
 
+def test_something_else_that_a_killed_write_left_aside_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / ".mine.old").mkdir()
+    (tmp_path / ".mine.old" / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"has no config\.json: choose another place"):
+        write_hf_directory(tmp_path / "mine", CONFIG, weights().items())
+    assert snapshot(tmp_path) == {"mine/notes.txt": b"mine"}
+
+
+def test_a_model_is_not_replaced_unless_that_is_allowed(tmp_path: Path) -> None:
+    source = put(tmp_path / "source", weights())
+    put(tmp_path / "model", weights(seed=1))
+    before = snapshot(tmp_path)
+    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+        transfer(HFReader(source), functools.partial(HFWriter, tmp_path / "model", overwrite=False))
+    assert snapshot(tmp_path) == before
+
+
 def test_an_orbax_checkpoint_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "data").write_text("weights")
@@ -801,16 +831,69 @@ def test_all_but_weights_and_config_survives_a_replacement(tmp_path: Path) -> No
     assert {name: found[name] for name in others} == others | {"tokenizer.json": b'{"new": 1}'}
 
 
+@pytest.mark.parametrize("hard", [True, False])
+def test_links_and_folders_survive_as_what_they_are(
+    tmp_path: Path, hard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a copy of what is in them, where the file system has hard links."""
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    path = put(tmp_path / "model", weights())
+    (path / "runs" / "deep").mkdir(parents=True)
+    files = [path / "README.md", path / "runs" / "log"]
+    for file in files:
+        file.write_text(file.name)
+    links = {
+        "all": "runs",
+        "last": "runs/log",
+        "runs/newest": "log",
+        "runs/first": "deep",
+        "runs/gone": "nowhere",
+    }
+    for name, target in links.items():
+        (path / name).symlink_to(target)
+    before = [file.stat().st_ino for file in files]
+    if not hard:
+        monkeypatch.setattr(os, "link", refuse)
+    write_hf_directory(path, CONFIG, weights(seed=1).items())
+    assert [file.read_text() for file in files] == ["README.md", "log"]
+    assert ([file.stat().st_ino for file in files] == before) == hard
+    assert {name: os.readlink(path / name) for name in links} == links
+
+
+SIDE_FILES = [
+    "LICENSE",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+]
+
+
 def test_side_files_are_copied_and_weights_are_not(tmp_path: Path) -> None:
     source, to = put(tmp_path / "source", weights()), tmp_path / "to"
     to.mkdir()
-    for name in ("tokenizer.json", "generation_config.json", "chat_template.jinja", "README.md"):
+    for name in (*SIDE_FILES, "README.md"):
         (source / name).write_text(name)
     HFReader(source).copy_side_files(to)
-    wanted = ["chat_template.jinja", "generation_config.json", "tokenizer.json"]
-    assert sorted(os.listdir(to)) == wanted
-    assert all((to / name).read_text() == name for name in wanted)
+    assert sorted(os.listdir(to)) == SIDE_FILES
+    assert all((to / name).read_text() == name for name in SIDE_FILES)
     copy_side_files(tmp_path / "gone", to)
+
+
+def test_a_folder_called_as_a_side_file_stays_where_it_is(tmp_path: Path) -> None:
+    source, to = put(tmp_path / "source", weights()), tmp_path / "to"
+    to.mkdir()
+    (source / "LICENSE").mkdir()
+    HFReader(source).copy_side_files(to)
+    assert os.listdir(to) == []
 
 
 def test_weights_can_be_read_by_whoever_can_read_the_config(tmp_path: Path) -> None:

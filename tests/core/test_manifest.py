@@ -51,8 +51,13 @@ def test_a_manifest_is_read_as_it_was_written() -> None:
 def test_it_says_what_wrote_it() -> None:
     found = Manifest.of({}, "hf model").versions
     assert found["python"] == platform.python_version()
-    for name in ("numpy", "torch", "jax", "gguf", "orbax-checkpoint"):
+    for name in ("diy-lm", "numpy", "torch", "jax", "gguf", "orbax-checkpoint"):
         assert found[name] == importlib.metadata.version(name)
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PACKAGES", ("no-package-of-this-name", "numpy"))
+    assert Manifest.of({}, "hf model").versions.keys() == {"python", "numpy"}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -140,6 +145,8 @@ def test_a_manifest_of_any_length_is_not_read(
 
 def test_a_directory_may_have_none(tmp_path: Path) -> None:
     assert Manifest.of_directory(put(tmp_path, weights())) is None
+    (tmp_path / MANIFEST).mkdir()
+    assert Manifest.of_directory(tmp_path) is None
     with pytest.raises(
         CheckpointError,
         match="has no manifest to verify against: `parity convert` and save_pretrained write one",

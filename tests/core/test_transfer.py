@@ -237,6 +237,17 @@ def test_a_tied_model_with_sums_can_be_given_a_head(tmp_path: Path, known: Path,
     assert same(dict(found.read_all()), expected)
 
 
+def test_the_manifest_names_the_folder_that_it_was_read_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the one that the program runs in, and one whose name is no text."""
+    for name, called in (("model", "model"), (os.fsdecode(b"m\xff"), "m?")):
+        monkeypatch.chdir(put(tmp_path / name, weights()))
+        write(Path(), tmp_path / "out")
+        manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
+        assert manifest["source"] == f"hf {called}"
+
+
 # What stands on the disk against what was written.
 
 

@@ -1,4 +1,4 @@
-"""JAX in 64 bits, where a test asks for it."""
+"""JAX on the CPU, whose float32 is exact; in 64 bits, where a test asks for it."""
 
 from __future__ import annotations
 
@@ -11,4 +11,11 @@ import pytest
 @pytest.fixture
 def x64() -> Iterator[None]:
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _cpu() -> Iterator[None]:
+    """On a GPU values are not looked at and float32 is not exact; the parity tests run there."""
+    with jax.default_device(jax.devices("cpu")[0]):
         yield

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 
 import diy_jax
 from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors
@@ -37,6 +39,7 @@ from tests.tiny_checkpoints import (
     UP,
     Arrays,
     put,
+    read,
     read_config,
     same,
     snapshot,
@@ -123,6 +126,46 @@ def test_only_what_belongs_to_it_lies_in_the_directory(store: Path) -> None:
     assert not is_store(store / "state")
 
 
+def test_a_path_may_be_relative(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(store.parent)
+    write(Path("model"), Path("again"))
+    assert same(dict(OrbaxReader("again").read_all(verify=True)), weights())
+    assert same_tree(load_params("again")[1], flax_tree(weights()))
+
+
+def test_values_are_stored_as_they_are_and_not_compressed(tmp_path: Path) -> None:
+    arrays = {name: np.ones_like(array) for name, array in weights().items()}
+    path = write(put(tmp_path / "model", arrays), tmp_path / "store")
+    stored = sum(len(content) for content in snapshot(path / "state").values())
+    assert stored > sum(array.nbytes for array in arrays.values())
+
+
+def test_the_files_beside_the_weights_travel_along(tmp_path: Path) -> None:
+    source = put(tmp_path / "model", weights())
+    files = {"tokenizer.json": b"{ }\r\n", "LICENSE": b"free", "README.md": b"which stays"}
+    for name, content in files.items():
+        (source / name).write_bytes(content)
+    path = write(source, tmp_path / "store")
+    transfer(OrbaxReader(path), functools.partial(HFWriter, tmp_path / "back"))
+    del files["README.md"]
+    for folder in (path, tmp_path / "back"):
+        found = snapshot(folder)
+        assert {name: found[name] for name in files} == files
+        assert "README.md" not in found
+
+
+def test_a_write_leaves_the_reports_of_the_program_on(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("absl")
+    monkeypatch.setattr(logger, "filters", [])
+    hook = sys.unraisablehook
+    write(store.parent / "model", store)
+    load_params(store)
+    assert logger.filters == []
+    assert sys.unraisablehook is hook
+
+
 # Loading.
 
 
@@ -186,6 +229,13 @@ def test_it_can_be_untied(store: Path) -> None:
     assert not reader.config.tie_word_embeddings
     found = dict(reader.read_all(verify=True))
     assert same(found, weights() | {HEAD: weights()[EMBEDDING]})
+    transfer(reader, functools.partial(HFWriter, store.parent / "untied"))
+    assert same(read(store.parent / "untied"), found)
+
+
+def test_a_store_that_a_killed_write_left_aside_is_found(store: Path) -> None:
+    store.rename(store.with_name(".store.old"))
+    assert same(dict(OrbaxReader(store).read_all(verify=True)), weights())
 
 
 # What is refused.
@@ -233,10 +283,31 @@ def test_a_tree_that_orbax_does_not_know_is_refused(store: Path) -> None:
         OrbaxReader(store)
 
 
-def test_metadata_of_any_length_are_not_read(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orbax_store, "JSON_LIMIT", 10)
-    with pytest.raises(CheckpointError, match="is longer than 10 bytes"):
+@pytest.mark.parametrize("file", ["_CHECKPOINT_METADATA", "state/_METADATA"])
+def test_metadata_of_any_length_are_not_read(
+    store: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = (store / "state" / "_METADATA").stat().st_size  # the longer one
+    monkeypatch.setattr(orbax_store, "JSON_LIMIT", limit)
+    OrbaxReader(store)
+    text = (store / file).read_text()
+    (store / file).write_text(text.ljust(limit + 1))
+    with pytest.raises(CheckpointError, match=f"{file}: is longer than {limit} bytes"):
         OrbaxReader(store)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_metadata_that_tell_nothing_are_refused(store: Path, text: str) -> None:
+    (store / "state" / "_METADATA").write_text(text)
+    with pytest.raises(CheckpointError, match="store: Orbax finds no params in it"):
+        OrbaxReader(store)
+
+
+def test_values_that_are_cut_short_are_refused(store: Path) -> None:
+    file = max((store / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match=r"store: Orbax cannot read it: \S"):
+        load_params(store)
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "model.safetensors", "opt_state"])
@@ -244,6 +315,15 @@ def test_a_directory_that_holds_more_is_not_replaced(store: Path, name: str) -> 
     (store / name).write_text("mine")
     before = snapshot(store)
     with pytest.raises(CheckpointError, match=f"holds {name}, which is no part of an Orbax"):
+        write(store.parent / "model", store)
+    assert snapshot(store) == before
+
+
+def test_a_directory_that_a_killed_write_left_aside_is_not_replaced_either(store: Path) -> None:
+    (store / "thesis.txt").write_text("mine")
+    before = snapshot(store)
+    store.rename(store.with_name(".store.old"))
+    with pytest.raises(CheckpointError, match=r"holds thesis\.txt, which is no part of an Orbax"):
         write(store.parent / "model", store)
     assert snapshot(store) == before
 
@@ -274,3 +354,16 @@ def test_a_write_that_fails_leaves_nothing(store: Path, monkeypatch: pytest.Monk
     sys.unraisablehook = hook
     logging.getLogger("absl").filters[:] = filters
     write(store.parent / "model", store)
+
+
+def test_a_file_that_may_not_grow_is_named_in_the_words_of_the_system(store: Path) -> None:
+    before = snapshot(store.parent)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            write(store.parent / "model", store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert error.value.filename == str(store)
+    assert snapshot(store.parent) == before

@@ -60,6 +60,13 @@ def test_it_loads_in_float32_unless_said_otherwise(tmp_path: Path) -> None:
     assert same_bits(model.float(), again.requires_grad_(False))
 
 
+def test_it_is_loaded_to_the_device_that_is_asked_for(tmp_path: Path) -> None:
+    put(tmp_path / "model", weights())
+    for device in ("cpu", "meta"):
+        model = diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model", device=device)
+        assert {parameter.device.type for parameter in model.parameters()} == {device}
+
+
 @pytest.mark.parametrize("name", ["gqa", "untied", "biases"])
 def test_the_file_holds_each_tensor_under_its_own_name(name: str, tmp_path: Path) -> None:
     model = build(CONFIGS[name])
@@ -92,8 +99,10 @@ def test_numbers_pass_between_numpy_and_torch_bit_for_bit() -> None:
         assert torch.equal(to_tensor(to_numpy(tensor)), tensor)
     read_only = np.ones((2, 3))
     read_only.flags.writeable = False
-    for array in (read_only, np.ones((3, 2)).T):
+    values = np.arange(6.0).reshape(3, 2)
+    for array in (read_only, values.T, values[::-1]):
         assert (to_tensor(array).numpy() == array).all()
+        assert to_tensor(array).is_contiguous()
 
 
 def save(model: diy_torch.DIYForCausalLM, path: Path, **options: Any) -> None:
