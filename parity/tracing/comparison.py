@@ -121,9 +121,16 @@ class Comparison:
         dtype = precision(*(array for side in sides for part in side for array in part.values()))
         if kind == "outputs":
             self.dtype[pair] = dtype
-        self.errors[pair, kind] = [
-            error for one, other in sides for error in compare(one, other, FORWARD[dtype])
-        ]
+        errors = self.errors[pair, kind] = []
+        for one, other in sides:
+            found = compare(one, other, FORWARD[dtype])
+            self._keep(pair, kind, one, other, found)
+            errors += found
+
+    def _keep(
+        self, pair: Pair, kind: Kind, torch: Arrays, flax: Arrays, errors: list[LeafError]
+    ) -> None:
+        """For those who want the arrays too."""
 
     def _torch(self, site: Site, kind: Kind) -> dict[str, NDArray[Any]]:
         """The PyTorch side's arrays."""

@@ -43,14 +43,37 @@ def relative_error(one: NDArray[Any], other: NDArray[Any]) -> float:
     """
     if not _is_float(one) or not _is_float(other):
         return float(np.mean(one != other)) if one.size else 0.0
-    a, b = one.astype(np.float64, copy=False), other.astype(np.float64, copy=False)
-    finite, finite_2 = np.isfinite(a), np.isfinite(b)
-    if not np.array_equal(finite, finite_2):
+    a, b = one.reshape(-1), other.reshape(-1)
+    scale = 1.0
+    sums = _squares(a, b, scale)
+    if sums is not None and not _SMALL < max(sums[1:]) < math.inf:
+        # The squares do not fit into a float64.
+        scale = max(float(np.abs(x[np.isfinite(x)]).max(initial=0)) for x in (a, b))
+        sums = _squares(a, b, scale) if scale else sums
+    if sums is None:
         return math.inf
-    if not finite.all():
-        a, b = a[finite], b[finite]
-    size = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
-    return float(np.linalg.norm(a - b)) / size if size else 0.0
+    difference, *sizes = sums
+    return math.sqrt(difference / max(sizes)) if max(sizes) else 0.0
+
+
+_PART = 1 << 18  # values at a time: they stay in the cache, and a large tensor needs no copy
+_SMALL = 1e-280
+
+
+def _squares(a: NDArray[Any], b: NDArray[Any], scale: float) -> tuple[float, float, float] | None:
+    """`|a - b|^2`, `|a|^2` and `|b|^2` in float64, or None if only one is finite somewhere."""
+    sums = np.zeros(3)
+    for start in range(0, a.size, _PART):
+        x = a[start : start + _PART].astype(np.float64) / scale
+        y = b[start : start + _PART].astype(np.float64) / scale
+        finite = np.isfinite(x)
+        if not np.array_equal(finite, np.isfinite(y)):
+            return None
+        if not finite.all():
+            x, y = x[finite], y[finite]
+        with np.errstate(over="ignore"):
+            sums += [np.square(v).sum() for v in (x - y, x, y)]
+    return float(sums[0]), float(sums[1]), float(sums[2])
 
 
 def _is_float(array: NDArray[Any]) -> bool:

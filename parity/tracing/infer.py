@@ -48,6 +48,7 @@ _IGNORED = {"model", "transformer", "params", "module", "net", "backbone"}
 # Costs of a pairing, in arbitrary units: what is sure outweighs all that is only likely.
 _SAME_VALUES, _OTHER_INDEX, _OTHER_WORDS, _ALONE, _OTHER_ORDER = -1000.0, 15.0, 20.0, 10.0, 8.0
 _IMPOSSIBLE = 1e6
+_PART = 1 << 18  # values at a time
 
 
 @dataclasses.dataclass
@@ -179,12 +180,21 @@ def _by_values(one: NDArray[Any], other: NDArray[Any]) -> Rearrange | None:
     return next((o for o in operations if np.array_equal(o(one), other)), None)
 
 
-def _fingerprint(array: NDArray[Any]) -> tuple[Any, ...] | None:
-    """Equal for equal values in any order; None for tensors of one value, which say nothing."""
-    flat = np.sort(np.asarray(array, np.float64).ravel())
-    if flat.size == 0 or flat[0] == flat[-1] or not np.isfinite(flat).all():
+def _fingerprint(array: NDArray[Any]) -> tuple[int, int] | None:
+    """Equal for equal values in any order; None for tensors of one value, which say nothing.
+
+    The sum of a hash of each value, the finalizer of SplitMix64 (Steele et al. 2014).
+    """
+    flat, total = array.reshape(-1), 0
+    if array.size == 0 or (flat == flat[0]).all():
         return None
-    return (flat.size, *flat[:: max(1, flat.size // 16)], flat[-1])
+    for start in range(0, flat.size, _PART):
+        part = flat[start : start + _PART].astype(np.float64) + 0.0  # one zero, not two
+        bits = part.view(np.uint64)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        total += int((bits ^ (bits >> np.uint64(31))).sum(dtype=np.uint64))
+    return flat.size, total % 2**64
 
 
 def _names_apart(one: str, other: str) -> float:
@@ -211,6 +221,11 @@ def _parse(name: str) -> tuple[set[str], list[int], str]:
         else:
             words |= {_MEANS.get(word, word) for word in part.split("_") if word}
     return words - _IGNORED, numbers, _LEAVES.get(leaf, leaf)
+
+
+def words_of(path: str) -> set[str]:
+    """The words of a module's path in one author's language: `self_attn.q_proj` has `query`."""
+    return _parse(f"{path}.weight")[0]
 
 
 def _fused(

@@ -20,16 +20,18 @@ class Suspect:
         name: which one, for machines: `weight-transposed`.
         sentence: what it says of this module.
         before: the error of the module as it is.
-        after: what is left of it under the hypothesis.
+        after: what is left of it under the hypothesis; None where it cannot vanish, as rounding.
     """
 
     name: str
     sentence: str
     before: float
-    after: float
+    after: float | None
 
     def __str__(self) -> str:
         """`weight looks transposed (error 1.3e+00 -> 2.0e-16)`."""
+        if self.after is None:
+            return f"{self.sentence} (error {self.before:.1e})"
         return f"{self.sentence} (error {self.before:.1e} -> {self.after:.1e})"
 
 

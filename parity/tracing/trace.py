@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import torch
 from flax import linen as nn
-from numpy.typing import NDArray
 
 from diy_torch.checkpoint import to_numpy, to_tensor
 from parity.tracing.align import Alignment, Pair, align
@@ -21,10 +20,9 @@ from parity.tracing.infer import Inferred, infer
 from parity.tracing.result import Row, TraceResult
 from parity.tracing.rules import Link, Rule, links_of
 from parity.tracing.spool import Spool
+from parity.tracing.tensors import Arrays, flax_tensors, tied_names, torch_tensors
 from parity.tracing.torch_side import TorchRecord, leaf_name, record_torch
 from parity.tracing.walk import FlaxModel, Walk, projection
-
-Arrays = dict[str, NDArray[Any]]
 
 
 def trace(
@@ -98,35 +96,6 @@ def infer_rules(torch_module: torch.nn.Module, params: Mapping[str, Any]) -> Inf
     """
     variables = params if set(params) & {"params"} else {"params": params}
     return infer(torch_tensors(torch_module), flax_tensors(variables), _usual(torch_module))
-
-
-def torch_tensors(module: torch.nn.Module) -> Arrays:
-    """Parameters and floating-point buffers by name, a tied one once."""
-    found = dict(module.named_parameters()) | {
-        name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()
-    }
-    return {name: to_numpy(tensor.detach()) for name, tensor in found.items()}
-
-
-def flax_tensors(variables: Mapping[str, Any]) -> Arrays:
-    """Arrays by path, those of another collection than `params` as `batch_stats:norm/mean`."""
-    found = {}
-    for collection, tree in variables.items():
-        prefix = "" if collection == "params" else f"{collection}:"
-        for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            found[prefix + "/".join(str(key.key) for key in keys)] = np.asarray(leaf)
-    return found
-
-
-def tied_names(module: torch.nn.Module) -> dict[str, str]:
-    """Further names of tied parameters, and their first name."""
-    first: dict[int, str] = {}
-    tied = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if id(parameter) in first:
-            tied[name] = first[id(parameter)]
-        first.setdefault(id(parameter), name)
-    return tied
 
 
 def _usual(module: torch.nn.Module) -> set[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ from parity.tracing.errors import BACKWARD, FORWARD, relative_error, worst
 from parity.tracing.flax_side import traced
 from parity.tracing.result import Divergence
 from parity.tracing.rules import Link
+from parity.tracing.suspects import find_suspects
+from parity.tracing.tensors import flax_tensors, tied_names, torch_tensors
 from parity.tracing.torch_side import TorchRecord, leaf_name
 
 
@@ -46,6 +49,10 @@ class FlaxModel:
     kwargs: Mapping[str, Any]
     jit: bool = False
     loss: Callable[[Any], Any] | None = None
+
+    def with_variables(self, variables: Mapping[str, Any]) -> FlaxModel:
+        """The same model with other parameters."""
+        return dataclasses.replace(self, variables=variables)
 
     def forward(self, comparison: Comparison) -> Any:
         """The outputs; or None where the comparison ended the run."""
@@ -119,6 +126,16 @@ class Walk:
         self.gradient_errors: dict[str, float] = {}
         self.loss: float | None = None
 
+    @functools.cached_property
+    def tensors(self) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """The parameters of both sides, by name and by path."""
+        return torch_tensors(self.torch_module), flax_tensors(self.model.variables)
+
+    @functools.cached_property
+    def tied(self) -> dict[str, str]:
+        """Further names of tied parameters of the PyTorch side."""
+        return tied_names(self.torch_module)
+
     def run(self, backward: bool) -> Divergence | None:
         """The first divergence, forward before backward, or None."""
         root = self.alignment.pairs[0]
@@ -141,13 +158,13 @@ class Walk:
             limit = FORWARD[self.natural.dtype.get(child, "float64")]
             if clean and self._error(alone, child, "inputs") > limit:
                 error = self._error(self.natural, child, "inputs")
-                return self._culprit(pair, alone, f"what goes into {child.torch[0]}", error)
+                return self._culprit(pair, alone, error, child)
             if self._error(alone, child, "outputs") > limit:
                 clean = False
                 if found := self._forward(child, self._run_alone(child)):
                     return found
         error = self._error(self.natural, pair, "outputs")
-        return self._culprit(pair, alone, "output", error)
+        return self._culprit(pair, alone, error)
 
     def _run_alone(self, pair: Pair) -> Comparison:
         """A call of the Flax side, on the inputs of the PyTorch side."""
@@ -157,7 +174,9 @@ class Walk:
         self.model.forward(comparison)
         return comparison
 
-    def _culprit(self, pair: Pair, alone: Comparison, where: str, error: float) -> Divergence:
+    def _culprit(
+        self, pair: Pair, alone: Comparison, error: float, stage: Pair | None = None
+    ) -> Divergence:
         dtype = self.natural.dtype.get(pair, "float64")
         parts = [e.error for e in alone.errors.get((pair, "outputs"), [])]
         worst_part = int(np.argmax(parts)) if len(parts) > 1 else 0
@@ -165,12 +184,13 @@ class Walk:
             torch=pair.torch[worst_part if len(pair.torch) > 1 else 0].path,
             flax=pair.flax[worst_part if len(pair.flax) > 1 else 0].path,
             direction="forward",
-            where=where,
+            where="output" if stage is None else f"what goes into {stage.torch[0]}",
             error=error,
             input_error=self._error(self.natural, pair, "inputs"),
             alone_error=self._error(alone, pair, "outputs"),
             dtype=dtype,
             bound=FORWARD[dtype],
+            suspects=find_suspects(self, pair, stage),
         )
 
     @staticmethod
@@ -240,8 +260,6 @@ class Walk:
         Some gradients are nothing but rounding errors: that of a key's bias, since softmax does
         not see what is added to all scores. They count for as much as they are.
         """
-        from parity.tracing.trace import flax_tensors
-
         theirs = flax_tensors({"params": gradients})
         pairs: dict[str, list[tuple[str, NDArray[Any], NDArray[Any]]]] = {}
         for link in self.links:

@@ -1,0 +1,163 @@
+"""What may be wrong with a culprit: hypotheses, each tried on what the culprit was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from numpy.typing import NDArray
+
+from parity.tracing.align import Pair
+from parity.tracing.calls import Kind
+from parity.tracing.comparison import Comparison
+from parity.tracing.errors import FORWARD, worst
+from parity.tracing.result import Suspect
+from parity.tracing.suspects.attention import attention_suspects
+from parity.tracing.suspects.evidence import Capture, Evidence, Parameter, Part, Value, wide
+from parity.tracing.suspects.glue import glue_suspects
+from parity.tracing.suspects.layers import layer_suspects
+from parity.tracing.suspects.outputs import output_suspects, rounding_suspects
+from parity.tracing.suspects.parameters import parameter_suspects
+from parity.tracing.suspects.tables import table_suspects
+
+if TYPE_CHECKING:
+    from parity.tracing.walk import Walk
+
+Array = NDArray[Any]
+# In this order: what says most precisely what is wrong comes first.
+HYPOTHESES: tuple[Callable[[Evidence], Iterable[Suspect]], ...] = (
+    parameter_suspects,
+    layer_suspects,
+    attention_suspects,
+    glue_suspects,
+    table_suspects,
+    output_suspects,
+    rounding_suspects,
+)
+_SHOWN = 3
+
+
+def find_suspects(walk: Walk, pair: Pair, stage: Pair | None) -> tuple[Suspect, ...]:
+    """Hypotheses that make a forward culprit's error vanish, at most three.
+
+    Args:
+        walk: the search that found it.
+        pair: the culprit.
+        stage: the part that gets something else; None where the output differs.
+    """
+    evidence = gather(walk, pair, stage)
+    if evidence is None:
+        return ()
+    found: dict[str, Suspect] = {}
+    for hypothesis in HYPOTHESES:
+        for suspect in hypothesis(evidence):
+            found.setdefault(suspect.name, suspect)
+        if found:
+            break  # a weaker one would say the same in other words
+    best = sorted(found.values(), key=lambda s: math.inf if s.after is None else s.after)
+    return tuple(best[:_SHOWN])
+
+
+def gather(walk: Walk, pair: Pair, stage: Pair | None) -> Evidence | None:
+    """Run the culprit alone once more and keep its arrays; None where nothing can be compared."""
+    capture = Capture(walk.alignment, pair, *_alone(walk, pair))
+    walk.model.forward(capture)
+    path = pair.torch[0].path
+    place: tuple[Pair, Kind] = (pair, "outputs") if stage is None else (stage, "inputs")
+    values = [v for v in capture.values.get(place, []) if v.error > 0]
+    if not values:
+        return None
+    target = max(values, key=lambda value: value.error)
+    dtype = walk.natural.dtype.get(pair, "float64")
+
+    def with_parameters(changes: Mapping[str, Array]) -> float:
+        model = walk.model.with_variables(_changed(walk.model.variables, changes))
+        comparison = Comparison(*_alone(walk, pair))
+        model.forward(comparison)
+        return worst(comparison.errors.get(place, []))
+
+    mine, theirs = walk.tensors
+    parameters = _parameters(walk, path)
+    return Evidence(
+        name=path,
+        module=walk.torch_module.get_submodule(path),
+        target=target,
+        stage="" if stage is None else _within(stage.torch[0].path, path),
+        inputs=capture.values.get((pair, "inputs"), []),
+        outputs=capture.values.get((pair, "outputs"), []),
+        parts=[
+            Part(
+                _within(child.torch[0].path, path),
+                capture.values.get((child, "inputs"), []),
+                capture.values.get((child, "outputs"), []),
+            )
+            for child in walk.alignment.children(pair)
+        ],
+        parameters=parameters,
+        torch_only=_alone_on_its_side(mine, path, ".", {link.torch for link in walk.links}),
+        flax_only=_alone_on_its_side(
+            theirs, pair.flax[0].path, "/", {link.flax for link in walk.links}
+        ),
+        others=[
+            (link, wide(link.from_torch(mine[link.torch])))
+            for link in walk.links
+            if any(link.operation.merged == p.flax.shape for p in parameters)
+        ]
+        if any(not np.array_equal(p.torch, p.flax) for p in parameters)
+        else [],
+        dtype=dtype,
+        bound=FORWARD[dtype],
+        with_parameters=with_parameters,
+    )
+
+
+def _alone(walk: Walk, pair: Pair) -> tuple[Any, ...]:
+    return (walk.record, walk.alignment, walk.shapes, pair, "inputs", walk.natural)
+
+
+def _parameters(walk: Walk, path: str) -> list[Parameter]:
+    """The tensors below a path, also under a further name of a tied one."""
+    mine, theirs = walk.tensors
+    aliases: dict[str, list[str]] = {}
+    for alias, name in walk.tied.items():
+        aliases.setdefault(name, []).append(alias)
+    found = []
+    for link in walk.links:
+        for name in [link.torch, *aliases.get(link.torch, [])]:
+            if not path or name.startswith(f"{path}."):
+                one, other = link.from_torch(mine[link.torch]), link.from_flax(theirs[link.flax])
+                found.append(Parameter(_within(name, path), link, wide(one), wide(other)))
+                break
+    return found
+
+
+def _alone_on_its_side(
+    arrays: Mapping[str, Array], path: str, separator: str, known: set[str]
+) -> dict[str, Array]:
+    inside = path + separator if path else ""
+    return {
+        name.removeprefix(inside).replace("/", "."): wide(array)
+        for name, array in arrays.items()
+        if name.startswith(inside) and name not in known
+    }
+
+
+def _within(path: str, parent: str) -> str:
+    return path.removeprefix(f"{parent}.") if parent else path
+
+
+def _changed(variables: Mapping[str, Any], changes: Mapping[str, Array]) -> dict[str, Any]:
+    """The variables with other arrays at some paths."""
+    flat = flatten_dict(dict(variables), sep="/")
+    for path, array in changes.items():
+        collection, _, name = path.rpartition(":")
+        key = f"{collection or 'params'}/{name}"
+        flat[key] = np.asarray(array).astype(flat[key].dtype)
+    changed: dict[str, Any] = unflatten_dict(flat, sep="/")
+    return changed
+
+
+__all__ = ["HYPOTHESES", "Evidence", "Value", "find_suspects", "gather"]

@@ -1,0 +1,134 @@
+"""What is known of a culprit: its tensors, what went in and came out, and the calls made in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parity.tracing.align import Alignment, Pair
+from parity.tracing.calls import Kind
+from parity.tracing.comparison import Comparison
+from parity.tracing.errors import Arrays, LeafError, relative_error
+from parity.tracing.result import Suspect
+from parity.tracing.rules import Link
+
+Array = NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """One array as each side has it, both in Flax's layout; floats as float64.
+
+    Attributes:
+        name: which of the call's arrays, as the Flax side names it: `args.0`.
+    """
+
+    name: str
+    torch: Array
+    flax: Array
+
+    @property
+    def error(self) -> float:
+        """How far they are apart."""
+        return relative_error(self.torch, self.flax)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One tensor of the culprit, both sides in Flax's layout, as float64.
+
+    Attributes:
+        name: within the culprit: `weight`, `q_proj.bias`.
+        link: what it is called on both sides.
+    """
+
+    name: str
+    link: Link
+    torch: Array
+    flax: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A call made in the culprit: what it is called there, its inputs and outputs."""
+
+    name: str
+    inputs: list[Value]
+    outputs: list[Value]
+
+
+@dataclasses.dataclass
+class Evidence:
+    """What hypotheses are tried on.
+
+    Attributes:
+        name: the culprit's path on the PyTorch side.
+        module: the culprit there.
+        target: the value that differs: an output, or what goes into one of the parts.
+        stage: the name of that part; empty for an output.
+        inputs: of the culprit; the same on both sides, since the Flax side got PyTorch's.
+        outputs: of the culprit.
+        parts: the calls made in it, in order.
+        parameters: of the culprit and of its parts.
+        torch_only: tensors of the PyTorch culprit without a partner, by name within it.
+        flax_only: the same of the Flax side.
+        others: all tensors of the PyTorch model that links know: `(link, array)`.
+        dtype: the precision they are judged by.
+        bound: what error is none in that precision.
+        with_parameters: the error of the target with other parameters on the Flax side, by path.
+    """
+
+    name: str
+    module: torch.nn.Module
+    target: Value
+    stage: str
+    inputs: list[Value]
+    outputs: list[Value]
+    parts: list[Part]
+    parameters: list[Parameter]
+    torch_only: Arrays
+    flax_only: Arrays
+    others: Sequence[tuple[Link, Array]]
+    dtype: str
+    bound: float
+    with_parameters: Callable[[Mapping[str, Array]], float]
+
+    def suspect(self, name: str, sentence: str, torch: Array, flax: Array) -> Suspect | None:
+        """A hypothesis under which the two sides are these, if they then agree."""
+        after = relative_error(torch, flax) if torch.shape == flax.shape else np.inf
+        return self.judge(name, sentence, after)
+
+    def judge(self, name: str, sentence: str, after: float) -> Suspect | None:
+        """A hypothesis that leaves this error; None where that is still one."""
+        before = self.target.error
+        if after <= self.bound and before > self.bound:
+            return Suspect(name, sentence, before, after)
+        return None
+
+
+class Capture(Comparison):
+    """A comparison that keeps the arrays of one pair and of the calls made in it."""
+
+    def __init__(self, alignment: Alignment, pair: Pair, *args: Any) -> None:
+        super().__init__(*args)
+        self._kept = {pair, *alignment.children(pair)}
+        self.values: dict[tuple[Pair, Kind], list[Value]] = {}
+
+    def _keep(
+        self, pair: Pair, kind: Kind, torch: Arrays, flax: Arrays, errors: list[LeafError]
+    ) -> None:
+        if pair in self._kept:
+            self.values.setdefault((pair, kind), []).extend(
+                Value(e.flax, wide(e.operation(torch[e.torch])), wide(flax[e.flax])) for e in errors
+            )
+
+
+def wide(array: Array) -> Array:
+    """Floats as float64; anything else as it is."""
+    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.astype(np.float64) if is_float else array

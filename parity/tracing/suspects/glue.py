@@ -1,0 +1,126 @@
+"""Hypotheses about a module's own code: what it makes of its inputs and of its parts' outputs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import erf, expit
+
+from parity.tracing.errors import relative_error
+from parity.tracing.result import Suspect
+from parity.tracing.suspects.evidence import Evidence
+
+Array = NDArray[Any]
+_NEAR = 1e-9
+_FITTED = 20_000  # values that weights are fitted to
+
+
+def _gelu_tanh(x: Array) -> Array:
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    half: Array = 0.5 * x * (1 + np.tanh(inner))
+    return half
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": lambda x: x * expit(x),
+    "gelu (exact)": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),
+    "gelu (tanh)": _gelu_tanh,
+    "gelu (sigmoid)": lambda x: x * expit(1.702 * x),
+    "relu": lambda x: np.maximum(x, 0),
+    "squared relu": lambda x: np.maximum(x, 0) ** 2,
+    "sigmoid": expit,
+    "tanh": np.tanh,
+    "softplus": lambda x: np.logaddexp(x, 0),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "leaky relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
+    "hard swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "no activation": lambda x: x,
+}
+
+
+def glue_suspects(evidence: Evidence) -> Iterator[Suspect]:
+    """Another activation, or another sum of what is there."""
+    known = _known(evidence)
+    yield from _activation(evidence, known)
+    yield from _sum(evidence, known)
+
+
+def _known(evidence: Evidence) -> dict[str, Array]:
+    """What the code has at hand, as float64: inputs, and outputs of the parts before the target.
+
+    Both sides have these alike: the target is the first value that differs.
+    """
+    found = {
+        "x" if value.name == "args.0" else value.name: value.torch
+        for value in evidence.inputs
+        if value.torch.dtype == np.float64
+    }
+    for part in evidence.parts:
+        if part.name == evidence.stage:
+            break
+        for i, value in enumerate(part.outputs):
+            if value.torch.dtype == np.float64:
+                found[part.name if i == 0 else f"{part.name}.{i}"] = value.torch
+    return found
+
+
+def _activation(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:
+    """f(a), or f(a) * b as in gated layers."""
+    alike = {n: a for n, a in known.items() if a.shape == evidence.target.torch.shape}
+    ways = {
+        f"{name} of {a}": function(alike[a])
+        for name, function in ACTIVATIONS.items()
+        for a in alike
+    }
+    ways |= {
+        f"{name} of {a}, times {b}": function(alike[a]) * alike[b]
+        for name, function in ACTIVATIONS.items()
+        for a, b in itertools.permutations(alike, 2)
+    }
+    best = []
+    for side in (evidence.target.torch, evidence.target.flax):
+        errors = {words: relative_error(value, side) for words, value in ways.items()}
+        words = min(errors, key=lambda w: errors[w], default="")
+        best.append((words, errors.get(words, math.inf)))
+    (mine, error), (theirs, after) = best
+    if mine != theirs and error <= evidence.bound:
+        sentence = f"what goes into {evidence.stage or 'the output'} is {theirs} in Flax, {mine}"
+        if suspect := evidence.judge("activation", f"{sentence} in PyTorch", after):
+            yield suspect
+
+
+def _sum(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:
+    """A weighted sum: a residual left out, or added twice, or an output scaled."""
+    alike = {n: a for n, a in known.items() if a.shape == evidence.target.torch.shape}
+    if not alike:
+        return
+    step = max(1, evidence.target.torch.size // _FITTED)
+    matrix = np.stack([array.ravel()[::step] for array in alike.values()], axis=1)
+    found = []
+    for side in (evidence.target.torch, evidence.target.flax):
+        values = side.ravel()[::step]
+        weights, *_ = np.linalg.lstsq(matrix, values, rcond=None)
+        weights = np.where(np.abs(weights) < _NEAR, 0.0, weights)
+        found.append((weights, relative_error(matrix @ weights, values)))
+    (mine, error), (theirs, after) = found
+    if error <= evidence.bound and not np.allclose(mine, theirs, atol=1e-6):
+        words = [_formula(weights, list(alike)) for weights in (theirs, mine)]
+        where = f"what goes into {evidence.stage}" if evidence.stage else "the output"
+        sentence = f"{where} is {words[0]} in Flax, {words[1]} in PyTorch"
+        if suspect := evidence.judge("sum", sentence, after):
+            yield suspect
+
+
+def _formula(weights: Array, names: list[str]) -> str:
+    parts = []
+    for weight, name in zip(weights, names, strict=True):
+        if weight:
+            factor = "" if abs(weight - 1) < 1e-6 else f"{weight:.4g} "
+            parts.append(f"{factor}{name}")
+    return " + ".join(parts) or "0"
