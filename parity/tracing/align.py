@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from parity.tracing.calls import Call, Site
+from parity.tracing.infer import words_of
 from parity.tracing.rules import Link
 
 Calls = Mapping[Site, Call[Any]]
@@ -32,7 +33,7 @@ class Alignment:
     Attributes:
         pairs: as the Flax side began them.
         parent: the pair that a pair was called in; None for the root's.
-        torch_alone: calls of the PyTorch side without a partner, with parameters of their own.
+        torch_alone: calls of the PyTorch side with parameters of which nothing is compared.
         flax_alone: the same of the Flax side.
     """
 
@@ -73,15 +74,16 @@ def align(links: Sequence[Link], torch: Calls, flax: Calls, tied: Mapping[str, s
         for i, link in enumerate(links)
         if link.torch == name
     ]
-    paths = [(_module_path(link.flax), i) for i, link in enumerate(links)]
-    one_keys = _keys(torch, [(name.rpartition(".")[0], i) for name, i in names], ".")
-    other_keys = _keys(flax, paths, "/")
-    pairs: list[Pair] = []
+    owners = [(name.rpartition(".")[0], i) for name, i in names]
+    owners_2 = [(_module_path(link.flax), i) for i, link in enumerate(links)]
+    one_keys, other_keys = _keys(torch, owners, "."), _keys(flax, owners_2, "/")
+    pairs = [Pair((Site(""),), (Site(""),))]
     for key in dict.fromkeys(one_keys.values()):
-        ones = [site for site, k in one_keys.items() if k == key]
-        others = [site for site, k in other_keys.items() if k == key]
+        ones = [site for site, k in one_keys.items() if k == key and site != Site("")]
+        others = [site for site, k in other_keys.items() if k == key and site != Site("")]
         if key:
-            pairs += _matched(ones, others, torch, flax)
+            chains = (_chains(ones, torch, owners), _chains(others, flax, owners_2))
+            pairs += _matched(ones, others, *chains)
     pairs += _fused(one_keys, other_keys, pairs)
     pairs += _without_parameters(one_keys, other_keys, torch, flax, pairs)
     order = {site: i for i, site in enumerate(flax)}
@@ -89,8 +91,8 @@ def align(links: Sequence[Link], torch: Calls, flax: Calls, tied: Mapping[str, s
     return Alignment(
         pairs,
         _parents(pairs, flax),
-        _alone(one_keys, {site for pair in pairs for site in pair.torch}),
-        _alone(other_keys, {site for pair in pairs for site in pair.flax}),
+        _alone(one_keys, torch, {site for pair in pairs for site in pair.torch}),
+        _alone(other_keys, flax, {site for pair in pairs for site in pair.flax}),
     )
 
 
@@ -110,26 +112,53 @@ def _keys(calls: Calls, owners: Iterable[tuple[str, int]], separator: str) -> di
     return {site: found[site.path] for site in calls}
 
 
-def _matched(ones: list[Site], others: list[Site], torch: Calls, flax: Calls) -> list[Pair]:
-    """Calls of modules with the same tensors: in order, or the outermost and the innermost ones."""
+@dataclasses.dataclass(frozen=True)
+class _Chain:
+    """Nested calls of modules with the same tensors.
+
+    Attributes:
+        sites: the outermost call, and those made in it.
+        holders: those whose module holds the tensors itself, as a linear layer does.
+    """
+
+    sites: list[Site]
+    holders: list[Site]
+
+
+def _chains(sites: list[Site], calls: Calls, owners: Iterable[tuple[str, int]]) -> list[_Chain]:
+    holding = {path for path, _ in owners}
+    found = []
+    for outer in sites:
+        if not any(_inside(outer, other, calls) for other in sites):
+            chain = [outer, *(site for site in sites if _inside(site, outer, calls))]
+            found.append(_Chain(chain, [site for site in chain if site.path in holding]))
+    return found
+
+
+def _matched(
+    ones: list[Site], others: list[Site], chains: list[_Chain], chains_2: list[_Chain]
+) -> list[Pair]:
+    """Calls of modules with the same tensors.
+
+    In order, if they are as many. Else a layer belongs to the layer in a wrapper, which may do
+    more; and of two wrappers the outermost calls, and the innermost ones, belong to each other.
+    """
     plain = [site for site in others if site.method == "__call__"]
     if len(plain) == len(ones):
         others = plain  # a method that the other side has no call for
     if len(ones) == len(others):
         return [Pair((a,), (b,)) for a, b in zip(ones, others, strict=True)]
-    outer, outer_2 = _outermost(ones, torch), _outermost(others, flax)
     pairs = []
-    for a, b in zip(outer, outer_2, strict=False):
-        pairs.append(Pair((a,), (b,)))
-        inner = [site for site in ones if site != a and _inside(site, a, torch)]
-        inner_2 = [site for site in others if site != b and _inside(site, b, flax)]
-        if inner and inner_2:
-            pairs.append(Pair((inner[-1],), (inner_2[-1],)))
+    for one, other in zip(chains, chains_2, strict=False):
+        if min(len(one.sites), len(other.sites)) == 1:
+            if len(one.holders) == len(other.holders) == 1:
+                pairs.append(Pair((one.holders[0],), (other.holders[0],)))
+            else:
+                pairs.append(Pair((one.sites[0],), (other.sites[0],)))
+        else:
+            pairs.append(Pair((one.sites[0],), (other.sites[0],)))
+            pairs.append(Pair((one.sites[-1],), (other.sites[-1],)))
     return pairs
-
-
-def _outermost(sites: list[Site], calls: Calls) -> list[Site]:
-    return [s for s in sites if not any(o != s and _inside(s, o, calls) for o in sites)]
 
 
 def _inside(site: Site, other: Site, calls: Calls) -> bool:
@@ -169,20 +198,23 @@ def _without_parameters(
     flax: Calls,
     pairs: list[Pair],
 ) -> list[Pair]:
-    """Calls of modules without parameters: those of one paired call, if they are as many."""
-    home = {pair.torch[0]: pair for pair in pairs} | {pair.flax[0]: pair for pair in pairs}
+    """Calls of modules without parameters: those alike of one paired call, if they are as many."""
+    home = {site: pair for pair in pairs for site in (*pair.torch, *pair.flax)}
     groups: dict[Pair, tuple[list[Site], list[Site]]] = {}
     for side, (keys, calls) in enumerate(((ones, torch), (others, flax))):
         for site, key in keys.items():
             parent = calls[site].parent
             if not key and parent in home and calls[site].outputs:
                 groups.setdefault(home[parent], ([], []))[side].append(site)
-    return [
-        Pair((a,), (b,))
-        for left, right in groups.values()
-        if len(left) == len(right)
-        for a, b in zip(left, right, strict=True)
-    ]
+    found = []
+    for left, right in groups.values():
+        words = {site: words_of(f"{torch[site].kind}.{site.path}") for site in left}
+        words_2 = {site: words_of(f"{flax[site].kind}.{site.path}") for site in right}
+        left = [a for a in left if any(words[a] & words_2[b] for b in right)]
+        right = [b for b in right if any(words[a] & words_2[b] for a in left)]
+        if len(left) == len(right):
+            found += [Pair((a,), (b,)) for a, b in zip(left, right, strict=True)]
+    return found
 
 
 def _parents(pairs: list[Pair], flax: Calls) -> dict[Pair, Pair | None]:
@@ -196,5 +228,18 @@ def _parents(pairs: list[Pair], flax: Calls) -> dict[Pair, Pair | None]:
     return parents
 
 
-def _alone(keys: Mapping[Site, Key], paired: set[Site]) -> list[Site]:
-    return [site for site, key in keys.items() if key and site not in paired]
+def _alone(keys: Mapping[Site, Key], calls: Calls, paired: set[Site]) -> list[Site]:
+    """Calls that have parameters and of which nothing is compared, neither within nor around."""
+    seen = set(paired)
+    for site in paired:
+        parent = calls[site].parent
+        while parent is not None:
+            seen.add(parent)
+            parent = calls[parent].parent
+    return [
+        site
+        for site, key in keys.items()
+        if key
+        and site not in seen
+        and not any(keys[other] == key and _inside(site, other, calls) for other in paired)
+    ]

@@ -31,11 +31,13 @@ class Call(Generic[Leaf]):
     Attributes:
         site: which call.
         parent: the call that it was made in; None for the root's.
+        kind: the name of the module's class.
         inputs: and the others: `{"args.0": ..., "kwargs.mask": ...}`, `{"": ...}`, `{"0": ...}`.
     """
 
     site: Site
     parent: Site | None
+    kind: str = ""
     inputs: dict[str, Leaf] = dataclasses.field(default_factory=dict)
     outputs: dict[str, Leaf] = dataclasses.field(default_factory=dict)
     input_gradients: dict[str, Leaf] = dataclasses.field(default_factory=dict)

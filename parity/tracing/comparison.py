@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,9 +20,11 @@ from parity.tracing.errors import (
     precision,
     relative_error,
 )
+from parity.tracing.fused import View, cut, index, views
 from parity.tracing.torch_side import TorchRecord
 
 Shapes = Mapping[Site, Call[jax.ShapeDtypeStruct]]
+Array = NDArray[Any]
 _FORWARD_OF: dict[Kind, Kind] = {"input_gradients": "inputs", "output_gradients": "outputs"}
 
 
@@ -57,7 +59,10 @@ class Comparison:
         self._record, self._shapes = record, shapes
         self._home = {site: pair for pair in alignment.pairs for site in pair.flax}
         self._waiting: dict[tuple[Site, Kind], dict[str, NDArray[Any]]] = {}
-        self._joined: dict[tuple[Pair, Kind], dict[Site, dict[str, NDArray[Any]]]] = {}
+        self._joined: dict[Pair, dict[Site, dict[str, NDArray[Any]]]] = {}
+        self._given: dict[tuple[Pair, str], list[Array]] = {}
+        self._views = {pair: views(pair, record.calls, shapes) for pair in alignment.pairs}
+        self._expecting = False
         self._alone, self._kind, self._before = alone, kind, before
         self._wanted = alignment.inside(alone)
 
@@ -67,7 +72,7 @@ class Comparison:
         if pair is None or pair not in self._wanted:
             return
         if kind in _FORWARD_OF:
-            self._gradient(pair, kind, name, array)
+            self._gradient(pair, site, kind, name, array)
             return
         waiting = self._waiting.setdefault((site, kind), {})
         waiting[name] = array
@@ -75,15 +80,26 @@ class Comparison:
             self._complete(pair, site, kind, self._waiting.pop((site, kind)))
 
     def substitute(self, site: Site, kind: Kind, name: str) -> NDArray[Any] | None:
-        """The PyTorch side's array, for the pair that is run alone."""
+        """The PyTorch side's array, in the pair that is run alone.
+
+        For gradients all that was computed forward is the PyTorch side's too: rounding must not
+        decide on which side of a kink, as in ReLU, a gradient is taken.
+        """
         pair = self._home.get(site)
-        if pair is None or pair != self._alone or kind != self._kind or self._before is None:
+        if pair is None or pair not in self._wanted or self._before is None:
             return None
-        leaf = self._before.leaf(pair, _FORWARD_OF.get(kind, kind), name)
-        if leaf is None:
-            return None
-        found = self._torch(pair.torch[0], kind).get(leaf.torch)
-        return None if found is None else leaf.operation(found)
+        if kind != self._kind or pair != self._alone:
+            if self._kind == "inputs" or kind in _FORWARD_OF:
+                return None
+        parts = []
+        for part, view in self._views_of(pair, site, kind):
+            leaf = self._before.leaf(pair, _FORWARD_OF.get(kind, kind), name, part)
+            found = None if leaf is None else self._torch(view, kind).get(leaf.torch)
+            if leaf is None or found is None:
+                return None
+            parts.append(leaf.operation(found))
+        cuts = [view.flax_cut for view in self._views[pair] if view.flax_cut is not None]
+        return np.concatenate(parts, cuts[0][0]) if len(parts) > 1 else parts[0] if parts else None
 
     def left(self, site: Site) -> None:
         """Ends the run where only one pair is wanted."""
@@ -91,39 +107,44 @@ class Comparison:
         if alone is not None and self._kind == "inputs" and site == alone.flax[-1]:
             raise Ended
 
-    def leaf(self, pair: Pair, kind: Kind, name: str) -> LeafError | None:
+    def leaf(self, pair: Pair, kind: Kind, name: str, part: int = 0) -> LeafError | None:
         """What an array of the Flax side was compared with."""
-        return next((e for e in self.errors.get((pair, kind), []) if e.flax == name), None)
+        found = self.errors.get((pair, kind), [])
+        return next((e for e in found if e.flax == name and e.part == part), None)
+
+    def _views_of(self, pair: Pair, site: Site, kind: Kind) -> list[tuple[int, View]]:
+        """The views of a call; its parts share their inputs."""
+        found = [(i, view) for i, view in enumerate(self._views[pair]) if view.flax == site]
+        if _FORWARD_OF.get(kind, kind) == "inputs":
+            return [(0, dataclasses.replace(view, torch_cut=None)) for _, view in found[:1]]
+        return found
 
     def _complete(
         self, pair: Pair, site: Site, kind: Kind, arrays: dict[str, NDArray[Any]]
     ) -> None:
         """All arrays of one kind of a call are there."""
-        if len(pair.flax) > 1 and kind == "inputs" and site != pair.flax[0]:
-            return  # they share their inputs
-        if kind == "inputs" or len(pair.torch) == len(pair.flax) == 1:
-            torch = self._torch(pair.torch[0], kind)
-            self._compare(pair, kind, [(torch, arrays)])
+        arrays = {name: arrays[name] for name in self._shapes[site].of(kind)}  # jit has no order
+        if kind == "inputs":
+            if site == pair.flax[0]:  # parts share their inputs
+                self._compare(pair, kind, [(self._torch(View(pair.torch[0], site), kind), arrays)])
             return
-        joined = self._joined.setdefault((pair, kind), {})
+        joined = self._joined.setdefault(pair, {})
         joined[site] = arrays
         if len(joined) < len(pair.flax):
             return
-        ones: list[Arrays] = [self._torch(site, kind) for site in pair.torch]
-        others: list[Arrays] = [joined[site] for site in pair.flax]
-        if len(ones) == 1:
-            ones = _split(ones[0], others)
-        else:
-            others = _split(others[0], ones)
-        self._compare(pair, kind, list(zip(ones, others, strict=True)))
+        sides = [
+            (self._torch(view, kind), cut(joined[view.flax], view.flax_cut))
+            for view in self._views[pair]
+        ]
+        self._compare(pair, kind, sides)
 
-    def _compare(self, pair: Pair, kind: Kind, sides: list[tuple[Arrays, Arrays]]) -> None:
+    def _compare(self, pair: Pair, kind: Kind, sides: Sequence[tuple[Arrays, Arrays]]) -> None:
         dtype = precision(*(array for side in sides for part in side for array in part.values()))
         if kind == "outputs":
             self.dtype[pair] = dtype
         errors = self.errors[pair, kind] = []
-        for one, other in sides:
-            found = compare(one, other, FORWARD[dtype])
+        for part, (one, other) in enumerate(sides):
+            found = [dataclasses.replace(e, part=part) for e in compare(one, other, FORWARD[dtype])]
             self._keep(pair, kind, one, other, found)
             errors += found
 
@@ -132,37 +153,66 @@ class Comparison:
     ) -> None:
         """For those who want the arrays too."""
 
-    def _torch(self, site: Site, kind: Kind) -> dict[str, NDArray[Any]]:
+    def hear_gradient(
+        self, pair: Pair, kind: Kind, name: str, torch: NDArray[Any], flax: NDArray[Any]
+    ) -> None:
+        """For those who want the gradients too, both in Flax's layout."""
+
+    def _torch(self, view: View, kind: Kind) -> dict[str, NDArray[Any]]:
         """The PyTorch side's arrays."""
-        stored = self._record.calls[site].of(kind)
-        return {name: self._record.spool.get(where) for name, where in stored.items()}
+        stored = self._record.calls[view.torch].of(kind)
+        arrays = {name: self._record.spool.get(where) for name, where in stored.items()}
+        return arrays if _FORWARD_OF.get(kind, kind) == "inputs" else cut(arrays, view.torch_cut)
 
-    def _gradient(self, pair: Pair, kind: Kind, name: str, array: NDArray[Any]) -> None:
-        if len(pair.flax) > 1 or len(pair.torch) > 1:
+    # Gradients.
+
+    def _gradient(self, pair: Pair, site: Site, kind: Kind, name: str, array: Array) -> None:
+        if not self._expecting:
+            self._expecting = True
+            self._expect_gradients()
+        if _FORWARD_OF[kind] == "inputs" and len(pair.flax) + len(pair.torch) > 2:
+            self._shared_input(pair, kind, name, array)
             return
-        leaf = (self._before or self).leaf(pair, _FORWARD_OF[kind], name)
-        if leaf is None:
+        for part, view in self._views_of(pair, site, kind):
+            leaf = (self._before or self).leaf(pair, _FORWARD_OF[kind], name, part)
+            if leaf is not None:
+                one = self._torch(view, kind).get(leaf.torch)
+                other = array if view.flax_cut is None else array[index(view.flax_cut)]
+                self._put_gradient(pair, kind, leaf, one, other)
+
+    def _shared_input(self, pair: Pair, kind: Kind, name: str, array: Array) -> None:
+        """What calls that do together what one does on the other side give back to their input."""
+        given = self._given.setdefault((pair, name), [])
+        given.append(array)
+        leaf = (self._before or self).leaf(pair, "inputs", name)
+        if leaf is None or len(given) < len(pair.flax):
             return
-        stored = self._record.calls[pair.torch[0]].of(kind).get(leaf.torch)
-        if stored is None:  # torch makes no gradient of what the loss does not depend on
-            error = math.inf if np.any(array != 0) else 0.0
-        else:
-            error = relative_error(leaf.operation(self._record.spool.get(stored)), array)
-        found = LeafError(leaf.torch, name, error, leaf.operation)
-        self.errors.setdefault((pair, kind), []).append(found)
+        sides = [self._torch(View(site, pair.flax[0]), kind) for site in pair.torch]
+        ones = [side[leaf.torch].astype(np.float64) for side in sides if leaf.torch in side]
+        other = sum((a.astype(np.float64) for a in given[1:]), given[0].astype(np.float64))
+        one = sum(ones[1:], ones[0]) if ones else None
+        self._put_gradient(pair, kind, leaf, one, other)
 
+    def _put_gradient(
+        self, pair: Pair, kind: Kind, leaf: LeafError, one: Array | None, other: Array
+    ) -> None:
+        # PyTorch makes no gradient of what the loss does not depend on.
+        one = np.zeros_like(other) if one is None else leaf.operation(one)
+        self.hear_gradient(pair, kind, leaf.flax, one, other)
+        found = dataclasses.replace(leaf, error=relative_error(one, other))
+        errors = self.errors.setdefault((pair, kind), [])
+        errors[:] = [e for e in errors if (e.flax, e.part) != (leaf.flax, leaf.part)] + [found]
 
-def _split(whole: Arrays, parts: Sequence[Arrays]) -> list[Arrays]:
-    """The first output of a call, cut into as many parts as there are, each of its part's size.
-
-    Along the last axis, where linear layers have their features; else along the second, where
-    convolutions of PyTorch have theirs.
-    """
-    array = next(iter(whole.values()))
-    sizes = [next(iter(part.values())).size for part in parts]
-    for axis in (array.ndim - 1, 1):
-        widths = [size * array.shape[axis] / array.size for size in sizes]
-        if sum(widths) == array.shape[axis] and all(width.is_integer() for width in widths):
-            ends = np.cumsum(widths).astype(int)[:-1]
-            return [{"": part} for part in np.split(array, ends, axis)]
-    return [{} for _ in parts]  # nothing to compare
+    def _expect_gradients(self) -> None:
+        """All that the PyTorch side has: JAX does not tell of those that are known to be zero."""
+        for pair in self._wanted:
+            for kind, forward in _FORWARD_OF.items():
+                errors = (self._before or self).errors.get((pair, forward), [])
+                views = self._views[pair]
+                missing = [
+                    dataclasses.replace(leaf, error=1.0)
+                    for leaf in errors
+                    if leaf.torch in self._record.calls[views[leaf.part].torch].of(kind)
+                ]
+                if missing:
+                    self.errors[pair, kind] = missing

@@ -86,13 +86,14 @@ class _Interceptor:
         if method == "setup" or (method.startswith("_") and method != "__call__"):
             return run(*args, **kwargs)
         site = self._numbering.next("/".join(context.module.path), method)
-        call = self._calls[site] = Call(site, self._open[-1] if self._open else None)
+        parent = self._open[-1] if self._open else None
+        call = self._calls[site] = Call(site, parent, type(context.module).__name__)
         with self._opened(site):
             args = self._tapped(args, call, "inputs", "args")
             kwargs = self._tapped(kwargs, call, "inputs", "kwargs")
             outputs = run(*args, **kwargs)
         outputs = self._tapped(outputs, call, "outputs", "")
-        if self._listener is not None:
+        if self._listener is not None and not _is_traced(outputs):
             self._listener.left(site)
         return outputs
 
@@ -117,19 +118,28 @@ class _Interceptor:
         return jax.tree_util.tree_map_with_path(tap, tree)
 
 
+def _is_traced(tree: Any) -> bool:
+    """Whether this is `jit` at work: what is heard comes later."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _pass_on(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
     """The array itself or what takes its place; and likewise its gradient."""
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        return _tap(listener, site, kind, name, leaf)
+    return _told(listener, site, kind, name, leaf)
+
+
+def _told(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
     other = listener.substitute(site, kind, name)
     if other is not None:
         leaf = jnp.asarray(other, leaf.dtype)
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        _tell(partial(listener.heard, site, kind, name), leaf)
-        return leaf
-    return _tap(listener, site, kind, name, leaf)
+    _tell(partial(listener.heard, site, kind, name), leaf)
+    return leaf
 
 
 def _tell(heard: Callable[[NDArray[Any]], None], leaf: Any) -> None:
@@ -151,8 +161,7 @@ _GRADIENTS: dict[Kind, Kind] = {"inputs": "input_gradients", "outputs": "output_
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _tap(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
-    _tell(partial(listener.heard, site, kind, name), leaf)
-    return leaf
+    return _told(listener, site, kind, name, leaf)  # a substitute leaves the gradient its way
 
 
 def _forward(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
@@ -160,11 +169,7 @@ def _forward(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -
 
 
 def _backward(listener: Listener, site: Site, kind: Kind, name: str, _: None, gradient: Any) -> Any:
-    other = listener.substitute(site, _GRADIENTS[kind], name)
-    if other is not None:
-        gradient = jnp.asarray(other, gradient.dtype)
-    _tell(partial(listener.heard, site, _GRADIENTS[kind], name), gradient)
-    return (gradient,)
+    return (_told(listener, site, _GRADIENTS[kind], name, gradient),)
 
 
 _tap.defvjp(_forward, _backward)

@@ -89,7 +89,8 @@ class _Recorder:
 
     def enter(self, path: str, module: Any, args: Any, kwargs: Any) -> Any:
         site = self._numbering.next(path)
-        self.calls[site] = Call(site, self._open[-1] if self._open else None)
+        parent = self._open[-1] if self._open else None
+        self.calls[site] = Call(site, parent, type(module).__name__)
         self._open.append(site)
         return (
             self._tapped(args, site, "inputs", "input_gradients", "args"),
@@ -116,7 +117,8 @@ class _Recorder:
             view = leaf.view_as(leaf)
 
             def keep(gradient: torch.Tensor) -> None:
-                call.of(gradients)[name] = self._spool.put(to_numpy(gradient.detach()))
+                if gradient.any():  # none is as good as one of zeros
+                    call.of(gradients)[name] = self._spool.put(to_numpy(gradient.detach()))
 
             view.register_hook(keep)
             return view

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import linen as nn
@@ -55,7 +56,7 @@ def trace(
         RuleError: rules that match nothing, or something twice, or shapes that do not fit.
         ValueError: inputs that a model does not take.
     """
-    variables = params if set(params) & {"params"} else {"params": params}
+    variables = _as_jax(params if set(params) & {"params"} else {"params": params})
     one, other = _both(inputs)
     device = next((p.device for p in torch_module.parameters()), torch.device("cpu"))
     spool = Spool()
@@ -169,7 +170,9 @@ def _as_torch(arguments: Any, device: torch.device) -> Any:
 
 def _as_jax(arguments: Any) -> Any:
     def convert(leaf: Any) -> Any:
-        return to_numpy(leaf.detach()) if isinstance(leaf, torch.Tensor) else leaf
+        if isinstance(leaf, torch.Tensor):
+            leaf = to_numpy(leaf.detach())
+        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
 
     return jax.tree.map(convert, arguments)
 

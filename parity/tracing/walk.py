@@ -28,7 +28,7 @@ from parity.tracing.errors import BACKWARD, FORWARD, relative_error, worst
 from parity.tracing.flax_side import traced
 from parity.tracing.result import Divergence
 from parity.tracing.rules import Link
-from parity.tracing.suspects import find_suspects
+from parity.tracing.suspects import find_backward_suspects, find_suspects
 from parity.tracing.tensors import flax_tensors, tied_names, torch_tensors
 from parity.tracing.torch_side import TorchRecord, leaf_name
 
@@ -209,9 +209,7 @@ class Walk:
         for child in reversed(self.alignment.children(pair)):
             limit = BACKWARD[self.natural.dtype.get(child, "float64")]
             if clean and self._error(alone, child, "output_gradients") > limit:
-                return self._backward_culprit(
-                    pair, alone, errors, f"what comes to {child.torch[0]}"
-                )
+                return self._backward_culprit(pair, alone, errors, child)
             if max(self._error(alone, child, "input_gradients"), self._own(child, errors)) > limit:
                 clean = clean and self._error(alone, child, "input_gradients") <= limit
                 comparison = Comparison(
@@ -225,10 +223,14 @@ class Walk:
                 _, inside = self.model.backward(comparison, self.alignment.pairs[0])
                 if found := self._backward(child, comparison, inside):
                     return found
-        return self._backward_culprit(pair, alone, errors, "gradient")
+        return self._backward_culprit(pair, alone, errors)
 
     def _backward_culprit(
-        self, pair: Pair, alone: Comparison, errors: Mapping[str, float], where: str
+        self,
+        pair: Pair,
+        alone: Comparison,
+        errors: Mapping[str, float],
+        stage: Pair | None = None,
     ) -> Divergence:
         dtype = self.natural.dtype.get(pair, "float64")
         found = max(self._error(alone, pair, "input_gradients"), self._own(pair, errors))
@@ -240,12 +242,13 @@ class Walk:
             torch=pair.torch[0].path,
             flax=pair.flax[0].path,
             direction="backward",
-            where=where,
+            where="gradient" if stage is None else f"what comes to {stage.torch[0]}",
             error=natural,
             input_error=self._error(self.natural, pair, "output_gradients"),
             alone_error=found,
             dtype=dtype,
             bound=BACKWARD[dtype],
+            suspects=find_backward_suspects(self, pair, stage),
         )
 
     def _own(self, pair: Pair, errors: Mapping[str, float]) -> float:
@@ -260,15 +263,9 @@ class Walk:
         Some gradients are nothing but rounding errors: that of a key's bias, since softmax does
         not see what is added to all scores. They count for as much as they are.
         """
-        theirs = flax_tensors({"params": gradients})
         pairs: dict[str, list[tuple[str, NDArray[Any], NDArray[Any]]]] = {}
-        for link in self.links:
-            stored = self.record.gradients.get(link.torch)
-            if stored is None or link.flax not in theirs:
-                continue
-            one = link.from_torch(self.record.spool.get(stored))
-            pair = (link.torch, one, link.from_flax(theirs[link.flax]))
-            pairs.setdefault(link.torch.rpartition(".")[0], []).append(pair)
+        for name, one, other in self.parameter_gradients(gradients):
+            pairs.setdefault(name.rpartition(".")[0], []).append((name, one, other))
         errors: dict[str, float] = {}
         for members in pairs.values():
             size = sum(float(np.linalg.norm(one.astype(np.float64))) ** 2 for _, one, _ in members)
@@ -278,3 +275,18 @@ class Walk:
                 error = relative_error(one, other) * share if own else relative_error(one, other)
                 errors[name] = max(error, errors.get(name, 0.0))
         return errors
+
+    def parameter_gradients(self, gradients: Any) -> list[tuple[str, NDArray[Any], NDArray[Any]]]:
+        """The gradient of each parameter, PyTorch's and Flax's, in Flax's layout."""
+        theirs = flax_tensors({"params": gradients})
+        found = []
+        for link in self.links:
+            if link.flax not in theirs:
+                continue
+            other = link.from_flax(theirs[link.flax])
+            stored = self.record.gradients.get(link.torch)
+            one = np.zeros_like(other)  # torch makes no gradient of what the loss does not touch
+            if stored is not None:
+                one = link.from_torch(self.record.spool.get(stored))
+            found.append((link.torch, one, other))
+        return found

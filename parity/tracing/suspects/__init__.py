@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import NDArray
@@ -13,11 +14,21 @@ from numpy.typing import NDArray
 from parity.tracing.align import Pair
 from parity.tracing.calls import Kind
 from parity.tracing.comparison import Comparison
-from parity.tracing.errors import FORWARD, worst
+from parity.tracing.errors import BACKWARD, FORWARD, worst
 from parity.tracing.result import Suspect
 from parity.tracing.suspects.attention import attention_suspects
-from parity.tracing.suspects.evidence import Capture, Evidence, Parameter, Part, Value, wide
+from parity.tracing.suspects.cache import cache_suspects
+from parity.tracing.suspects.evidence import (
+    Capture,
+    Evidence,
+    GradientCapture,
+    Parameter,
+    Part,
+    Value,
+    wide,
+)
 from parity.tracing.suspects.glue import glue_suspects
+from parity.tracing.suspects.gradients import gradient_suspects
 from parity.tracing.suspects.layers import layer_suspects
 from parity.tracing.suspects.outputs import output_suspects, rounding_suspects
 from parity.tracing.suspects.parameters import parameter_suspects
@@ -31,6 +42,7 @@ Array = NDArray[Any]
 HYPOTHESES: tuple[Callable[[Evidence], Iterable[Suspect]], ...] = (
     parameter_suspects,
     layer_suspects,
+    cache_suspects,
     attention_suspects,
     glue_suspects,
     table_suspects,
@@ -59,6 +71,46 @@ def find_suspects(walk: Walk, pair: Pair, stage: Pair | None) -> tuple[Suspect, 
             break  # a weaker one would say the same in other words
     best = sorted(found.values(), key=lambda s: math.inf if s.after is None else s.after)
     return tuple(best[:_SHOWN])
+
+
+def find_backward_suspects(walk: Walk, pair: Pair, stage: Pair | None) -> tuple[Suspect, ...]:
+    """Hypotheses about the gradients of a backward culprit, at most three.
+
+    The culprit is run once more, with the PyTorch side's gradients of its outputs.
+
+    Args:
+        walk: the search that found it.
+        pair: the culprit.
+        stage: the part whose outputs get another gradient; None where that of the culprit's own
+            parameters or inputs differs.
+    """
+    children = walk.alignment.children(pair)
+    place = (walk.record, walk.alignment, walk.shapes, pair, "output_gradients", walk.natural)
+    capture = GradientCapture([pair, *children], *place)
+    _, gradients = walk.model.backward(capture, walk.alignment.pairs[0])
+    path = pair.torch[0].path
+    heard = capture.gradients
+    if stage is not None:
+        name = _within(stage.torch[0].path, path)
+        targets = [(f"what {name} gives", v) for v in heard.get((stage, "output_gradients"), [])]
+    else:
+        targets = [
+            (_within(name, path), Value(name, wide(one), wide(other)))
+            for name, one, other in walk.parameter_gradients(gradients)
+            if not path or name.startswith(f"{path}.")
+        ]
+        targets += [(f"its input {v.name}", v) for v in heard.get((pair, "input_gradients"), [])]
+    known = {"the output": heard.get((pair, "output_gradients"), [])}
+    for child in children:
+        name = _within(child.torch[0].path, path)
+        known[f"what goes into {name}"] = heard.get((child, "input_gradients"), [])
+        known[f"what {name} gives"] = heard.get((child, "output_gradients"), [])
+    bound = BACKWARD[walk.natural.dtype.get(pair, "float64")]
+    first = {what: values[0] for what, values in known.items() if values}
+    suspects: dict[str, Suspect] = {}
+    for suspect in gradient_suspects(targets, first, bound):
+        suspects.setdefault(suspect.name, suspect)
+    return tuple(suspects.values())[:_SHOWN]
 
 
 def gather(walk: Walk, pair: Pair, stage: Pair | None) -> Evidence | None:
@@ -155,9 +207,16 @@ def _changed(variables: Mapping[str, Any], changes: Mapping[str, Array]) -> dict
     for path, array in changes.items():
         collection, _, name = path.rpartition(":")
         key = f"{collection or 'params'}/{name}"
-        flat[key] = np.asarray(array).astype(flat[key].dtype)
+        flat[key] = jnp.asarray(array, flat[key].dtype)
     changed: dict[str, Any] = unflatten_dict(flat, sep="/")
     return changed
 
 
-__all__ = ["HYPOTHESES", "Evidence", "Value", "find_suspects", "gather"]
+__all__ = [
+    "HYPOTHESES",
+    "Evidence",
+    "Value",
+    "find_backward_suspects",
+    "find_suspects",
+    "gather",
+]

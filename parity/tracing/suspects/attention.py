@@ -45,6 +45,7 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "softmax-float32": ("precision", "float32", "computes the softmax in float32"),
     "softmax-bfloat16": ("precision", "bfloat16", "computes the softmax in bfloat16"),
     "key-value-swapped": ("swap", "kv", "takes keys for values"),
+    "rotated-key-value-swapped": ("swap", "rotated", "takes rotated keys for values"),
     "query-key-swapped": ("swap", "qk", "takes keys for queries"),
 }
 
@@ -145,6 +146,8 @@ def attend(setting: Setting, change: Mapping[str, str]) -> Array:
             raise ValueError("as many keys as queries are needed")
         query, key = key, query
     query, key, value = _rotated(setting, change, query, key, value)
+    if change.get("swap") == "rotated":
+        key, value = value, key
     group = np.arange(heads)
     group = group % kv_heads if change.get("grouping") == "modulo" else group // (heads // kv_heads)
     scores = query @ key[:, group].swapaxes(2, 3)  # (B, N, S, S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,21 @@ class Capture(Comparison):
             self.values.setdefault((pair, kind), []).extend(
                 Value(e.flax, wide(e.operation(torch[e.torch])), wide(flax[e.flax])) for e in errors
             )
+
+
+class GradientCapture(Comparison):
+    """A comparison that keeps the gradients of some pairs' inputs and outputs."""
+
+    def __init__(self, pairs: Collection[Pair], *args: Any) -> None:
+        super().__init__(*args)
+        self._pairs = pairs
+        self.gradients: dict[tuple[Pair, Kind], list[Value]] = {}
+
+    def hear_gradient(self, pair: Pair, kind: Kind, name: str, torch: Array, flax: Array) -> None:
+        """Keep it."""
+        if pair in self._pairs:
+            value = Value(name, wide(torch), wide(flax))
+            self.gradients.setdefault((pair, kind), []).append(value)
 
 
 def wide(array: Array) -> Array:

@@ -63,7 +63,10 @@ def _named(evidence: Evidence, kind: str, ways: Ways) -> Iterator[Suspect]:
 
 def _norms(x: Array, weight: Array, bias: Array | None, evidence: Evidence) -> Ways:
     """RMSNorm and LayerNorm, with every eps, weight and precision."""
-    eps = dict.fromkeys((*_own_eps(evidence), *EPS))
+    fitted = [
+        _fitted_eps(x, weight, side) for side in (evidence.target.torch, evidence.target.flax)
+    ]
+    eps = dict.fromkeys((*_own_eps(evidence), *EPS, *(e for e in fitted if e is not None)))
     for centred, e, precision in itertools.product((False, True), eps, ("", *_TYPES)):
         y = _rounded(x, precision)
         if centred:
@@ -79,7 +82,7 @@ def _norms(x: Array, weight: Array, bias: Array | None, evidence: Evidence) -> W
                 value = normal * w + (0 if bias is None else bias)
                 words = (
                     "mean subtracted" if centred else "",
-                    f"eps {e:g}",
+                    f"eps {e:.9g}",
                     where,
                     text,
                     f"precision {precision}" if precision else "",
@@ -92,6 +95,17 @@ def _own_eps(evidence: Evidence) -> list[float]:
     names = ("eps", "epsilon", "variance_epsilon")
     found = [getattr(evidence.module, name, None) for name in names]
     return [float(value) for value in found if isinstance(value, float)]
+
+
+def _fitted_eps(x: Array, weight: Array, y: Array) -> float | None:
+    """The eps of an RMSNorm that gives y, solved for; None where it is no such norm."""
+    rows = np.abs(x).argmax(axis=-1)[..., None]  # the largest channel of each row is the most exact
+    w = np.take(weight, rows)
+    a, b = np.take_along_axis(x, rows, -1), np.take_along_axis(y, rows, -1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = (w * a / b) ** 2 - np.square(x).mean(-1, keepdims=True)
+    eps = float(np.median(found))
+    return eps if 0 < eps < 1 else None
 
 
 def _linears(x: Array, kernel: Array, bias: Array | None) -> Ways:

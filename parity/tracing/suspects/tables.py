@@ -28,8 +28,7 @@ def table_suspects(evidence: Evidence) -> Iterator[Suspect]:
         return
     tables = [v for v in stage.inputs if v.torch.shape == target.torch.shape]
     if len(tables) == 2:
-        cos, sin = sorted(tables, key=lambda v: -abs(float(v.torch.ravel()[0])))
-        yield from _angles(evidence, cos, sin)
+        yield from _angles(evidence, *tables)  # cos comes before sin wherever both are passed
 
 
 def _masks(evidence: Evidence, value: Value) -> Iterator[Suspect]:
@@ -109,6 +108,9 @@ def _frequencies(
         return
     ratio = theirs / mine
     after = _of_frequencies(theirs, sides[1])
+    if np.allclose(ratio, 1, rtol=_FIT):
+        yield from _offsets(evidence, mine, one, sides[1])
+        return
     if np.ptp(ratio) < _FIT * abs(ratio[0]):
         words = f"angles are {ratio[0]:.6g} times PyTorch's in Flax: positions scaled"
         if suspect := evidence.judge("rope-scaled", words, after):
@@ -123,6 +125,22 @@ def _frequencies(
         words += ": a scaling (llama3, yarn) that one side leaves out" if None in thetas else ""
         name = "rope-frequencies"
     if suspect := evidence.judge(name, words, after):
+        yield suspect
+
+
+def _offsets(
+    evidence: Evidence, frequencies: Array, one: Array, side: tuple[Array, Array]
+) -> Iterator[Suspect]:
+    """The same frequencies: each row's positions differ by a number of its own."""
+    slowest = int(frequencies.argmin())
+    other = np.arctan2(side[1], side[0])
+    turned = np.mod(other[..., 0, slowest] - one[..., 0, slowest] + math.pi, 2 * math.pi) - math.pi
+    steps = np.rint(turned / frequencies[slowest])
+    moved = one + steps[..., None, None] * frequencies
+    after = max(relative_error(np.cos(moved), side[0]), relative_error(np.sin(moved), side[1]))
+    rows = ", ".join(f"{step:+.0f}" for step in np.ravel(steps)[:6])
+    words = f"positions of the rows are off by {rows} in Flax"
+    if suspect := evidence.judge("positions", words, after):
         yield suspect
 
 

@@ -1,0 +1,12 @@
+"""A catalogue of port bugs, to test the tests with: `parity faults`."""
+
+from parity.faults.backward import BACKWARD_FAULTS
+from parity.faults.decoding import DECODING_FAULTS
+from parity.faults.fault import Fault, Patch
+from parity.faults.functions import FUNCTION_FAULTS
+from parity.faults.run import Outcome, run_faults, trace_fault
+from parity.faults.weights import WEIGHT_FAULTS
+
+CATALOGUE = [*WEIGHT_FAULTS, *FUNCTION_FAULTS, *DECODING_FAULTS, *BACKWARD_FAULTS]
+
+__all__ = ["CATALOGUE", "Fault", "Outcome", "Patch", "run_faults", "trace_fault"]

@@ -1,0 +1,177 @@
+"""The commands that look for culprits: `parity trace` and `parity faults`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from parity.faults import Outcome
+
+EXIT_FOUND = 1
+_JSON = "write a record here; - is stdout, which then has nothing else"
+
+
+def add_trace_commands(
+    commands: Any, add_device: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    """Add the two commands to the subparsers of `parity`."""
+    trace = commands.add_parser(
+        "trace",
+        help="find the first module where two models part",
+        description="Run the PyTorch twin on ONE and the Flax twin on OTHER (the same, unless it "
+        "is given) with the same tokens, compare the inputs and outputs of every module and all "
+        "gradients, and name the first module that differs by itself, with what may be wrong with "
+        "it. For models of your own: parity.trace in Python. Exits with 1 if there is one, with 2 "
+        "if a model cannot be loaded.",
+    )
+    trace.add_argument("one", metavar="ONE", help="a Hugging Face directory")
+    trace.add_argument(
+        "other", metavar="OTHER", nargs="?", help="a Hugging Face directory or Orbax checkpoint"
+    )
+    trace.add_argument(
+        "--dtype",
+        choices=("float64", "float32", "bfloat16"),
+        default="float64",
+        help="of weights and computation (default: float64, where no rounding hides a fault)",
+    )
+    trace.add_argument("--tokens", type=int, default=64, metavar="N", help="of the prompt (64)")
+    trace.add_argument("--no-backward", action="store_true", help="leave gradients out")
+    trace.add_argument("--jit", action="store_true", help="run the Flax twin compiled")
+    trace.add_argument("--all", action="store_true", help="show every module, not the culprit only")
+    trace.add_argument("--json", metavar="FILE", help=_JSON)
+    add_device(trace)
+    trace.set_defaults(run=_trace)
+
+    faults = commands.add_parser(
+        "faults",
+        help="plant known port bugs and see what the tracer says of them",
+        description="Test the tests: put each port bug of the catalogue into the Flax twin of a "
+        "small random model, trace it, and say whether the bug was detected, localised to its "
+        "module, and named. Exits with 1 if one was not detected.",
+    )
+    faults.add_argument("names", metavar="NAME", nargs="*", help="only these (default: all)")
+    faults.add_argument("--list", action="store_true", help="list the catalogue and stop")
+    faults.add_argument("--json", metavar="FILE", help=_JSON)
+    add_device(faults)
+    faults.set_defaults(run=_faults)
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    from parity import report
+    from parity.environment import choose_device
+    from parity.twin_trace import trace_twins
+
+    if arguments.tokens < 1:
+        raise ValueError(f"--tokens must be at least 1, got {arguments.tokens}")
+    with _progress() as progress:
+        progress("tracing")
+        result = trace_twins(
+            arguments.one,
+            arguments.other or arguments.one,
+            choose_device(arguments.device),
+            dtype=arguments.dtype,
+            tokens=arguments.tokens,
+            backward=not arguments.no_backward,
+            jit=arguments.jit,
+        )
+    if arguments.json:
+        report.write_json(arguments.json, result.to_dict())
+    if arguments.json != "-":
+        console = Console()
+        if arguments.all:
+            console.print(result.table())
+        result.print(console)
+    return 0 if result.equal else EXIT_FOUND
+
+
+def _faults(arguments: argparse.Namespace) -> int:
+    from parity import report
+    from parity.environment import choose_device
+    from parity.faults import CATALOGUE, run_faults
+
+    known = {fault.name: fault for fault in CATALOGUE}
+    if unknown := [name for name in arguments.names if name not in known]:
+        raise ValueError(f"no fault is called {unknown[0]!r}; `parity faults --list` shows all")
+    chosen = [known[name] for name in arguments.names] or CATALOGUE
+    console = Console()
+    if arguments.list:
+        table = Table(box=None, pad_edge=False)
+        for column in ("name", "what is wrong", "where"):
+            table.add_column(column, overflow="fold")
+        for fault in chosen:
+            table.add_row(fault.name, fault.sentence, fault.module)
+        console.print(table)
+        return 0
+    with _progress() as progress:
+        outcomes = run_faults(chosen, choose_device(arguments.device), progress)
+    if arguments.json:
+        report.write_json(arguments.json, _record(outcomes))
+    if arguments.json != "-":
+        _show(outcomes, console)
+    return 0 if all(outcome.detected for outcome in outcomes) else EXIT_FOUND
+
+
+def _show(outcomes: list[Outcome], console: Console) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("fault", no_wrap=True)
+    for column in ("detected", "localised", "named"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("what was said", overflow="fold")
+    for outcome in outcomes:
+        found = outcome.divergence
+        said = "" if found is None else (str(found.suspects[0]) if found.suspects else found.where)
+        marks = [
+            "[green]yes[/]" if done else "[red]no[/]"
+            for done in (outcome.detected, outcome.localised, outcome.named)
+        ]
+        table.add_row(outcome.fault.name, *marks, said)
+    console.print(table)
+    counts = _counts(outcomes)
+    console.print(
+        f"{counts['faults']} faults: {counts['detected']} detected, {counts['localised']} "
+        f"localised, {counts['named']} named",
+        highlight=False,
+    )
+
+
+def _counts(outcomes: list[Outcome]) -> dict[str, int]:
+    return {
+        "faults": len(outcomes),
+        "detected": sum(outcome.detected for outcome in outcomes),
+        "localised": sum(outcome.localised for outcome in outcomes),
+        "named": sum(outcome.named for outcome in outcomes),
+    }
+
+
+def _record(outcomes: list[Outcome]) -> dict[str, Any]:
+    return _counts(outcomes) | {
+        "outcomes": [
+            {
+                "fault": outcome.fault.name,
+                "sentence": outcome.fault.sentence,
+                "module": outcome.fault.module,
+                "detected": outcome.detected,
+                "localised": outcome.localised,
+                "named": outcome.named,
+                "divergence": outcome.divergence and outcome.divergence.to_dict(),
+            }
+            for outcome in outcomes
+        ]
+    }
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal; nothing elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda message: None
+        return
+    with console.status("starting") as status:
+        yield status.update

@@ -1,0 +1,78 @@
+"""Hypotheses about a gradient that is not the same on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.tracing.errors import relative_error
+from parity.tracing.result import Suspect
+from parity.tracing.suspects.evidence import Value
+
+Array = NDArray[Any]
+
+
+def gradient_suspects(
+    targets: Iterable[tuple[str, Value]], known: Mapping[str, Value], bound: float
+) -> Iterator[Suspect]:
+    """What each gradient that differs would have to be changed by.
+
+    Args:
+        targets: what it is the gradient of, and the gradient on both sides.
+        known: other gradients in the same call, that it may be a sum of.
+        bound: what error is none.
+    """
+    for what, value in targets:
+        a, b, before = value.torch, value.flax, value.error
+        if before <= bound:
+            continue
+        if not np.any(b):
+            yield Suspect("gradient-missing", f"{what} has no gradient in Flax", before, 0.0)
+        elif not np.any(a):
+            yield Suspect("gradient-missing", f"{what} has no gradient in PyTorch", before, 0.0)
+        else:
+            yield from _related(what, a, b, before, bound)
+            yield from _sum(what, value, known, bound)
+
+
+def _sum(what: str, value: Value, known: Mapping[str, Value], bound: float) -> Iterator[Suspect]:
+    """A sum of gradients, as where a residual stream goes two ways, that lacks a part."""
+    alike = {
+        name: other
+        for name, other in known.items()
+        if other.torch.shape == value.torch.shape and other is not value
+    }
+    if not alike:
+        return
+    found: list[tuple[list[float], float]] = []
+    for side in ("torch", "flax"):
+        matrix = np.stack([getattr(v, side).ravel() for v in alike.values()], axis=1)
+        target = getattr(value, side).ravel()
+        weights, *_ = np.linalg.lstsq(matrix, target, rcond=None)
+        rounded = [round(float(weight), 6) for weight in weights]
+        found.append((rounded, relative_error(matrix @ weights, target)))
+    (mine, error), (theirs, after) = found
+    if max(error, after) <= bound and mine != theirs:
+        words = [
+            " + ".join(name for name, weight in zip(alike, side, strict=True) if weight)
+            for side in (theirs, mine)
+        ]
+        sentence = f"the gradient of {what} is that of {words[0]} in Flax, of {words[1]} in PyTorch"
+        yield Suspect("gradient-sum", sentence, value.error, after)
+
+
+def _related(what: str, a: Array, b: Array, before: float, bound: float) -> Iterator[Suspect]:
+    factor = float(np.vdot(a, b) / np.vdot(a, a))
+    if factor and (after := relative_error(a * factor, b)) <= bound:
+        words = f"the gradient of {what} is {factor:.6g} times PyTorch's in Flax"
+        yield Suspect("gradient-scaled", words, before, after)
+    if a.ndim == 2 and a.shape[0] == a.shape[1] and (after := relative_error(a.T, b)) <= bound:
+        words = f"the gradient of {what} looks transposed"
+        yield Suspect("gradient-transposed", words, before, after)
+    limit = float(np.abs(b).max())
+    if (after := relative_error(np.clip(a, -limit, limit), b)) <= bound:
+        words = f"the gradient of {what} is clipped to {limit:.4g} in Flax"
+        yield Suspect("gradient-clipped", words, before, after)

@@ -1,0 +1,68 @@
+"""The catalogue of port bugs: each is found, in its module, and told for what it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from parity.__main__ import main
+from parity.environment import Device, exact
+from parity.faults import CATALOGUE, Fault, Outcome, trace_fault
+from parity.random_models import small_configs, write_random_model
+
+# The tracer finds these in their module, and has no hypothesis for them.
+UNNAMED = {"gradient-norm-root-cut", "gradient-silu"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name in {fault.model for fault in CATALOGUE}:
+        write_random_model(folder / name, small_configs()[name], "fan-in")
+    return folder
+
+
+@pytest.mark.parametrize("fault", CATALOGUE, ids=lambda fault: fault.name)
+def test_a_fault_is_detected_localised_and_named(
+    fault: Fault, models: Path, device: Device
+) -> None:
+    with exact(device):
+        result = trace_fault(fault, models / fault.model, device)
+    outcome = Outcome(fault, result.first_divergence)
+    assert outcome.detected
+    assert outcome.localised, str(result.first_divergence)
+    assert outcome.named == (fault.name not in UNNAMED), str(result.first_divergence)
+
+
+def test_the_catalogue_is_large_and_says_what_it_is() -> None:
+    assert len({fault.name for fault in CATALOGUE}) == len(CATALOGUE) >= 50
+    assert len({fault.sentence for fault in CATALOGUE}) == len(CATALOGUE)
+    assert len(UNNAMED) <= 0.2 * len(CATALOGUE)
+    for fault in CATALOGUE:  # each damages something
+        assert fault.params or fault.config or fault.patches
+        assert fault.suspects
+
+
+@pytest.mark.parametrize("name", sorted(small_configs()))
+def test_a_model_without_a_fault_is_clean(name: str, tmp_path: Path, device: Device) -> None:
+    write_random_model(tmp_path / "m", small_configs()[name], "small")
+    for scenario in ("backward", "decode"):
+        healthy = Fault("none", "nothing is wrong", "", (), scenario, name)
+        with exact(device):
+            assert trace_fault(healthy, tmp_path / "m", device).equal
+
+
+def test_the_command_counts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = tmp_path / "faults.json"
+    assert main(["faults", "eps", "gradient-silu", "--json", str(record)]) == 0
+    assert "2 faults: 2 detected, 2 localised, 1 named\n" in capsys.readouterr().out
+    found = json.loads(record.read_text())
+    assert [found[key] for key in ("faults", "detected", "localised", "named")] == [2, 2, 2, 1]
+    assert found["outcomes"][0]["divergence"]["suspects"][0]["suspect"] == "norm-eps"
+    assert main(["faults", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert all(fault.name in out for fault in CATALOGUE)
+    assert main(["faults", "gremlin"]) == 2
+    assert "no fault is called 'gremlin'" in capsys.readouterr().err

@@ -1,0 +1,50 @@
+"""`parity trace`: two directories against each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from parity.__main__ import main
+from parity.convert import convert
+from parity.random_models import small_configs, write_random_model
+from tests.tiny_checkpoints import QUERY, put, read
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_the_same_directory_is_the_same_model(model: Path, dtype: str, capsys: Capture) -> None:
+    assert main(["trace", str(model), "--dtype", dtype, "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == "no divergence in 29 calls\n"
+
+
+def test_a_changed_value_is_found_in_an_orbax_checkpoint(model: Path, capsys: Capture) -> None:
+    arrays = read(model)
+    arrays[QUERY][3, 4] += 0.5
+    put(model.parent / "changed", arrays, small_configs()["gqa"])
+    convert(model.parent / "changed", model.parent / "orbax")
+    command = ["trace", str(model), str(model.parent / "orbax"), "--no-backward", "--jit"]
+    assert main([*command, "--device", "cpu", "--all"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "model.layers.0.attention.q_proj: forward, output is off by" in out
+    assert "weight differs in 1 of 2304 values" in out
+    assert main([*command, "--device", "cpu", "--json", "-"]) == 1
+    found = json.loads(capsys.readouterr().out)["first_divergence"]
+    assert found["module_flax"] == "model/layers_0/attention/q_proj"
+    assert found["suspects"][0]["suspect"] == "weight-differs"
+
+
+def test_what_cannot_be_traced_is_one_message(model: Path, capsys: Capture) -> None:
+    assert main(["trace", str(model), "--tokens", "0"]) == 2
+    assert "--tokens must be at least 1" in capsys.readouterr().err
+    assert main(["trace", str(model.parent / "gone")]) == 2
+    assert capsys.readouterr().err.startswith("parity trace: ")
