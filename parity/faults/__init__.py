@@ -5,8 +5,25 @@ from parity.faults.decoding import DECODING_FAULTS
 from parity.faults.fault import Fault, Patch
 from parity.faults.functions import FUNCTION_FAULTS
 from parity.faults.run import Outcome, run_faults, trace_fault
+from parity.faults.trainers import trace_training
+from parity.faults.training import TRAINING_FAULTS, TrainingFault
 from parity.faults.weights import WEIGHT_FAULTS
 
-CATALOGUE = [*WEIGHT_FAULTS, *FUNCTION_FAULTS, *DECODING_FAULTS, *BACKWARD_FAULTS]
+CATALOGUE: list[Fault | TrainingFault] = [
+    *WEIGHT_FAULTS,
+    *FUNCTION_FAULTS,
+    *DECODING_FAULTS,
+    *BACKWARD_FAULTS,
+    *TRAINING_FAULTS,
+]
 
-__all__ = ["CATALOGUE", "Fault", "Outcome", "Patch", "run_faults", "trace_fault"]
+__all__ = [
+    "CATALOGUE",
+    "Fault",
+    "Outcome",
+    "Patch",
+    "TrainingFault",
+    "run_faults",
+    "trace_fault",
+    "trace_training",
+]

@@ -19,6 +19,8 @@ import diy_torch
 from diy_core.config import DIYConfig
 from parity.environment import Device, exact
 from parity.faults.fault import Fault
+from parity.faults.trainers import HEALTHY, trace_training
+from parity.faults.training import TrainingFault
 from parity.random_models import small_configs, write_random_model
 from parity.tracing import trace, twin_rules
 from parity.tracing.result import Divergence, TraceResult
@@ -36,7 +38,7 @@ class Outcome:
         named: with a right suspect among those shown.
     """
 
-    fault: Fault
+    fault: Fault | TrainingFault
     divergence: Divergence | None
 
     @property
@@ -58,7 +60,7 @@ class Outcome:
 
 
 def run_faults(
-    faults: Iterable[Fault],
+    faults: Iterable[Fault | TrainingFault],
     device: Device,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Outcome]:
@@ -70,12 +72,20 @@ def run_faults(
             path = Path(folder) / fault.model
             if not path.exists():
                 write_random_model(path, small_configs()[fault.model], "fan-in")
-            found.append(Outcome(fault, trace_fault(fault, path, device).first_divergence))
+            found.append(Outcome(fault, trace_fault(fault, path, device)))
     return found
 
 
-def trace_fault(fault: Fault, path: Path, device: Device) -> TraceResult:
-    """Trace the PyTorch twin against the Flax twin with the fault in it."""
+def trace_fault(fault: Fault | TrainingFault, path: Path, device: Device) -> Divergence | None:
+    """Trace the PyTorch twin against the Flax twin with the fault in it; inside `exact`."""
+    if isinstance(fault, TrainingFault):
+        trainer = dataclasses.replace(HEALTHY, **fault.change)
+        return trace_training(path, device, trainer)
+    return trace_model(fault, path, device).first_divergence
+
+
+def trace_model(fault: Fault, path: Path, device: Device) -> TraceResult:
+    """A pass through both models, or a step with a cache; inside `exact`."""
     whole = diy_torch.DIYForCausalLM.from_pretrained(path, torch.float64, device.torch)
     config = whole.config
     _, params = diy_jax.DIYForCausalLM.from_pretrained(path, jnp.float64)

@@ -33,6 +33,8 @@ class Call(Generic[Leaf]):
         parent: the call that it was made in; None for the root's.
         kind: the name of the module's class.
         inputs: and the others: `{"args.0": ..., "kwargs.mask": ...}`, `{"": ...}`, `{"0": ...}`.
+        unknown: arrays whose gradients could not be seen.
+        batched: whether the call is one of many that JAX makes at once (`vmap`).
     """
 
     site: Site
@@ -42,6 +44,8 @@ class Call(Generic[Leaf]):
     outputs: dict[str, Leaf] = dataclasses.field(default_factory=dict)
     input_gradients: dict[str, Leaf] = dataclasses.field(default_factory=dict)
     output_gradients: dict[str, Leaf] = dataclasses.field(default_factory=dict)
+    unknown: set[tuple[Kind, str]] = dataclasses.field(default_factory=set)
+    batched: bool = False
 
     def of(self, kind: Kind) -> dict[str, Leaf]:
         """The arrays of one kind."""

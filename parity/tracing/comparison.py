@@ -17,6 +17,7 @@ from parity.tracing.errors import (
     Arrays,
     LeafError,
     compare,
+    not_finite,
     precision,
     relative_error,
 )
@@ -88,9 +89,9 @@ class Comparison:
         pair = self._home.get(site)
         if pair is None or pair not in self._wanted or self._before is None:
             return None
-        if kind != self._kind or pair != self._alone:
-            if self._kind == "inputs" or kind in _FORWARD_OF:
-                return None
+        own = kind == self._kind and pair == self._alone
+        if not own and (self._kind == "inputs" or kind in _FORWARD_OF):
+            return None
         parts = []
         for part, view in self._views_of(pair, site, kind):
             leaf = self._before.leaf(pair, _FORWARD_OF.get(kind, kind), name, part)
@@ -166,6 +167,9 @@ class Comparison:
 
     # Gradients.
 
+    def _known(self, site: Site, kind: Kind, name: str) -> bool:
+        return (kind, name) not in self._record.calls[site].unknown
+
     def _gradient(self, pair: Pair, site: Site, kind: Kind, name: str, array: Array) -> None:
         if not self._expecting:
             self._expecting = True
@@ -175,7 +179,7 @@ class Comparison:
             return
         for part, view in self._views_of(pair, site, kind):
             leaf = (self._before or self).leaf(pair, _FORWARD_OF[kind], name, part)
-            if leaf is not None:
+            if leaf is not None and self._known(view.torch, kind, leaf.torch):
                 one = self._torch(view, kind).get(leaf.torch)
                 other = array if view.flax_cut is None else array[index(view.flax_cut)]
                 self._put_gradient(pair, kind, leaf, one, other)
@@ -186,6 +190,8 @@ class Comparison:
         given.append(array)
         leaf = (self._before or self).leaf(pair, "inputs", name)
         if leaf is None or len(given) < len(pair.flax):
+            return
+        if not all(self._known(site, kind, leaf.torch) for site in pair.torch):
             return
         sides = [self._torch(View(site, pair.flax[0]), kind) for site in pair.torch]
         ones = [side[leaf.torch].astype(np.float64) for side in sides if leaf.torch in side]
@@ -199,13 +205,15 @@ class Comparison:
         # PyTorch makes no gradient of what the loss does not depend on.
         one = np.zeros_like(other) if one is None else leaf.operation(one)
         self.hear_gradient(pair, kind, leaf.flax, one, other)
-        found = dataclasses.replace(leaf, error=relative_error(one, other))
+        error = relative_error(one, other)
+        where = not_finite(one, other, error)
+        found = dataclasses.replace(leaf, error=error, not_finite=where)
         errors = self.errors.setdefault((pair, kind), [])
         errors[:] = [e for e in errors if (e.flax, e.part) != (leaf.flax, leaf.part)] + [found]
 
     def _expect_gradients(self) -> None:
         """All that the PyTorch side has: JAX does not tell of those that are known to be zero."""
-        for pair in self._wanted:
+        for pair in filter(self._views.get, self._wanted):
             for kind, forward in _FORWARD_OF.items():
                 errors = (self._before or self).errors.get((pair, forward), [])
                 views = self._views[pair]
@@ -213,6 +221,7 @@ class Comparison:
                     dataclasses.replace(leaf, error=1.0)
                     for leaf in errors
                     if leaf.torch in self._record.calls[views[leaf.part].torch].of(kind)
+                    and self._known(views[leaf.part].torch, kind, leaf.torch)
                 ]
                 if missing:
                     self.errors[pair, kind] = missing

@@ -28,6 +28,7 @@ class LeafError:
             the share that differs.
         operation: what leads from the PyTorch layout to the Flax layout.
         part: which part of a call that is fused on one side, counted from 0.
+        not_finite: where NaN is, or infinity: `the Flax side only`, `both sides` (NaN only).
     """
 
     torch: str
@@ -35,6 +36,7 @@ class LeafError:
     error: float
     operation: Rearrange
     part: int = 0
+    not_finite: str = ""
 
 
 def relative_error(one: NDArray[Any], other: NDArray[Any]) -> float:
@@ -78,6 +80,18 @@ def _squares(a: NDArray[Any], b: NDArray[Any], scale: float) -> tuple[float, flo
     return float(sums[0]), float(sums[1]), float(sums[2])
 
 
+def not_finite(one: NDArray[Any], other: NDArray[Any], error: float) -> str:
+    """On which side there are values that are no numbers, given the error of the two."""
+    if not _is_float(one) or not _is_float(other):
+        return ""
+    if error != math.inf:
+        return "both sides" if np.isnan(one).any() else ""
+    sides = [bool(np.isfinite(side).all()) for side in (one, other)]
+    if any(sides):
+        return "the Flax side only" if sides[0] else "the PyTorch side only"
+    return "both sides, at other places"
+
+
 def _is_float(array: NDArray[Any]) -> bool:
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
@@ -106,7 +120,7 @@ def compare(torch: Arrays, flax: Arrays, enough: float) -> list[LeafError]:
     ones, others = list(torch), list(flax)
     if len(ones) == len(others):
         found = [
-            dataclasses.replace(best, torch=a, flax=b)
+            _named(best, torch, flax, a, b)
             for a, b in zip(ones, others, strict=True)
             if _alike(torch[a], flax[b])
             and (best := best_operation(torch[a], flax[b], enough)) is not None
@@ -114,7 +128,7 @@ def compare(torch: Arrays, flax: Arrays, enough: float) -> list[LeafError]:
         if len(found) == len(ones):
             return found
     pairs = [
-        dataclasses.replace(best, torch=a, flax=b)
+        _named(best, torch, flax, a, b)
         for a in ones
         for b in others
         if _alike(torch[a], flax[b])
@@ -127,6 +141,11 @@ def compare(torch: Arrays, flax: Arrays, enough: float) -> list[LeafError]:
             used |= keys
             found.append(pair)
     return found
+
+
+def _named(best: LeafError, torch: Arrays, flax: Arrays, a: str, b: str) -> LeafError:
+    where = not_finite(torch[a], flax[b], best.error)
+    return dataclasses.replace(best, torch=a, flax=b, not_finite=where)
 
 
 def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:

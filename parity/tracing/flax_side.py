@@ -8,7 +8,9 @@ place.
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -58,18 +60,47 @@ def traced(
             filled[i] = array
         inside, inside_kwargs = jax.tree.unflatten(tree, filled)
         with nn.intercept_methods(_Interceptor(listener, calls)):
-            return module.apply(variables, *inside, **inside_kwargs)
+            outputs = module.apply(variables, *inside, **inside_kwargs)
+        return jax.tree.map(lambda leaf: None if isinstance(leaf, str) else leaf, outputs)
 
     return run, [leaves[i] for i in moving], calls
 
 
+@dataclasses.dataclass
+class FlaxCalls:
+    """What is known of a model's calls before it runs.
+
+    Attributes:
+        calls: in order, with the shapes of all arrays.
+        loops: paths of modules that JAX runs in a loop (`nn.scan`, `nn.vmap`): their calls cannot
+            be told apart and are left out.
+        compiled: whether some calls are seen only with JAX's compiler off (`nn.jit`).
+    """
+
+    calls: dict[Site, Call[Shape]]
+    loops: list[str]
+    compiled: bool
+
+
 def calls_of(
     module: nn.Module, variables: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[Site, Call[Shape]]:
-    """The calls of a model with the shapes of all arrays, in order; nothing is computed."""
+) -> FlaxCalls:
+    """The calls of a model; nothing is computed."""
     run, arrays, calls = traced(module, args, kwargs, None)
     jax.eval_shape(run, variables, arrays)
-    return calls
+    usual = collections.Counter(site.path for site in calls)
+    with jax.disable_jit():
+        jax.eval_shape(run, variables, arrays)
+    every = collections.Counter(site.path for site in calls)
+    loops = [path for path in every if usual[path] not in (0, every[path])]
+    loops += [site.path for site, call in calls.items() if call.batched and site.path not in loops]
+
+    def outside(site: Site | None) -> bool:
+        return site is None or (site.path not in loops and outside(calls[site].parent))
+
+    kept = {site: call for site, call in calls.items() if outside(site)}
+    outermost = [path for path in loops if path.rpartition("/")[0] not in loops]
+    return FlaxCalls(kept, outermost, len(usual) < len(every))
 
 
 class _Interceptor:
@@ -112,6 +143,7 @@ class _Interceptor:
             name = leaf_name(prefix, keys)
             call.of(kind)[name] = Shape(leaf.shape, leaf.dtype)
             if self._listener is None:
+                call.batched |= type(leaf).__name__ == "BatchTracer"  # which JAX does not export
                 return leaf
             return _pass_on(self._listener, call.site, kind, name, leaf)
 

@@ -92,6 +92,9 @@ def links_of(rules: Iterable[Rule], torch: Shapes, flax: Shapes) -> list[Link]:
     links: list[Link] = []
     faults: list[str] = []
     seen: dict[tuple[str, str, Any], Rule] = {}
+    rules = list(rules)
+    if not rules:
+        faults.append("there are none")
     for rule in rules:
         found = list(_expand(rule, torch))
         if not found:

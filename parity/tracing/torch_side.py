@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from diy_torch.checkpoint import to_numpy
 from parity.tracing.calls import Call, Kind, Numbering, Site
+from parity.tracing.inputs import answering
 from parity.tracing.spool import Spool, Stored
 
 
@@ -47,37 +49,43 @@ def record_torch(
         loss: a scalar of the outputs; None: forward only.
     """
     recorder = _Recorder(spool)
-    hooks = []
-    for path, part in module.named_modules():
-        hooks.append(
-            part.register_forward_pre_hook(partial(recorder.enter, path), with_kwargs=True)
-        )
-        hooks.append(part.register_forward_hook(partial(recorder.leave, path)))
     record = TorchRecord(recorder.calls, spool)
-    try:
-        with torch.set_grad_enabled(loss is not None):
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(loss is not None),
+        _all_learning(module, loss is not None) as parameters,
+        recorder.listening(module),
+    ):
+        with answering("PyTorch"):
             outputs = module(*args, **kwargs)
-            if loss is None:
-                return record
-            value = loss(outputs)
-            names, parameters = _parameters(module)
-            found = torch.autograd.grad(value, parameters, allow_unused=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
+        if loss is None:
+            return record
+        recorder.settle()
+        value = loss(outputs)
+        found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
     record.loss = float(value.detach())
     record.gradients = {
         name: spool.put(to_numpy(gradient.detach()))
-        for name, gradient in zip(names, found, strict=True)
+        for name, gradient in zip(parameters, found, strict=True)
         if gradient is not None
     }
     return record
 
 
-def _parameters(module: torch.nn.Module) -> tuple[list[str], list[torch.nn.Parameter]]:
-    """The parameters that have gradients, each once."""
-    found = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    return list(found), list(found.values())
+@contextlib.contextmanager
+def _all_learning(
+    module: torch.nn.Module, gradients: bool
+) -> Iterator[dict[str, torch.nn.Parameter]]:
+    """The parameters that gradients are taken of: also frozen ones, since Flax knows none."""
+    parameters = {name: p for name, p in module.named_parameters() if p.is_floating_point()}
+    frozen = [p for p in parameters.values() if gradients and not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_()
+        yield parameters
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 class _Recorder:
@@ -86,16 +94,40 @@ class _Recorder:
         self._spool = spool
         self._numbering = Numbering()
         self._open: list[Site] = []
+        self._tapped_tensors: list[tuple[torch.Tensor, int, Call[Stored], Kind, str]] = []
+
+    @contextlib.contextmanager
+    def listening(self, module: torch.nn.Module) -> Iterator[None]:
+        """While the model runs in this context, every call is recorded."""
+        hooks: list[Any] = []
+        for path, part in module.named_modules():
+            enter, leave = partial(self.enter, path), partial(self.leave, path)
+            hooks.append(part.register_forward_pre_hook(enter, with_kwargs=True))
+            hooks.append(part.register_forward_hook(leave))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def settle(self) -> None:
+        """After the forward pass: what was changed in place after it was seen is marked.
+
+        Such a change takes the tensor out of the graph, and with it the hook on its gradient.
+        """
+        for tensor, version, call, kind, name in self._tapped_tensors:
+            if tensor._version != version:
+                call.unknown.add((kind, name))
+        self._tapped_tensors.clear()
 
     def enter(self, path: str, module: Any, args: Any, kwargs: Any) -> Any:
         site = self._numbering.next(path)
         parent = self._open[-1] if self._open else None
         self.calls[site] = Call(site, parent, type(module).__name__)
         self._open.append(site)
-        return (
-            self._tapped(args, site, "inputs", "input_gradients", "args"),
-            self._tapped(kwargs, site, "inputs", "input_gradients", "kwargs"),
-        )
+        new_args = self._tapped(args, site, "inputs", "input_gradients", "args")
+        new_kwargs = self._tapped(kwargs, site, "inputs", "input_gradients", "kwargs")
+        return None if new_args is None else (new_args, new_kwargs)
 
     def leave(self, path: str, module: Any, args: Any, output: Any) -> Any:
         return self._tapped(output, self._open.pop(), "outputs", "output_gradients", "")
@@ -103,7 +135,8 @@ class _Recorder:
     def _tapped(self, tree: Any, site: Site, kind: Kind, gradients: Kind, prefix: str) -> Any:
         """The same tree; its tensors are recorded, and will be when their gradients arrive.
 
-        A tensor is replaced by a view of itself, whose gradient is that of this one use.
+        A tensor is replaced by a view of itself, whose gradient is that of this one use. Without
+        gradients nothing is replaced: None.
         """
         call = self.calls[site]
 
@@ -112,9 +145,10 @@ class _Recorder:
                 return leaf
             name = leaf_name(prefix, keys)
             call.of(kind)[name] = self._spool.put(to_numpy(leaf.detach()))
-            if not leaf.requires_grad:
+            if not leaf.requires_grad or not torch.is_grad_enabled():
                 return leaf
             view = leaf.view_as(leaf)
+            self._tapped_tensors.append((view.detach(), view._version, call, gradients, name))
 
             def keep(gradient: torch.Tensor) -> None:
                 if gradient.any():  # none is as good as one of zeros
@@ -123,7 +157,13 @@ class _Recorder:
             view.register_hook(keep)
             return view
 
-        return pytree.tree_map_with_path(tap, tree)
+        tapped = pytree.tree_map_with_path(tap, tree, is_leaf=_is_opaque)
+        return tapped if torch.is_grad_enabled() else None
+
+
+def _is_opaque(node: Any) -> bool:
+    """Whether it is a tensor or an object of its own, such as a cache, that must stay the same."""
+    return not isinstance(node, tuple | list | dict)
 
 
 def leaf_name(prefix: str, keys: Any) -> str:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import torch
 from flax import linen as nn
 
-from diy_torch.checkpoint import to_numpy, to_tensor
+from diy_torch.checkpoint import to_tensor
 from parity.tracing.align import Alignment, Pair, align
-from parity.tracing.calls import Call, Site
+from parity.tracing.calls import Call, Kind, Site
 from parity.tracing.comparison import Comparison
 from parity.tracing.errors import relative_error, worst
 from parity.tracing.flax_side import calls_of
 from parity.tracing.infer import Inferred, infer
-from parity.tracing.result import Row, TraceResult
+from parity.tracing.inputs import answering, as_jax, as_torch, both, check_models
+from parity.tracing.notes import notes_of, require_something_to_compare
+from parity.tracing.result import Divergence, Row, TraceResult
 from parity.tracing.rules import Link, Rule, links_of
 from parity.tracing.spool import Spool
 from parity.tracing.tensors import Arrays, flax_tensors, tied_names, torch_tensors
@@ -54,32 +57,42 @@ def trace(
 
     Raises:
         RuleError: rules that match nothing, or something twice, or shapes that do not fit.
-        ValueError: inputs that a model does not take.
+        ValueError: what a model cannot be called with, a model that differs from itself, or two
+            whose outputs cannot be compared.
+        TypeError: no PyTorch module, or no Linen module.
     """
-    variables = _as_jax(params if set(params) & {"params"} else {"params": params})
-    one, other = _both(inputs)
+    check_models(torch_module, flax_module)
+    variables = as_jax(params if set(params) & {"params"} else {"params": params})
+    one, other = both(inputs)
     device = next((p.device for p in torch_module.parameters()), torch.device("cpu"))
     spool = Spool()
     try:
-        mine_args, mine_kwargs = _as_torch(one, device)
+        args, kwargs = as_jax(other)
+        with answering("Flax"):
+            flax = calls_of(flax_module, variables, args, kwargs)
+        if jit and flax.compiled:
+            raise ValueError("nn.jit hides calls when it is compiled itself: pass jit=False")
+        mine_args, mine_kwargs = as_torch(one, device)
         measure = (loss[0] if loss else _projected) if backward else None
         record = record_torch(torch_module, mine_args, mine_kwargs, spool, measure)
-        args, kwargs = _as_jax(other)
-        shapes = calls_of(flax_module, variables, args, kwargs)
+        require_something_to_compare(record.calls, flax.calls)
         mine, theirs = torch_tensors(torch_module), flax_tensors(variables)
-        links, inferred = _links(rules, torch_module, mine, theirs, record, shapes)
-        alignment = align(links, record.calls, shapes, tied_names(torch_module))
+        links, inferred = _links(rules, torch_module, mine, theirs, record, flax.calls)
+        alignment = align(links, record.calls, flax.calls, tied_names(torch_module))
         model = FlaxModel(flax_module, variables, args, kwargs, jit, loss[1] if loss else None)
-        walk = Walk(record, alignment, shapes, model, links, torch_module)
-        found = walk.run(backward)
+        walk = Walk(record, alignment, flax.calls, model, links, torch_module)
+        with jax.disable_jit() if flax.compiled else contextlib.nullcontext():
+            found = walk.run(backward)
         return TraceResult(
-            first_divergence=found,
+            first_divergence=_with_nan(found, alignment, walk.natural),
             rows=_rows(alignment, walk.natural),
             parameters=_parameter_errors(links, mine, theirs),
             gradients=walk.gradient_errors,
             loss=None if record.loss is None or walk.loss is None else (record.loss, walk.loss),
             rules=inferred,
-            notes=_notes(alignment, inferred),
+            notes=notes_of(
+                torch_module, record, flax, links, (mine, theirs), alignment, walk.natural
+            ),
         )
     finally:
         spool.close()
@@ -141,42 +154,6 @@ def _in_order(arrays: Arrays, calls: Mapping[Site, Call[Any]], separator: str) -
     return dict(sorted(arrays.items(), key=lambda item: rank(item[0])))
 
 
-def _both(inputs: Any) -> tuple[Any, Any]:
-    if isinstance(inputs, Mapping) and set(inputs) == {"torch", "flax"}:
-        return _arguments(inputs["torch"]), _arguments(inputs["flax"])
-    return _arguments(inputs), _arguments(inputs)
-
-
-def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(given, Mapping):
-        return (), dict(given)
-    if not isinstance(given, tuple):
-        return (given,), {}
-    if len(given) == 2 and isinstance(given[0], tuple) and isinstance(given[1], Mapping):
-        return given[0], dict(given[1])
-    return given, {}
-
-
-def _as_torch(arguments: Any, device: torch.device) -> Any:
-    def convert(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
-            return leaf.to(device)
-        if isinstance(leaf, np.ndarray | jax.Array):
-            return to_tensor(np.array(leaf)).to(device)
-        return leaf
-
-    return jax.tree.map(convert, arguments)
-
-
-def _as_jax(arguments: Any) -> Any:
-    def convert(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
-            leaf = to_numpy(leaf.detach())
-        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
-
-    return jax.tree.map(convert, arguments)
-
-
 def _projected(outputs: Any) -> torch.Tensor:
     """The PyTorch side of the default loss."""
     parts = []
@@ -185,7 +162,7 @@ def _projected(outputs: Any) -> torch.Tensor:
             weights = to_tensor(projection(tuple(leaf.shape), leaf_name("", keys)))
             parts.append((leaf * weights.to(leaf)).sum().double())
     if not parts:
-        raise ValueError("no output depends on a parameter: pass backward=False")
+        raise ValueError("no output depends on a parameter: pass backward=False, or a loss")
     return torch.stack(parts).sum()
 
 
@@ -214,15 +191,17 @@ def _rows(alignment: Alignment, natural: Comparison) -> list[Row]:
     ]
 
 
-def _notes(alignment: Alignment, inferred: Inferred | None) -> list[str]:
-    notes = []
-    if inferred is not None:
-        notes += [f"{name} of the PyTorch model has no partner" for name in inferred.torch_left]
-        notes += [f"{name} of the Flax model has no partner" for name in inferred.flax_left]
-    notes += [f"call {site} of the PyTorch model has no partner" for site in alignment.torch_alone]
-    notes += [
-        f"call {site} of the Flax model has no partner"
-        for site in alignment.flax_alone
-        if site.method == "__call__"
-    ]
-    return notes
+def _with_nan(
+    found: Divergence | None, alignment: Alignment, natural: Comparison
+) -> Divergence | None:
+    """Where only one side is finite, that is what is to be said."""
+    if found is None or found.error != math.inf:
+        return found
+    kind: Kind = "outputs" if found.direction == "forward" else "input_gradients"
+    for pair in alignment.pairs:
+        if found.torch in [site.path for site in pair.torch]:
+            for error in natural.errors.get((pair, kind), []):
+                if error.not_finite:
+                    where = f"{found.where} (NaN/inf on {error.not_finite})"
+                    return dataclasses.replace(found, where=where)
+    return found

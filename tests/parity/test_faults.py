@@ -9,7 +9,14 @@ import pytest
 
 from parity.__main__ import main
 from parity.environment import Device, exact
-from parity.faults import CATALOGUE, Fault, Outcome, trace_fault
+from parity.faults import (
+    CATALOGUE,
+    Fault,
+    Outcome,
+    TrainingFault,
+    trace_fault,
+    trace_training,
+)
 from parity.random_models import small_configs, write_random_model
 
 # The tracer finds these in their module, and has no hypothesis for them.
@@ -26,14 +33,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("fault", CATALOGUE, ids=lambda fault: fault.name)
 def test_a_fault_is_detected_localised_and_named(
-    fault: Fault, models: Path, device: Device
+    fault: Fault | TrainingFault, models: Path, device: Device
 ) -> None:
     with exact(device):
-        result = trace_fault(fault, models / fault.model, device)
-    outcome = Outcome(fault, result.first_divergence)
+        outcome = Outcome(fault, trace_fault(fault, models / fault.model, device))
     assert outcome.detected
-    assert outcome.localised, str(result.first_divergence)
-    assert outcome.named == (fault.name not in UNNAMED), str(result.first_divergence)
+    assert outcome.localised, str(outcome.divergence)
+    assert outcome.named == (fault.name not in UNNAMED), str(outcome.divergence)
 
 
 def test_the_catalogue_is_large_and_says_what_it_is() -> None:
@@ -41,7 +47,10 @@ def test_the_catalogue_is_large_and_says_what_it_is() -> None:
     assert len({fault.sentence for fault in CATALOGUE}) == len(CATALOGUE)
     assert len(UNNAMED) <= 0.2 * len(CATALOGUE)
     for fault in CATALOGUE:  # each damages something
-        assert fault.params or fault.config or fault.patches
+        if isinstance(fault, TrainingFault):
+            assert fault.change
+        else:
+            assert fault.params or fault.config or fault.patches
         assert fault.suspects
 
 
@@ -51,7 +60,14 @@ def test_a_model_without_a_fault_is_clean(name: str, tmp_path: Path, device: Dev
     for scenario in ("backward", "decode"):
         healthy = Fault("none", "nothing is wrong", "", (), scenario, name)
         with exact(device):
-            assert trace_fault(healthy, tmp_path / "m", device).equal
+            assert trace_fault(healthy, tmp_path / "m", device) is None
+
+
+@pytest.mark.parametrize("name", sorted(small_configs()))
+def test_a_training_without_a_fault_is_clean(name: str, tmp_path: Path, device: Device) -> None:
+    write_random_model(tmp_path / "m", small_configs()[name], "fan-in")
+    with exact(device):
+        assert trace_training(tmp_path / "m", device) is None
 
 
 def test_the_command_counts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

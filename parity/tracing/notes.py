@@ -1,0 +1,144 @@
+"""What a trace did not compare, or could not: said, so that silence means something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from parity.tracing.align import Alignment
+from parity.tracing.calls import Call, Site
+from parity.tracing.comparison import Comparison
+from parity.tracing.flax_side import FlaxCalls
+from parity.tracing.operations import candidates
+from parity.tracing.rules import Link
+from parity.tracing.torch_side import TorchRecord
+
+_SHOWN = 5
+Calls = Mapping[Site, Call[Any]]
+
+
+def require_something_to_compare(torch_calls: Calls, flax_calls: Calls) -> None:
+    """Whether some output of the one model can be some output of the other.
+
+    Raises:
+        ValueError: none can; with the shapes of both.
+    """
+    root = Site("")
+    ones, others = torch_calls[root].outputs, flax_calls[root].outputs
+    for side, outputs in (("PyTorch", ones), ("Flax", others)):
+        if not outputs:
+            raise ValueError(
+                f"the {side} model returns no arrays: let it return arrays, or tuples, lists or "
+                "dicts of them"
+            )
+    if not any(any(candidates(a.shape, b.shape)) for a in ones.values() for b in others.values()):
+        raise ValueError(
+            f"the PyTorch model returns {_shapes(ones)}, the Flax model {_shapes(others)}: nothing "
+            "to compare; give both the same inputs, with the same batch size and length"
+        )
+
+
+def notes_of(
+    module: torch.nn.Module,
+    record: TorchRecord,
+    flax: FlaxCalls,
+    links: Sequence[Link],
+    names: tuple[Iterable[str], Iterable[str]],
+    alignment: Alignment,
+    natural: Comparison,
+) -> list[str]:
+    """All that there is to say, a sentence each.
+
+    Args:
+        module: the PyTorch model.
+        record: its calls.
+        flax: those of the Flax model.
+        links: which tensors are the same.
+        names: of all tensors, PyTorch's and Flax's.
+        alignment: which calls are the same.
+        natural: the comparison of both models as they ran.
+    """
+    ones, others = {link.torch for link in links}, {link.flax for link in links}
+    notes = [
+        *_alike(
+            "{} of the PyTorch model has no partner",
+            [n for n in names[0] if n not in ones]
+            + [f"call {site}" for site in alignment.torch_alone],
+        ),
+        *_alike(
+            "{} of the Flax model has no partner",
+            [n for n in names[1] if n not in others]
+            + [f"call {s}" for s in alignment.flax_alone if s.method == "__call__"],
+        ),
+        *_alike("{} is held by a module that never ran", _idle(record, links)),
+        *_alike(
+            "{} runs in a loop of JAX, and the calls in it are not told apart: unroll it to compare them",
+            flax.loops,
+        ),
+        *_not_compared(record.calls, flax.calls, alignment, natural),
+    ]
+    if module.training:
+        notes.append("the PyTorch model is in training mode: .eval() unless that is meant")
+    return notes
+
+
+def _alike(sentence: str, things: Sequence[str]) -> list[str]:
+    """A sentence for each of the first, and one for the rest."""
+    notes = [sentence.format(thing) for thing in things[:_SHOWN]]
+    if len(things) > _SHOWN:
+        notes.append(f"and {len(things) - _SHOWN} more of this kind")
+    return notes
+
+
+def _idle(record: TorchRecord, links: Sequence[Link]) -> list[str]:
+    """Tensors whose module was not called, and that got no gradient from elsewhere."""
+    ran = {site.path for site in record.calls}
+    return [
+        name
+        for name in dict.fromkeys(link.torch for link in links)
+        if name.rpartition(".")[0] not in ran and name not in record.gradients
+    ]
+
+
+def _not_compared(
+    torch_calls: Calls, flax_calls: Calls, alignment: Alignment, natural: Comparison
+) -> list[str]:
+    shapes, dtypes, nans, hidden = [], [], [], []
+    for pair in alignment.pairs:
+        one, other = torch_calls[pair.torch[0]], flax_calls[pair.flax[0]]
+        for kind in ("inputs", "outputs"):
+            a, b = one.of(kind), other.of(kind)
+            errors = natural.errors.get((pair, kind), [])
+            if a and b and not errors:
+                which = "what goes into" if kind == "inputs" else "the output of"
+                shapes.append(f"{which} {pair.torch[0]} ({_shapes(a)}, in Flax {_shapes(b)})")
+            if any(error.not_finite == "both sides" for error in errors):
+                nans.append(str(pair.torch[0]))
+        mine, theirs = _dtypes(one), _dtypes(other)
+        if mine and theirs and mine != theirs:
+            dtypes.append(f"{pair.torch[0]} gives {mine} in PyTorch and {theirs} in Flax")
+        hidden += [str(pair.torch[0])] * bool(one.unknown)
+    notes = _alike("{} was not compared: the shapes do not fit", shapes)
+    if dtypes:
+        notes.append(f"{dtypes[0]}: judged by the less precise ({len(dtypes)} calls)")
+    if nans:
+        notes.append(f"NaN on both sides, first in {nans[0]}: what is NaN is not compared")
+    if hidden:
+        notes.append(
+            f"PyTorch changes arrays of {len(hidden)} calls in place, first of {hidden[0]}: their "
+            "gradients are not compared"
+        )
+    return notes
+
+
+def _dtypes(call: Call[Any]) -> str:
+    return ", ".join(sorted({str(leaf.dtype) for leaf in call.outputs.values()} & _FLOATS))
+
+
+_FLOATS = {"float64", "float32", "float16", "bfloat16"}
+
+
+def _shapes(arrays: Mapping[str, Any]) -> str:
+    return ", ".join(str(tuple(leaf.shape)) for leaf in arrays.values())
