@@ -34,6 +34,7 @@ from diy_core.checkpoints.safetensors_files import JSON_LIMIT
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
+from diy_core.memory import returning_buffers
 
 STATE = "state"
 _OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
@@ -119,12 +120,13 @@ class OrbaxReader(Reader):
         paths = {name: self._tensors[name].flax for name in names}
         # Asked for as numpy in the dtype of the file: Orbax would cast to another one in silence.
         leaves = [self._leaves[path] for path in paths.values()]
-        wanted = {
-            path: np.empty(leaf.shape, leaf.dtype)
-            for path, leaf in zip(paths.values(), leaves, strict=True)
-        }
         try:
-            with _READING, _without_reports(), _context():
+            # Orbax reads in many threads, and what they free would stay in the heap of each.
+            with _READING, returning_buffers(), _without_reports(), _context():
+                wanted = {
+                    path: np.empty(leaf.shape, leaf.dtype)
+                    for path, leaf in zip(paths.values(), leaves, strict=True)
+                }
                 tree = flatten(ocp.load(self.path, unflatten(wanted)))
         except Exception as error:  # damaged files surface as exceptions of many kinds
             raise _cannot_read(self.path, error) from error

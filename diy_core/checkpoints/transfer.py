@@ -21,7 +21,7 @@ from diy_core.checkpoints.dtypes import cast, sha256
 from diy_core.checkpoints.interface import GROUP, Reader, Stored, Writer, groups
 from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.errors import CheckpointError
-from diy_core.memory import returning_buffers, trim
+from diy_core.memory import trim
 
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, bytes of it so far, bytes in all
@@ -85,7 +85,7 @@ def transfer(
     if known:
         reader.require_manifest()
     total = sum(tensor.nbytes for tensor in layout.values())
-    with returning_buffers(), make_writer(reader, layout) as writer:
+    with make_writer(reader, layout) as writer:
         sums = _copy(reader, writer, layout, known, _counting(progress, "writing", layout, total))
         entries = {
             name: Entry(str(layout[name].dtype), tensor.shape, sums[name])
