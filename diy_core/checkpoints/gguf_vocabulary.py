@@ -92,13 +92,13 @@ def _name_of_rules(file: Path, state: dict[str, Any]) -> str:
         blank = tokenizers.Tokenizer(tokenizers.models.BPE())
         blank.pre_tokenizer = build()
         same = json.loads(blank.to_str())["pre_tokenizer"] == state["pre_tokenizer"]
-        # Whether a word that is in the vocabulary is taken whole is a part of llama.cpp's rules.
+        # Whether a known word is taken whole is a part of llama.cpp's rules.
         if same and bool(model.get("ignore_merges")) == (name in WHOLE_WORDS):
             return name
     raise CheckpointError(
         file,
-        "splits text, or takes whole words (ignore_merges), by rules that are none of those known "
-        f"to llama.cpp as {', '.join(PRE_TOKENIZERS)}: use llama.cpp's own converter for this model",
+        "splits text, or takes whole words (ignore_merges), by rules that are none of those that "
+        f"llama.cpp knows as {', '.join(PRE_TOKENIZERS)}: use llama.cpp's own converter for it",
     )
 
 
