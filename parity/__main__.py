@@ -1,12 +1,12 @@
-"""The command line: `parity check`, `convert`, `inspect`, `diff` and `demo`."""
+"""The command line: `parity check`, `convert`, `inspect`, `diff`, `trace`, `faults`, `demo`."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
+import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from diy_core.errors import CheckpointError
 from parity.checkpoint_commands import add_checkpoint_commands
+from parity.trace_commands import add_trace_commands
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -31,9 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
         "check",
         help="prove that both twins compute the same from one model directory",
         description="Load one Hugging Face directory into both twins and compare logits, every "
-        "module's output, every gradient and ragged cached decoding: in float64 to 1e-12 "
-        "(gradients 1e-10), in float32 and bfloat16 by each twin's rounding error. Exits with 1 if "
-        "a check fails, with 2 if the model cannot be loaded.",
+        "module's output, every gradient, ragged and chunked cached decoding, the optimizers and "
+        "100 steps of training: in float64 to 1e-12 (gradients 1e-10, trained parameters 1e-9), in "
+        "float32 and bfloat16 by each twin's rounding error. Exits with 1 if a check fails, with 2 "
+        "if the model cannot be loaded.",
     )
     check.add_argument(
         "model",
@@ -47,11 +49,24 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("float64", "float32", "bfloat16"),
         help="check this dtype only; may be given again (default: all three)",
     )
+    check.add_argument(
+        "--checks",
+        metavar="NAME,...",
+        help="make these alone, of logits, blocks, gradients, decode, chunked, ragged, optimizer "
+        "and training (default: all; optimizer and training only for small models)",
+    )
+    check.add_argument(
+        "--report",
+        metavar="DIR",
+        help="write certificate.json (every value and bound, hashes of weights and config, "
+        "versions) and report.html (one page, needs no network) into this directory",
+    )
     check.add_argument("--json", metavar="FILE", help="also write the record here; - is stdout")
     _add_device(check)
     check.set_defaults(run=_check)
 
     add_checkpoint_commands(commands)
+    add_trace_commands(commands, _add_device)
 
     demo = commands.add_parser(
         "demo",
@@ -82,39 +97,78 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    import torch
-
-    from parity import check, compare, report
+    from parity import certificate, check, compare, report, report_page, sweep
     from parity.environment import choose_device, describe
-    from parity.random_models import SCALES, small_configs, write_random_model
 
     device = choose_device(arguments.device)
     dtypes = arguments.dtype or check.DTYPES
+    plan = check.plan_for(arguments.model) if arguments.model else check.Plan()
+    if arguments.checks:
+        names = tuple(name.strip() for name in arguments.checks.split(",") if name.strip())
+        plan = dataclasses.replace(plan, kinds=names)
+    check.require_supported(dtypes, plan.kinds)
+    if arguments.report:
+        Path(arguments.report).mkdir(parents=True, exist_ok=True)
     # With the record on standard output, what people read goes to standard error.
     console = Console(stderr=arguments.json == "-")
     checks: list[compare.Check] = []
+    proven: list[certificate.Proven] = []
     with _progress() as progress:
         if arguments.model:
-            plan = check.plan_for(arguments.model)
-            checks = check.check_model(arguments.model, device, dtypes, plan, progress)
-            console.print(report.table(checks, f"{arguments.model} on {device.name}"))
+            found = check.check_model(arguments.model, device, dtypes, plan, progress)
+            console.print(report.table(found.checks, f"{arguments.model} on {device.name}"))
+            checks = found.checks
+            if arguments.report:
+                identity = certificate.identify(arguments.model)
+                proven = [certificate.Proven(arguments.model, identity, plan, found)]
         else:
-            torch.set_num_threads(1)  # on tiny tensors threads only wait for each other
-            for name, config in small_configs().items():
-                for scale in SCALES:
-                    progress(f"{name}, {scale} weights")
-                    with tempfile.TemporaryDirectory() as folder:
-                        write_random_model(Path(folder) / "model", config, scale)
-                        found = check.check_model(Path(folder) / "model", device, dtypes)
-                    title = f"{name}, {scale} weights, on {device.name}"
-                    console.print(report.table(found, title))
-                    checks += [
-                        dataclasses.replace(one, name=f"{name}/{scale}/{one.name}") for one in found
-                    ]
+            progress("16 small random models")
+            for one in sweep.check_small_models(arguments.device, dtypes, plan):
+                title = f"{one.name} weights, on {device.name}"
+                console.print(report.table(one.result.checks, title))
+                checks += [
+                    dataclasses.replace(line, name=f"{one.name}/{line.name}")
+                    for line in one.result.checks
+                ]
+                proven.append(one)
+    if not arguments.checks and (line := check.left_out(plan)):
+        console.print(line, highlight=False)
     report.verdict(checks, console)
+    divergence = None
+    if arguments.model and not compare.passed(checks):
+        from parity.twin_trace import trace_twins
+
+        divergence = trace_twins(arguments.model, arguments.model, device).first_divergence
+        console.print(
+            str(divergence or "parity trace finds no module that differs by itself."),
+            highlight=False,
+            markup=False,
+        )
+    environment = describe(device)
     if arguments.json:
-        report.write_json(arguments.json, report.as_json(checks, describe(device)))
+        report.write_json(arguments.json, report.as_json(checks, environment))
+    if arguments.report:
+        written = report_page.write_report(
+            arguments.report,
+            certificate.make(
+                proven,
+                _command(arguments),
+                environment,
+                None if divergence is None else divergence.to_dict(),
+            ),
+        )
+        console.print(f"report: {written}", highlight=False, soft_wrap=True)
     return 0 if compare.passed(checks) else EXIT_FAILED
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command line that asks for this check again."""
+    words = ["parity", "check", *([arguments.model] if arguments.model else [])]
+    words += [word for dtype in arguments.dtype or [] for word in ("--dtype", dtype)]
+    for option in ("checks", "report", "json"):
+        if value := getattr(arguments, option):
+            words += [f"--{option}", value]
+    return shlex.join([*words, "--device", arguments.device])
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -1,9 +1,8 @@
-"""`parity check`: three kinds of proof that the two twins are one function.
+"""`parity check`: eight kinds of proof that the two twins are one function.
 
-1. float64, the logic: relative L2 per tensor of logits, every module's output, every gradient.
-2. float32 and bfloat16, the rounding: each twin's error against the float64 truth, pooled,
-   neither more than twice the other's, beyond what already lies between the two libraries.
-3. Decoding: ragged cached decoding against the full forward, position by position; greedy tokens.
+float64 is for the logic: relative L2 per tensor, position or parameter against the bounds below.
+float32 and bfloat16 are for the rounding: each twin's error against the float64 truth, pooled,
+neither more than twice the other's, beyond what already lies between the two libraries.
 """
 
 from __future__ import annotations
@@ -15,53 +14,56 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.config import DIYConfig
-from diy_core.mapping import tensors
-from parity.compare import Check, Tensors, rounding, worst_tensor
+from diy_core.mapping import flatten, tensors
+from parity import lines
+from parity.adamw import run_optimizers
+from parity.compare import Check
 from parity.control import allowance
 from parity.decoding import Decoding, cached_logits, greedy
 from parity.environment import Device, exact
-from parity.metrics import (
-    Pool,
-    pooled_gradients,
-    pooled_outputs,
-    relative_l2,
+from parity.pair import Batch, Observation, Pair, release_memory
+from parity.plan import (
+    DTYPES,
+    KINDS,
+    Plan,
+    left_out,
+    make_batch,
+    plan_for,
+    random_batch,
+    require_supported,
 )
-from parity.pair import LOGITS, Batch, Observation, Pair, release_memory
+from parity.series import (
+    DECODE_POSITIONS,
+    FORWARD_POSITIONS,
+    Curve,
+    layer_curves,
+    loss_curves,
+    position_curve,
+)
+from parity.training import Run, token_batches, train_flax, train_torch
 
-ACTIVATION_BOUND = 1e-12
-GRADIENT_BOUND = 1e-10
-DTYPES = ("float64", "float32", "bfloat16")
+__all__ = [
+    "DTYPES",
+    "KINDS",
+    "Plan",
+    "Result",
+    "check_model",
+    "left_out",
+    "make_batch",
+    "plan_for",
+    "require_supported",
+]
+_OBSERVED = {"logits", "blocks", "gradients"}
 Progress = Callable[[str], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How much is compared: tokens of the forward check, positions of the decoding check.
+@dataclasses.dataclass
+class Result:
+    """What a check found: its lines, and the curves that belong to them."""
 
-    `greedy_tokens` 0 leaves the greedy continuation out.
-    """
-
-    batch_size: int = 2
-    sequence: int = 64
-    decode_prompts: tuple[int, ...] = (3, 200, 77)
-    decode_positions: int = 320
-    greedy_tokens: int = 48
-    gradients: bool = True
-    seed: int = 0
-
-
-_LARGE = 20_000_000  # parameters: from here on less is compared, so that a check takes minutes
-
-
-def plan_for(path: str | Path) -> Plan:
-    """How much to compare for the model in a directory: less for a large one."""
-    require_directory(path)
-    config = DIYConfig.from_pretrained(path)
-    if sum(tensor.parameters for tensor in tensors(config)) < _LARGE:
-        return Plan()
-    return Plan(decode_prompts=(120, 31), decode_positions=256)
+    checks: list[Check]
+    curves: list[Curve]
 
 
 def check_model(
@@ -70,151 +72,196 @@ def check_model(
     dtypes: Sequence[str] = DTYPES,
     plan: Plan | None = None,
     progress: Progress = lambda message: None,
-) -> list[Check]:
+) -> Result:
     """Run the checks of the chosen dtypes on one Hugging Face directory.
 
     The float64 truth is computed whichever dtypes are chosen.
 
     Raises:
-        ValueError: an unknown dtype, or a directory that cannot be loaded.
+        ValueError: an unknown dtype or kind, a choice of both that leaves nothing to check, or a
+            directory that cannot be loaded.
     """
     plan = plan or Plan()
-    if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
-        raise ValueError(f"dtype {unknown[0]!r} is not supported; choose one of {list(DTYPES)}")
-    checks: list[Check] = []
+    require_supported(dtypes, plan.kinds)
     with exact(device):
-        progress("float64: the truth")
-        pair = Pair(path, "float64", device)
-        batch = make_batch(pair.config, plan)
-        truth = pair.observe_torch(batch, plan.gradients)
-        decoding = Decoding.make(pair.config, plan.decode_prompts, plan.decode_positions, plan.seed)
-        full = pair.full_logits(decoding.batch)
-        if "float64" in dtypes:
-            pair.drop_torch()
-            progress("float64: logits, modules, gradients")
-            other = pair.observe_flax(batch, plan.gradients)
-            checks += _same(truth, other, device)
-            del other
-            release_memory()
-            progress("float64: cached decoding")
-            checks += _same_decoding(pair, decoding, full, plan, device)
-        for dtype in (dtype for dtype in DTYPES[1:] if dtype in dtypes):
-            del pair
-            release_memory()
-            progress(f"{dtype}: rounding against the truth")
-            pair = Pair(path, dtype, device)
-            control = allowance(pair.config, dtype, device)
-            seen = pair.observe_torch(batch, plan.gradients)
-            pair.drop_torch()
-            other = pair.observe_flax(batch, plan.gradients)
-            checks += _same_rounding(truth, seen, other, dtype, device, control)
-            del seen, other
-            release_memory()
-            progress(f"{dtype}: cached decoding")
-            checks += _decoding_rounding(pair, decoding, full, dtype, device, control)
-    return checks
+        return _Run(path, device, dtypes, plan, progress).result()
 
 
-def make_batch(config: DIYConfig, plan: Plan) -> Batch:
-    """A ragged batch of random tokens: the first row whole, the others shorter."""
-    sequence = min(plan.sequence, config.max_position_embeddings)
-    generator = np.random.default_rng(plan.seed)
-    ids = generator.integers(0, config.vocab_size, (plan.batch_size, sequence), np.int32)
-    lengths = np.linspace(sequence, max(2, sequence // 4), plan.batch_size)
-    return Batch(ids, lengths.astype(np.int32))
+class _Run:
+    """One check from beginning to end; tensors are let go as soon as they are compared."""
 
-
-def _same(truth: Observation, other: Observation, device: Device) -> list[Check]:
-    """Float64: every tensor of the two observations, the worst of each kind."""
-    kinds = [
-        ("logits", _only_logits(truth), _only_logits(other), ACTIVATION_BOUND),
-        ("modules", _but_logits(truth), _but_logits(other), ACTIVATION_BOUND),
-    ]
-    if truth.gradients:
-        kinds.append(("gradients", truth.gradients, other.gradients, GRADIENT_BOUND))
-    return [
-        worst_tensor(name, expected, found, bound, "float64", device.name)
-        for name, expected, found, bound in kinds
-    ]
-
-
-def _same_rounding(
-    truth: Observation,
-    one: Observation,
-    other: Observation,
-    dtype: str,
-    device: Device,
-    control: tuple[float, float],
-) -> list[Check]:
-    """Float32, bfloat16: the two twins' errors against the truth, pooled."""
-    seen = (truth, one, other)
-    kinds: list[tuple[str, list[Tensors], Pool]] = [
-        ("logits", [_only_logits(side) for side in seen], pooled_outputs),
-        ("modules", [_but_logits(side) for side in seen], pooled_outputs),
-    ]
-    if truth.gradients:
-        kinds.append(("gradients", [side.gradients for side in seen], pooled_gradients))
-    return [
-        rounding(name, *sides, dtype=dtype, device=device.name, control=control, pool=pool)
-        for name, sides, pool in kinds
-    ]
-
-
-def _same_decoding(
-    pair: Pair, decoding: Decoding, full: NDArray[np.float64], plan: Plan, device: Device
-) -> list[Check]:
-    """Float64: both twins' cached logits against the full forward, and the same greedy tokens."""
-    checks = []
-    for name, logits in cached_logits(pair, decoding).items():
-        errors = _position_errors(logits, full)
-        worst = int(errors.argmax())
-        checks.append(
-            Check(
-                f"decode {name}",
-                "float64",
-                device.name,
-                int(logits.size),
-                float(errors[worst]),
-                ACTIVATION_BOUND,
-                bool(errors[worst] <= ACTIVATION_BOUND),
-                decoding.place(worst),
-            )
+    def __init__(
+        self,
+        path: str | Path,
+        device: Device,
+        dtypes: Sequence[str],
+        plan: Plan,
+        progress: Progress,
+    ) -> None:
+        self.path, self.device, self.plan, self.progress = path, device, plan, progress
+        self.wanted = {d: {k for k in plan.kinds if d in dtypes and d in KINDS[k]} for d in DTYPES}
+        self.kinds = set().union(*self.wanted.values())
+        self.checks: list[Check] = []
+        self.curves: list[Curve] = []
+        config = DIYConfig.from_pretrained(path)
+        limit = config.max_position_embeddings
+        self.batch = make_batch(config, plan)
+        self.ragged = random_batch(
+            config, np.minimum(plan.ragged, limit).astype(np.int32), plan.seed + 1
         )
-    if not plan.greedy_tokens:
-        return checks
-    one, other = greedy(pair, decoding, plan.greedy_tokens)
-    differing = int((one != other).sum())
-    checks.append(
-        Check("greedy tokens", "float64", device.name, one.size, differing, 0, differing == 0)
-    )
-    return checks
+        self.decoding = Decoding.make(config, plan.decode_prompts, plan.decode_positions, plan.seed)
+        columns = min(plan.training_sequence, limit)
+        self.batches = token_batches(
+            config.vocab_size, plan.training_steps, plan.training_rows, columns, plan.seed
+        )
+        self.truth: Observation | None = None
+        self.full = np.zeros((0, 0))
+        self.trained: Run | None = None
 
+    def result(self) -> Result:
+        """Everything that was asked for."""
+        self._float64()
+        for dtype in DTYPES[1:]:
+            if self.wanted[dtype]:
+                release_memory()
+                self._rounding(dtype)
+        return Result(self.checks, layer_curves(self.checks) + self.curves)
 
-def _decoding_rounding(
-    pair: Pair,
-    decoding: Decoding,
-    full: NDArray[np.float64],
-    dtype: str,
-    device: Device,
-    control: tuple[float, float],
-) -> list[Check]:
-    """Float32, bfloat16: both twins' cached logits against the float64 full forward."""
-    truth = {LOGITS: full}
-    logits = cached_logits(pair, decoding)
-    one, other = ({LOGITS: logits[name]} for name in ("torch", "flax"))
-    return [rounding("decode", truth, one, other, dtype=dtype, device=device.name, control=control)]
+    def _float64(self) -> None:
+        wanted = self.wanted["float64"]
+        self.progress("float64: the truth")
+        pair = Pair(self.path, "float64", self.device)
+        if self.kinds & _OBSERVED:
+            self.truth = pair.observe_torch(self.batch, "gradients" in self.kinds)
+        if self.kinds & {"decode", "chunked"}:
+            self.full = pair.full_logits(self.decoding.batch)
+        if wanted & _OBSERVED:
+            self._observe(pair, wanted)
+        if "decode" in wanted:
+            self._decode(pair)
+        if "chunked" in wanted:
+            self.progress("float64: prompts in chunks")
+            chunked = self.decoding.in_chunks(self.plan.chunks)
+            for twin, logits in cached_logits(pair, chunked).items():
+                self._positions(f"chunked {twin}", self.decoding.batch, logits, self.full)
+        if "ragged" in wanted:
+            self.progress("float64: rows of a padded batch, and alone")
+            for twin in ("torch", "flax"):
+                found = pair.full_logits(self.ragged, twin)
+                alone = [pair.full_logits(row, twin) for row in self.ragged.rows()]
+                self._positions(f"ragged {twin}", self.ragged, found, np.concatenate(alone))
+        if "optimizer" in wanted:
+            self._optimizer(pair)
+        if "training" in self.kinds:
+            self._training(pair)
 
+    def _observe(self, pair: Pair, wanted: set[str]) -> None:
+        assert self.truth is not None
+        pair.drop_torch()
+        self.progress("float64: logits, blocks, gradients")
+        found = pair.observe_flax(self.batch, "gradients" in wanted)
+        self.checks += lines.same(self.truth, found, wanted, self.batch, self.device.name)
+        self._forward_positions("float64", {"flax": found})
+        del found
+        release_memory()
 
-def _position_errors(
-    logits: NDArray[np.float64], truth: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Relative L2 of each position's logits, (positions,)."""
-    return np.array([relative_l2(a, b) for a, b in zip(logits, truth, strict=True)])
+    def _decode(self, pair: Pair) -> None:
+        self.progress("float64: cached decoding")
+        batch = self.decoding.batch
+        for twin, logits in cached_logits(pair, self.decoding).items():
+            self._positions(f"decode {twin}", batch, logits, self.full)
+            self._decode_positions("float64", twin, logits)
+        if self.plan.greedy_tokens:
+            one, other = greedy(pair, self.decoding, self.plan.greedy_tokens)
+            self.checks.append(lines.same_tokens(one, other, self.device.name))
 
+    def _optimizer(self, pair: Pair) -> None:
+        self.progress("float64: optimizers")
+        pair.drop_torch()
+        flat, rows = flatten(pair.params), tensors(pair.config)
+        first = {row.hf: row.to_flax.inverse(np.asarray(flat[row.flax])) for row in rows}
+        one, other = run_optimizers(
+            first,
+            pair.config,
+            self.plan.recipe,
+            self.plan.optimizer_steps,
+            self.plan.seed,
+            self.device,
+        )
+        self.checks.append(lines.same_optimizer(one, other, self.device.name))
 
-def _only_logits(seen: Observation) -> Tensors:
-    return {LOGITS: seen.activations[LOGITS]}
+    def _training(self, pair: Pair) -> None:
+        """Float64: the truth, and where it is asked for the other twin and the control."""
+        steps = f"{len(self.batches)} steps of training"
+        self.progress(f"float64: {steps}")
+        truth = self.trained = train_torch(pair, self.plan.recipe, self.batches)
+        if "training" in self.wanted["float64"]:
+            other = train_flax(pair, self.plan.recipe, self.batches)
+            self.progress(f"float64: {steps}, the control")
+            control = train_flax(pair, self.plan.recipe, self.batches, moved=True)
+            self.checks.append(lines.same_training(truth, other, control, self.device.name))
+            losses = {"torch": truth.losses, "flax": other.losses}
+            self.curves += loss_curves("float64", truth.losses, losses, control.losses)
+        truth.parameters.clear()  # only the losses are needed from here on
 
+    def _rounding(self, dtype: str) -> None:
+        wanted = self.wanted[dtype]
+        pair = Pair(self.path, dtype, self.device)
+        control = allowance(pair.config, dtype, self.device)
+        if wanted & _OBSERVED:
+            assert self.truth is not None
+            self.progress(f"{dtype}: rounding against the truth")
+            one = pair.observe_torch(self.batch, "gradients" in wanted)
+            pair.drop_torch()
+            other = pair.observe_flax(self.batch, "gradients" in wanted)
+            self.checks += lines.same_rounding(
+                (self.truth, one, other), wanted, self.batch, dtype, self.device.name, control
+            )
+            self._forward_positions(dtype, {"torch": one, "flax": other})
+            del one, other
+            release_memory()
+        if "decode" in wanted:
+            self.progress(f"{dtype}: cached decoding")
+            logits = cached_logits(pair, self.decoding)
+            self.checks.append(
+                lines.decode_rounding(
+                    self.full, logits, self.decoding.batch, dtype, self.device.name, control
+                )
+            )
+            for twin, found in logits.items():
+                self._decode_positions(dtype, twin, found)
+        if "training" in wanted:
+            self._training_rounding(pair, dtype, control)
 
-def _but_logits(seen: Observation) -> Tensors:
-    return {name: array for name, array in seen.activations.items() if name != LOGITS}
+    def _training_rounding(self, pair: Pair, dtype: str, control: tuple[float, float]) -> None:
+        assert self.trained is not None
+        self.progress(f"{dtype}: {len(self.batches)} steps of training")
+        one = train_torch(pair, self.plan.recipe, self.batches).losses
+        other, moved = (
+            train_flax(pair, self.plan.recipe, self.batches, moved=flag).losses
+            for flag in (False, True)
+        )
+        truth = self.trained.losses
+        self.checks.append(
+            lines.training_rounding(truth, one, other, moved, dtype, self.device.name, control)
+        )
+        self.curves += loss_curves(dtype, truth, {"torch": one, "flax": other}, moved)
+
+    def _positions(
+        self, name: str, batch: Batch, found: NDArray[np.float64], truth: NDArray[np.float64]
+    ) -> None:
+        self.checks.append(lines.same_positions(name, batch, found, truth, self.device.name))
+
+    def _forward_positions(self, dtype: str, seen: dict[str, Observation]) -> None:
+        assert self.truth is not None
+        self.curves += [
+            position_curve(
+                FORWARD_POSITIONS, dtype, side, self.batch, found.logits, self.truth.logits
+            )
+            for side, found in seen.items()
+        ]
+
+    def _decode_positions(self, dtype: str, twin: str, logits: NDArray[np.float64]) -> None:
+        self.curves.append(
+            position_curve(DECODE_POSITIONS, dtype, twin, self.decoding.batch, logits, self.full)
+        )

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.metrics import Pool, machine_epsilon, pooled_outputs, relative_l2
+from parity.metrics import (
+    Agreement,
+    Pool,
+    TensorError,
+    machine_epsilon,
+    pooled_outputs,
+    tensor_error,
+)
 
 RATIO_BOUND = 2.0
 Tensors = Mapping[str, NDArray[Any]]
@@ -17,7 +25,24 @@ Tensors = Mapping[str, NDArray[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One line of the proof; `where` names the module or tensor that `value` was measured at."""
+    """One line of the proof.
+
+    Attributes:
+        name: what was compared.
+        dtype: in which it was computed.
+        device: where.
+        compared: how many numbers.
+        value: what was measured.
+        bound: the most that `value` may be.
+        passed: whether it is.
+        where: the module, tensor or position that `value` was measured at; on failure the first
+            one past the bound.
+        control: what `value` (or, for a ratio, the error in it) would be between two runs of the
+            same twin whose first weights differ by one unit in the last place of one of them;
+            None where there is no such run.
+        tensors: the error of every tensor that took part, in the order of execution.
+        agreement: of logits, one entry for each twin that was held against a reference.
+    """
 
     name: str
     dtype: str
@@ -27,12 +52,43 @@ class Check:
     bound: float
     passed: bool
     where: str = ""
+    control: float | None = None
+    tensors: tuple[TensorError, ...] = ()
+    agreement: tuple[Agreement, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The check as it is written down: plain values, each tensor with its relative L2."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["tensors"] = [
+            {
+                "name": error.name,
+                "side": error.side,
+                "relative_l2": error.relative_l2,
+                "largest": error.largest,
+                "index": list(error.index),
+            }
+            for error in self.tensors
+        ]
+        values["agreement"] = [dataclasses.asdict(one) for one in self.agreement]
+        return values
 
 
 def passed(checks: Iterable[Check]) -> bool:
     """True where there are checks and all of them passed."""
     checks = list(checks)
     return bool(checks) and all(check.passed for check in checks)
+
+
+def tensor_errors(name: str, truth: Tensors, found: Tensors, side: str) -> list[TensorError]:
+    """The error of each tensor, in the order of `truth`.
+
+    Raises:
+        ValueError: the two hold other tensors, or none: nothing would be proven.
+    """
+    if set(truth) != set(found) or not truth:
+        missing = sorted(set(truth) ^ set(found))
+        raise ValueError(f"{name}: the twins do not hold the same tensors: {missing or 'none'}")
+    return [tensor_error(key, found[key], expected, side) for key, expected in truth.items()]
 
 
 def worst_tensor(
@@ -51,15 +107,20 @@ def worst_tensor(
     Raises:
         ValueError: the two sides hold other tensors, or none: nothing would be proven.
     """
-    if set(truth) != set(found) or not truth:
-        missing = sorted(set(truth) ^ set(found))
-        raise ValueError(f"{name}: the twins do not hold the same tensors: {missing or 'none'}")
-    errors = {key: relative_l2(found[key], expected) for key, expected in truth.items()}
-    past = [key for key, error in errors.items() if not error <= bound]
-    worst = max(errors, key=lambda key: errors[key])
-    where = past[0] if past else worst
-    compared = sum(int(array.size) for array in truth.values())
-    return Check(name, dtype, device, compared, errors[worst], bound, not past, where)
+    errors = tensor_errors(name, truth, found, "flax")
+    past = [error.name for error in errors if not error.relative_l2 <= bound]
+    worst = max(errors, key=lambda error: error.relative_l2)
+    return Check(
+        name,
+        dtype,
+        device,
+        compared=sum(int(array.size) for array in truth.values()),
+        value=worst.relative_l2,
+        bound=bound,
+        passed=not past,
+        where=past[0] if past else worst.name,
+        tensors=tuple(errors),
+    )
 
 
 def rounding(
@@ -87,25 +148,49 @@ def rounding(
     Raises:
         ValueError: the sides hold other tensors, or none.
     """
-    if not (set(truth) == set(one) == set(other)) or not truth:
-        raise ValueError(f"{name}: the twins do not hold the same tensors")
-    layers: dict[str, list[str]] = {}
-    for key in truth:
-        layers.setdefault(_layer_of(key), []).append(key)
+    sides = [
+        tensor_errors(name, truth, found, side) for side, found in (("torch", one), ("flax", other))
+    ]
+    layers: dict[str, list[int]] = {}
+    for index, key in enumerate(truth):
+        layers.setdefault(_layer_of(key), []).append(index)
     floor = machine_epsilon(dtype) / 4
     errors = np.array(
-        [[max(pool(side, truth, keys), floor) for side in (one, other)] for keys in layers.values()]
+        [
+            [max(pool([errors[i] for i in indices]), floor) for errors in sides]
+            for indices in layers.values()
+        ]
     )
     first, second = np.sqrt(np.mean(errors**2, axis=0))
-    # Both ways, each with its own bound; shown is the way that comes closer to it.
-    ways = [
-        (float(first / second), RATIO_BOUND * control[0]),
-        (float(second / first), RATIO_BOUND * control[1]),
-    ]
-    value, bound = max(ways, key=lambda way: way[0] / way[1])
-    where = list(layers)[int(np.abs(np.log(errors[:, 0] / errors[:, 1])).argmax())]
+    value, bound = ratio(float(first), float(second), control)
+    with np.errstate(invalid="ignore", divide="ignore"):  # infinite errors
+        where = list(layers)[int(np.abs(np.log(errors[:, 0] / errors[:, 1])).argmax())]
     compared = sum(int(array.size) for array in truth.values())
-    return Check(name, dtype, device, compared, value, bound, value <= bound, where)
+    return Check(
+        name,
+        dtype,
+        device,
+        compared,
+        value,
+        bound,
+        value <= bound,
+        where,
+        tensors=tuple(sides[0] + sides[1]),
+    )
+
+
+def ratio(one: float, other: float, control: tuple[float, float]) -> tuple[float, float]:
+    """Two errors over each other and the bound of that: of both ways the one closer to its bound.
+
+    Args:
+        one: an error, above 0.
+        other: the error of the other side, above 0.
+        control: what the bound of 2 is multiplied with, (one over other, other over one).
+    """
+    ways = [(one / other, RATIO_BOUND * control[0]), (other / one, RATIO_BOUND * control[1])]
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return math.inf, ways[0][1] if one > other else ways[1][1]
+    return max(ways, key=lambda way: way[0] / way[1])
 
 
 def _layer_of(name: str) -> str:

@@ -1,9 +1,9 @@
-"""Cached decoding of a ragged batch in both twins: a prompt, a second chunk, then single tokens."""
+"""Cached decoding of a ragged batch in both twins: token by token, in chunks, greedily."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,16 +17,23 @@ import diy_torch
 from diy_core.config import DIYConfig
 from parity.pair import Batch, Pair
 
-SECOND_CHUNK = 64
 Chunk = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
 @dataclasses.dataclass
 class Decoding:
-    """A ragged batch to decode: rows of other lengths, out of prompts of other lengths."""
+    """A ragged batch to decode, and in which pieces.
+
+    Attributes:
+        batch: rows of other lengths.
+        prompts: how many tokens of each row the first call takes, (B,).
+        widths: how many tokens of every row each further call takes; the last of them until all
+            rows are done.
+    """
 
     batch: Batch
     prompts: NDArray[np.int32]
+    widths: tuple[int, ...] = (64, 1)
 
     @classmethod
     def make(
@@ -37,27 +44,35 @@ class Decoding:
         lengths = np.maximum(4, positions - 29 * np.arange(len(prompts)))
         generator = np.random.default_rng([seed, 1])
         ids = generator.integers(0, config.vocab_size, (len(prompts), positions), np.int32)
-        batch = Batch(ids, lengths.astype(np.int32))
-        return cls(batch, np.minimum(prompts, lengths - 2).astype(np.int32))
+        batch = Batch(ids, np.minimum(lengths, positions).astype(np.int32))
+        return cls(batch, _within(prompts, batch))
+
+    def in_chunks(self, widths: Sequence[int]) -> Decoding:
+        """The same batch in chunks of these sizes; the rows' first chunks are of uneven size too.
+
+        The first chunk of row i is a 2**i-th of the first width.
+        """
+        first = [max(1, widths[0] >> row) for row in range(len(self.prompts))]
+        return dataclasses.replace(
+            self, prompts=_within(first, self.batch), widths=tuple(widths[1:])
+        )
 
     def chunks(self) -> Iterator[Chunk]:
         """What the model is fed, call by call: ids (B, S) and how many of them count, (B,)."""
-        start = np.zeros_like(self.prompts)
-        width, wanted = int(self.prompts.max()), self.prompts
+        start, columns = np.zeros_like(self.prompts), self.batch.ids.shape[1]
+        width, wanted, further = int(self.prompts.max()), self.prompts, list(self.widths)
         while (start < self.batch.lengths).any():
             new = np.minimum(wanted, self.batch.lengths - start)
-            columns = np.minimum(
-                start[:, None] + np.arange(width)[None, :], self.batch.ids.shape[1] - 1
-            )
-            yield np.take_along_axis(self.batch.ids, columns, axis=1), new.astype(np.int32)
-            width = SECOND_CHUNK if start.max() == 0 else 1
+            index = np.minimum(start[:, None] + np.arange(width)[None, :], columns - 1)
+            yield np.take_along_axis(self.batch.ids, index, axis=1), new.astype(np.int32)
+            width = min(further.pop(0) if len(further) > 1 else further[0], columns)
             start = start + new
             wanted = np.full_like(start, width)
 
-    def place(self, index: int) -> str:
-        """The row and position of the index-th valid token."""
-        row, position = np.argwhere(self.batch.valid)[index]
-        return f"row {row}, position {position}"
+
+def _within(prompts: Sequence[int], batch: Batch) -> NDArray[np.int32]:
+    """Prompts that leave two tokens of each row to decode, where it has so many."""
+    return np.minimum(prompts, np.maximum(batch.lengths - 2, 1)).astype(np.int32)
 
 
 def cached_logits(pair: Pair, decoding: Decoding) -> dict[str, NDArray[np.float64]]:

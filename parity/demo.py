@@ -31,7 +31,12 @@ from parity.pair import Pair
 
 # Enough to prove equality and little enough for two cores: `parity check` compares more.
 PLAN = Plan(
-    batch_size=4, sequence=32, decode_prompts=(40, 11), decode_positions=128, greedy_tokens=0
+    kinds=("logits", "blocks", "gradients", "decode"),
+    batch_size=4,
+    sequence=32,
+    decode_prompts=(40, 11),
+    decode_positions=128,
+    greedy_tokens=0,
 )
 DTYPES = ("float64", "float32")
 
@@ -65,7 +70,7 @@ def demo(
     with console.status("") as status:
         checks = check_model(
             source, device, DTYPES, PLAN, lambda step: status.update(f"  {step} ...")
-        )
+        ).checks
 
     _say(console, "3", "to Orbax and back, compared bit for bit")
     checks.append(_round_trip(source, out, device))

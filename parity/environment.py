@@ -19,7 +19,7 @@ TORCH_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
 }
-PACKAGES = ("torch", "jax", "jaxlib", "flax", "numpy", "safetensors", "orbax-checkpoint")
+PACKAGES = ("torch", "jax", "jaxlib", "flax", "optax", "numpy", "safetensors", "orbax-checkpoint")
 
 
 @dataclasses.dataclass(frozen=True)

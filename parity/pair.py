@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class Observation:
     activations: dict[str, NDArray[Any]]
     gradients: dict[str, NDArray[Any]]
 
+    @property
+    def logits(self) -> NDArray[Any]:
+        """The logits, (tokens, V)."""
+        return self.activations[LOGITS]
+
 
 @dataclasses.dataclass
 class Batch:
@@ -70,6 +75,16 @@ class Batch:
         labels[:, :-1] = np.where(self.valid[:, 1:], self.ids[:, 1:], -1)
         return labels
 
+    def rows(self) -> Iterator[Batch]:
+        """Each row as a batch of its own, without padding."""
+        for row, length in enumerate(self.lengths):
+            yield Batch(self.ids[row : row + 1, :length], self.lengths[row : row + 1])
+
+    def place(self, index: int) -> str:
+        """The row and position of the index-th valid token."""
+        row, position = np.argwhere(self.valid)[index]
+        return f"row {row}, position {position}"
+
 
 class Pair:
     """The two twins with the same weights, in one dtype, on one device.
@@ -87,9 +102,10 @@ class Pair:
     def torch(self) -> diy_torch.DIYForCausalLM:
         """The PyTorch twin."""
         if self._torch is None:
-            self._torch = diy_torch.DIYForCausalLM.from_pretrained(
-                self.path, TORCH_DTYPES[self.dtype], self.device.torch
-            )
+            with torch.inference_mode(False):  # its weights are to have gradients later
+                self._torch = diy_torch.DIYForCausalLM.from_pretrained(
+                    self.path, TORCH_DTYPES[self.dtype], self.device.torch
+                )
         return self._torch
 
     def drop_torch(self) -> None:
@@ -129,10 +145,7 @@ class Pair:
         if not gradients:
             return Observation(activations, {})
         labels = torch.from_numpy(batch.labels).to(self.device.torch)
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).to(wide), labels.flatten(), ignore_index=-1
-        ).backward()
+        torch_cross_entropy(logits, labels).mean().backward()
         parameters = dict(self.torch.named_parameters())
         found = {}
         for tensor in tensors(self.config):
@@ -142,8 +155,12 @@ class Pair:
             parameters[tensor.torch].grad = None
         return Observation(activations, found)
 
-    def full_logits(self, batch: Batch) -> NDArray[np.float64]:
-        """Logits of the PyTorch twin at the valid tokens, by one full forward: (tokens, V)."""
+    def full_logits(self, batch: Batch, twin: str = "torch") -> NDArray[np.float64]:
+        """Logits of one twin at the valid tokens, by one full forward: (tokens, V)."""
+        if twin == "flax":
+            params = jax.device_put(self.params, self.device.jax)
+            found = _logits(self.flax, params, batch.ids, batch.lengths)
+            return np.asarray(found)[batch.valid].astype(np.float64)
         ids = torch.from_numpy(batch.ids).to(self.device.torch)
         with torch.inference_mode():
             logits = self.torch(ids, seq_lengths=batch.lengths.tolist())
@@ -190,6 +207,24 @@ def module_names(config: DIYConfig) -> list[str]:
     return ["model.embed_tokens", *layers, "model.norm", "model"]
 
 
+def torch_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of logits (B, S, V) at each label (B, S) that counts, not -1: (tokens,).
+
+    Computed in float32, or in float64 where the logits are.
+    """
+    wide, counted = torch.promote_types(logits.dtype, torch.float32), labels >= 0
+    return torch.nn.functional.cross_entropy(
+        logits[counted].to(wide), labels[counted], reduction="none"
+    )
+
+
+def flax_cross_entropy(logits: Any, labels: Any) -> Any:
+    """The same in JAX, where shapes are fixed: (B, S), 0 where no label counts."""
+    wide = logits.astype(np.promote_types(logits.dtype, np.float32))
+    losses = optax.softmax_cross_entropy_with_integer_labels(wide, jnp.maximum(labels, 0))
+    return jnp.where(labels >= 0, losses, 0)
+
+
 def _loss(model: Any, params: Any, ids: Any, lengths: Any, labels: Any) -> Any:
     """Mean cross-entropy of the next tokens; beside it logits and every module's output."""
     logits, state = model.apply(
@@ -199,10 +234,7 @@ def _loss(model: Any, params: Any, ids: Any, lengths: Any, labels: Any) -> Any:
         capture_intermediates=True,
         mutable=["intermediates"],
     )
-    wide = logits.astype(np.promote_types(logits.dtype, np.float32))
-    counted = labels >= 0
-    losses = optax.softmax_cross_entropy_with_integer_labels(wide, jnp.maximum(labels, 0))
-    loss = jnp.where(counted, losses, 0).sum() / counted.sum()
+    loss = flax_cross_entropy(logits, labels).sum() / (labels >= 0).sum()
     return loss, (logits, state["intermediates"])
 
 
@@ -216,3 +248,8 @@ def _gradients(model: Any, params: Any, *batch: Any) -> Any:
 def _forward(model: Any, params: Any, *batch: Any) -> Any:
     """((loss, (logits, outputs)), no gradients)."""
     return _loss(model, params, *batch), {}
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(model: Any, params: Any, ids: Any, lengths: Any) -> Any:
+    return model.apply({"params": params}, ids, seq_lengths=lengths)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,27 @@ def as_json(checks: Sequence[Check], environment: dict[str, Any]) -> dict[str, A
     """`{"passed", "checks": [...], "environment"}`, the record of a check."""
     return {
         "passed": passed(checks),
-        "checks": [dataclasses.asdict(check) for check in checks],
+        "checks": [check.record() for check in checks],
         "environment": environment,
     }
 
 
+def as_text(record: Any) -> str:
+    """A record as JSON; a number that is not finite, which JSON has not, is "inf" or "nan"."""
+    return json.dumps(_finite(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(target: str, record: dict[str, Any]) -> None:
     """Write a record to a file, or to standard output for `-`."""
-    text = json.dumps(record, indent=2) + "\n"
+    text = as_text(record)
     if target == "-":
         sys.stdout.write(text)
     else:
@@ -34,25 +47,32 @@ def write_json(target: str, record: dict[str, Any]) -> None:
 
 
 def table(checks: Sequence[Check], title: str) -> Table:
-    """The checks as a table for a terminal; a failed one names the first place past its bound."""
+    """The checks as a table for a terminal; a failed one names the first place past its bound.
+
+    The column of controls is there where a check has one.
+    """
     result = Table(title=title, title_justify="left", title_style="bold")
+    controlled = any(check.control is not None for check in checks)
     for column, justify in (
         ("check", "left"),
         ("dtype", "left"),
         ("compared", "right"),
         ("measured", "right"),
         ("bound", "right"),
+        *([("control", "right")] if controlled else []),
         ("", "left"),
     ):
         result.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for check in checks:
         verdict = "[green]ok[/green]" if check.passed else "[bold red]FAILED[/bold red]"
+        control = "" if check.control is None else f"{check.control:.1e}"
         result.add_row(
             check.name,
             check.dtype,
             f"{check.compared:,}",
-            _number(check, check.value),
-            _number(check, check.bound),
+            number(check.value, check.bound),
+            number(check.bound, check.bound),
+            *([control] if controlled else []),
             verdict,
         )
     for check in checks:
@@ -62,11 +82,13 @@ def table(checks: Sequence[Check], title: str) -> Table:
     return result
 
 
-def _number(check: Check, value: float) -> str:
-    """Ratios and counts as they are read, errors as powers of ten."""
-    if check.bound == 0:
+def number(value: float, bound: float) -> str:
+    """Ratios and counts as they are read, errors as powers of ten; `bound` tells which it is."""
+    if bound == 0:
         return f"{value:.0f} differ"
-    return f"{value:.2f} x" if check.bound >= 1 else f"{value:.1e}"
+    if bound >= 1:
+        return f"{value:.2f} x"
+    return f"{value:.1e}" if value else "0"
 
 
 def verdict(checks: Sequence[Check], console: Console) -> None:

@@ -33,12 +33,14 @@ class Alignment:
     Attributes:
         pairs: as the Flax side began them.
         parent: the pair that a pair was called in; None for the root's.
+        keys: the numbers of the links whose tensors a pair's modules hold.
         torch_alone: calls of the PyTorch side with parameters of which nothing is compared.
         flax_alone: the same of the Flax side.
     """
 
     pairs: list[Pair]
     parent: dict[Pair, Pair | None]
+    keys: dict[Pair, Key]
     torch_alone: list[Site]
     flax_alone: list[Site]
 
@@ -55,6 +57,15 @@ class Alignment:
             if self.parent[other] in found:
                 found.add(other)
         return found
+
+    def sharing(self, pair: Pair) -> set[Pair]:
+        """The pair and others beside it that hold some of its tensors, as further calls do."""
+        above, parent = set[Pair](), self.parent[pair]
+        while parent is not None:
+            above.add(parent)
+            parent = self.parent[parent]
+        beside = set(self.pairs) - above - self.inside(pair)
+        return {pair} | {other for other in beside if self.keys[other] & self.keys[pair]}
 
 
 def align(links: Sequence[Link], torch: Calls, flax: Calls, tied: Mapping[str, str]) -> Alignment:
@@ -91,6 +102,7 @@ def align(links: Sequence[Link], torch: Calls, flax: Calls, tied: Mapping[str, s
     return Alignment(
         pairs,
         _parents(pairs, flax),
+        {pair: frozenset().union(*(one_keys[site] for site in pair.torch)) for pair in pairs},
         _alone(one_keys, torch, {site for pair in pairs for site in pair.torch}),
         _alone(other_keys, flax, {site for pair in pairs for site in pair.flax}),
     )

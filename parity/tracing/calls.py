@@ -33,7 +33,7 @@ class Call(Generic[Leaf]):
         parent: the call that it was made in; None for the root's.
         kind: the name of the module's class.
         inputs: and the others: `{"args.0": ..., "kwargs.mask": ...}`, `{"": ...}`, `{"0": ...}`.
-        unknown: arrays whose gradients could not be seen.
+        unknown: arrays without a gradient, or whose gradients could not be seen.
         batched: whether the call is one of many that JAX makes at once (`vmap`).
     """
 

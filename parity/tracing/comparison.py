@@ -66,6 +66,9 @@ class Comparison:
         self._expecting = False
         self._alone, self._kind, self._before = alone, kind, before
         self._wanted = alignment.inside(alone)
+        self._replaced = (
+            {alone} if kind == "inputs" else alignment.sharing(alone) if alone else set()
+        )
 
     def heard(self, site: Site, kind: Kind, name: str, array: NDArray[Any]) -> None:
         """An array of the Flax side."""
@@ -87,17 +90,19 @@ class Comparison:
         decide on which side of a kink, as in ReLU, a gradient is taken.
         """
         pair = self._home.get(site)
-        if pair is None or pair not in self._wanted or self._before is None:
+        if pair is None or pair not in self._wanted | self._replaced or self._before is None:
             return None
-        own = kind == self._kind and pair == self._alone
+        own = kind == self._kind and pair in self._replaced
         if not own and (self._kind == "inputs" or kind in _FORWARD_OF):
             return None
-        parts = []
+        forward, parts = _FORWARD_OF.get(kind, kind), []
         for part, view in self._views_of(pair, site, kind):
-            leaf = self._before.leaf(pair, _FORWARD_OF.get(kind, kind), name, part)
-            found = None if leaf is None else self._torch(view, kind).get(leaf.torch)
-            if leaf is None or found is None:
+            leaf = self._before.leaf(pair, forward, name, part)
+            if leaf is None or not self._known(view.torch, kind, leaf.torch):
                 return None
+            found = self._torch(view, kind).get(leaf.torch)
+            if found is None:  # a gradient of zeros
+                found = np.zeros_like(self._torch(view, forward)[leaf.torch])
             parts.append(leaf.operation(found))
         cuts = [view.flax_cut for view in self._views[pair] if view.flax_cut is not None]
         return np.concatenate(parts, cuts[0][0]) if len(parts) > 1 else parts[0] if parts else None

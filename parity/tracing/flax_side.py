@@ -59,11 +59,18 @@ def traced(
         for i, array in zip(moving, arrays, strict=True):
             filled[i] = array
         inside, inside_kwargs = jax.tree.unflatten(tree, filled)
-        with nn.intercept_methods(_Interceptor(listener, calls)):
+        with nn.intercept_methods(_Interceptor(listener, calls, _probe(variables))):
             outputs = module.apply(variables, *inside, **inside_kwargs)
         return jax.tree.map(lambda leaf: None if isinstance(leaf, str) else leaf, outputs)
 
     return run, [leaves[i] for i in moving], calls
+
+
+def _probe(variables: Any) -> Any:
+    """A number that has a gradient whenever the model has: with it every array has one."""
+    leaves = jax.tree.leaves(variables.get("params", {}))
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return floats[0].reshape(-1)[0] if floats else jnp.zeros(())
 
 
 @dataclasses.dataclass
@@ -104,9 +111,12 @@ def calls_of(
 
 
 class _Interceptor:
-    def __init__(self, listener: Listener | None, calls: dict[Site, Call[Shape]]) -> None:
+    def __init__(
+        self, listener: Listener | None, calls: dict[Site, Call[Shape]], probe: Any
+    ) -> None:
         self._listener = listener
         self._calls = calls
+        self._probe = probe
         self._numbering = Numbering()
         self._open: list[Site] = []
 
@@ -145,7 +155,9 @@ class _Interceptor:
             if self._listener is None:
                 call.batched |= type(leaf).__name__ == "BatchTracer"  # which JAX does not export
                 return leaf
-            return _pass_on(self._listener, call.site, kind, name, leaf)
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                return _tap(self._listener, call.site, kind, name, leaf, self._probe)
+            return _told(self._listener, call.site, kind, name, leaf)
 
         return jax.tree_util.tree_map_with_path(tap, tree)
 
@@ -159,14 +171,8 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _pass_on(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
-    """The array itself or what takes its place; and likewise its gradient."""
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
-        return _tap(listener, site, kind, name, leaf)
-    return _told(listener, site, kind, name, leaf)
-
-
 def _told(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
+    """The array itself or what takes its place."""
     other = listener.substitute(site, kind, name)
     if other is not None:
         leaf = jnp.asarray(other, leaf.dtype)
@@ -192,16 +198,19 @@ _GRADIENTS: dict[Kind, Kind] = {"inputs": "input_gradients", "outputs": "output_
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _tap(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
+def _tap(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any, probe: Any) -> Any:
+    """The array, or what takes its place; and likewise its gradient, even if nobody asks for it."""
     return _told(listener, site, kind, name, leaf)  # a substitute leaves the gradient its way
 
 
-def _forward(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any) -> Any:
-    return _tap(listener, site, kind, name, leaf), None
+def _forward(listener: Listener, site: Site, kind: Kind, name: str, leaf: Any, probe: Any) -> Any:
+    return _tap(listener, site, kind, name, leaf, probe), probe
 
 
-def _backward(listener: Listener, site: Site, kind: Kind, name: str, _: None, gradient: Any) -> Any:
-    return (_told(listener, site, _GRADIENTS[kind], name, gradient),)
+def _backward(
+    listener: Listener, site: Site, kind: Kind, name: str, probe: Any, gradient: Any
+) -> Any:
+    return _told(listener, site, _GRADIENTS[kind], name, gradient), jnp.zeros_like(probe)
 
 
 _tap.defvjp(_forward, _backward)

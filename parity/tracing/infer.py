@@ -124,7 +124,8 @@ def infer(
             if not pairs:
                 continue
             same = sum(prints[a] is not None and prints[a] == prints_2[b] for a, b in pairs)
-            order = abs(i / len(paths[0]) - j / len(paths[1]))
+            # Squares are least where two rows of layers are matched without crossings.
+            order = (i / len(paths[0]) - j / len(paths[1])) ** 2
             alone = len(names) + len(names_2) - 2 * len(pairs)
             cost[i, j] = _names_apart(pairs[0][0], pairs[0][1]) + _OTHER_ORDER * order
             cost[i, j] += _ALONE * alone + _SAME_VALUES * same / len(pairs)
@@ -200,11 +201,11 @@ def _fingerprint(array: NDArray[Any]) -> tuple[int, int] | None:
 def _names_apart(one: str, other: str) -> float:
     """How unlike two names are."""
     (words, numbers, _), (words_2, numbers_2, _) = _parse(one), _parse(other)
-    apart = 0.0
-    if numbers and numbers_2:
-        apart += _OTHER_INDEX * (numbers[0] != numbers_2[0])
     common, either = len(words & words_2), len(words | words_2)
-    return apart + _OTHER_WORDS * (1 - common / either if either else 0)
+    apart = _OTHER_WORDS * (1 - common / either if either else 0)
+    if common and numbers and numbers_2:  # numbers of other things say nothing
+        apart += _OTHER_INDEX * (numbers[0] != numbers_2[0])
+    return apart
 
 
 def _parse(name: str) -> tuple[set[str], list[int], str]:

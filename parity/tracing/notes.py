@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from parity.tracing.align import Alignment
 from parity.tracing.calls import Call, Site
 from parity.tracing.comparison import Comparison
@@ -41,7 +39,6 @@ def require_something_to_compare(torch_calls: Calls, flax_calls: Calls) -> None:
 
 
 def notes_of(
-    module: torch.nn.Module,
     record: TorchRecord,
     flax: FlaxCalls,
     links: Sequence[Link],
@@ -52,8 +49,7 @@ def notes_of(
     """All that there is to say, a sentence each.
 
     Args:
-        module: the PyTorch model.
-        record: its calls.
+        record: the calls of the PyTorch model.
         flax: those of the Flax model.
         links: which tensors are the same.
         names: of all tensors, PyTorch's and Flax's.
@@ -61,7 +57,7 @@ def notes_of(
         natural: the comparison of both models as they ran.
     """
     ones, others = {link.torch for link in links}, {link.flax for link in links}
-    notes = [
+    return [
         *_alike(
             "{} of the PyTorch model has no partner",
             [n for n in names[0] if n not in ones]
@@ -74,14 +70,11 @@ def notes_of(
         ),
         *_alike("{} is held by a module that never ran", _idle(record, links)),
         *_alike(
-            "{} runs in a loop of JAX, and the calls in it are not told apart: unroll it to compare them",
+            "{} runs in a loop of JAX: to have the calls in it compared, unroll it",
             flax.loops,
         ),
         *_not_compared(record.calls, flax.calls, alignment, natural),
     ]
-    if module.training:
-        notes.append("the PyTorch model is in training mode: .eval() unless that is meant")
-    return notes
 
 
 def _alike(sentence: str, things: Sequence[str]) -> list[str]:
@@ -105,7 +98,7 @@ def _idle(record: TorchRecord, links: Sequence[Link]) -> list[str]:
 def _not_compared(
     torch_calls: Calls, flax_calls: Calls, alignment: Alignment, natural: Comparison
 ) -> list[str]:
-    shapes, dtypes, nans, hidden = [], [], [], []
+    shapes, dtypes, nans = [], [], []
     for pair in alignment.pairs:
         one, other = torch_calls[pair.torch[0]], flax_calls[pair.flax[0]]
         for kind in ("inputs", "outputs"):
@@ -119,17 +112,11 @@ def _not_compared(
         mine, theirs = _dtypes(one), _dtypes(other)
         if mine and theirs and mine != theirs:
             dtypes.append(f"{pair.torch[0]} gives {mine} in PyTorch and {theirs} in Flax")
-        hidden += [str(pair.torch[0])] * bool(one.unknown)
     notes = _alike("{} was not compared: the shapes do not fit", shapes)
     if dtypes:
         notes.append(f"{dtypes[0]}: judged by the less precise ({len(dtypes)} calls)")
     if nans:
         notes.append(f"NaN on both sides, first in {nans[0]}: what is NaN is not compared")
-    if hidden:
-        notes.append(
-            f"PyTorch changes arrays of {len(hidden)} calls in place, first of {hidden[0]}: their "
-            "gradients are not compared"
-        )
     return notes
 
 

@@ -95,6 +95,7 @@ class _Recorder:
         self._numbering = Numbering()
         self._open: list[Site] = []
         self._tapped_tensors: list[tuple[torch.Tensor, int, Call[Stored], Kind, str]] = []
+        self._changed: set[tuple[Site, Kind, str]] = set()
 
     @contextlib.contextmanager
     def listening(self, module: torch.nn.Module) -> Iterator[None]:
@@ -111,13 +112,16 @@ class _Recorder:
                 hook.remove()
 
     def settle(self) -> None:
-        """After the forward pass: what was changed in place after it was seen is marked.
+        """After the forward pass: find what was changed in place after it was seen.
 
-        Such a change takes the tensor out of the graph, and with it the hook on its gradient.
+        Such a change takes a view out of the graph, and with it the hook on its gradient. Of an
+        output the gradient of all its uses is taken instead; of an input it stays unknown.
         """
         for tensor, version, call, kind, name in self._tapped_tensors:
             if tensor._version != version:
-                call.unknown.add((kind, name))
+                self._changed.add((call.site, kind, name))
+                if kind == "input_gradients":
+                    call.unknown.add((kind, name))
         self._tapped_tensors.clear()
 
     def enter(self, path: str, module: Any, args: Any, kwargs: Any) -> Any:
@@ -146,15 +150,19 @@ class _Recorder:
             name = leaf_name(prefix, keys)
             call.of(kind)[name] = self._spool.put(to_numpy(leaf.detach()))
             if not leaf.requires_grad or not torch.is_grad_enabled():
+                call.unknown.add((gradients, name))
                 return leaf
             view = leaf.view_as(leaf)
             self._tapped_tensors.append((view.detach(), view._version, call, gradients, name))
 
-            def keep(gradient: torch.Tensor) -> None:
-                if gradient.any():  # none is as good as one of zeros
+            def keep(changed: bool, gradient: torch.Tensor) -> None:
+                wanted = changed == ((site, gradients, name) in self._changed)
+                if wanted and gradient.any():  # none is as good as one of zeros
                     call.of(gradients)[name] = self._spool.put(to_numpy(gradient.detach()))
 
-            view.register_hook(keep)
+            view.register_hook(partial(keep, False))
+            if kind == "outputs":
+                leaf.register_hook(partial(keep, True))
             return view
 
         tapped = pytree.tree_map_with_path(tap, tree, is_leaf=_is_opaque)

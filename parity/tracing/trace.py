@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -90,9 +91,7 @@ def trace(
             gradients=walk.gradient_errors,
             loss=None if record.loss is None or walk.loss is None else (record.loss, walk.loss),
             rules=inferred,
-            notes=notes_of(
-                torch_module, record, flax, links, (mine, theirs), alignment, walk.natural
-            ),
+            notes=notes_of(record, flax, links, (mine, theirs), alignment, walk.natural),
         )
     finally:
         spool.close()
@@ -109,7 +108,15 @@ def infer_rules(torch_module: torch.nn.Module, params: Mapping[str, Any]) -> Inf
         params: of the Flax module, or its variables.
     """
     variables = params if set(params) & {"params"} else {"params": params}
-    return infer(torch_tensors(torch_module), flax_tensors(variables), _usual(torch_module))
+    theirs = flax_tensors(variables)
+    ordered = {name: theirs[name] for name in sorted(theirs, key=_by_numbers)}
+    return infer(torch_tensors(torch_module), ordered, _usual(torch_module))
+
+
+def _by_numbers(name: str) -> list[Any]:
+    """`Dense_2` before `Dense_10`: JAX sorts names as texts."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if part.isdigit() else part for part in parts]
 
 
 def _usual(module: torch.nn.Module) -> set[str]:

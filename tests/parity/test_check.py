@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, unflatten
-from parity.check import DTYPES, Plan, check_model, make_batch
-from parity.compare import Check, passed, rounding, worst_tensor
+from parity.adamw import optax_adamw
+from parity.check import DTYPES, KINDS, Plan, check_model, left_out, make_batch, plan_for
+from parity.compare import worst_tensor
 from parity.decoding import Decoding, cached_logits
 from parity.environment import Device, choose_device, exact
-from parity.metrics import pooled_gradients, pooled_outputs, relative_l2
+from parity.metrics import relative_l2
+from parity.optimizer_state import optimizer_state_to_optax
 from parity.pair import LOGITS, Pair
 from parity.random_models import SCALES, small_configs, write_random_model
 
-QUICK = Plan(sequence=40, decode_prompts=(5, 60), decode_positions=100, greedy_tokens=8)
+QUICK = Plan(
+    kinds=("logits", "blocks", "gradients", "decode"),
+    sequence=40,
+    decode_prompts=(5, 60),
+    decode_positions=100,
+    greedy_tokens=8,
+)
+SMALLEST = DIYConfig(
+    vocab_size=37,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    max_position_embeddings=12,
+)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -28,14 +51,151 @@ def test_the_twins_are_equal_on_every_small_model(
     name: str, scale: str, tmp_path: Path, device: Device
 ) -> None:
     write_random_model(tmp_path / "model", small_configs()[name], scale)
-    rounded = scale == "fan-in" and name in ("gqa", "biases", "rope-llama3")
+    rounded = scale == "fan-in" and name in ("gqa", "biases")
     dtypes = DTYPES if rounded else ("float64",)
-    checks = check_model(tmp_path / "model", device, dtypes, QUICK)
+    checks = check_model(tmp_path / "model", device, dtypes, QUICK).checks
     assert [check for check in checks if not check.passed] == []
-    names = ["logits", "modules", "gradients", "decode torch", "decode flax", "greedy tokens"]
+    names = ["logits", "blocks", "gradients", "decode torch", "decode flax", "greedy tokens"]
     assert [check.name for check in checks if check.dtype == "float64"] == names
     assert {check.dtype for check in checks} == set(dtypes)
     assert all(check.compared > 0 and check.device == device.name for check in checks)
+
+
+def test_every_kind_of_check_is_made_also_where_positions_are_few(
+    tmp_path: Path, device: Device
+) -> None:
+    """All of them on the smallest model: each line, what it counted, and its control or metrics."""
+    write_random_model(tmp_path / "model", SMALLEST, "fan-in")
+    plan = Plan(training_steps=20, greedy_tokens=4)
+    result = check_model(tmp_path / "model", device, plan=plan)
+    assert [check for check in result.checks if not check.passed] == []
+    names = [[check.name for check in result.checks if check.dtype == dtype] for dtype in DTYPES]
+    rounded = ["logits", "blocks", "gradients", "decode"]
+    twice = [f"{kind} {twin}" for kind in ("chunked", "ragged") for twin in ("torch", "flax")]
+    decoded = ["decode torch", "decode flax", "greedy tokens"]
+    assert names == [
+        [*rounded[:3], *decoded, *twice, "optimizer", "training"],
+        [*rounded, "training"],
+        rounded,
+    ]
+    for check in result.checks:
+        assert check.compared > 0
+        assert (check.control is not None) == (check.name == "training")
+        assert bool(check.tensors) == (check.name != "greedy tokens")
+        sides = {one.side for one in check.agreement}
+        if check.name.split()[0] in ("logits", "decode", "chunked", "ragged"):
+            one_twin = check.dtype == "float64"
+            assert sides == ({check.name.split()[-1]} - {"logits"} or {"flax"}) or not one_twin
+            assert len(sides) == (1 if one_twin else 2)
+            assert all(one.kl_mean <= one.kl_max < 1e-2 for one in check.agreement)
+            assert all(0.9 < one.top5 <= 1 for one in check.agreement)
+    drawn = {(curve.figure, curve.dtype, curve.side) for curve in result.curves}
+    twins = ("torch", "flax")
+    for figure in ("forward by layer", "backward by layer", "forward by position"):
+        wanted = {(figure, d, side) for d in DTYPES for side in twins}
+        assert {one for one in drawn if one[0] == figure} == wanted - {(figure, "float64", "torch")}
+    for dtype, sides in (("float64", ("flax", "control")), ("float32", (*twins, "control"))):
+        assert {("training loss error", dtype, side) for side in sides} <= drawn
+    decoding = [curve for curve in result.curves if curve.figure == "decode by position"]
+    assert len(decoding) == 6
+    assert all(curve.x == tuple(range(12)) for curve in decoding)
+    loss = next(curve for curve in result.curves if curve.figure == "training loss")
+    assert len(loss.y) == 20
+    assert np.mean(loss.y[-5:]) < np.mean(loss.y[:5])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_can_be_had_alone(kind: str, tmp_path: Path, device: Device) -> None:
+    write_random_model(tmp_path / "model", SMALLEST, "small")
+    plan = Plan(kinds=(kind,), training_steps=2, greedy_tokens=0)
+    checks = check_model(tmp_path / "model", device, ("float64",), plan).checks
+    assert {check.name.split()[0] for check in checks} == {kind}
+    assert all(check.passed for check in checks)
+
+
+def padding_seen(patch: pytest.MonkeyPatch) -> None:
+    """Every token sees every other, so that a row depends on what pads it."""
+    for twin in ("diy_torch", "diy_jax"):
+        module = f"{twin}.model.attention_mask_from_positions"
+        patch.setattr(
+            module, lambda queries, keys, *rest: keys[:, None, :] >= 0 * queries[..., None]
+        )
+
+
+def positions_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """Rotations begin anew in every call."""
+    for twin in ("diy_torch", "diy_jax"):
+        true = importlib.import_module(f"{twin}.rope").rope_tables
+        patch.setattr(
+            f"{twin}.model.rope_tables",
+            lambda config, positions, dtype, true=true: true(
+                config, positions - positions[:, :1], dtype
+            ),
+        )
+
+
+def clipped_as_optax_does(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("parity.adamw.clip_by_global_norm", optax.clip_by_global_norm)
+
+
+def steps_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The state is carried over without its count of updates."""
+    true = optimizer_state_to_optax
+
+    def carried(*arguments: Any, **options: Any) -> Any:
+        return optax.tree.set(true(*arguments, **options), count=jnp.zeros((), jnp.int32))
+
+    patch.setattr("parity.adamw.optimizer_state_to_optax", carried)
+
+
+def another_beta(patch: pytest.MonkeyPatch) -> None:
+    true = optax_adamw
+    patch.setattr(
+        "parity.training.optax_adamw",
+        lambda config, recipe: true(config, dataclasses.replace(recipe, beta2=0.9687501)),
+    )
+
+
+FAULTY: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], set[str]]] = {
+    "padding is seen": ("ragged", padding_seen, {"ragged torch", "ragged flax"}),
+    "positions begin anew": ("chunked", positions_forgotten, {"chunked torch", "chunked flax"}),
+    "decoding forgets positions": ("decode", positions_forgotten, {"decode torch", "decode flax"}),
+    "clipping without 1e-6": ("optimizer", clipped_as_optax_does, {"optimizer"}),
+    "a state without its step": ("optimizer", steps_forgotten, {"optimizer"}),
+    "another beta2": ("training", another_beta, {"training"}),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_what_each_kind_is_for_is_caught_by_it(
+    name: str, tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, damage, failing = FAULTY[name]
+    config = dataclasses.replace(SMALLEST, max_position_embeddings=64)
+    write_random_model(tmp_path / "model", config, "fan-in")
+    damage(monkeypatch)
+    plan = Plan(kinds=(kind,), chunks=(20, 7, 9), training_steps=30, greedy_tokens=0)
+    _forget_compiled()
+    try:
+        checks = check_model(tmp_path / "model", device, ("float64",), plan).checks
+    finally:
+        _forget_compiled()
+    assert {check.name for check in checks if not check.passed} == failing
+
+
+def _forget_compiled() -> None:
+    """What was traced with a damaged function, or before it was damaged."""
+    jax.clear_caches()
+    optax_adamw.cache_clear()
+
+
+def test_large_models_are_checked_by_the_kinds_that_take_minutes(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALLEST, vocab_size=1_300_000)
+    tmp_path.joinpath("config.json").write_text(json.dumps(config.to_dict()))
+    plan = plan_for(tmp_path)
+    assert set(KINDS) - set(plan.kinds) == {"optimizer", "training"}
+    assert re.search("left out.* optimizer, training", left_out(plan))
+    assert left_out(Plan()) == ""
 
 
 def test_ragged_cached_decoding_equals_the_full_forward_over_320_positions(
@@ -109,52 +269,6 @@ def test_a_damaged_twin_is_caught_at_its_first_wrong_module(
     assert check.where == culprit
 
 
-def test_a_norm_in_bfloat16_is_caught_by_the_rounding_check() -> None:
-    truth = {"model.norm": np.linspace(0.5, 2.0, 4096)}
-    good = {"model.norm": truth["model.norm"].astype(np.float32)}
-    bad = {"model.norm": truth["model.norm"] * (1 + 1e-3)}
-    for one, other in ((good, bad), (bad, good)):
-        options: dict[str, Any] = {"dtype": "float32", "device": "cpu", "control": (1.0, 1.0)}
-        assert not rounding("modules", truth, one, other, **options).passed
-        assert rounding("modules", truth, good, good, **options).passed
-
-
-def test_the_control_widens_the_bound_only_for_the_side_whose_library_is_less_exact() -> None:
-    truth = {"logits": np.ones(1000)}
-    one, other = {"logits": np.full(1000, 1 + 1e-6)}, {"logits": np.full(1000, 1 + 3e-6)}
-    options: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
-    assert not rounding("x", truth, one, other, control=(1.0, 1.0), **options).passed
-    assert rounding("x", truth, one, other, control=(1.0, 2.0), **options).passed
-    assert not rounding("x", truth, one, other, control=(2.0, 1.0), **options).passed
-
-
-def test_nothing_vacuous_passes() -> None:
-    some, zero, nan = np.ones(3), np.zeros(3), np.array([1.0, np.nan, 1.0])
-    for truth in (zero, nan, np.ones(0)):
-        with pytest.raises(ValueError, match=r"nothing to compare|no reference"):
-            relative_l2(truth, truth)
-    with pytest.raises(ValueError, match="shape"):
-        relative_l2(some, np.ones((3, 1)))
-    assert relative_l2(nan, some) == np.inf
-    with pytest.raises(ValueError, match="do not hold the same tensors"):
-        worst_tensor("modules", {}, {}, 1e-12, "float64", "cpu")
-    with pytest.raises(ValueError, match="do not hold the same tensors"):
-        worst_tensor("modules", {"a": some}, {"b": some}, 1e-12, "float64", "cpu")
-    assert not worst_tensor("m", {"a": some}, {"a": nan}, 1e-12, "float64", "cpu").passed
-    assert not passed([])
-    good = Check("x", "float64", "cpu", 1, 0.0, 1e-12, True)
-    assert passed([good])
-    assert not passed([good, dataclasses.replace(good, passed=False)])
-
-
-def test_pools_are_what_they_say() -> None:
-    truths = {"a": np.ones(4), "b": np.full(4, 100.0)}
-    values = {"a": np.full(4, 1.1), "b": np.full(4, 100.0)}
-    assert pooled_outputs(values, truths, ["a", "b"]) == pytest.approx(0.1 / np.sqrt(2))
-    whole = np.sqrt(4 * 0.01) / np.sqrt(4 + 4e4)
-    assert pooled_gradients(values, truths, ["a", "b"]) == pytest.approx(whole)
-
-
 def test_outputs_of_every_module_are_compared(tmp_path: Path, device: Device) -> None:
     write_random_model(tmp_path / "model", small_configs()["untied"], "fan-in")
     with exact(device):
@@ -175,6 +289,10 @@ def test_outputs_of_every_module_are_compared(tmp_path: Path, device: Device) ->
 def test_a_choice_that_cannot_be_had_says_so(tmp_path: Path, device: Device) -> None:
     with pytest.raises(ValueError, match=r"float8.*choose one of"):
         check_model(tmp_path, device, ("float8",))
+    with pytest.raises(ValueError, match=r"check 'logit' is not supported.*'logits', 'blocks'"):
+        check_model(tmp_path, device, plan=Plan(kinds=("decode", "logit")))
+    with pytest.raises(ValueError, match=r"nothing to check in bfloat16.*ragged in float64"):
+        check_model(tmp_path, device, ("bfloat16",), Plan(kinds=("ragged",)))
     with pytest.raises(ValueError, match="choose one of auto, cpu, gpu"):
         choose_device("tpu")  # type: ignore[arg-type]
     if choose_device().name == "cpu":

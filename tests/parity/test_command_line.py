@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import parity.check
+import parity.lines
 from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.config import DIYConfig
 from diy_torch import DIYForCausalLM
@@ -49,7 +51,11 @@ def test_check_writes_the_record_and_the_table(
     model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = parity.check.Plan(
-        sequence=40, decode_prompts=(5, 60), decode_positions=100, greedy_tokens=8
+        kinds=("logits", "blocks", "gradients", "decode"),
+        sequence=40,
+        decode_prompts=(5, 60),
+        decode_positions=100,
+        greedy_tokens=8,
     )
     monkeypatch.setattr(parity.check, "plan_for", lambda path: plan)
     arguments = ["check", str(model), "--dtype", "float64", "--device", "cpu", "--json", "-"]
@@ -58,16 +64,72 @@ def test_check_writes_the_record_and_the_table(
     record = json.loads(out)
     assert record["passed"] is True
     assert set(record) == {"passed", "checks", "environment"}
-    wanted = {"name", "dtype", "device", "compared", "value", "bound", "passed", "where"}
+    wanted = {"name", "dtype", "device", "compared", "value", "bound", "passed", "where", "control"}
+    wanted |= {"tensors", "agreement"}
     assert all(set(check) == wanted for check in record["checks"])
     assert record["environment"]["versions"]["jax"]
     assert "The twins are equal" in err
+    assert "left out, since the model is large: chunked, ragged, optimizer, training" in err
     # The same model with a bound that nothing can meet: the command says so and fails.
-    monkeypatch.setattr(parity.check, "ACTIVATION_BOUND", 1e-20)
+    monkeypatch.setattr(parity.lines, "ACTIVATION_BOUND", 1e-20)
     assert main([*arguments[:-1], str(model.parent / "record.json")]) == 1
     out, _ = capsys.readouterr()
     assert "The twins differ" in out
     assert json.loads((model.parent / "record.json").read_text())["passed"] is False
+
+
+def test_checks_chooses_and_report_writes_both_files(
+    model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = model.parent / "new" / "report"
+    arguments = ["check", str(model), "--dtype", "float64", "--checks", "ragged, logits"]
+    arguments += ["--device", "cpu", "--report", str(report)]
+    assert main(arguments) == 0
+    out, _ = capsys.readouterr()
+    assert f"report: {report}/report.html" in out
+    assert "left out" not in out
+    assert sorted(path.name for path in report.iterdir()) == ["certificate.json", "report.html"]
+    certificate = json.loads((report / "certificate.json").read_text())
+    command = shlex.split(certificate["command"])
+    assert command[0] == "parity"
+    assert vars(build_parser().parse_args(command[1:])) == vars(
+        build_parser().parse_args(arguments)
+    )
+    (found,) = certificate["models"]
+    names = ["logits", "ragged torch", "ragged flax"]
+    assert [check["name"] for check in found["checks"]] == names
+    assert found["name"] == str(model)
+    # A failure is on the page too, which takes the place of the last.
+    monkeypatch.setattr(parity.lines, "ACTIVATION_BOUND", 1e-20)
+    assert main(arguments) == 1
+    assert "The twins differ" in (report / "report.html").read_text()
+    assert json.loads((report / "certificate.json").read_text())["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--checks", "logits,speed"], "check 'speed' is not supported; choose one of ['logits',"),
+        (["--checks", ","], "there is no kind of check"),
+        (["--checks", "training", "--dtype", "bfloat16"], "nothing to check in bfloat16"),
+        (["--report", "model/config.json"], "model/config.json"),
+    ],
+)
+def test_a_choice_of_checks_that_cannot_be_had_is_one_message(
+    options: list[str],
+    words: str,
+    model: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(model.parent)
+    for arguments in (["check", "model", *options], ["check", *options]):
+        assert main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("parity check: ")
+        assert words in err
+    assert os.listdir(model.parent) == ["model"]
 
 
 def test_convert_says_what_it_wrote(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +163,10 @@ def test_bad_input_is_one_message_and_exit_code_2(
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
-        ("check", ["MODEL_DIR", "--dtype", "--json", "1e-12"]),
+        (
+            "check",
+            ["MODEL_DIR", "--dtype", "--json", "1e-12", "--checks NAME", "--report DIR", "ragged"],
+        ),
         ("demo", ["--model", "--prompt", "--out"]),
         (
             "convert",

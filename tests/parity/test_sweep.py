@@ -1,0 +1,20 @@
+"""The check without a model: in processes of its own it finds what it finds in one."""
+
+from __future__ import annotations
+
+from parity.check import Plan
+from parity.environment import Device
+from parity.sweep import check_small_models
+
+
+def test_several_processes_find_the_same_in_the_same_order(device: Device) -> None:
+    plan, names = Plan(kinds=("logits",)), ("mqa", "gqa")
+    one, other = (
+        list(check_small_models(device.name, ("float64",), plan, names=names, processes=processes))
+        for processes in (1, 2)
+    )
+    assert [found.name for found in one] == [
+        *("mqa/small", "mqa/fan-in", "gqa/small", "gqa/fan-in"),
+    ]
+    assert one == other
+    assert all(check.passed for found in one for check in found.result.checks)
