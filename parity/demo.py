@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.columns import Columns
 from rich.console import Console
@@ -26,7 +27,7 @@ from parity import report
 from parity.check import Plan, check_model
 from parity.compare import Check
 from parity.convert import convert
-from parity.environment import Device, DeviceChoice, choose_device, describe
+from parity.environment import Device, DeviceChoice, choose_device, describe, exact
 from parity.pair import Pair
 
 # Enough to prove equality and little enough for two cores: `parity check` compares more.
@@ -155,16 +156,18 @@ def _answer(
         if name == "PyTorch":
             outputs[name] = diy_torch.generate(pair.torch, ids, on_tokens=on_tokens, **options)
         else:
-            outputs[name] = diy_jax.generate(
-                pair.flax, pair.params, ids, on_tokens=on_tokens, **options
-            )
+            with exact(device):  # JAX's settings are those of one thread
+                params = jax.device_put(pair.params, device.jax)
+                outputs[name] = diy_jax.generate(
+                    pair.flax, params, ids, on_tokens=on_tokens, **options
+                )
 
     def columns() -> Columns:
         width = max(20, (console.width - 4) // 2)
         return Columns([Panel(text, title=name, width=width) for name, text in texts.items()])
 
     threads = [threading.Thread(target=run, args=(name,), daemon=True) for name in texts]
-    with Live(columns(), console=console, refresh_per_second=8) as live:
+    with exact(device), Live(columns(), console=console, refresh_per_second=8) as live:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
