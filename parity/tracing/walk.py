@@ -32,6 +32,8 @@ from parity.tracing.suspects import find_backward_suspects, find_suspects
 from parity.tracing.tensors import flax_tensors, tied_names, torch_tensors
 from parity.tracing.torch_side import TorchRecord, leaf_name
 
+_PARTS = 4
+
 
 def projection(shape: Sequence[int], name: str) -> NDArray[np.float64]:
     """The weights of the default loss for one output: random, and always the same."""
@@ -150,12 +152,12 @@ class Walk:
 
     def _forward(self, pair: Pair, alone: Comparison) -> Divergence | None:
         """The culprit in a call that has been run on the PyTorch side's inputs, or None."""
-        bound = FORWARD[self.natural.dtype.get(pair, "float64")]
+        bound = self._bound(FORWARD, pair)
         if self._error(alone, pair, "outputs") <= bound:
             return None
         clean = True  # whatever ended before this agrees
         for child in self.alignment.children(pair):
-            limit = FORWARD[self.natural.dtype.get(child, "float64")]
+            limit = self._bound(FORWARD, child)
             if clean and self._error(alone, child, "inputs") > limit:
                 error = self._error(self.natural, child, "inputs")
                 return self._culprit(pair, alone, error, child)
@@ -193,6 +195,12 @@ class Walk:
             suspects=find_suspects(self, pair, stage),
         )
 
+    def _bound(self, table: Mapping[str, float], pair: Pair) -> float:
+        """What is allowed; in narrow dtypes more for a call whose parts all add their rounding."""
+        dtype = self.natural.dtype.get(pair, "float64")
+        parts = dtype != "float64" and bool(self.alignment.children(pair))
+        return table[dtype] * (_PARTS if parts else 1)
+
     @staticmethod
     def _error(comparison: Comparison, pair: Pair, kind: Any) -> float:
         return worst(comparison.errors.get((pair, kind), []))
@@ -201,13 +209,13 @@ class Walk:
 
     def _backward(self, pair: Pair, alone: Comparison, gradients: Any) -> Divergence | None:
         """The culprit in a call whose outputs had the PyTorch side's gradients, or None."""
-        bound = BACKWARD[self.natural.dtype.get(pair, "float64")]
+        bound = self._bound(BACKWARD, pair)
         errors = self._gradient_errors(gradients)
         if max(self._error(alone, pair, "input_gradients"), self._own(pair, errors)) <= bound:
             return None
         clean = True
         for child in reversed(self.alignment.children(pair)):
-            limit = BACKWARD[self.natural.dtype.get(child, "float64")]
+            limit = self._bound(BACKWARD, child)
             if clean and self._error(alone, child, "output_gradients") > limit:
                 return self._backward_culprit(pair, alone, errors, child)
             if max(self._error(alone, child, "input_gradients"), self._own(child, errors)) > limit:

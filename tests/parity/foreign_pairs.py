@@ -141,7 +141,8 @@ CNN_FAULTS: Faults = {
     "kernel-flipped": ("forward", "features.4", "Conv_1"),
     "bias-missing": ("forward", "features.4", "Conv_1"),
     "statistics-swapped": ("forward", "features.1", "BatchNorm_0"),
-    "padding": ("forward", "", ""),
+    # What it pads with lies inside of PyTorch's convolution, whose input is a smaller one.
+    "padding": ("forward", "features.4", "Conv_1"),
     "epsilon": ("forward", "features.5", "BatchNorm_1"),
     "activation": ("forward", "", ""),
     "pooling": ("forward", "", ""),
