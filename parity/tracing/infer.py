@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 
@@ -72,10 +73,8 @@ class Inferred:
         for column in ("PyTorch", "Flax", "operation", "by"):
             table.add_column(column, overflow="fold")
         for link, why in zip(self.links, self.evidence, strict=True):
-            one = (
-                link.torch if link.torch_part is None else f"{link.torch}{_range(link.torch_part)}"
-            )
-            other = link.flax if link.flax_part is None else f"{link.flax}{_range(link.flax_part)}"
+            one = escape(link.torch + _range(link.torch_part))
+            other = escape(link.flax + _range(link.flax_part))
             table.add_row(one, other, str(link.operation), why)
         for name, shape in self.torch_left.items():
             table.add_row(f"{name} {shape}", "[red]no partner[/]", "", "")
@@ -88,9 +87,11 @@ class Inferred:
         (console or Console()).print(self.table())
 
 
-def _range(part: tuple[int, int, int]) -> str:
+def _range(part: tuple[int, int, int] | None) -> str:
+    if part is None:
+        return ""
     axis, start, stop = part
-    return f" \\\\[{':, ' * axis}{start}:{stop}]"
+    return f"[{':, ' * axis}{start}:{stop}]"
 
 
 def infer(

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from diy_core.mapping import Permute
 
@@ -74,10 +73,17 @@ def permutation(shape: tuple[int, ...], axes: tuple[int, ...]) -> Rearrange:
 def candidates(source: tuple[int, ...], target: tuple[int, ...]) -> Iterator[Rearrange]:
     """Operations that lead from one shape to the other, the likelier ones first.
 
-    With as many axes on both sides: reorderings, the identity first. Else the side with fewer axes
-    has some of them merged: they are split, or merged, beside a reordering.
+    With as many axes on both sides: reorderings, the identity first. Else axes of size 1 come and
+    go, and the side with fewer axes has some of them merged: they are split, or merged, beside a
+    reordering.
     """
-    if np.prod(source) != np.prod(target) or max(len(source), len(target)) > _MOST_AXES:
+    if len(source) != len(target):
+        plain, plain_2 = (tuple(n for n in shape if n != 1) for shape in (source, target))
+        if (plain, plain_2) != (source, target):
+            for operation in candidates(plain, plain_2):
+                yield dataclasses.replace(operation, source=source, merged=target)
+            return
+    if math.prod(source) != math.prod(target) or max(len(source), len(target)) > _MOST_AXES:
         return
     if len(source) == len(target):
         for axes in itertools.permutations(range(len(source))):

@@ -31,7 +31,7 @@ class Spool:
 
     def put(self, array: NDArray[Any]) -> Stored:
         """Write an array, in C order."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         stored = Stored(array.shape, array.dtype, self._end)
         self._file.seek(self._end)
         self._end += self._file.write(array.reshape(-1).view(np.uint8).data)

@@ -1,0 +1,163 @@
+"""Rules that are inferred, against the ones that are written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from rich.console import Console
+
+import diy_jax
+import diy_torch
+from diy_core.mapping import tensors
+from parity import infer_rules
+from parity.environment import Device, exact
+from parity.random_models import small_configs, write_random_model
+from parity.tracing import twin_rules
+from parity.tracing.infer import Inferred, infer
+from parity.tracing.rules import Link, links_of
+from parity.tracing.tensors import flax_tensors, torch_tensors
+from tests.parity.foreign_pairs import PAIRS
+
+
+def shown(links: Iterable[Link]) -> set[tuple[Any, ...]]:
+    return {(k.torch, k.flax, str(k.operation), k.torch_part, k.flax_part) for k in links}
+
+
+def table(found: Inferred) -> list[str]:
+    """The rows that are printed."""
+    console = Console(width=120)
+    with console.capture() as captured:
+        found.print(console)
+    return [" ".join(line.split()) for line in captured.get().splitlines()]
+
+
+def by_hand(rules: Any, module: Any, variables: Any) -> set[tuple[Any, ...]]:
+    sides = (torch_tensors(module), flax_tensors(variables))
+    return shown(links_of(rules, *({n: a.shape for n, a in side.items()} for side in sides)))
+
+
+@pytest.mark.parametrize("name", small_configs())
+def test_the_twins_own_table_is_inferred(name: str, tmp_path: Path) -> None:
+    config = small_configs()[name]
+    write_random_model(tmp_path / "model", config, "small")
+    model, params = diy_jax.DIYForCausalLM.from_pretrained(tmp_path / "model", jnp.float32)
+    twin = diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model", torch.float32)
+    expected = by_hand(twin_rules(config), twin, {"params": params})
+    found = infer_rules(twin, params)
+    assert shown(found.links) == expected
+    assert found.evidence.count("values") == len(found.links)
+    # With other values, as of a model that nothing was carried over to yet.
+    fresh = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    found = infer_rules(twin, fresh)
+    assert shown(found.links) == expected
+    assert found.evidence.count("names") == len(found.links)
+    assert found.torch_left == found.flax_left == {}
+
+
+@pytest.mark.parametrize("name", ["gqa", "untied", "biases"])
+def test_the_names_of_transformers(name: str, tmp_path: Path) -> None:
+    config = small_configs()[name]
+    write_random_model(tmp_path / "model", config, "small")
+    whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    fresh = diy_jax.DIYForCausalLM(config).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    found = infer_rules(whole, fresh)
+    expected = {(tensor.hf, "/".join(tensor.flax)) for tensor in tensors(config)}
+    assert {(link.torch, link.flax) for link in found.links} == expected
+    assert all(link.operation.axes == (1, 0) for link in found.links if "_proj.w" in link.torch)
+    assert all("inv_freq" in left for left in found.torch_left)
+    assert found.flax_left == {}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_foreign_table_is_inferred(name: str, device: Device) -> None:
+    with exact(device):
+        pair = PAIRS[name][0]()
+        expected = by_hand(pair.rules, pair.torch, pair.variables)
+        assert shown(infer_rules(pair.torch, pair.variables).links) == expected
+        generator = np.random.default_rng(0)
+        others = jax.tree.map(lambda a: generator.normal(size=np.shape(a)), pair.variables)
+        assert shown(infer_rules(pair.torch, others).links) == expected
+
+
+def test_numbers_of_many_layers_are_numbers() -> None:
+    """JAX sorts `Dense_10` before `Dense_2`."""
+    module = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(12)))
+    leaves = {"kernel": np.zeros((3, 3)), "bias": np.zeros(3)}
+    found = infer_rules(module, {f"Dense_{i}": leaves for i in sorted(range(12), key=str)})
+    pairs = {(f"{i}.{a}", f"Dense_{i}/{b}") for i in range(12) for a, b in WORDS}
+    assert {(link.torch, link.flax) for link in found.links} == pairs
+
+
+WORDS = (("weight", "kernel"), ("bias", "bias"))
+
+
+def test_equal_values_outweigh_names() -> None:
+    one, other = np.arange(9.0).reshape(3, 3), -np.arange(9.0).reshape(3, 3)
+    torch_side = {"query.weight": one, "key.weight": other}
+    found = infer(torch_side, {"query/kernel": other.T, "key/kernel": one.T}, {"query.weight"})
+    expected = {("query.weight", "key/kernel"), ("key.weight", "query/kernel")}
+    assert {(link.torch, link.flax) for link in found.links} == expected
+
+
+def test_the_layout_of_an_unknown_layer_is_that_of_equal_values() -> None:
+    """A square weight that is used as it is, such as that of GPT-2's Conv1D."""
+    weight = np.arange(16.0).reshape(4, 4)
+    found = infer({"c.weight": weight}, {"c/kernel": weight})
+    assert found.links[0].operation.is_identity
+    found = infer({"c.weight": weight}, {"c/kernel": weight}, usual={"c.weight"})
+    assert found.links[0].operation.axes == (1, 0)
+
+
+def test_what_is_fused_on_one_side_only() -> None:
+    generator = np.random.default_rng(0)
+    whole = generator.normal(size=(12, 4))
+    parts = {"attn/q": whole[:4], "attn/k": whole[4:8], "attn/v": whole[8:]}
+    flax = {f"{name}/kernel": part.T for name, part in reversed(parts.items())}
+    found = infer({"attn.qkv.weight": whole}, flax)
+    assert {link.flax: link.torch_part for link in found.links} == {
+        "attn/q/kernel": (0, 0, 4),
+        "attn/k/kernel": (0, 4, 8),
+        "attn/v/kernel": (0, 8, 12),
+    }
+    for link in found.links:
+        np.testing.assert_array_equal(link.from_torch(whole), link.from_flax(flax[link.flax]))
+    assert found.evidence == ["shapes"] * 3
+    torch_side = {f"{name.replace('/', '.')}.weight": part for name, part in parts.items()}
+    found = infer(torch_side, {"attn/qkv/kernel": whole.T})
+    for link in found.links:
+        np.testing.assert_array_equal(
+            link.from_torch(torch_side[link.torch]), link.from_flax(whole.T)
+        )
+    assert found.torch_left == found.flax_left == {}
+
+
+def test_what_has_no_partner_is_shown() -> None:
+    torch_side = {"a.weight": np.ones((2, 3)), "b.weight": np.ones((7, 7)), "b.table": np.ones(5)}
+    found = infer(torch_side, {"a/kernel": np.ones((3, 2)), "z/scale": np.ones(9)})
+    assert [(link.torch, link.flax) for link in found.links] == [("a.weight", "a/kernel")]
+    assert found.torch_left == {"b.weight": (7, 7), "b.table": (5,)}
+    assert found.flax_left == {"z/scale": (9,)}
+    assert table(found) == [
+        "PyTorch Flax operation by",
+        "a.weight a/kernel transpose (1, 0) names",
+        "b.weight (7, 7) no partner",
+        "b.table (5,) no partner",
+        "no partner z/scale (9,)",
+    ]
+
+
+def test_parts_of_tensors_are_shown() -> None:
+    whole = np.random.default_rng(0).normal(size=(6, 4))
+    found = infer({"q.kv.weight": whole}, {"q/k/kernel": whole[:3].T, "q/v/kernel": whole[3:].T})
+    assert table(found)[1:] == [
+        "q.kv.weight[0:3] q/k/kernel transpose (1, 0) shapes",
+        "q.kv.weight[3:6] q/v/kernel transpose (1, 0) shapes",
+    ]
