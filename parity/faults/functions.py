@@ -434,7 +434,7 @@ FUNCTION_FAULTS = [
         "rope-tables-float32",
         "cos and sin are computed in float32",
         "model",
-        ("rounded", "precision-float32"),
+        ("rounded", "rope-rounded"),
         patches=_tables(lambda f, c, p, d: tuple(t.astype(d) for t in f(c, p, jnp.float32))),
     ),
     Fault(

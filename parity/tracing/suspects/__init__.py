@@ -30,8 +30,10 @@ from parity.tracing.suspects.evidence import (
 from parity.tracing.suspects.glue import glue_suspects
 from parity.tracing.suspects.gradients import gradient_suspects
 from parity.tracing.suspects.layers import layer_suspects
+from parity.tracing.suspects.masks import differing_mask, mask_suspects
 from parity.tracing.suspects.outputs import output_suspects, rounding_suspects
 from parity.tracing.suspects.parameters import parameter_suspects
+from parity.tracing.suspects.places import place_suspects
 from parity.tracing.suspects.tables import table_suspects
 
 if TYPE_CHECKING:
@@ -45,10 +47,15 @@ HYPOTHESES: tuple[Callable[[Evidence], Iterable[Suspect]], ...] = (
     cache_suspects,
     attention_suspects,
     glue_suspects,
+    mask_suspects,
     table_suspects,
     output_suspects,
     rounding_suspects,
+    differing_mask,
+    place_suspects,
 )
+# These take PyTorch's side for the right one, and are tried the other way round too.
+_ONE_SIDED = {cache_suspects, mask_suspects, table_suspects, output_suspects}
 _SHOWN = 3
 
 
@@ -65,8 +72,11 @@ def find_suspects(walk: Walk, pair: Pair, stage: Pair | None) -> tuple[Suspect, 
         return ()
     found: dict[str, Suspect] = {}
     for hypothesis in HYPOTHESES:
-        for suspect in hypothesis(evidence):
-            found.setdefault(suspect.name, suspect)
+        for view in (evidence, evidence.mirrored())[: 1 + (hypothesis in _ONE_SIDED)]:
+            for suspect in hypothesis(view):
+                found.setdefault(suspect.name, suspect)
+            if found:
+                break
         if found:
             break  # a weaker one would say the same in other words
     best = sorted(found.values(), key=lambda s: math.inf if s.after is None else s.after)

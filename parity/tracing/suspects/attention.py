@@ -6,21 +6,22 @@ way and with one thing changed at a time; each side is known by the way that giv
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
 from parity.tracing.errors import relative_error
 from parity.tracing.infer import words_of
 from parity.tracing.result import Suspect
 from parity.tracing.suspects.evidence import Evidence
+from parity.tracing.suspects.reference_attention import Setting, attend
 
 Array = NDArray[Any]
+_FITTED = 1e-9  # what is left where a number was fitted
 _HEADS = ("heads", "num_heads", "num_attention_heads", "n_head", "n_heads", "nhead", "h")
 # One thing done otherwise, and how it is said.
 CHANGES: dict[str, tuple[str, str, str]] = {
@@ -42,29 +43,35 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "heads-regrouped": ("grouping", "modulo", "gives query head n the key head n % K"),
     "heads-split-otherwise": ("split", "inner", "splits and merges heads as (H, N)"),
     "heads-merged-otherwise": ("merge", "inner", "merges heads as (H, N)"),
+    "mask-diagonal": ("mask", "own", "lets each query see its own key only"),
+    "mask-causal-only": ("mask", "causal", "masks the future only, not padding or documents"),
+    "heads-first": ("grouping", "first", "gives all query heads the first key head"),
+    "heads-reversed": ("grouping", "reversed", "pairs query heads with key heads in reverse"),
     "softmax-float32": ("precision", "float32", "computes the softmax in float32"),
+    "softmax-float16": ("precision", "float16", "computes the softmax in float16"),
     "softmax-bfloat16": ("precision", "bfloat16", "computes the softmax in bfloat16"),
+    "scores-float32": ("scores", "float32", "rounds the scores to float32"),
+    "scores-float16": ("scores", "float16", "rounds the scores to float16"),
+    "scores-bfloat16": ("scores", "bfloat16", "rounds the scores to bfloat16"),
+    "probabilities-float32": ("probabilities", "float32", "rounds the probabilities to float32"),
+    "probabilities-float16": ("probabilities", "float16", "rounds the probabilities to float16"),
+    "probabilities-bfloat16": ("probabilities", "bfloat16", "rounds the probabilities to bfloat16"),
+    "softmax-queries": ("axis", "queries", "takes the softmax over queries, not keys"),
+    "softmax-plus-one": ("axis", "one more", "has 1 more in the softmax's sum (a sink)"),
+    "softmax-left-out": ("axis", "none", "has no softmax"),
+    "softmax-masked-after": ("axis", "after", "masks after the softmax, not before"),
+    "query-key-norm": ("norm", "before", "normalises queries and keys in each head"),
+    "query-key-norm-rotated": ("norm", "after", "normalises rotated queries and keys"),
+    "rope-quarter": ("rope", "quarter", "rotates a quarter of the channels only"),
+    "rope-part": ("rope", "part", "rotates half of the channels only"),
+    "rope-merged": ("rope", "merged", "rotates before the heads are split"),
+    "rope-twice": ("rope", "twice", "rotates twice"),
+    "rope-swapped": ("rope", "swapped", "has cos and sin swapped"),
+    "alibi": ("bias", "alibi", "adds ALiBi's distances to the scores"),
     "key-value-swapped": ("swap", "kv", "takes keys for values"),
     "rotated-key-value-swapped": ("swap", "rotated", "takes rotated keys for values"),
     "query-key-swapped": ("swap", "qk", "takes keys for queries"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What attention is computed from."""
-
-    query: Array  # (B, S, N*H)
-    key: Array  # (B, S, K*H)
-    value: Array  # (B, S, K*H)
-    heads: int
-    tables: tuple[Array, Array] | None  # cos and sin, (B or 1, S, H/2)
-    mask: Array | None  # (B, S, S)
-
-    @property
-    def head_dim(self) -> int:
-        """H."""
-        return int(self.query.shape[-1] // self.heads)
 
 
 def attention_suspects(evidence: Evidence) -> Iterator[Suspect]:
@@ -76,16 +83,51 @@ def attention_suspects(evidence: Evidence) -> Iterator[Suspect]:
         for usual, odd, side in ((plain[0], other, "Flax"), (plain[1], one, "PyTorch")):
             if usual > evidence.bound:
                 continue
+            found = False
             for name, (key, choice, words) in CHANGES.items():
                 after = _error(setting, {key: choice}, odd)
                 if suspect := evidence.judge(name, f"attention {words} in {side}", after):
+                    found = True
                     yield suspect
+            if not found:
+                yield from _fitted(evidence, setting, odd, side)
             return
 
 
-def _error(setting: Setting, change: Mapping[str, str], side: Array) -> float:
+def _fitted(evidence: Evidence, setting: Setting, odd: Array, side: str) -> Iterator[Suspect]:
+    """Changes by a number that has to be found: a window's size, a factor, a cap."""
+    length = setting.query.shape[1]
+    for size in range(1, length):
+        after = _error(setting, {"window": size}, odd)
+        words = f"attention sees the last {size} keys only in {side}"
+        if suspect := evidence.judge("mask-window", words, after):
+            yield suspect
+            return
+    for key, name, words in (
+        ("factor", "scale-other", "attention multiplies its scores by another {:.6g} in {}"),
+        ("cap", "softcap", "attention caps its scores at {:.6g} (c * tanh(x / c)) in {}"),
+    ):
+
+        def miss(log: float, key: str = key) -> float:
+            return _error(setting, {key: math.exp(log)}, odd)
+
+        grid = np.linspace(-7.0, 7.0, 57)
+        start = int(np.argmin([miss(log) for log in grid]))
+        low, high = grid[max(start - 1, 0)], grid[min(start + 1, len(grid) - 1)]
+        best = minimize_scalar(miss, bounds=(low, high), method="bounded", options={"xatol": 1e-9})
+        # The error falls linearly to 0 there: a second look, nearer, finds the last digits.
+        near = best.x - 1e-8, best.x + 1e-8
+        best = minimize_scalar(miss, bounds=near, method="bounded", options={"xatol": 1e-16})
+        if best.fun <= max(_FITTED, evidence.bound) < evidence.target.error:
+            sentence = words.format(math.exp(best.x), side)
+            yield Suspect(name, sentence, evidence.target.error, float(best.fun))
+            return
+
+
+def _error(setting: Setting, change: Mapping[str, Any], side: Array) -> float:
     try:
-        value = attend(setting, change)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            value = attend(setting, change)
     except ValueError:  # a change that these sizes do not allow
         return math.inf
     return relative_error(value, side) if value.shape == side.shape else math.inf
@@ -128,102 +170,3 @@ def _head_counts(evidence: Evidence, width: int, key_width: int) -> list[int]:
             if isinstance(count, int) and count > 0 and width % count == 0:
                 return [count]
     return [n for n in range(1, width) if width % n == 0 and key_width % (width // n) == 0]
-
-
-def attend(setting: Setting, change: Mapping[str, str]) -> Array:
-    """Causal attention with grouped heads, (B, S, N*H), with what is to be otherwise."""
-    head_dim, heads = setting.head_dim, setting.heads
-    if setting.key.shape[-1] % head_dim:
-        raise ValueError("keys are no whole number of heads")
-    kv_heads = setting.key.shape[-1] // head_dim
-    inner = change.get("split") == "inner"
-    query = _split(setting.query, heads, inner)
-    key, value = (_split(a, kv_heads, inner) for a in (setting.key, setting.value))
-    if change.get("swap") == "kv":
-        key, value = value, key
-    if change.get("swap") == "qk":
-        if heads != kv_heads:
-            raise ValueError("as many keys as queries are needed")
-        query, key = key, query
-    query, key, value = _rotated(setting, change, query, key, value)
-    if change.get("swap") == "rotated":
-        key, value = value, key
-    group = np.arange(heads)
-    group = group % kv_heads if change.get("grouping") == "modulo" else group // (heads // kv_heads)
-    scores = query @ key[:, group].swapaxes(2, 3)  # (B, N, S, S)
-    width = setting.query.shape[-1]
-    scales = {"none": 1.0, "1/H": 1 / head_dim, "1/sqrt(D)": width**-0.5, "twice": 1 / head_dim}
-    scores = scores * scales.get(change.get("scale", ""), head_dim**-0.5)
-    scores = np.where(_mask(setting, change)[:, None], scores, -np.inf)
-    precision = change.get("precision", "")
-    scores = _rounded(scores, precision)
-    with np.errstate(invalid="ignore"):
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights = _rounded(_rounded(weights, precision) / weights.sum(-1, keepdims=True), precision)
-    mixed = (weights @ value[:, group]).swapaxes(1, 2)  # (B, S, N, H)
-    if inner or change.get("merge") == "inner":
-        mixed = mixed.swapaxes(2, 3)
-    return mixed.reshape(*mixed.shape[:2], -1)
-
-
-def _split(array: Array, heads: int, inner: bool) -> Array:
-    """(B, S, N*H) to (B, N, S, H)."""
-    batch, length, width = array.shape
-    if inner:
-        return array.reshape(batch, length, width // heads, heads).transpose(0, 3, 1, 2)
-    return array.reshape(batch, length, heads, width // heads).swapaxes(1, 2)
-
-
-def _rotated(
-    setting: Setting, change: Mapping[str, str], query: Array, key: Array, value: Array
-) -> tuple[Array, Array, Array]:
-    way = change.get("rope", "half")
-    if setting.tables is None or way == "none":
-        if setting.tables is None and ("rope" in change or "offset" in change):
-            raise ValueError("no rotary tables")
-        return query, key, value
-    cos, sin = (table[:, None] for table in setting.tables)
-    if way == "backwards":
-        sin = -sin
-    pairs = "interleaved" if way == "interleaved" else "half"
-    step = int(change.get("offset", 0))
-    if way != "key":
-        query = _rotate(query, _moved(cos, step), _moved(sin, step), pairs)
-    if way != "query":
-        key = _rotate(key, cos, sin, pairs)
-    if way == "value":
-        value = _rotate(value, cos, sin, pairs)
-    return query, key, value
-
-
-def _moved(table: Array, step: int) -> Array:
-    """The table of positions that are one higher or lower; the last ones cannot be known."""
-    return np.roll(table, -step, axis=-2)
-
-
-def _rotate(x: Array, cos: Array, sin: Array, pairs: str) -> Array:
-    if pairs == "interleaved":
-        a, b = x[..., 0::2], x[..., 1::2]
-        return np.stack((a * cos - b * sin, b * cos + a * sin), -1).reshape(x.shape)
-    a, b = np.split(x, 2, axis=-1)
-    return np.concatenate((a * cos - b * sin, b * cos + a * sin), -1)
-
-
-def _mask(setting: Setting, change: Mapping[str, str]) -> Array:
-    """True where a query may look, (B or 1, S, S)."""
-    length = setting.query.shape[1]
-    causal = np.tril(np.ones((1, length, length), bool))
-    way = change.get("mask", "")
-    if way == "none":
-        return np.ones_like(causal)
-    if way == "ahead":
-        return np.tril(np.ones((1, length, length), bool), 1)
-    if way == "behind":
-        return np.tril(np.ones((1, length, length), bool), -1)
-    given = setting.mask
-    return given if given is not None and given.shape[-2:] == (length, length) else causal
-
-
-def _rounded(array: Array, precision: str) -> Array:
-    types: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
-    return array.astype(types[precision]).astype(np.float64) if precision else array

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,14 @@ from parity.tracing.result import Suspect
 from parity.tracing.rules import Link
 
 Array = NDArray[Any]
+# What values are rounded to, the widest first.
+ROUNDED: dict[str, Any] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float8": ml_dtypes.float8_e4m3fn,
+    "float8 (e5m2)": ml_dtypes.float8_e5m2,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +90,8 @@ class Evidence:
         dtype: the precision they are judged by.
         bound: what error is none in that precision.
         with_parameters: the error of the target with other parameters on the Flax side, by path.
+        odd: the side that is taken for the wrong one, as it is called.
+        usual: the other side.
     """
 
     name: str
@@ -97,6 +108,27 @@ class Evidence:
     dtype: str
     bound: float
     with_parameters: Callable[[Mapping[str, Array]], float]
+    odd: str = "Flax"
+    usual: str = "PyTorch"
+
+    def mirrored(self) -> Evidence:
+        """The same with the sides exchanged: PyTorch's is taken for the wrong one."""
+
+        def turned(values: Sequence[Value]) -> list[Value]:
+            return [Value(v.name, v.flax, v.torch) for v in values]
+
+        return dataclasses.replace(
+            self,
+            target=turned([self.target])[0],
+            inputs=turned(self.inputs),
+            outputs=turned(self.outputs),
+            parts=[Part(p.name, turned(p.inputs), turned(p.outputs)) for p in self.parts],
+            parameters=[Parameter(p.name, p.link, p.flax, p.torch) for p in self.parameters],
+            torch_only=self.flax_only,
+            flax_only=self.torch_only,
+            odd=self.usual,
+            usual=self.odd,
+        )
 
     def suspect(self, name: str, sentence: str, torch: Array, flax: Array) -> Suspect | None:
         """A hypothesis under which the two sides are these, if they then agree."""

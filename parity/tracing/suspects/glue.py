@@ -17,6 +17,7 @@ from parity.tracing.suspects.evidence import Evidence
 
 Array = NDArray[Any]
 _NEAR = 1e-9
+_LIMITS = (5.0, 7.0, 10.0, 20.0)
 _FITTED = 20_000  # values that weights are fitted to
 
 
@@ -39,6 +40,21 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
     "leaky relu": lambda x: np.where(x > 0, x, 0.01 * x),
     "mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "leaky relu (0.1)": lambda x: np.where(x > 0, x, 0.1 * x),
+    "leaky relu (0.2)": lambda x: np.where(x > 0, x, 0.2 * x),
+    "selu": lambda x: (
+        1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0)))
+    ),
+    "celu (0.5)": lambda x: np.where(x > 0, x, 0.5 * np.expm1(np.minimum(x, 0) / 0.5)),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "squared": np.square,
+    "sine": np.sin,
+    "absolute value": np.abs,
+    "quick sigmoid (1.702)": lambda x: expit(1.702 * x),
+    "hard sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "log sigmoid": lambda x: -np.logaddexp(-x, 0),
+    "exponential": lambda x: np.exp(np.minimum(x, 300)),
     "hard swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "no activation": lambda x: x,
 }
@@ -73,26 +89,36 @@ def _known(evidence: Evidence) -> dict[str, Array]:
 def _activation(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:
     """f(a), or f(a) * b as in gated layers."""
     alike = {n: a for n, a in known.items() if a.shape == evidence.target.torch.shape}
-    ways = {
-        f"{name} of {a}": function(alike[a])
-        for name, function in ACTIVATIONS.items()
-        for a in alike
-    }
-    ways |= {
-        f"{name} of {a}, times {b}": function(alike[a]) * alike[b]
-        for name, function in ACTIVATIONS.items()
-        for a, b in itertools.permutations(alike, 2)
-    }
-    best = []
-    for side in (evidence.target.torch, evidence.target.flax):
-        errors = {words: relative_error(value, side) for words, value in ways.items()}
-        words = min(errors, key=lambda w: errors[w], default="")
-        best.append((words, errors.get(words, math.inf)))
+    best = [("", math.inf), ("", math.inf)]
+    for words, value in _ways(alike):
+        for i, side in enumerate((evidence.target.torch, evidence.target.flax)):
+            error = relative_error(value, side)
+            if error < best[i][1]:
+                best[i] = (words, error)
     (mine, error), (theirs, after) = best
     if mine != theirs and error <= evidence.bound:
-        sentence = f"what goes into {evidence.stage or 'the output'} is {theirs} in Flax, {mine}"
-        if suspect := evidence.judge("activation", f"{sentence} in PyTorch", after):
+        what = f"what goes into {evidence.stage}" if evidence.stage else "the output"
+        sentence = f"{what} is {theirs} in Flax, {mine} in PyTorch"
+        if suspect := evidence.judge("activation", sentence, after):
             yield suspect
+
+
+def _ways(alike: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """f(a), and what gated layers make of two values."""
+    applied = {name: {f: function(a) for f, function in ACTIVATIONS.items()}
+               for name, a in alike.items()}  # fmt: skip
+    for a, values in applied.items():
+        for f, value in values.items():
+            yield f"{f} of {a}", value
+    for a, b in itertools.permutations(alike, 2):
+        for f, value in applied[a].items():
+            yield f"{f} of {a}, times {b}", value * alike[b]
+            yield f"{f} of {a}, times 1 + {b}", value * (alike[b] + 1)
+            yield f"{f} of {a}, plus {b}", value + alike[b]
+        yield f"silu of the product of {a} and {b}", ACTIVATIONS["silu"](alike[a] * alike[b])
+        for limit in _LIMITS:
+            cut = np.clip(applied[a]["silu"], -limit, limit)
+            yield f"silu of {a}, cut off at {limit:g}, times {b}", cut * alike[b]
 
 
 def _sum(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:

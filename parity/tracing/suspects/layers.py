@@ -21,6 +21,7 @@ from parity.tracing.suspects.evidence import Evidence
 Array = NDArray[Any]
 Ways = Iterator[tuple[tuple[str, ...], Array]]
 EPS = (1e-5, 1e-6, 1e-8, 1e-12, 1e-3, 1e-4, 1e-7, 1e-2, 0.0)
+_IDS = 64  # ids that may be that of padding
 _TYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
@@ -63,31 +64,45 @@ def _named(evidence: Evidence, kind: str, ways: Ways) -> Iterator[Suspect]:
 
 def _norms(x: Array, weight: Array, bias: Array | None, evidence: Evidence) -> Ways:
     """RMSNorm and LayerNorm, with every eps, weight and precision."""
-    fitted = [
-        _fitted_eps(x, weight, side) for side in (evidence.target.torch, evidence.target.flax)
-    ]
+    sides = (evidence.target.torch, evidence.target.flax)
+    fitted = [_fitted_eps(x, weight, bias, y, c) for y in sides for c in (False, True)]
     eps = dict.fromkeys((*_own_eps(evidence), *EPS, *(e for e in fitted if e is not None)))
     for centred, e, precision in itertools.product((False, True), eps, ("", *_TYPES)):
         y = _rounded(x, precision)
         if centred:
             y = y - y.mean(axis=-1, keepdims=True)
         square = _rounded(np.square(y), precision).mean(axis=-1, keepdims=True)
+        size = x.shape[-1]
         for where, scale in (
             ("eps inside the root", np.sqrt(_rounded(square, precision) + e)),
             ("eps outside the root", np.sqrt(square) + e),
+            ("eps as the least mean square", np.sqrt(np.maximum(square, e))),
+            ("a sum in place of the mean", np.sqrt(square * size + e)),
+            ("size - 1 in place of size", np.sqrt(square * size / max(size - 1, 1) + e)),
+            ("no root", square + e),
+            ("mean of absolute values", np.abs(y).mean(axis=-1, keepdims=True) + e),
+            ("root left out: not normalised", np.ones_like(square)),
         ):
             with np.errstate(divide="ignore", invalid="ignore"):
                 normal = _rounded(y / scale, precision)
-            for text, w in (("weight w", weight), ("weight 1 + w", weight + 1), ("weight none", 1)):
-                value = normal * w + (0 if bias is None else bias)
-                words = (
-                    "mean subtracted" if centred else "",
-                    f"eps {e:.9g}",
-                    where,
-                    text,
-                    f"precision {precision}" if precision else "",
-                )
-                yield words, value
+            for text, w in (
+                ("weight w", weight),
+                ("weight 1 + w", weight + 1),
+                ("weight none", np.ones_like(weight)),
+                ("weight w - 1", weight - 1),
+                ("weight exp(w)", np.exp(np.minimum(weight, 100))),
+            ):
+                for said, b in (("", bias), ("bias left out", None))[: 1 if bias is None else 2]:
+                    words = (
+                        "mean subtracted" if centred else "",
+                        f"eps {e:.9g}",
+                        where,
+                        text,
+                        f"precision {precision}" if precision else "",
+                        said,
+                    )
+                    yield words, normal * w + (0 if b is None else b)
+    yield ("output is the input",), x
 
 
 def _own_eps(evidence: Evidence) -> list[float]:
@@ -97,8 +112,12 @@ def _own_eps(evidence: Evidence) -> list[float]:
     return [float(value) for value in found if isinstance(value, float)]
 
 
-def _fitted_eps(x: Array, weight: Array, y: Array) -> float | None:
-    """The eps of an RMSNorm that gives y, solved for; None where it is no such norm."""
+def _fitted_eps(
+    x: Array, weight: Array, bias: Array | None, y: Array, centred: bool
+) -> float | None:
+    """The eps of a norm that gives y, solved for; None where it is no such norm."""
+    x = x - x.mean(-1, keepdims=True) if centred else x
+    y = y if bias is None else y - bias
     rows = np.abs(x).argmax(axis=-1)[..., None]  # the largest channel of each row is the most exact
     w = np.take(weight, rows)
     a, b = np.take_along_axis(x, rows, -1), np.take_along_axis(y, rows, -1)
@@ -121,7 +140,10 @@ def _linears(x: Array, kernel: Array, bias: Array | None) -> Ways:
                     continue
                 value = product if b is None else product + b
                 value = value + bias if other == "bias twice" else value
-                yield (f"precision {precision}" if precision else "", text, other), value
+                words = f"precision {precision}" if precision else ""
+                yield (words, text, other), value
+                if precision:
+                    yield (words, text, other, "rounded output"), _rounded(value, precision)
 
 
 def _square(kernel: Array) -> bool:
@@ -129,13 +151,25 @@ def _square(kernel: Array) -> bool:
 
 
 def _embeddings(ids: Array, table: Array) -> Ways:
-    """Rows of the table, scaled or shifted."""
+    """Rows of the table, scaled or shifted, normalised, or with some of them left empty."""
     size = table.shape[-1]
     for step, factor in itertools.product((0, 1, -1), (1.0, size**0.5, size**-0.5)):
         rows = table[np.clip(ids + step, 0, len(table) - 1)]
         shifted = f"ids {step:+d}" if step else ""
         scaled = "" if factor == 1 else f"scaled by {'sqrt' if factor > 1 else '1/sqrt'}({size})"
         yield (shifted, scaled), rows * factor
+    rows = table[ids]
+    for token in np.unique(ids)[:_IDS]:
+        empty = np.where((ids == token)[..., None], 0.0, rows)
+        yield ("", "", f"padding: id {token} gives zeros"), empty
+    for i in range(1, min(ids.shape[-1], 4)) if ids.ndim > 1 else ():
+        for step in (i, -i):
+            yield ("", f"shifted by {step:+d} positions"), np.roll(rows, step, axis=-2)
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        yield ("", "normalised to length 1"), rows / length
+        yield ("", "normalised to a mean square of 1"), rows / length * size**0.5
+    yield ("", "reversed ids"), table[len(table) - 1 - ids]
 
 
 def _rounded(array: Array, precision: str) -> Array:

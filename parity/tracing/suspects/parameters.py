@@ -5,97 +5,93 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from parity.tracing.errors import relative_error
 from parity.tracing.result import Suspect
 from parity.tracing.suspects.evidence import Evidence, Parameter
+from parity.tracing.suspects.tensors import describe, part_that_differs, place, rearranged
 
 Array = NDArray[Any]
-Changed = tuple[str, str, Array]  # name, what it looks like, the tensor that would have become so
 _EQUAL = 1e-12
-_ROUNDED = (("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16), ("float32", np.float32))
 
 
 def parameter_suspects(evidence: Evidence) -> Iterator[Suspect]:
     """What became of every tensor that differs; each is tried by putting the right one back."""
-    for parameter in evidence.parameters:
-        if relative_error(parameter.torch, parameter.flax) <= _EQUAL:
-            continue
+    differing = [p for p in evidence.parameters if relative_error(p.torch, p.flax) > _EQUAL]
+    found = []
+    for parameter in differing:
         after = evidence.with_parameters({parameter.link.flax: parameter.torch})
-        name, looks = _looks(parameter, evidence)
-        if suspect := evidence.judge(name, f"{parameter.name} {looks}", after):
-            yield suspect
+        if suspect := _judged(evidence, parameter, after):
+            found.append(suspect)
+    if not found and len(differing) > 1:  # they are wrong together
+        after = evidence.with_parameters({p.link.flax: p.torch for p in differing})
+        found = [s for p in differing if (s := _judged(evidence, p, after)) is not None]
+    yield from found
+
+
+def _judged(evidence: Evidence, parameter: Parameter, after: float) -> Suspect | None:
+    if evidence.judge("", "", after) is None:
+        return None
+    name, looks = _looks(parameter, evidence)
+    return evidence.judge(name, f"{parameter.name} {looks}", after)
 
 
 def _looks(parameter: Parameter, evidence: Evidence) -> tuple[str, str]:
     """The name of what happened to a tensor, and words for it."""
     one, other = parameter.torch, parameter.flax
-    reordered = np.array_equal(np.sort(one, axis=None), np.sort(other, axis=None))
-    changes = _reordered if reordered else _changed
     # Either side may be the right one.
-    for a, b, side in ((one, other, ""), (other, one, " (on the PyTorch side)")):
-        for name, words, changed in changes(a):
-            if changed.shape == b.shape and relative_error(changed, b) <= _EQUAL:
-                return name, words + side
+    sides = ((one, other, ""), (other, one, f" (on the {evidence.usual} side)"))
+    for a, b, side in sides:
+        if found := describe(a, b):
+            return found[0], found[1] + side
     for link, array in evidence.others:
-        same = array.shape == other.shape and np.array_equal(array, other)
-        if same and link.flax != parameter.link.flax:
+        same = array.shape == other.shape and link.flax != parameter.link.flax
+        if same and np.array_equal(array, other):
             return "weight-of-another", f"holds the values of {link.torch}"
+    if np.count_nonzero(one != other) < _TELLING:
+        return _by_size(one, other)
+    if (part := part_that_differs(one, other)) is not None:
+        where = place(one.shape, part)
+        for a, b, side in sides:
+            if found := describe(a[part], b[part]):
+                return found[0], f"{found[1]}{side}, in {where} only"
+        for link, array in evidence.others:
+            if array.shape == other.shape and np.array_equal(array[part], other[part]):
+                return "weight-of-another", f"holds the values of {link.torch} in {where}"
+        if found := rearranged(one[part], other[part]):
+            return found[0], f"{found[1]}, in {where} only"
+        return "weight-differs", f"differs in {where} only"
+    if found := rearranged(one, other):
+        return found
+    return _by_size(one, other)
+
+
+def _by_size(one: Array, other: Array) -> tuple[str, str]:
+    """What is left to say: where, by how much, and whether it looks like noise."""
     differing = int(np.count_nonzero(one != other))
-    if reordered:
+    if np.array_equal(np.sort(one, axis=None), np.sort(other, axis=None)):
         return "weight-reordered", f"has its values in another order ({differing} moved)"
+    difference = other - one
+    everywhere = differing > one.size // 2
+    if everywhere and one.ndim == 2 and max(one.shape) <= _LARGEST and min(one.shape) > 3:
+        sizes = np.linalg.svd(difference, compute_uv=False)
+        rank = int((sizes > sizes[0] * 1e-9).sum())
+        if rank <= min(one.shape) // 3:
+            words = f"differs by a matrix of rank {rank}: an adapter (LoRA) merged on one side"
+            return "weight-low-rank", words
+    for side, array in (("Flax", other), ("PyTorch", one)):
+        levels = len(np.unique(array))
+        if levels <= min(256, array.size // 4):
+            return "weight-quantised", f"takes only {levels} values in {side}: quantised"
+    size = float(np.abs(difference).max() / np.abs(one).max())
+    if everywhere and size < _NOISE:
+        words = f"differs everywhere, by at most {size:.1g} of its largest value: "
+        return "weight-noise", words + "rounded, quantised, or of another checkpoint"
     return "weight-differs", f"differs in {differing} of {one.size} values"
 
 
-def _changed(array: Array) -> Iterator[Changed]:
-    """What a port may do to the values of a tensor."""
-    yield "weight-zero", "is all zeros", np.zeros_like(array)
-    yield "weight-one", "is all ones", np.ones_like(array)
-    yield "weight-negated", "has the other sign", -array
-    yield "weight-plus-one", "looks stored as 1 + w", array + 1
-    for name, dtype in _ROUNDED:
-        rounded = array.astype(dtype).astype(np.float64)
-        yield "weight-rounded", f"is rounded to {name}", rounded
-    yield from _scaled(array)
-
-
-def _reordered(array: Array) -> Iterator[Changed]:
-    """What a port may do to the order of a tensor; kernels lie as (in, out)."""
-    if array.ndim == 2:
-        yield "weight-transposed", "looks transposed", array.T
-    for axis in range(array.ndim):
-        side = ("inputs", "outputs")[axis] if array.ndim == 2 else f"axis {axis}"
-        yield "weight-flipped", f"is flipped along its {side}", np.flip(array, axis)
-        for step in (1, -1):
-            moved = np.roll(array, step, axis)
-            yield "weight-shifted", f"is shifted by {step} along its {side}", moved
-        for heads, size in _divisions(array.shape[axis]):
-            words = f"looks interleaved: rotary halves of {heads} heads of {size}, in its {side}"
-            for shape in ((heads, 2, size // 2), (heads, size // 2, 2)) if size % 2 == 0 else ():
-                yield "rope-interleaved", words, _regroup(array, axis, shape)
-        for first, second in _divisions(array.shape[axis]):
-            words = f"looks grouped as {second} x {first} in place of {first} x {second}"
-            regrouped = _regroup(array, axis, (1, first, second))
-            yield "heads-regrouped", f"{words}, in its {side}", regrouped
-
-
-def _scaled(array: Array) -> Iterator[Changed]:
-    """Multiplied by what models multiply with: roots of sizes, halves and doubles."""
-    factors = {2.0, 0.5, *(float(n) ** p for n in array.shape for p in (0.5, -0.5, 1.0, -1.0))}
-    for factor in sorted(factors - {1.0}):
-        yield "weight-scaled", f"is scaled by {factor:.4g}", array * factor
-
-
-def _divisions(size: int) -> list[tuple[int, int]]:
-    """Ways to see an axis as so many groups of so many."""
-    return [(n, size // n) for n in range(1, size + 1) if size % n == 0 and size // n > 1]
-
-
-def _regroup(array: Array, axis: int, shape: tuple[int, int, int]) -> Array:
-    """Swap the two inner axes that an axis is made of."""
-    moved = np.moveaxis(array, axis, 0)
-    grouped = moved.reshape(*shape, *moved.shape[1:]).swapaxes(1, 2)
-    return np.moveaxis(grouped.reshape(moved.shape), 0, axis)
+_TELLING = 4  # with fewer values anything explains them
+_LARGEST = 4096  # of matrices whose rank is computed
+_NOISE = 0.1

@@ -1,4 +1,4 @@
-"""Hypotheses about what a model hands to its layers: rotary tables and masks."""
+"""Hypotheses about the tables of rotary embedding that a model hands to its layers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 
 from parity.tracing.errors import relative_error
 from parity.tracing.result import Suspect
-from parity.tracing.suspects.evidence import Evidence, Value
+from parity.tracing.suspects.evidence import ROUNDED, Evidence, Value
 
 Array = NDArray[Any]
 _FIT = 1e-6
+_ROUNDED_FIT = 5e-3  # frequencies that differ by less may be the same ones, rounded
+_READ = 1e-9  # what reading frequencies off the tables costs
 
 
 def table_suspects(evidence: Evidence) -> Iterator[Suspect]:
-    """What differs about a mask, or about the angles of rotary embedding."""
+    """What differs about the angles."""
     target = evidence.target
-    if target.torch.dtype == bool:
-        yield from _masks(evidence, target)
-        return
     stage = next((part for part in evidence.parts if part.name == evidence.stage), None)
     if stage is None or target.torch.ndim < 2 or np.abs(target.torch).max(initial=0) > 1 + _FIT:
         return
@@ -31,62 +30,28 @@ def table_suspects(evidence: Evidence) -> Iterator[Suspect]:
         yield from _angles(evidence, *tables)  # cos comes before sin wherever both are passed
 
 
-def _masks(evidence: Evidence, value: Value) -> Iterator[Suspect]:
-    """Masks are (..., queries, keys), True where a query may look."""
-    one, other = value.torch, value.flax
-    if one.ndim < 2:
-        return
-    keys = one.shape[-1]
-    ahead = np.roll(one, 1, axis=-1)
-    ahead[..., 0] = one[..., 0]
-    behind = np.roll(one, -1, axis=-1)
-    behind[..., keys - 1] = False
-    top = np.broadcast_to(np.tril(np.ones(one.shape[-2:], bool)), one.shape)
-    for name, words, mask in (
-        ("mask-one-ahead", "lets each query see one key of the future", ahead),
-        ("mask-left-out", "hides nothing", np.ones_like(one)),
-        ("mask-inverted", "is the other way round", ~one),
-        ("mask-top-left", "is aligned top-left", top),
-        ("mask-transposed", "has queries and keys swapped", one.swapaxes(-1, -2)),
-    ):
-        if suspect := evidence.suspect(name, f"the mask {words} in Flax", mask, other):
-            yield suspect
-    # The first query has to see something.
-    hidden = "the mask hides each query's own key in Flax"
-    if suspect := evidence.suspect(
-        "mask-one-behind", hidden, behind[..., 1:, :], other[..., 1:, :]
-    ):
-        yield suspect
-
-
 def _angles(evidence: Evidence, cos: Value, sin: Value) -> Iterator[Suspect]:
     """Compare the tables by the angles that they are made of."""
+    odd = evidence.odd
     sides = [(cos.torch, sin.torch), (cos.flax, sin.flax)]
     one, other = (np.arctan2(s, c) for c, s in sides)
-    for step, words in ((1, "one too high"), (-1, "one too low")):
+    for step, words in ((1, "ahead"), (-1, "behind")):
         a = one[..., 1:, :] if step > 0 else one[..., :-1, :]
         b = other[..., :-1, :] if step > 0 else other[..., 1:, :]
-        if suspect := _same(
-            evidence,
-            f"position-{'ahead' if step > 0 else 'behind'}",
-            f"positions are {words} in Flax",
-            a,
-            b,
-        ):
+        sentence = f"positions are one too {'high' if step > 0 else 'low'} in {odd}"
+        if suspect := _same(evidence, f"position-{words}", sentence, a, b):
             yield suspect
-    if suspect := _same(
-        evidence, "rope-backwards", "angles have the other sign in Flax", -one, other
+    for name, words, angles in (
+        ("rope-backwards", "angles have the other sign", -one),
+        ("rope-swapped", "cos and sin are swapped", math.pi / 2 - one),
+        ("rope-reversed", "frequencies stand in the reverse order", one[..., ::-1]),
     ):
-        yield suspect
-    if suspect := _same(
-        evidence, "rope-swapped", "cos and sin are swapped in Flax", math.pi / 2 - one, other
-    ):
-        yield suspect
-    for name, dtype in (("float32", np.float32), ("float16", np.float16)):
+        if suspect := _same(evidence, name, f"{words} in {odd}", angles, other):
+            yield suspect
+    for name, dtype in ROUNDED.items():
         rounded = cos.torch.astype(dtype).astype(np.float64)
-        if suspect := evidence.suspect(
-            "rounded", f"tables are rounded to {name} in Flax", rounded, cos.flax
-        ):
+        words = f"tables are rounded to {name} in {odd}"
+        if suspect := evidence.suspect("rounded", words, rounded, cos.flax):
             yield suspect
     yield from _frequencies(evidence, one, other, sides)
 
@@ -102,30 +67,77 @@ def _frequencies(
     """Angles per position: theta ** (-j / half), or that divided."""
     if one.shape[-2] < 2:
         return
+    odd, usual = evidence.odd, evidence.usual
     steps = [(a[..., 1, :] - a[..., 0, :]).reshape(-1, a.shape[-1])[0] for a in (one, other)]
     mine, theirs = (np.mod(step, 2 * math.pi) for step in steps)
-    if (mine <= 0).any() or (theirs <= 0).any():
+    if (mine <= 0).any():
+        return
+    if not theirs.any():
+        words = f"angles are the same at all positions in {odd}"
+        if suspect := evidence.judge("rope-constant", words, _of_frequencies(theirs, sides[1])):
+            yield suspect
+        return
+    still = theirs <= 0
+    if still.any():
+        alike = np.allclose(theirs[~still], mine[~still], rtol=_FIT)
+        words = f"{int(still.sum())} of {len(still)} frequencies are 0 in {odd}: a partial rotation"
+        after = _of_frequencies(theirs, sides[1])
+        if alike and (suspect := evidence.judge("rope-partial", words, after)):
+            yield suspect
         return
     ratio = theirs / mine
     after = _of_frequencies(theirs, sides[1])
     if np.allclose(ratio, 1, rtol=_FIT):
         yield from _offsets(evidence, mine, one, sides[1])
+    if np.allclose(ratio, 1, rtol=_ROUNDED_FIT):
+        yield from _rounded(evidence, mine, sides)
         return
     if np.ptp(ratio) < _FIT * abs(ratio[0]):
-        words = f"angles are {ratio[0]:.6g} times PyTorch's in Flax: positions scaled"
+        words = f"angles are {ratio[0]:.6g} times {usual}'s in {odd}: positions scaled"
         if suspect := evidence.judge("rope-scaled", words, after):
             yield suspect
         return
-    thetas = [_theta(frequencies) for frequencies in (mine, theirs)]
-    if all(theta is not None for theta in thetas):
-        words = f"rope theta is {thetas[1]:.6g} in Flax, {thetas[0]:.6g} in PyTorch"
+    (theta, first), (other_theta, other_first) = (_series(f) for f in (mine, theirs))
+    if theta and other_theta:
+        words = f"rope theta is {other_theta:.6g} in {odd}, {theta:.6g} in {usual}"
+        if abs(other_first - first) > _FIT:
+            words += f", and the first frequency {other_first:.6g}, not {first:.6g}"
         name = "rope-theta"
     else:
         words = f"{int((abs(ratio - 1) > _FIT).sum())} of {len(ratio)} rotary frequencies differ"
-        words += ": a scaling (llama3, yarn) that one side leaves out" if None in thetas else ""
+        words += ": a scaling (llama3, yarn) that one side leaves out"
         name = "rope-frequencies"
     if suspect := evidence.judge(name, words, after):
         yield suspect
+
+
+def _rounded(
+    evidence: Evidence, frequencies: Array, sides: list[tuple[Array, Array]]
+) -> Iterator[Suspect]:
+    """The same frequencies, or positions, or angles, in a narrower dtype on one side."""
+    (cos, sin), (other_cos, other_sin) = sides
+    first = np.arctan2(sin, cos)[..., :1, :]
+    places = np.arange(cos.shape[-2])[:, None]
+    slowest = int(frequencies.argmin())
+    start = np.rint(first[..., slowest : slowest + 1] / frequencies[slowest])
+    for name, dtype in ROUNDED.items():
+
+        def narrow(array: Array, dtype: Any = dtype) -> Array:
+            return array.astype(dtype).astype(np.float64)
+
+        for what, angles in (
+            ("frequencies", (start + places) * narrow(frequencies)),
+            ("angles", narrow((start + places) * frequencies)),
+            ("positions", narrow(start + places) * frequencies),
+            ("frequencies and angles", narrow(narrow(start + places) * narrow(frequencies))),
+        ):
+            both = [(np.cos(angles), other_cos), (np.sin(angles), other_sin)]
+            after = max(min(relative_error(a, b), relative_error(narrow(a), b)) for a, b in both)
+            words = f"rotary {what} are rounded to {name} in {evidence.odd}"
+            # Frequencies are read off the tables here, with their rounding.
+            if after <= max(evidence.bound, _READ) < evidence.target.error:
+                yield Suspect("rope-rounded", words, evidence.target.error, after)
+                return
 
 
 def _offsets(
@@ -139,7 +151,20 @@ def _offsets(
     moved = one + steps[..., None, None] * frequencies
     after = max(relative_error(np.cos(moved), side[0]), relative_error(np.sin(moved), side[1]))
     rows = ", ".join(f"{step:+.0f}" for step in np.ravel(steps)[:6])
-    words = f"positions of the rows are off by {rows} in Flax"
+    words = f"positions of the rows are off by {rows} in {evidence.odd}"
+    if suspect := evidence.judge("positions", words, after):
+        yield suspect
+        return
+    # Or each token's: positions that do not restart, or stand still.
+    turned = other[..., slowest] - one[..., slowest]
+    steps = np.rint(turned / frequencies[slowest])
+    moved = one + steps[..., None] * frequencies
+    after = max(relative_error(np.cos(moved), side[0]), relative_error(np.sin(moved), side[1]))
+    places = [
+        " ".join(f"{p:.0f}" for p in np.rint(a[..., slowest] / frequencies[slowest]).ravel()[:8])
+        for a in (other, one)
+    ]
+    words = f"positions are {places[0]} ... in {evidence.odd}, {places[1]} ... in {evidence.usual}"
     if suspect := evidence.judge("positions", words, after):
         yield suspect
 
@@ -152,12 +177,12 @@ def _of_frequencies(frequencies: Array, side: tuple[Array, Array]) -> float:
     return max(relative_error(np.cos(angles), cos), relative_error(np.sin(angles), sin))
 
 
-def _theta(frequencies: Array) -> float | None:
-    """The base of a geometric series, or None where it is none."""
+def _series(frequencies: Array) -> tuple[float | None, float]:
+    """The base of a geometric series, or None where it is none, and where it begins."""
     if len(frequencies) < 2:
-        return None
+        return None, float(frequencies[0])
     logs = np.log(frequencies)
     steps = np.diff(logs)
     if np.ptp(steps) > 1e-6:
-        return None
-    return float(np.exp(-steps.mean() * len(frequencies)))
+        return None, float(frequencies[0])
+    return float(np.exp(-steps.mean() * len(frequencies))), float(frequencies[0])

@@ -1,0 +1,195 @@
+"""Attention in float64 numpy, in the usual way or with one thing changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.tracing.suspects.evidence import ROUNDED
+
+Array = NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What attention is computed from."""
+
+    query: Array  # (B, S, N*H)
+    key: Array  # (B, S, K*H)
+    value: Array  # (B, S, K*H)
+    heads: int
+    tables: tuple[Array, Array] | None  # cos and sin, (B or 1, S, H/2)
+    mask: Array | None  # (B, S, S)
+
+    @property
+    def head_dim(self) -> int:
+        """H."""
+        return int(self.query.shape[-1] // self.heads)
+
+
+def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
+    """Causal attention with grouped heads, (B, S, N*H), with what is to be otherwise."""
+    head_dim, heads = setting.head_dim, setting.heads
+    if setting.key.shape[-1] % head_dim:
+        raise ValueError("keys are no whole number of heads")
+    kv_heads = setting.key.shape[-1] // head_dim
+    inner = change.get("split") == "inner"
+    query = _split(setting.query, heads, inner)
+    key, value = (_split(a, kv_heads, inner) for a in (setting.key, setting.value))
+    if change.get("swap") == "kv":
+        key, value = value, key
+    if change.get("swap") == "qk":
+        if heads != kv_heads:
+            raise ValueError("as many keys as queries are needed")
+        query, key = key, query
+    if change.get("norm") == "before":
+        query, key = _normalised(query), _normalised(key)
+    query, key, value = _rotated(setting, change, query, key, value)
+    if change.get("norm") == "after":
+        query, key = _normalised(query), _normalised(key)
+    if change.get("swap") == "rotated":
+        key, value = value, key
+    group = _groups(change.get("grouping", ""), heads, kv_heads)
+    scores = query @ key[:, group].swapaxes(2, 3)  # (B, N, S, S)
+    width = setting.query.shape[-1]
+    scales = {"none": 1.0, "1/H": 1 / head_dim, "1/sqrt(D)": width**-0.5, "twice": 1 / head_dim}
+    scores = scores * scales.get(change.get("scale", ""), head_dim**-0.5)
+    scores = _rounded(scores * change.get("factor", 1.0), change.get("scores", ""))
+    if "cap" in change:
+        scores = change["cap"] * np.tanh(scores / change["cap"])
+    distance = np.arange(scores.shape[2])[:, None] - np.arange(scores.shape[3])
+    if change.get("bias") == "alibi":
+        slopes = 2.0 ** (-8.0 * np.arange(1, heads + 1) / heads)
+        scores = scores - slopes[:, None, None] * distance
+    mask = _mask(setting, change)[:, None] & (distance < change.get("window", distance.size))
+    precision = change.get("precision", "")
+    weights = _softmax(_rounded(scores, precision), mask, change.get("axis", ""), precision)
+    weights = _rounded(weights, change.get("probabilities", ""))
+    mixed = (weights @ value[:, group]).swapaxes(1, 2)  # (B, S, N, H)
+    if inner or change.get("merge") == "inner":
+        mixed = mixed.swapaxes(2, 3)
+    return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def _softmax(scores: Array, mask: Array, way: str, precision: str) -> Array:
+    if way == "none":
+        return np.where(mask, scores, 0.0)
+    if way != "after":
+        scores = np.where(mask, scores, -np.inf)
+    axis = -2 if way == "queries" else -1
+    largest = scores.max(axis=axis, keepdims=True)
+    weights = _rounded(np.exp(scores - largest), precision)
+    total = weights.sum(axis, keepdims=True) + (np.exp(-largest) if way == "one more" else 0.0)
+    weights = _rounded(weights / total, precision)
+    return np.where(mask, weights, 0.0)
+
+
+def _groups(way: str, heads: int, kv_heads: int) -> Array:
+    """Which key head each query head looks at."""
+    group = np.arange(heads)
+    if way == "modulo":
+        return group % kv_heads
+    if way == "first":
+        return group * 0
+    group = group // (heads // kv_heads)
+    return group[::-1] if way == "reversed" else group
+
+
+def _normalised(x: Array) -> Array:
+    """RMSNorm without a weight, with the eps that is usual there."""
+    normal: Array = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-6)
+    return normal
+
+
+def _split(array: Array, heads: int, inner: bool) -> Array:
+    """(B, S, N*H) to (B, N, S, H)."""
+    batch, length, width = array.shape
+    if inner:
+        return array.reshape(batch, length, width // heads, heads).transpose(0, 3, 1, 2)
+    return array.reshape(batch, length, heads, width // heads).swapaxes(1, 2)
+
+
+def _rotated(
+    setting: Setting, change: Mapping[str, Any], query: Array, key: Array, value: Array
+) -> tuple[Array, Array, Array]:
+    way = change.get("rope", "half")
+    if setting.tables is None or way == "none":
+        if setting.tables is None and ("rope" in change or "offset" in change):
+            raise ValueError("no rotary tables")
+        return query, key, value
+    cos, sin = (table[:, None] for table in setting.tables)
+    if way == "backwards":
+        sin = -sin
+    if way == "swapped":
+        cos, sin = sin, cos
+    if way in ("part", "quarter"):
+        kept = cos.shape[-1] // (2 if way == "part" else 4)
+        if not kept:
+            raise ValueError("too few channels")
+        return _rotate_part(query, cos, sin, kept), _rotate_part(key, cos, sin, kept), value
+    if way == "twice":
+        query, key = _rotate(query, cos, sin, "half"), _rotate(key, cos, sin, "half")
+    if way == "merged":
+        return _rotate_merged(query, cos, sin), _rotate_merged(key, cos, sin), value
+    pairs = "interleaved" if way == "interleaved" else "half"
+    step = int(change.get("offset", 0))
+    if way != "key":
+        query = _rotate(query, _moved(cos, step), _moved(sin, step), pairs)
+    if way != "query":
+        key = _rotate(key, cos, sin, pairs)
+    if way == "value":
+        value = _rotate(value, cos, sin, pairs)
+    return query, key, value
+
+
+def _moved(table: Array, step: int) -> Array:
+    """The table of positions that are one higher or lower; the last ones cannot be known."""
+    return np.roll(table, -step, axis=-2)
+
+
+def _rotate(x: Array, cos: Array, sin: Array, pairs: str) -> Array:
+    if pairs == "interleaved":
+        a, b = x[..., 0::2], x[..., 1::2]
+        return np.stack((a * cos - b * sin, b * cos + a * sin), -1).reshape(x.shape)
+    a, b = np.split(x, 2, axis=-1)
+    return np.concatenate((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def _rotate_part(x: Array, cos: Array, sin: Array, kept: int) -> Array:
+    turned = _rotate(x[..., : 2 * kept], cos[..., :kept], sin[..., :kept], "half")
+    return np.concatenate((turned, x[..., 2 * kept :]), -1)
+
+
+def _rotate_merged(x: Array, cos: Array, sin: Array) -> Array:
+    """Heads after one another as if they were one, turned by tables that are repeated."""
+    batch, heads, length, size = x.shape
+    merged = x.swapaxes(1, 2).reshape(batch, 1, length, heads * size)
+    turned = _rotate(merged, np.tile(cos, heads), np.tile(sin, heads), "half")
+    return turned.reshape(batch, length, heads, size).swapaxes(1, 2)
+
+
+def _mask(setting: Setting, change: Mapping[str, Any]) -> Array:
+    """True where a query may look, (B or 1, S, S)."""
+    length = setting.query.shape[1]
+    causal = np.tril(np.ones((1, length, length), bool))
+    way = change.get("mask", "")
+    if way == "none":
+        return np.ones_like(causal)
+    if way == "causal":
+        return causal
+    if way == "own":
+        return np.eye(length, dtype=bool)[None]
+    if way == "ahead":
+        return np.tril(np.ones((1, length, length), bool), 1)
+    if way == "behind":
+        return np.tril(np.ones((1, length, length), bool), -1)
+    given = setting.mask
+    return given if given is not None and given.shape[-2:] == (length, length) else causal
+
+
+def _rounded(array: Array, precision: str) -> Array:
+    return array.astype(ROUNDED[precision]).astype(np.float64) if precision else array

@@ -1,0 +1,285 @@
+"""What may have been done to a tensor that became another one: every way is tried."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.tracing.errors import relative_error
+from parity.tracing.suspects.evidence import ROUNDED
+
+Array = NDArray[Any]
+Changed = tuple[str, str, Array]  # name, what it looks like, the tensor that would have become so
+Part = tuple[slice | Array, ...]
+Order = tuple[str, str, Callable[[Array], Array]]  # name, what it looks like, what to do
+_EQUAL = 1e-12
+_FEW = 4
+_SAMPLE = 4096  # rows, and values of a row, by which quantisation is known
+_TOLD = 1e-6  # of values whose scale was rounded in some other way
+_MANY = 1 << 16  # rows that are looked up by their values
+
+
+def describe(right: Array, wrong: Array) -> tuple[str, str] | None:
+    """The name and the words of what leads from one tensor to the other, or None."""
+    alike = np.array_equal(np.sort(right, axis=None), np.sort(wrong, axis=None))
+    ways = _reordered(right, wrong) if alike else _changed(right, wrong)
+    for name, words, changed in ways:
+        if changed.shape == wrong.shape and relative_error(changed, wrong) <= _EQUAL:
+            return name, words
+    return None
+
+
+def _changed(array: Array, other: Array) -> Iterator[Changed]:
+    """What a port may do to the values of a tensor."""
+    yield "weight-zero", "is all zeros", np.zeros_like(array)
+    yield "weight-one", "is all ones", np.ones_like(array)
+    yield "weight-negated", "has the other sign", -array
+    yield "weight-plus-one", "looks stored as 1 + w", array + 1
+    yield "weight-reciprocal", "looks stored as 1 / w", 1 / np.where(array == 0, np.inf, array)
+    yield "weight-absolute", "has lost its signs", np.abs(array)
+    with np.errstate(over="ignore"):
+        yield "weight-exponential", "looks stored as its logarithm", np.exp(array)
+    for name, dtype in ROUNDED.items():
+        yield "weight-rounded", f"is rounded to {name}", array.astype(dtype).astype(np.float64)
+    cut = (array.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    yield "weight-rounded", "is cut off to bfloat16, not rounded", cut.astype(np.float64)
+    yield from _quantised(array, other)
+    yield from _scaled(array, other)
+
+
+def _quantised(array: Array, other: Array) -> Iterator[Changed]:
+    """Whole numbers of a step that the largest value sets: of all, of a row, of a block."""
+    groups: list[tuple[str, tuple[Array, Array]]] = [
+        ("the tensor", (array.reshape(1, -1), other.reshape(1, -1)))
+    ]
+    if array.ndim == 2:
+        groups += [("each output", (array.T, other.T)), ("each input", (array, other))]
+        for block in (b for b in (32, 64, 128) if array.shape[0] % b == 0):
+            blocks = array.T.reshape(-1, block), other.T.reshape(-1, block)
+            groups.append((f"{block} inputs of an output", blocks))
+    for bits, (per, (rows, wrong)) in itertools.product((8, 4), groups):
+        top = 2 ** (bits - 1)
+        rows, wrong = rows[:_SAMPLE], wrong[:_SAMPLE]
+        low, high = rows.min(1, keepdims=True), rows.max(1, keepdims=True)
+        largest = np.maximum(-low, high)
+        signed = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)
+        rows, wrong = rows[:, :_SAMPLE], wrong[:, :_SAMPLE]
+        for step, offset, bottom, most in (
+            (largest / (top - 1), 0.0, -top, top - 1),
+            (largest / top, 0.0, -top, top - 1),
+            (signed / -top, 0.0, -top, top - 1),
+            ((high - low) / (2 * top - 1), low, 0, 2 * top - 1),
+        ):
+            for narrow in (np.float64, np.float32, np.float16):  # the dtype of the scale
+                unit = np.asarray(step).astype(narrow).astype(np.float64)
+                unit = np.where(unit == 0, 1, unit)
+                levels = np.rint((rows - offset) / unit)
+                for clipped in (levels, np.clip(levels, bottom, most)):
+                    if relative_error(clipped * unit + offset, wrong) <= _TOLD:
+                        words = f"is quantised to {bits} bits, with a scale for {per}"
+                        yield "weight-quantised", words, other
+                        return
+
+
+def _scaled(array: Array, other: Array) -> Iterator[Changed]:
+    """Multiplied by one number, or each row or column by one of its own."""
+    size = float(np.vdot(array, array))
+    if not size:
+        return
+    factor = float(np.vdot(array, other)) / size
+    text = f"{factor:.6g}"
+    for n in sorted(set(array.shape)):
+        for power, root in ((0.5, f"sqrt({n})"), (-0.5, f"1/sqrt({n})"), (-1.0, f"1/{n}")):
+            if n > 1 and abs(factor / float(n) ** power - 1) < 1e-9:
+                text += f" = {root}"
+    if factor:
+        yield "weight-scaled", f"is scaled by {text}", array * factor
+    shift = float((other - array).mean())
+    yield "weight-shifted-by", f"has {shift:.6g} added everywhere", array + shift
+    for axis in (a for a, n in enumerate(array.shape) if array.ndim > 1 and n > 1):
+        sizes = np.square(array).sum(axis, keepdims=True)
+        products = (array * other).sum(axis, keepdims=True)
+        factors = np.divide(products, sizes, out=np.ones_like(sizes), where=sizes > 0)
+        each = _side(array, 1 - axis).rstrip("s") if array.ndim == 2 else "part"
+        words = f"has a factor of its own for each {each} ({factors.min():.3g} to "
+        words += f"{factors.max():.3g}): a norm's weight, or a scale, multiplied in on one side"
+        yield "weight-scaled-by-channel", words, array * factors
+        lengths = np.sqrt(sizes)
+        unit = np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 0)
+        yield "weight-normalised", f"has each {each} normalised to length 1", unit
+
+
+def _reordered(array: Array, other: Array) -> Iterator[Changed]:
+    """What a port may do to the order of a tensor; kernels lie as (in, out)."""
+    for name, words, change in _orders(array):
+        yield name, words, change(array)
+    for axis in range(array.ndim):
+        # A few of what lies along the other axes tell.
+        few = tuple(slice(None) if a == axis else slice(_FEW) for a in range(array.ndim))
+        for name, words, change in _orders_along(array, axis):
+            if np.array_equal(change(array[few]), other[few]):
+                yield name, words, change(array)
+
+
+def _orders(array: Array) -> Iterator[Order]:
+    if array.ndim == 2:
+        yield "weight-transposed", "looks transposed", lambda a: a.T
+        yield "weight-reshaped", "looks reshaped where it should be transposed", _reshaped
+        yield "weight-reshaped", "looks reshaped where it should be transposed", _unshaped
+    elif array.ndim > 2:
+        for axes in itertools.permutations(range(array.ndim)):
+            words = f"looks transposed by {axes}"
+            yield "weight-transposed", words, partial(np.transpose, axes=axes)
+        spatial = tuple(range(array.ndim - 2))
+        words = "is flipped along its spatial axes"
+        yield "weight-flipped", words, partial(np.flip, axis=spatial)
+
+
+def _orders_along(array: Array, axis: int) -> Iterator[Order]:
+    side, length = _side(array, axis), array.shape[axis]
+    yield "weight-flipped", f"is flipped along its {side}", partial(np.flip, axis=axis)
+    for step in (1, -1):
+        words = f"is shifted by {step} along its {side}"
+        yield "weight-shifted", words, partial(np.roll, shift=step, axis=axis)
+    for heads, size in divisions(length):
+        words = f"looks interleaved: rotary halves of {heads} heads of {size}, in its {side}"
+        for shape in ((heads, 2, size // 2), (heads, size // 2, 2)) if size % 2 == 0 else ():
+            yield "rope-interleaved", words, partial(_regroup, axis=axis, shape=shape)
+    for first, second in divisions(length):
+        words = f"looks grouped as {second} x {first} in place of {first} x {second}"
+        regroup = partial(_regroup, axis=axis, shape=(1, first, second))
+        yield "heads-regrouped", f"{words}, in its {side}", regroup
+    for heads, size in divisions(length):
+        for name, words, change in _INSIDE:
+            if change is not _halves or size % 2 == 0:
+                said = f"has its {side} {words} of {heads} groups of {size}"
+                yield name, said, partial(change, axis=axis, heads=heads)
+
+
+def _halves(array: Array, axis: int, heads: int) -> Array:
+    return _grouped(array, axis, heads, lambda a: np.roll(a, a.shape[1] // 2, 1))
+
+
+def _reversed(array: Array, axis: int, heads: int) -> Array:
+    return _grouped(array, axis, heads, lambda a: a[:, ::-1])
+
+
+def _turned(array: Array, axis: int, heads: int) -> Array:
+    return _grouped(array, axis, heads, lambda a: a[::-1])
+
+
+_INSIDE: tuple[tuple[str, str, Callable[..., Array]], ...] = (
+    ("halves-exchanged", "with the halves exchanged in each", _halves),
+    ("heads-reversed", "in the reverse order", _turned),
+    ("weight-flipped", "in the reverse order within each", _reversed),
+)
+
+
+def _grouped(array: Array, axis: int, heads: int, change: Callable[[Array], Array]) -> Array:
+    """A change of an axis seen as groups."""
+    moved = np.moveaxis(array, axis, 0)
+    groups = moved.reshape(heads, -1, *moved.shape[1:])
+    return np.moveaxis(change(groups).reshape(moved.shape), 0, axis)
+
+
+def _reshaped(array: Array) -> Array:
+    """(in, out) made of the bytes of (out, in)."""
+    return np.ascontiguousarray(array.T).reshape(array.shape)
+
+
+def _unshaped(array: Array) -> Array:
+    return np.ascontiguousarray(array).reshape(array.T.shape).T
+
+
+def divisions(size: int) -> list[tuple[int, int]]:
+    """Ways to see an axis as so many groups of so many."""
+    return [(n, size // n) for n in range(1, size + 1) if size % n == 0 and size // n > 1]
+
+
+def _regroup(array: Array, axis: int, shape: tuple[int, int, int]) -> Array:
+    """Swap the two inner axes that an axis is made of."""
+    moved = np.moveaxis(array, axis, 0)
+    grouped = moved.reshape(*shape, *moved.shape[1:]).swapaxes(1, 2)
+    return np.moveaxis(grouped.reshape(moved.shape), 0, axis)
+
+
+def _side(array: Array, axis: int) -> str:
+    return ("inputs", "outputs")[axis] if array.ndim == 2 else f"axis {axis}"
+
+
+# Parts of tensors.
+
+
+def part_that_differs(one: Array, other: Array) -> Part | None:
+    """The rows, columns, ... in which two tensors differ; None where that is everywhere."""
+    differs = one != other
+    axes = [
+        np.flatnonzero(differs.any(tuple(a for a in range(one.ndim) if a != axis)))
+        for axis in range(one.ndim)
+    ]
+    if all(len(places) == size for places, size in zip(axes, one.shape, strict=True)):
+        return None
+    runs = [slice(int(p[0]), int(p[-1]) + 1) if _is_run(p) else p for p in axes]
+    if sum(not isinstance(r, slice) for r in runs) > 1:
+        runs = [slice(int(p[0]), int(p[-1]) + 1) for p in axes]
+    return tuple(runs)
+
+
+def _is_run(places: Array) -> bool:
+    return bool(len(places) and len(places) == places[-1] - places[0] + 1)
+
+
+def place(shape: tuple[int, ...], part: Part) -> str:
+    """Where a part lies, in words."""
+    said = []
+    for axis, (size, places) in enumerate(zip(shape, part, strict=True)):
+        side = ("inputs", "outputs")[axis] if len(shape) == 2 else f"axis {axis}"
+        if isinstance(places, slice):
+            if places.stop - places.start < size:
+                last = f" to {places.stop - 1}" if places.stop > places.start + 1 else ""
+                said.append(f"{side} {places.start}{last} of {size}")
+        else:
+            shown = ", ".join(map(str, places[:4])) + (", ..." if len(places) > 4 else "")
+            said.append(f"{len(places)} of {size} {side} ({shown})")
+    return " and ".join(said)
+
+
+def rearranged(one: Array, other: Array) -> tuple[str, str] | None:
+    """Whole rows or columns that stand in another order; in blocks, where they moved together."""
+    for axis in range(one.ndim) if one.ndim > 1 else ():
+        rows, moved = (np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1) for a in (one, other))
+        if len(rows) > _MANY:
+            continue
+        where = {row.tobytes(): i for i, row in enumerate(rows)}
+        order = [where.get(row.tobytes(), -1) for row in moved]
+        side = _side(one, axis)
+        if -1 in order:
+            continue
+        if len(set(order)) < len(order):
+            lost = len(order) - len(set(order))
+            return "rows-repeated", f"repeats some of its {side}: {lost} are lost"
+        block = _block(order)
+        blocks = [start // block for start in order[::block]]
+        shown = ", ".join(map(str, blocks[:8])) + (", ..." if len(blocks) > 8 else "")
+        words = f"has its {side} in another order: blocks of {block}, {shown}"
+        return "rows-reordered", words
+    return None
+
+
+def _block(order: list[int]) -> int:
+    """The largest size of aligned blocks that stay together."""
+    size = len(order)
+    for block in (b for b in range(size // 2, 0, -1) if size % b == 0):
+        starts = range(0, size, block)
+        if all(
+            order[s] % block == 0
+            and order[s : s + block] == list(range(order[s], order[s] + block))
+            for s in starts
+        ):
+            return block
+    return 1
