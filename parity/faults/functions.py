@@ -308,7 +308,7 @@ FUNCTION_FAULTS = [
         "scale-twice",
         "scores are divided by H",
         _ATTENTION,
-        ("scale-twice", "scale-head-dim"),
+        ("scale-head-dim",),
         patches=_attend(scale=lambda h: 1.0 / h),
     ),
     Fault(

@@ -99,8 +99,11 @@ def _is_float(array: NDArray[Any]) -> bool:
 def best_operation(one: NDArray[Any], other: NDArray[Any], enough: float) -> LeafError | None:
     """The layout in which two arrays are nearest; None where no operation fits the shapes.
 
-    The likeliest operation is taken where the error is `enough` small or no other one's is.
+    The likeliest operation is taken where the error is `enough` small or no other one's is. Masks
+    of the same shape are compared as they are: a causal one upside down is its own transposition.
     """
+    if one.dtype == bool and one.shape == other.shape:
+        return LeafError("", "", relative_error(one, other), next(candidates(one.shape, one.shape)))
     first, best = None, None
     for operation in candidates(one.shape, other.shape):
         found = LeafError("", "", relative_error(operation(one), other), operation)

@@ -27,10 +27,10 @@ from parity.tracing.suspects.evidence import (
     Value,
     wide,
 )
-from parity.tracing.suspects.glue import glue_suspects
+from parity.tracing.suspects.glue import glue_suspects, unknown_input
 from parity.tracing.suspects.gradients import gradient_suspects
 from parity.tracing.suspects.layers import layer_suspects
-from parity.tracing.suspects.masks import differing_mask, mask_suspects
+from parity.tracing.suspects.masks import causal_suspects, differing_mask, mask_suspects
 from parity.tracing.suspects.outputs import output_suspects, rounding_suspects
 from parity.tracing.suspects.parameters import parameter_suspects
 from parity.tracing.suspects.places import place_suspects
@@ -48,14 +48,23 @@ HYPOTHESES: tuple[Callable[[Evidence], Iterable[Suspect]], ...] = (
     attention_suspects,
     glue_suspects,
     mask_suspects,
+    causal_suspects,
     table_suspects,
     output_suspects,
     rounding_suspects,
     differing_mask,
     place_suspects,
+    unknown_input,
 )
 # These take PyTorch's side for the right one, and are tried the other way round too.
-_ONE_SIDED = {cache_suspects, mask_suspects, table_suspects, output_suspects}
+_ONE_SIDED = {
+    cache_suspects,
+    mask_suspects,
+    causal_suspects,
+    table_suspects,
+    output_suspects,
+    unknown_input,
+}
 _SHOWN = 3
 
 
@@ -167,6 +176,7 @@ def gather(walk: Walk, pair: Pair, stage: Pair | None) -> Evidence | None:
             (link, wide(link.from_torch(mine[link.torch])))
             for link in walk.links
             if any(link.operation.merged == p.flax.shape for p in parameters)
+            or link.torch.startswith(f"{path.rpartition('.')[0]}.")
         ]
         if any(not np.array_equal(p.torch, p.flax) for p in parameters)
         else [],

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from parity.tracing.errors import relative_error
 from parity.tracing.infer import words_of
@@ -21,6 +20,7 @@ from parity.tracing.suspects.evidence import Evidence
 from parity.tracing.suspects.reference_attention import Setting, attend
 
 Array = NDArray[Any]
+_FARTHEST = 20.0  # of the logarithm of a number that is sought
 _FITTED = 1e-9  # what is left where a number was fitted
 _HEADS = ("heads", "num_heads", "num_attention_heads", "n_head", "n_heads", "nhead", "h")
 # One thing done otherwise, and how it is said.
@@ -34,15 +34,16 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "position-ahead": ("offset", "1", "has positions one too high for queries"),
     "position-behind": ("offset", "-1", "has positions one too low for queries"),
     "scale-missing": ("scale", "none", "does not scale the scores"),
-    "scale-head-dim": ("scale", "1/H", "scales the scores by 1/H"),
+    "scale-head-dim": ("scale", "1/H", "scales the scores by 1/H, or by 1/sqrt(H) twice"),
     "scale-hidden": ("scale", "1/sqrt(D)", "scales the scores by 1/sqrt of the whole width"),
-    "scale-twice": ("scale", "twice", "scales the scores twice"),
     "mask-left-out": ("mask", "none", "has no mask"),
     "mask-one-ahead": ("mask", "ahead", "lets each query see one key of the future"),
     "mask-one-behind": ("mask", "behind", "hides each query's own key"),
     "heads-regrouped": ("grouping", "modulo", "gives query head n the key head n % K"),
     "heads-split-otherwise": ("split", "inner", "splits and merges heads as (H, N)"),
     "heads-merged-otherwise": ("merge", "inner", "merges heads as (H, N)"),
+    "heads-not-moved-back": ("merge", "plain", "merges heads without moving them behind positions"),
+    "heads-not-moved": ("split", "plain", "splits heads without moving them before positions"),
     "mask-diagonal": ("mask", "own", "lets each query see its own key only"),
     "mask-causal-only": ("mask", "causal", "masks the future only, not padding or documents"),
     "heads-first": ("grouping", "first", "gives all query heads the first key head"),
@@ -104,24 +105,42 @@ def _fitted(evidence: Evidence, setting: Setting, odd: Array, side: str) -> Iter
             yield suspect
             return
     for key, name, words in (
-        ("factor", "scale-other", "attention multiplies its scores by another {:.6g} in {}"),
-        ("cap", "softcap", "attention caps its scores at {:.6g} (c * tanh(x / c)) in {}"),
+        ("factor", "scale-other", "multiplies its scores by another {:.6g}"),
+        ("cap", "softcap", "caps its scores at {:.6g} (c * tanh(x / c))"),
+        ("fill", "mask-soft", "gives hidden keys a score of -{:.6g}, not -inf"),
+        ("add", "mask-soft", "takes {:.6g} from the scores of hidden keys, not infinity"),
     ):
-
-        def miss(log: float, key: str = key) -> float:
-            return _error(setting, {key: math.exp(log)}, odd)
-
-        grid = np.linspace(-7.0, 7.0, 57)
-        start = int(np.argmin([miss(log) for log in grid]))
-        low, high = grid[max(start - 1, 0)], grid[min(start + 1, len(grid) - 1)]
-        best = minimize_scalar(miss, bounds=(low, high), method="bounded", options={"xatol": 1e-9})
-        # The error falls linearly to 0 there: a second look, nearer, finds the last digits.
-        near = best.x - 1e-8, best.x + 1e-8
-        best = minimize_scalar(miss, bounds=near, method="bounded", options={"xatol": 1e-16})
-        if best.fun <= max(_FITTED, evidence.bound) < evidence.target.error:
-            sentence = words.format(math.exp(best.x), side)
-            yield Suspect(name, sentence, evidence.target.error, float(best.fun))
+        number, after = _fit(setting, key, odd)
+        if after <= max(_FITTED, evidence.bound) < evidence.target.error:
+            sentence = f"attention {words.format(number)} in {side}"
+            yield Suspect(name, sentence, evidence.target.error, after)
             return
+
+
+def _fit(setting: Setting, key: str, side: Array) -> tuple[float, float]:
+    """The number with which attention gives this side best, and what error is left."""
+
+    def values(log: float) -> Array:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return np.nan_to_num(attend(setting, {key: math.exp(log)})).ravel()
+
+    goal = side.ravel()
+    grid = np.linspace(-7.0, 12.0, 77)
+    sizes = [float(np.linalg.norm(values(log) - goal)) for log in grid]
+    log, best, step = float(grid[int(np.argmin(sizes))]), min(sizes), 1e-6
+    for _ in range(12):  # Gauss-Newton: the rest is nearly linear there
+        here = values(log) - goal
+        slope = (values(log + step) - here - goal) / step
+        if not np.any(slope):
+            break
+        move = float(np.vdot(slope, here) / np.vdot(slope, slope))
+        if abs(log - move) > _FARTHEST:
+            break
+        size = float(np.linalg.norm(values(log - move) - goal))
+        if not size < best:
+            break
+        log, best = log - move, size
+    return math.exp(log), _error(setting, {key: math.exp(log)}, side)
 
 
 def _error(setting: Setting, change: Mapping[str, Any], side: Array) -> float:

@@ -17,7 +17,7 @@ from parity.tracing.suspects.evidence import Evidence
 
 Array = NDArray[Any]
 _NEAR = 1e-9
-_LIMITS = (5.0, 7.0, 10.0, 20.0)
+_LIMITS = (1.0, 5.0, 7.0, 10.0, 20.0)
 _FITTED = 20_000  # values that weights are fitted to
 
 
@@ -114,11 +114,19 @@ def _ways(alike: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
         for f, value in applied[a].items():
             yield f"{f} of {a}, times {b}", value * alike[b]
             yield f"{f} of {a}, times 1 + {b}", value * (alike[b] + 1)
-            yield f"{f} of {a}, plus {b}", value + alike[b]
+            if f != "no activation":
+                yield f"{f} of {a}, plus {b}", value + alike[b]
         yield f"silu of the product of {a} and {b}", ACTIVATIONS["silu"](alike[a] * alike[b])
         for limit in _LIMITS:
             cut = np.clip(applied[a]["silu"], -limit, limit)
             yield f"silu of {a}, cut off at {limit:g}, times {b}", cut * alike[b]
+            gate, up = np.minimum(alike[a], limit), np.clip(alike[b], -limit, limit)
+            both = f"{a} and {b} cut off at {limit:g}, silu of the first, times the second"
+            yield both, ACTIVATIONS["silu"](gate) * up
+            both = (
+                f"{a} and {b} cut off at {limit:g} both ways, silu of the first, times the second"
+            )
+            yield both, ACTIVATIONS["silu"](np.maximum(gate, -limit)) * up
 
 
 def _sum(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:
@@ -126,21 +134,43 @@ def _sum(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:
     alike = {n: a for n, a in known.items() if a.shape == evidence.target.torch.shape}
     if not alike:
         return
-    step = max(1, evidence.target.torch.size // _FITTED)
-    matrix = np.stack([array.ravel()[::step] for array in alike.values()], axis=1)
-    found = []
-    for side in (evidence.target.torch, evidence.target.flax):
-        values = side.ravel()[::step]
-        weights, *_ = np.linalg.lstsq(matrix, values, rcond=None)
-        weights = np.where(np.abs(weights) < _NEAR, 0.0, weights)
-        found.append((weights, relative_error(matrix @ weights, values)))
-    (mine, error), (theirs, after) = found
+    (mine, error), (theirs, after) = (
+        _weights(alike, side) for side in (evidence.target.torch, evidence.target.flax)
+    )
     if error <= evidence.bound and not np.allclose(mine, theirs, atol=1e-6):
         words = [_formula(weights, list(alike)) for weights in (theirs, mine)]
         where = f"what goes into {evidence.stage}" if evidence.stage else "the output"
         sentence = f"{where} is {words[0]} in Flax, {words[1]} in PyTorch"
-        if suspect := evidence.judge("sum", sentence, after):
+        used = {int(i) for weights in (mine, theirs) for i in np.flatnonzero(weights)}
+        name = "scale" if len(used) == 1 and mine.any() and theirs.any() else "sum"
+        if suspect := evidence.judge(name, sentence, after):
             yield suspect
+
+
+def unknown_input(evidence: Evidence) -> Iterator[Suspect]:
+    """What one side makes of the known values, where the other makes something else of them."""
+    known = _known(evidence)
+    alike = {n: a for n, a in known.items() if a.shape == evidence.target.torch.shape}
+    if evidence.target.torch.dtype != np.float64 or not alike:
+        return
+    weights, error = _weights(alike, evidence.target.torch)
+    if error <= evidence.bound and weights.any():
+        where = f"what goes into {evidence.stage}" if evidence.stage else "the output"
+        said = _formula(weights, list(alike))
+        words = (
+            f"{where} is {said} in {evidence.usual}, and no sum of such values in {evidence.odd}"
+        )
+        yield Suspect("other-input", words, evidence.target.error, None)
+
+
+def _weights(alike: Mapping[str, Array], side: Array) -> tuple[Array, float]:
+    """The weighted sum of the values that is nearest to one side, and what error is left."""
+    step = max(1, side.size // _FITTED)
+    matrix = np.stack([array.ravel()[::step] for array in alike.values()], axis=1)
+    values = side.ravel()[::step]
+    weights, *_ = np.linalg.lstsq(matrix, values, rcond=None)
+    weights = np.where(np.abs(weights) < _NEAR, 0.0, weights)
+    return weights, relative_error(matrix @ weights, values)
 
 
 def _formula(weights: Array, names: list[str]) -> str:

@@ -19,10 +19,9 @@ def mask_suspects(evidence: Evidence) -> Iterator[Suspect]:
     one, other = evidence.target.torch, evidence.target.flax
     if one.dtype != bool or one.ndim < 2:
         return
-    odd, usual = evidence.odd, evidence.usual
+    odd = evidence.odd
     for name, words, mask in _ways(one):
-        sentence = f"the mask {words} in {odd}".format(usual=usual)
-        if suspect := evidence.suspect(name, sentence, mask, other):
+        if suspect := evidence.suspect(name, f"the mask {words} in {odd}", mask, other):
             yield suspect
             return
     # The first query has to see something.
@@ -32,6 +31,25 @@ def mask_suspects(evidence: Evidence) -> Iterator[Suspect]:
         yield suspect
         return
     yield from _window(evidence, one, other)
+
+
+def causal_suspects(evidence: Evidence) -> Iterator[Suspect]:
+    """One side hides the future and nothing else."""
+    one, other = evidence.target.torch, evidence.target.flax
+    if one.dtype != bool or one.ndim < 2:
+        return
+    causal = np.broadcast_to(np.tril(np.ones(one.shape[-2:], bool)), one.shape)
+    if not (one & ~causal).any():
+        words = f"the mask of {evidence.odd} is only causal: padding, other documents or a window "
+        words += f"are hidden in {evidence.usual} alone"
+        if suspect := evidence.suspect("mask-causal-only", words, causal, other):
+            yield suspect
+        return
+    shown = (one & ~causal).any(axis=tuple(range(one.ndim - 1)))
+    words = f"the mask of {evidence.usual} shows keys of the future, up to key "
+    words += f"{int(np.flatnonzero(shown)[-1])}, as for a prefix; that of {evidence.odd} does not"
+    if suspect := evidence.suspect("mask-prefix", words, one & causal, other):
+        yield suspect
 
 
 def differing_mask(evidence: Evidence) -> Iterator[Suspect]:
@@ -58,20 +76,16 @@ def _ways(one: Array) -> Iterator[tuple[str, str, Array]]:
     yield "mask-one-ahead", "lets each query see one key of the future", ahead
     yield "mask-left-out", "hides nothing", np.ones_like(one)
     yield "mask-inverted", "is the other way round", ~one
+    own = np.arange(queries)[:, None] + (keys - queries) == np.arange(keys)
+    yield "mask-inverted", "is the other way round, but for each query's own key", ~one | own
     yield "mask-transposed", "has queries and keys swapped", one.swapaxes(-1, -2)
     if queries != keys:
         yield "mask-top-left", "is aligned top-left", top
         yield "mask-bottom-right", "is aligned bottom-right, whatever each row has cached", bottom
-    yield (
-        "mask-causal-only",
-        "is only causal: what {usual} hides besides (padding, other documents, a window) is shown",
-        top,
-    )
     rows = one.reshape(-1, queries, keys)
     for name, row in (("first", rows[:1]), ("last", rows[-1:])):
         alike = np.broadcast_to(row, rows.shape).reshape(one.shape)
         yield "mask-of-another-row", f"is that of the {name} row in all rows", alike
-    own = np.arange(queries)[:, None] + (keys - queries) == np.arange(keys)
     future = np.arange(queries)[:, None] + (keys - queries) < np.arange(keys)
     yield "mask-diagonal", "lets each query see its own key only", one & own
     yield "mask-not-causal", "shows the future too", one | np.broadcast_to(future, one.shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,16 @@ from numpy.typing import NDArray
 
 from parity.tracing.errors import relative_error
 from parity.tracing.result import Suspect
-from parity.tracing.suspects.evidence import Evidence, Parameter
-from parity.tracing.suspects.tensors import describe, part_that_differs, place, rearranged
+from parity.tracing.rules import Link
+from parity.tracing.suspects.evidence import ROUNDED, Evidence, Parameter
+from parity.tracing.suspects.rows import (
+    levels,
+    part_that_differs,
+    place,
+    rearranged,
+    rows_alike,
+)
+from parity.tracing.suspects.tensors import describe, fitted
 
 Array = NDArray[Any]
 _EQUAL = 1e-12
@@ -41,31 +50,73 @@ def _judged(evidence: Evidence, parameter: Parameter, after: float) -> Suspect |
 def _looks(parameter: Parameter, evidence: Evidence) -> tuple[str, str]:
     """The name of what happened to a tensor, and words for it."""
     one, other = parameter.torch, parameter.flax
+    if np.count_nonzero(one != other) < _TELLING:
+        return _by_size(one, other)
     # Either side may be the right one.
     sides = ((one, other, ""), (other, one, f" (on the {evidence.usual} side)"))
     for a, b, side in sides:
         if found := describe(a, b):
             return found[0], found[1] + side
-    for link, array in evidence.others:
-        same = array.shape == other.shape and link.flax != parameter.link.flax
-        if same and np.array_equal(array, other):
-            return "weight-of-another", f"holds the values of {link.torch}"
-    if np.count_nonzero(one != other) < _TELLING:
-        return _by_size(one, other)
-    if (part := part_that_differs(one, other)) is not None:
-        where = place(one.shape, part)
-        for a, b, side in sides:
-            if found := describe(a[part], b[part]):
-                return found[0], f"{found[1]}{side}, in {where} only"
-        for link, array in evidence.others:
-            if array.shape == other.shape and np.array_equal(array[part], other[part]):
-                return "weight-of-another", f"holds the values of {link.torch} in {where}"
-        if found := rearranged(one[part], other[part]):
-            return found[0], f"{found[1]}, in {where} only"
-        return "weight-differs", f"differs in {where} only"
+    others = [(link, a) for link, a in evidence.others if link.flax != parameter.link.flax]
+    narrow = _narrow(other)
+    for link, array in others:
+        if array.shape == other.shape:
+            if np.array_equal(array, other):
+                return "weight-of-another", f"holds the values of {link.torch}"
+            if narrow and np.array_equal(array.astype(ROUNDED[narrow]).astype(float), other):
+                words = f"holds the values of {link.torch}, rounded to {narrow}"
+                return "weight-of-another", words
     if found := rearranged(one, other):
         return found
-    return _by_size(one, other)
+    for link, array in others:
+        if array.T.shape == other.shape and np.array_equal(array.T, other):
+            return "weight-of-another", f"holds the values of {link.torch}, transposed"
+    part = part_that_differs(one, other)
+    where = "" if part is None else f", in {place(one.shape, part)} only"
+    for a, b, side in sides if part is not None else ():
+        if found := describe(a[part], b[part]) or rows_alike(b[part]):
+            return found[0], f"{found[1]}{side}{where}"
+    if found := _of_others(other, others):
+        return found
+    for a, b, side in sides:
+        cut = slice(None) if part is None else part
+        if found := fitted(a[cut], b[cut]):
+            return found[0], f"{found[1]}{side}{where}"
+    if narrow and not _narrow(one):  # something else, and then rounded
+        rounded = dataclasses.replace(parameter, torch=one.astype(ROUNDED[narrow]).astype(float))
+        name, words = _looks(rounded, evidence)
+        if name not in _VAGUE:
+            return name, f"{words}, and is rounded to {narrow}"
+    name, words = _by_size(one, other)
+    return name, f"differs{where}".replace(", in", " in") if where else words
+
+
+def _narrow(array: Array) -> str:
+    """The narrowest dtype that holds the values exactly, but for that of files, float32."""
+    for name in ("bfloat16", "float16"):
+        if np.array_equal(array.astype(ROUNDED[name]).astype(float), array):
+            return name
+    return ""
+
+
+def _of_others(wrong: Array, others: Sequence[tuple[Link, Array]]) -> tuple[str, str] | None:
+    """Outputs that are those of other tensors, as where a fused one was cut otherwise."""
+    if wrong.ndim != 2:
+        return None
+    known = {
+        column.tobytes(): (link.torch, i)
+        for link, array in others
+        if array.ndim == 2 and array.shape[0] == wrong.shape[0] and array.size <= _SEARCHED
+        for i, column in enumerate(np.ascontiguousarray(array.T))
+    }
+    found = [known.get(column.tobytes()) for column in np.ascontiguousarray(wrong.T)]
+    places = [i for i, origin in enumerate(found) if origin is not None]
+    if not places:
+        return None
+    name, first = found[places[0]] or ("", 0)
+    words = f"holds outputs of other tensors in {len(places)} of its {len(found)} outputs, first "
+    words += f"that of {name}[{first}] as its output {places[0]}: a fused tensor cut otherwise"
+    return "weight-of-another", words
 
 
 def _by_size(one: Array, other: Array) -> tuple[str, str]:
@@ -77,21 +128,30 @@ def _by_size(one: Array, other: Array) -> tuple[str, str]:
     everywhere = differing > one.size // 2
     if everywhere and one.ndim == 2 and max(one.shape) <= _LARGEST and min(one.shape) > 3:
         sizes = np.linalg.svd(difference, compute_uv=False)
-        rank = int((sizes > sizes[0] * 1e-9).sum())
+        unit = 2.0**-8 if _narrow(one) or _narrow(other) else 2.0**-23
+        noise = unit * float(np.sqrt(np.mean(np.square(one)) * max(one.shape)))
+        rank = int((sizes > noise).sum())
         if rank <= min(one.shape) // 3:
             words = f"differs by a matrix of rank {rank}: an adapter (LoRA) merged on one side"
             return "weight-low-rank", words
     for side, array in (("Flax", other), ("PyTorch", one)):
-        levels = len(np.unique(array))
-        if levels <= min(256, array.size // 4):
-            return "weight-quantised", f"takes only {levels} values in {side}: quantised"
+        if (found := levels(array)) is not None:
+            return "weight-quantised", f"takes only {found} in {side}: quantised"
     size = float(np.abs(difference).max() / np.abs(one).max())
     if everywhere and size < _NOISE:
         words = f"differs everywhere, by at most {size:.1g} of its largest value: "
         return "weight-noise", words + "rounded, quantised, or of another checkpoint"
-    return "weight-differs", f"differs in {differing} of {one.size} values"
+    words = f"differs in {differing} of {one.size} values"
+    if everywhere:
+        alike = float(np.vdot(one, other) / (np.linalg.norm(one) * np.linalg.norm(other)))
+        words += f" (correlation {alike:.2f}: "
+        words += "related values)" if abs(alike) > _RELATED else "other values altogether)"
+    return "weight-differs", words
 
 
+_VAGUE = {"weight-differs", "weight-noise", "weight-quantised"}
 _TELLING = 4  # with fewer values anything explains them
+_SEARCHED = 1 << 22  # values of a tensor whose columns are looked for
 _LARGEST = 4096  # of matrices whose rank is computed
 _NOISE = 0.1
+_RELATED = 0.3

@@ -37,9 +37,9 @@ def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
     if setting.key.shape[-1] % head_dim:
         raise ValueError("keys are no whole number of heads")
     kv_heads = setting.key.shape[-1] // head_dim
-    inner = change.get("split") == "inner"
-    query = _split(setting.query, heads, inner)
-    key, value = (_split(a, kv_heads, inner) for a in (setting.key, setting.value))
+    split = change.get("split", "")
+    query = _split(setting.query, heads, split)
+    key, value = (_split(a, kv_heads, split) for a in (setting.key, setting.value))
     if change.get("swap") == "kv":
         key, value = value, key
     if change.get("swap") == "qk":
@@ -56,7 +56,7 @@ def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
     group = _groups(change.get("grouping", ""), heads, kv_heads)
     scores = query @ key[:, group].swapaxes(2, 3)  # (B, N, S, S)
     width = setting.query.shape[-1]
-    scales = {"none": 1.0, "1/H": 1 / head_dim, "1/sqrt(D)": width**-0.5, "twice": 1 / head_dim}
+    scales = {"none": 1.0, "1/H": 1 / head_dim, "1/sqrt(D)": width**-0.5}
     scores = scores * scales.get(change.get("scale", ""), head_dim**-0.5)
     scores = _rounded(scores * change.get("factor", 1.0), change.get("scores", ""))
     if "cap" in change:
@@ -66,11 +66,17 @@ def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
         slopes = 2.0 ** (-8.0 * np.arange(1, heads + 1) / heads)
         scores = scores - slopes[:, None, None] * distance
     mask = _mask(setting, change)[:, None] & (distance < change.get("window", distance.size))
+    if "fill" in change or "add" in change:
+        low = scores - change["add"] if "add" in change else -change["fill"]
+        scores, mask = np.where(mask, scores, low), np.ones_like(mask)
     precision = change.get("precision", "")
     weights = _softmax(_rounded(scores, precision), mask, change.get("axis", ""), precision)
     weights = _rounded(weights, change.get("probabilities", ""))
-    mixed = (weights @ value[:, group]).swapaxes(1, 2)  # (B, S, N, H)
-    if inner or change.get("merge") == "inner":
+    mixed = weights @ value[:, group]  # (B, N, S, H)
+    if change.get("merge") == "plain":
+        return mixed.reshape(setting.query.shape)
+    mixed = mixed.swapaxes(1, 2)
+    if split == "inner" or change.get("merge") == "inner":
         mixed = mixed.swapaxes(2, 3)
     return mixed.reshape(*mixed.shape[:2], -1)
 
@@ -105,10 +111,12 @@ def _normalised(x: Array) -> Array:
     return normal
 
 
-def _split(array: Array, heads: int, inner: bool) -> Array:
+def _split(array: Array, heads: int, way: str) -> Array:
     """(B, S, N*H) to (B, N, S, H)."""
     batch, length, width = array.shape
-    if inner:
+    if way == "plain":
+        return array.reshape(batch, heads, length, width // heads)
+    if way == "inner":
         return array.reshape(batch, length, width // heads, heads).transpose(0, 3, 1, 2)
     return array.reshape(batch, length, heads, width // heads).swapaxes(1, 2)
 

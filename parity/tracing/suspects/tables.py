@@ -41,18 +41,21 @@ def _angles(evidence: Evidence, cos: Value, sin: Value) -> Iterator[Suspect]:
         sentence = f"positions are one too {'high' if step > 0 else 'low'} in {odd}"
         if suspect := _same(evidence, f"position-{words}", sentence, a, b):
             yield suspect
+            return
     for name, words, angles in (
-        ("rope-backwards", "angles have the other sign", -one),
-        ("rope-swapped", "cos and sin are swapped", math.pi / 2 - one),
-        ("rope-reversed", "frequencies stand in the reverse order", one[..., ::-1]),
+        ("rope-backwards", "angles have opposite signs on the two sides", -one),
+        ("rope-swapped", "cos and sin are swapped on one side", math.pi / 2 - one),
+        ("rope-reversed", "frequencies stand in opposite orders on the two sides", one[..., ::-1]),
     ):
-        if suspect := _same(evidence, name, f"{words} in {odd}", angles, other):
+        if suspect := _same(evidence, name, words, angles, other):
             yield suspect
+            return
     for name, dtype in ROUNDED.items():
         rounded = cos.torch.astype(dtype).astype(np.float64)
         words = f"tables are rounded to {name} in {odd}"
         if suspect := evidence.suspect("rounded", words, rounded, cos.flax):
             yield suspect
+            return
     yield from _frequencies(evidence, one, other, sides)
 
 

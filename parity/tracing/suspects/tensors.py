@@ -15,13 +15,11 @@ from parity.tracing.suspects.evidence import ROUNDED
 
 Array = NDArray[Any]
 Changed = tuple[str, str, Array]  # name, what it looks like, the tensor that would have become so
-Part = tuple[slice | Array, ...]
 Order = tuple[str, str, Callable[[Array], Array]]  # name, what it looks like, what to do
 _EQUAL = 1e-12
 _FEW = 4
 _SAMPLE = 4096  # rows, and values of a row, by which quantisation is known
 _TOLD = 1e-6  # of values whose scale was rounded in some other way
-_MANY = 1 << 16  # rows that are looked up by their values
 
 
 def describe(right: Array, wrong: Array) -> tuple[str, str] | None:
@@ -45,9 +43,16 @@ def _changed(array: Array, other: Array) -> Iterator[Changed]:
     with np.errstate(over="ignore"):
         yield "weight-exponential", "looks stored as its logarithm", np.exp(array)
     for name, dtype in ROUNDED.items():
-        yield "weight-rounded", f"is rounded to {name}", array.astype(dtype).astype(np.float64)
+        for first in (np.float64, np.float32):  # some libraries go by way of float32
+            narrow = array.astype(first).astype(dtype).astype(np.float64)
+            yield "weight-rounded", f"is rounded to {name}", narrow
     cut = (array.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     yield "weight-rounded", "is cut off to bfloat16, not rounded", cut.astype(np.float64)
+    limit = float(np.abs(other).max())
+    if limit < np.abs(array).max():
+        clipped = np.clip(array, -limit, limit)
+        yield "weight-clipped", f"is cut off at {limit:.6g}", clipped
+    yield "weight-squared", "looks stored as its square root", np.square(array)
     yield from _quantised(array, other)
     yield from _scaled(array, other)
 
@@ -99,19 +104,34 @@ def _scaled(array: Array, other: Array) -> Iterator[Changed]:
                 text += f" = {root}"
     if factor:
         yield "weight-scaled", f"is scaled by {text}", array * factor
+
+
+def fitted(right: Array, wrong: Array) -> tuple[str, str] | None:
+    """The same with numbers that are fitted: where nothing simpler explains it."""
+    for name, words, changed in _fitted(right, wrong):
+        if relative_error(changed, wrong) <= _EQUAL:
+            return name, words
+    return None
+
+
+def _fitted(array: Array, other: Array) -> Iterator[Changed]:
+    """A number added to all, or a factor for each row or column."""
+    pruned = np.where(other == 0, 0.0, array)
+    share = float(np.mean((other == 0) & (array != 0)))
+    yield "weight-pruned", f"has {share:.0%} of its values set to zero", pruned
     shift = float((other - array).mean())
     yield "weight-shifted-by", f"has {shift:.6g} added everywhere", array + shift
     for axis in (a for a, n in enumerate(array.shape) if array.ndim > 1 and n > 1):
         sizes = np.square(array).sum(axis, keepdims=True)
         products = (array * other).sum(axis, keepdims=True)
         factors = np.divide(products, sizes, out=np.ones_like(sizes), where=sizes > 0)
-        each = _side(array, 1 - axis).rstrip("s") if array.ndim == 2 else "part"
-        words = f"has a factor of its own for each {each} ({factors.min():.3g} to "
-        words += f"{factors.max():.3g}): a norm's weight, or a scale, multiplied in on one side"
-        yield "weight-scaled-by-channel", words, array * factors
+        each = side_of(array, 1 - axis).rstrip("s") if array.ndim == 2 else "part"
         lengths = np.sqrt(sizes)
         unit = np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 0)
         yield "weight-normalised", f"has each {each} normalised to length 1", unit
+        words = f"has a factor of its own for each {each} ({factors.min():.3g} to "
+        words += f"{factors.max():.3g}): a norm's weight, or a scale, multiplied in on one side"
+        yield "weight-scaled-by-channel", words, array * factors
 
 
 def _reordered(array: Array, other: Array) -> Iterator[Changed]:
@@ -141,7 +161,7 @@ def _orders(array: Array) -> Iterator[Order]:
 
 
 def _orders_along(array: Array, axis: int) -> Iterator[Order]:
-    side, length = _side(array, axis), array.shape[axis]
+    side, length = side_of(array, axis), array.shape[axis]
     yield "weight-flipped", f"is flipped along its {side}", partial(np.flip, axis=axis)
     for step in (1, -1):
         words = f"is shifted by {step} along its {side}"
@@ -157,7 +177,8 @@ def _orders_along(array: Array, axis: int) -> Iterator[Order]:
     for heads, size in divisions(length):
         for name, words, change in _INSIDE:
             if change is not _halves or size % 2 == 0:
-                said = f"has its {side} {words} of {heads} groups of {size}"
+                where = f" each of {heads} groups of {size}" if heads > 1 else " all"
+                said = f"has its {side} {words}{where}"
                 yield name, said, partial(change, axis=axis, heads=heads)
 
 
@@ -174,9 +195,9 @@ def _turned(array: Array, axis: int, heads: int) -> Array:
 
 
 _INSIDE: tuple[tuple[str, str, Callable[..., Array]], ...] = (
-    ("halves-exchanged", "with the halves exchanged in each", _halves),
+    ("halves-exchanged", "with the halves exchanged in", _halves),
     ("heads-reversed", "in the reverse order", _turned),
-    ("weight-flipped", "in the reverse order within each", _reversed),
+    ("weight-flipped", "in the reverse order within", _reversed),
 )
 
 
@@ -208,78 +229,6 @@ def _regroup(array: Array, axis: int, shape: tuple[int, int, int]) -> Array:
     return np.moveaxis(grouped.reshape(moved.shape), 0, axis)
 
 
-def _side(array: Array, axis: int) -> str:
+def side_of(array: Array, axis: int) -> str:
+    """What an axis is called: kernels lie as (in, out)."""
     return ("inputs", "outputs")[axis] if array.ndim == 2 else f"axis {axis}"
-
-
-# Parts of tensors.
-
-
-def part_that_differs(one: Array, other: Array) -> Part | None:
-    """The rows, columns, ... in which two tensors differ; None where that is everywhere."""
-    differs = one != other
-    axes = [
-        np.flatnonzero(differs.any(tuple(a for a in range(one.ndim) if a != axis)))
-        for axis in range(one.ndim)
-    ]
-    if all(len(places) == size for places, size in zip(axes, one.shape, strict=True)):
-        return None
-    runs = [slice(int(p[0]), int(p[-1]) + 1) if _is_run(p) else p for p in axes]
-    if sum(not isinstance(r, slice) for r in runs) > 1:
-        runs = [slice(int(p[0]), int(p[-1]) + 1) for p in axes]
-    return tuple(runs)
-
-
-def _is_run(places: Array) -> bool:
-    return bool(len(places) and len(places) == places[-1] - places[0] + 1)
-
-
-def place(shape: tuple[int, ...], part: Part) -> str:
-    """Where a part lies, in words."""
-    said = []
-    for axis, (size, places) in enumerate(zip(shape, part, strict=True)):
-        side = ("inputs", "outputs")[axis] if len(shape) == 2 else f"axis {axis}"
-        if isinstance(places, slice):
-            if places.stop - places.start < size:
-                last = f" to {places.stop - 1}" if places.stop > places.start + 1 else ""
-                said.append(f"{side} {places.start}{last} of {size}")
-        else:
-            shown = ", ".join(map(str, places[:4])) + (", ..." if len(places) > 4 else "")
-            said.append(f"{len(places)} of {size} {side} ({shown})")
-    return " and ".join(said)
-
-
-def rearranged(one: Array, other: Array) -> tuple[str, str] | None:
-    """Whole rows or columns that stand in another order; in blocks, where they moved together."""
-    for axis in range(one.ndim) if one.ndim > 1 else ():
-        rows, moved = (np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1) for a in (one, other))
-        if len(rows) > _MANY:
-            continue
-        where = {row.tobytes(): i for i, row in enumerate(rows)}
-        order = [where.get(row.tobytes(), -1) for row in moved]
-        side = _side(one, axis)
-        if -1 in order:
-            continue
-        if len(set(order)) < len(order):
-            lost = len(order) - len(set(order))
-            return "rows-repeated", f"repeats some of its {side}: {lost} are lost"
-        block = _block(order)
-        blocks = [start // block for start in order[::block]]
-        shown = ", ".join(map(str, blocks[:8])) + (", ..." if len(blocks) > 8 else "")
-        words = f"has its {side} in another order: blocks of {block}, {shown}"
-        return "rows-reordered", words
-    return None
-
-
-def _block(order: list[int]) -> int:
-    """The largest size of aligned blocks that stay together."""
-    size = len(order)
-    for block in (b for b in range(size // 2, 0, -1) if size % b == 0):
-        starts = range(0, size, block)
-        if all(
-            order[s] % block == 0
-            and order[s : s + block] == list(range(order[s], order[s] + block))
-            for s in starts
-        ):
-            return block
-    return 1
