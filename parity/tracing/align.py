@@ -87,7 +87,8 @@ def align(links: Sequence[Link], torch: Calls, flax: Calls, tied: Mapping[str, s
     ]
     owners = [(name.rpartition(".")[0], i) for name, i in names]
     owners_2 = [(_module_path(link.flax), i) for i, link in enumerate(links)]
-    one_keys, other_keys = _keys(torch, owners, "."), _keys(flax, owners_2, "/")
+    one_keys = _keys(torch, owners, ".")
+    other_keys = _in_their_layer(_keys(flax, owners_2, "/"), flax, links)
     pairs = [Pair((Site(""),), (Site(""),))]
     for key in dict.fromkeys(one_keys.values()):
         ones = [site for site, k in one_keys.items() if k == key and site != Site("")]
@@ -122,6 +123,21 @@ def _keys(calls: Calls, owners: Iterable[tuple[str, int]], separator: str) -> di
             i for owner, i in owners if owner == path or owner.startswith(inside)
         )
     return {site: found[site.path] for site in calls}
+
+
+def _in_their_layer(keys: dict[Site, Key], calls: Calls, links: Sequence[Link]) -> dict[Site, Key]:
+    """Of tensors that hold all layers of a loop, a call in it has only those of its own layer."""
+
+    def held(link: Link, layer: int) -> bool:
+        if link.flax_part is None or link.flax_part[2] - link.flax_part[1] > 1:
+            return True
+        return link.flax_part[1] == layer
+
+    found = {}
+    for site, key in keys.items():
+        layer = calls[site].layer
+        found[site] = key if layer is None else frozenset(i for i in key if held(links[i], layer))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

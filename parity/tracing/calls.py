@@ -35,6 +35,7 @@ class Call(Generic[Leaf]):
         inputs: and the others: `{"args.0": ..., "kwargs.mask": ...}`, `{"": ...}`, `{"0": ...}`.
         unknown: arrays without a gradient, or whose gradients could not be seen.
         batched: whether the call is one of many that JAX makes at once (`vmap`).
+        layer: in a loop of JAX (`nn.scan`), the how manieth time around; None elsewhere.
     """
 
     site: Site
@@ -46,6 +47,7 @@ class Call(Generic[Leaf]):
     output_gradients: dict[str, Leaf] = dataclasses.field(default_factory=dict)
     unknown: set[tuple[Kind, str]] = dataclasses.field(default_factory=set)
     batched: bool = False
+    layer: int | None = None
 
     def of(self, kind: Kind) -> dict[str, Leaf]:
         """The arrays of one kind."""

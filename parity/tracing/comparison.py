@@ -138,6 +138,7 @@ class Comparison:
         joined[site] = arrays
         if len(joined) < len(pair.flax):
             return
+        del self._joined[pair]
         sides = [
             (self._torch(view, kind), cut(joined[view.flax], view.flax_cut))
             for view in self._views[pair]
@@ -149,8 +150,13 @@ class Comparison:
         if kind == "outputs":
             self.dtype[pair] = dtype
         errors = self.errors[pair, kind] = []
+        # A model's outputs are what its users read: a transposed square one is an error there.
+        as_it_is = kind == "outputs" and not pair.torch[0].path
         for part, (one, other) in enumerate(sides):
-            found = [dataclasses.replace(e, part=part) for e in compare(one, other, FORWARD[dtype])]
+            found = [
+                dataclasses.replace(e, part=part)
+                for e in compare(one, other, FORWARD[dtype], as_it_is)
+            ]
             self._keep(pair, kind, one, other, found)
             errors += found
 
@@ -194,7 +200,10 @@ class Comparison:
         given = self._given.setdefault((pair, name), [])
         given.append(array)
         leaf = (self._before or self).leaf(pair, "inputs", name)
-        if leaf is None or len(given) < len(pair.flax):
+        if len(given) < len(pair.flax):
+            return
+        del self._given[pair, name]
+        if leaf is None:
             return
         if not all(self._known(site, kind, leaf.torch) for site in pair.torch):
             return

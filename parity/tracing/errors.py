@@ -96,13 +96,16 @@ def _is_float(array: NDArray[Any]) -> bool:
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
-def best_operation(one: NDArray[Any], other: NDArray[Any], enough: float) -> LeafError | None:
+def best_operation(
+    one: NDArray[Any], other: NDArray[Any], enough: float, as_it_is: bool = False
+) -> LeafError | None:
     """The layout in which two arrays are nearest; None where no operation fits the shapes.
 
     The likeliest operation is taken where the error is `enough` small or no other one's is. Masks
-    of the same shape are compared as they are: a causal one upside down is its own transposition.
+    of the same shape are compared as they are: a causal one upside down is its own transposition;
+    and so is whatever the caller says.
     """
-    if one.dtype == bool and one.shape == other.shape:
+    if (one.dtype == bool or as_it_is) and one.shape == other.shape:
         return LeafError("", "", relative_error(one, other), next(candidates(one.shape, one.shape)))
     first, best = None, None
     for operation in candidates(one.shape, other.shape):
@@ -114,10 +117,11 @@ def best_operation(one: NDArray[Any], other: NDArray[Any], enough: float) -> Lea
     return first if first is not None and first.operation.is_identity else best
 
 
-def compare(torch: Arrays, flax: Arrays, enough: float) -> list[LeafError]:
+def compare(torch: Arrays, flax: Arrays, enough: float, as_it_is: bool = False) -> list[LeafError]:
     """The arrays of two calls, matched: in order where their shapes allow it, else by value.
 
-    Arrays without a partner are left out: one side may pass more along than the other.
+    With `as_it_is` those of the same shape have the same layout too. Arrays without a partner are
+    left out: one side may pass more along than the other.
     """
     found: list[LeafError] = []
     ones, others = list(torch), list(flax)
@@ -126,7 +130,7 @@ def compare(torch: Arrays, flax: Arrays, enough: float) -> list[LeafError]:
             _named(best, torch, flax, a, b)
             for a, b in zip(ones, others, strict=True)
             if _alike(torch[a], flax[b])
-            and (best := best_operation(torch[a], flax[b], enough)) is not None
+            and (best := best_operation(torch[a], flax[b], enough, as_it_is)) is not None
         ]
         if len(found) == len(ones):
             return found
@@ -135,7 +139,7 @@ def compare(torch: Arrays, flax: Arrays, enough: float) -> list[LeafError]:
         for a in ones
         for b in others
         if _alike(torch[a], flax[b])
-        and (best := best_operation(torch[a], flax[b], enough)) is not None
+        and (best := best_operation(torch[a], flax[b], enough, as_it_is)) is not None
     ]
     found, used = [], set[str]()
     for pair in sorted(pairs, key=lambda p: p.error):

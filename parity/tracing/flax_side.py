@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.interpreters import partial_eval as pe
 from numpy.typing import NDArray
 
 from parity.tracing.calls import Call, Kind, Numbering, Site
@@ -79,35 +80,79 @@ class FlaxCalls:
 
     Attributes:
         calls: in order, with the shapes of all arrays.
-        loops: paths of modules that JAX runs in a loop (`nn.scan`, `nn.vmap`): their calls cannot
+        mapped: paths of modules that JAX runs many times at once (`nn.vmap`): their calls cannot
             be told apart and are left out.
-        compiled: whether some calls are seen only with JAX's compiler off (`nn.jit`).
+        looped: the same of `nn.scan`, where it is compiled.
+        compiled: whether modules are compiled by themselves (`nn.jit`), which hides their calls.
+        eager: whether some calls are seen, or told apart, only with JAX's compiler off: those of
+            `nn.jit`, and those of `nn.scan`, which then is a plain loop.
     """
 
     calls: dict[Site, Call[Shape]]
-    loops: list[str]
+    mapped: list[str]
+    looped: list[str]
     compiled: bool
+    eager: bool
 
 
 def calls_of(
-    module: nn.Module, variables: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    module: nn.Module,
+    variables: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    jit: bool = False,
 ) -> FlaxCalls:
-    """The calls of a model; nothing is computed."""
+    """The calls of a model, which will run compiled or not; nothing is computed."""
     run, arrays, calls = traced(module, args, kwargs, None)
     jax.eval_shape(run, variables, arrays)
     usual = collections.Counter(site.path for site in calls)
     with jax.disable_jit():
         jax.eval_shape(run, variables, arrays)
     every = collections.Counter(site.path for site in calls)
-    loops = [path for path in every if usual[path] not in (0, every[path])]
-    loops += [site.path for site, call in calls.items() if call.batched and site.path not in loops]
+    scanned = {path for path in every if usual[path] not in (0, every[path])}
+    mapped = {site.path for site, call in calls.items() if call.batched}
+    hidden = mapped | scanned if jit else mapped
 
     def outside(site: Site | None) -> bool:
-        return site is None or (site.path not in loops and outside(calls[site].parent))
+        return site is None or (site.path not in hidden and outside(calls[site].parent))
 
     kept = {site: call for site, call in calls.items() if outside(site)}
-    outermost = [path for path in loops if path.rpartition("/")[0] not in loops]
-    return FlaxCalls(kept, outermost, len(usual) < len(every))
+    for site, layer in _layers(kept, scanned - hidden, usual).items():
+        if layer < 0:
+            del kept[site]
+        else:
+            kept[site].layer = layer
+    outermost = [p for p in every if p in hidden and p.rpartition("/")[0] not in hidden]
+    compiled = len(usual) < len(every)
+    return FlaxCalls(
+        kept,
+        [path for path in outermost if path in mapped],
+        [path for path in outermost if path not in mapped],
+        compiled,
+        compiled or bool(scanned and not jit),
+    )
+
+
+def _layers(
+    calls: Mapping[Site, Call[Shape]], scanned: Collection[str], usual: Mapping[str, int]
+) -> dict[Site, int]:
+    """The how manieth time around of a loop each call is made in; below 0 in a rehearsal.
+
+    `nn.scan` rehearses its body before the loop. Where that is hidden in `nn.remat`, it is told by
+    what is seen of a loop that is compiled: a rehearsal, and a body that stands for all layers.
+    """
+    found: dict[Site, int] = {}
+    count: collections.Counter[tuple[Site, str]] = collections.Counter()
+    for site, call in calls.items():  # callers come before what they call
+        if call.parent is None:
+            continue
+        if call.parent in found:
+            found[site] = found[call.parent]
+        elif site.path in scanned:
+            rehearsals = usual[site.path] // usual[call.parent.path] - 1
+            found[site] = count[call.parent, site.path] - rehearsals
+            count[call.parent, site.path] += 1
+    return found
 
 
 class _Interceptor:
@@ -124,7 +169,10 @@ class _Interceptor:
         self, run: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
         method = context.method_name
-        if method == "setup" or (method.startswith("_") and method != "__call__"):
+        private = method.startswith("_") and method != "__call__"
+        if method == "setup" or private or not method.isidentifier():  # Flax has lambdas
+            return run(*args, **kwargs)
+        if any(map(_is_rehearsed, jax.tree.leaves((args, kwargs)))):
             return run(*args, **kwargs)
         site = self._numbering.next("/".join(context.module.path), method)
         parent = self._open[-1] if self._open else None
@@ -165,6 +213,11 @@ class _Interceptor:
 def _is_traced(tree: Any) -> bool:
     """Whether this is `jit` at work: what is heard comes later."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _is_rehearsed(leaf: Any) -> bool:
+    """Whether `nn.scan` only looks at what its body would do: that is no call, and never runs."""
+    return isinstance(leaf, pe.JaxprTracer)
 
 
 def _is_key(leaf: Any) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from parity.tracing.align import Alignment
-from parity.tracing.calls import Call, Site
+from parity.tracing.align import Alignment, Pair
+from parity.tracing.calls import Call, Kind, Site
 from parity.tracing.comparison import Comparison
+from parity.tracing.errors import FORWARD, worst
 from parity.tracing.flax_side import FlaxCalls
 from parity.tracing.operations import candidates
 from parity.tracing.rules import Link
 from parity.tracing.torch_side import TorchRecord
 
 _SHOWN = 5
+_CLEARLY = 10
 Calls = Mapping[Site, Call[Any]]
 
 
@@ -70,11 +72,48 @@ def notes_of(
         ),
         *_alike("{} is held by a module that never ran", _idle(record, links)),
         *_alike(
-            "{} runs in a loop of JAX: to have the calls in it compared, unroll it",
-            flax.loops,
+            "{} runs in a compiled loop: to have the calls in it compared, pass jit=False",
+            flax.looped,
+        ),
+        *_alike(
+            "{} is mapped over an axis by JAX: the calls in it are compared as a part of what is "
+            "around them",
+            flax.mapped,
         ),
         *_not_compared(record.calls, flax.calls, alignment, natural),
     ]
+
+
+def unnoticed(alignment: Alignment, natural: Comparison) -> list[str]:
+    """Of two models that are the same function: where they first do something else inside.
+
+    Such as rotary positions that count from 1 on one side: attention sees their differences only.
+
+    Args:
+        alignment: which calls are the same.
+        natural: the comparison of both models as they ran.
+    """
+    for pair, kind in _in_time(alignment, None):
+        if kind == "inputs" and alignment.parent[pair] is None:
+            continue  # these were given
+        error = worst(natural.errors.get((pair, kind), []))
+        # Rounding that comes from far away is more than that of one call.
+        bound = _CLEARLY * FORWARD[natural.dtype.get(pair, "float64")]
+        if error > bound:
+            which = "what goes into" if kind == "inputs" else "the output of"
+            return [
+                f"{which} {pair.torch[0]} differs by {error:.1e}, and nothing after it notices: "
+                "another way to compute the same"
+            ]
+    return []
+
+
+def _in_time(alignment: Alignment, parent: Pair | None) -> Iterator[tuple[Pair, Kind]]:
+    """What goes into each call and comes out of it, in order."""
+    for pair in alignment.children(parent):
+        yield pair, "inputs"
+        yield from _in_time(alignment, pair)
+        yield pair, "outputs"
 
 
 def _alike(sentence: str, things: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from parity.tracing.operations import Rearrange, candidates, permutation
 
 Operation = Callable[[Any], Any]
 Shapes = Mapping[str, tuple[int, ...]]
+Place = tuple[int, int] | None  # the how manieth of how many layers in a stack
 _INDEX = "{i}"
 
 
@@ -28,6 +29,7 @@ class Rule:
 
         Rule("layers.{i}.attention.q_proj.weight", "layers_{i}/attention/q_proj/kernel", (1, 0))
         Rule("h.{i}.attn.c_attn.weight", ("h_{i}/q/kernel", "h_{i}/k/kernel", "h_{i}/v/kernel"))
+        Rule("h.{i}.attn.c_proj.weight", "h/attn/o/kernel", stack=0)
 
     Attributes:
         torch: the name in `state_dict()`, or several that are joined; `{i}` stands for any number.
@@ -35,12 +37,15 @@ class Rule:
         axes: the order of the axes that leads from torch's layout to Flax's; None: found from the
             shapes, for linear layers and convolutions as both frameworks have them.
         axis: where several are joined, or one is split, counted in torch's layout.
+        stack: the axis of the Flax tensor along which the tensors of all layers lie, in the order
+            of their numbers, as `nn.scan` keeps them; `torch` then has an `{i}` that `flax` lacks.
     """
 
     torch: str | tuple[str, ...]
     flax: str | tuple[str, ...]
     axes: tuple[int, ...] | None = None
     axis: int = 0
+    stack: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +104,9 @@ def links_of(rules: Iterable[Rule], torch: Shapes, flax: Shapes) -> list[Link]:
         found = list(_expand(rule, torch))
         if not found:
             faults.append(f"{_shown(rule.torch)} matches no tensor of the PyTorch model")
-        for one, other in found:
+        for one, other, place in found:
             try:
-                new = _links(rule, one, other, torch, flax)
+                new = _links(rule, one, other, place, torch, flax)
             except RuleError as error:
                 faults.append(str(error))
                 continue
@@ -124,14 +129,19 @@ def links_of(rules: Iterable[Rule], torch: Shapes, flax: Shapes) -> list[Link]:
     return links
 
 
-def _expand(rule: Rule, torch: Shapes) -> Iterable[tuple[list[str], list[str]]]:
-    """The concrete names that a rule stands for, torch's and Flax's."""
+def _expand(rule: Rule, torch: Shapes) -> Iterable[tuple[list[str], list[str], Place]]:
+    """The concrete names that a rule stands for, torch's and Flax's, and the place in a stack."""
     ones, others = _names(rule.torch), _names(rule.flax)
     pattern = re.compile(re.escape(ones[0]).replace(re.escape(_INDEX), r"(\d+)"))
+    stacks: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for name in torch:
         if found := pattern.fullmatch(name):
             numbers = found.groups()
-            yield [_fill(n, numbers) for n in ones], [_fill(n, numbers) for n in others]
+            stacks.setdefault(tuple(_fill(n, numbers) for n in others), []).append(numbers)
+    for filled, layers in stacks.items():
+        for i, numbers in enumerate(sorted(layers, key=lambda texts: [*map(int, texts)])):
+            place = None if rule.stack is None else (i, len(layers))
+            yield [_fill(n, numbers) for n in ones], list(filled), place
 
 
 def _names(names: str | tuple[str, ...]) -> list[str]:
@@ -149,11 +159,13 @@ def _shown(names: str | tuple[str, ...]) -> str:
 
 
 def _links(
-    rule: Rule, ones: list[str], others: list[str], torch: Shapes, flax: Shapes
+    rule: Rule, ones: list[str], others: list[str], place: Place, torch: Shapes, flax: Shapes
 ) -> list[Link]:
     for side, names, shapes in (("PyTorch", ones, torch), ("Flax", others, flax)):
         if missing := [name for name in names if name not in shapes]:
             raise RuleError(f"{missing[0]} is no tensor of the {side} model")
+    if place is not None and rule.stack is not None:
+        return _stacked(rule, rule.stack, ones, others, place, torch, flax)
     if len(ones) == len(others) == 1:
         return [_link(rule, ones[0], others[0], torch[ones[0]], flax[others[0]])]
     if len(ones) == 1:
@@ -161,6 +173,35 @@ def _links(
     if len(others) == 1:
         return _join(rule, ones, others[0], torch, flax)
     raise RuleError(f"{_shown(rule.torch)}: either side may have several names, not both")
+
+
+def _stacked(
+    rule: Rule,
+    axis: int,
+    ones: list[str],
+    others: list[str],
+    place: tuple[int, int],
+    torch: Shapes,
+    flax: Shapes,
+) -> list[Link]:
+    """The links to one layer of a stack; a layer keeps an axis of size 1 where the stack has it."""
+    number, count = place
+    layer = {}
+    for other in others:
+        shape = flax[other]
+        if not 0 <= axis < len(shape) or shape[axis] != count:
+            raise RuleError(f"{other} {shape} does not hold {count} layers along axis {axis}")
+        layer[other] = (*shape[:axis], *shape[axis + 1 :])
+    found = _links(rule, ones, others, None, torch, layer)
+    if len(ones) > 1:
+        raise RuleError(f"{_shown(rule.torch)}: tensors that are joined cannot be stacked as well")
+    links = []
+    for link in found:
+        merged = link.operation.merged
+        kept = dataclasses.replace(link.operation, merged=(*merged[:axis], 1, *merged[axis:]))
+        part = (axis, number, number + 1)
+        links.append(dataclasses.replace(link, operation=kept, flax_part=part))
+    return links
 
 
 def _link(

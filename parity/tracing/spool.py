@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from typing import Any
 
@@ -39,11 +40,10 @@ class Spool:
 
     def get(self, stored: Stored) -> NDArray[Any]:
         """Read an array back."""
-        count = int(np.prod(stored.shape))
+        raw = np.empty(math.prod(stored.shape) * stored.dtype.itemsize, np.uint8)
         self._file.seek(stored.start)
-        raw = bytearray(count * stored.dtype.itemsize)
-        self._file.readinto(raw)
-        return np.frombuffer(raw, stored.dtype).reshape(stored.shape)
+        self._file.readinto(raw.data)
+        return raw.view(stored.dtype).reshape(stored.shape)
 
     def close(self) -> None:
         """Remove the file."""

@@ -21,7 +21,7 @@ from parity.tracing.errors import relative_error, worst
 from parity.tracing.flax_side import calls_of
 from parity.tracing.infer import Inferred, infer
 from parity.tracing.inputs import answering, as_jax, as_torch, both, check_models
-from parity.tracing.notes import notes_of, require_something_to_compare
+from parity.tracing.notes import notes_of, require_something_to_compare, unnoticed
 from parity.tracing.result import Divergence, Row, TraceResult
 from parity.tracing.rules import Link, Rule, links_of
 from parity.tracing.spool import Spool
@@ -70,7 +70,7 @@ def trace(
     try:
         args, kwargs = as_jax(other)
         with answering("Flax"):
-            flax = calls_of(flax_module, variables, args, kwargs)
+            flax = calls_of(flax_module, variables, args, kwargs, jit)
         if jit and flax.compiled:
             raise ValueError("nn.jit hides calls when it is compiled itself: pass jit=False")
         mine_args, mine_kwargs = as_torch(one, device)
@@ -82,7 +82,7 @@ def trace(
         alignment = align(links, record.calls, flax.calls, tied_names(torch_module))
         model = FlaxModel(flax_module, variables, args, kwargs, jit, loss[1] if loss else None)
         walk = Walk(record, alignment, flax.calls, model, links, torch_module)
-        with jax.disable_jit() if flax.compiled else contextlib.nullcontext():
+        with jax.disable_jit() if flax.eager else contextlib.nullcontext():
             found = walk.run(backward)
         return TraceResult(
             first_divergence=_with_nan(found, alignment, walk.natural),
@@ -91,7 +91,10 @@ def trace(
             gradients=walk.gradient_errors,
             loss=None if record.loss is None or walk.loss is None else (record.loss, walk.loss),
             rules=inferred,
-            notes=notes_of(record, flax, links, (mine, theirs), alignment, walk.natural),
+            notes=[
+                *notes_of(record, flax, links, (mine, theirs), alignment, walk.natural),
+                *(unnoticed(alignment, walk.natural) if found is None else []),
+            ],
         )
     finally:
         spool.close()

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from parity.tracing.align import Alignment, Pair
 from parity.tracing.comparison import Comparison, Ended, Shapes
-from parity.tracing.errors import BACKWARD, FORWARD, relative_error, worst
+from parity.tracing.errors import BACKWARD, FORWARD, worst
 from parity.tracing.flax_side import traced
+from parity.tracing.parameter_gradients import gradient_errors, parameter_gradients
 from parity.tracing.result import Divergence
 from parity.tracing.rules import Link
 from parity.tracing.suspects import find_backward_suspects, find_suspects
@@ -146,7 +147,9 @@ class Walk:
             return self._forward(root, self.natural)
         self.loss, gradients = self.model.backward(self.natural, root)
         self.gradient_errors = self._gradient_errors(gradients)
-        return self._forward(root, self.natural) or self._backward(root, self.natural, gradients)
+        del gradients  # as large as the model
+        errors = self.gradient_errors
+        return self._forward(root, self.natural) or self._backward(root, self.natural, errors)
 
     # Forward.
 
@@ -207,10 +210,17 @@ class Walk:
 
     # Backward.
 
-    def _backward(self, pair: Pair, alone: Comparison, gradients: Any) -> Divergence | None:
-        """The culprit in a call whose outputs had the PyTorch side's gradients, or None."""
+    def _backward(
+        self, pair: Pair, alone: Comparison, errors: Mapping[str, float]
+    ) -> Divergence | None:
+        """The culprit in a call whose outputs had the PyTorch side's gradients, or None.
+
+        Args:
+            pair: the call.
+            alone: all that was computed in it.
+            errors: of the gradients of its parameters, by name.
+        """
         bound = self._bound(BACKWARD, pair)
-        errors = self._gradient_errors(gradients)
         if max(self._error(alone, pair, "input_gradients"), self._own(pair, errors)) <= bound:
             return None
         clean = True
@@ -228,7 +238,9 @@ class Walk:
                     "output_gradients",
                     self.natural,
                 )
-                _, inside = self.model.backward(comparison, self.alignment.pairs[0])
+                _, gradients = self.model.backward(comparison, self.alignment.pairs[0])
+                inside = self._gradient_errors(gradients, child.torch[0].path)
+                del gradients
                 if found := self._backward(child, comparison, inside):
                     return found
         return self._backward_culprit(pair, alone, errors)
@@ -265,36 +277,11 @@ class Walk:
         inside = f"{path}." if path else ""
         return max((e for name, e in errors.items() if name.startswith(inside)), default=0.0)
 
-    def _gradient_errors(self, gradients: Any) -> dict[str, float]:
-        """Of each parameter's gradient, measured against all gradients of its module.
+    def _gradient_errors(self, gradients: Any, path: str = "") -> dict[str, float]:
+        return gradient_errors(self.parameter_gradients(gradients, path))
 
-        Some gradients are nothing but rounding errors: that of a key's bias, since softmax does
-        not see what is added to all scores. They count for as much as they are.
-        """
-        pairs: dict[str, list[tuple[str, NDArray[Any], NDArray[Any]]]] = {}
-        for name, one, other in self.parameter_gradients(gradients):
-            pairs.setdefault(name.rpartition(".")[0], []).append((name, one, other))
-        errors: dict[str, float] = {}
-        for members in pairs.values():
-            size = sum(float(np.linalg.norm(one.astype(np.float64))) ** 2 for _, one, _ in members)
-            for name, one, other in members:
-                own = float(np.linalg.norm(one.astype(np.float64)))
-                share = own / size**0.5 if size else 1.0
-                error = relative_error(one, other) * share if own else relative_error(one, other)
-                errors[name] = max(error, errors.get(name, 0.0))
-        return errors
-
-    def parameter_gradients(self, gradients: Any) -> list[tuple[str, NDArray[Any], NDArray[Any]]]:
-        """The gradient of each parameter, PyTorch's and Flax's, in Flax's layout."""
-        theirs = flax_tensors({"params": gradients})
-        found = []
-        for link in self.links:
-            if link.flax not in theirs:
-                continue
-            other = link.from_flax(theirs[link.flax])
-            stored = self.record.gradients.get(link.torch)
-            one = np.zeros_like(other)  # torch makes no gradient of what the loss does not touch
-            if stored is not None:
-                one = link.from_torch(self.record.spool.get(stored))
-            found.append((link.torch, one, other))
-        return found
+    def parameter_gradients(
+        self, gradients: Any, path: str = ""
+    ) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+        """The gradient of each parameter below a path, PyTorch's and Flax's, in Flax's layout."""
+        return parameter_gradients(self.links, self.record, gradients, path)

@@ -174,7 +174,7 @@ def test_a_gradient_is_heard_even_if_its_array_depends_on_no_parameter() -> None
 def test_the_calls_before_anything_is_computed() -> None:
     pair = repeated()
     found = calls_of(pair.flax, pair.variables, (), pair.inputs)
-    assert (found.loops, found.compiled) == ([], False)
+    assert (found.mapped, found.looped, found.compiled, found.eager) == ([], [], False, False)
     names = ["", "norm", "cell", "cell/gate", "cell/mix", "norm", "cell", "cell/gate", "cell/mix"]
     assert [site.path for site in found.calls] == [*names, "out"]
     call = found.calls[Site("cell", nth=1)]
@@ -193,7 +193,8 @@ def test_lifted_modules_have_their_calls(lift: Any, compiled: bool) -> None:
     paths = [site.path for site in found.calls if site.method == "__call__"]
     inner = [path for i in range(3) for path in (f"layers_{i}", f"layers_{i}/inner")]
     assert paths == ["", *inner, "out"]
-    assert (found.compiled, found.loops) == (compiled, [])
+    assert (found.compiled, found.eager) == (compiled, compiled)
+    assert (found.mapped, found.looped) == ([], [])
 
 
 def test_who_listens_is_told_of_the_ends_of_calls() -> None:

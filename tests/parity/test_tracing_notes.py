@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 import torch
 from flax import linen as nn
 
+import diy_jax
+import diy_torch
 import parity
 from parity.environment import Device, exact
-from tests.parity.foreign_pairs import cnn, dense, values
-from tests.parity.small_pair import RULES, Layer, SmallPair, TorchChain, small_pair
+from parity.random_models import small_configs
+from tests.parity.foreign_pairs import cnn, dense, drawn, values
+from tests.parity.small_pair import RULES, SmallPair, TorchChain, small_pair
 
 
 @pytest.fixture(autouse=True)
@@ -75,51 +79,31 @@ def test_modules_that_never_ran() -> None:
     assert found[-1] == "and 1 more of this kind"
 
 
-class Scanned(nn.Module):
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        scan = nn.scan(Step, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
-        x, _ = scan(name="layers")(x, None)
-        return nn.Dense(4, name="out", param_dtype=x.dtype)(x)
+def test_another_way_to_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention sees differences of positions only: they may count from anywhere."""
+    config = small_configs()["gqa"]
+    model: Any = drawn(diy_torch.DIYForCausalLM(config), "float64")
+    twin = diy_jax.DIYForCausalLM(config, dtype=jnp.float64, param_dtype=jnp.float64)
+    params = parity.to_flax(model.state_dict(), config)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (2, 9), np.int32)
+    assert parity.trace(model, twin, params, ids, backward=False).notes == []
 
-
-class Step(nn.Module):
-    @nn.compact
-    def __call__(self, x: Any, _: None) -> Any:
-        return Layer(name="step")(x), None
-
-
-class Mapped(nn.Module):
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        for i in range(3):
-            axes: Any = {"params": None}
-            layer = nn.vmap(Layer, variable_axes=axes, split_rngs={"params": False})
-            x = layer(name=f"layers_{i}")(x)
-        return nn.Dense(4, name="out", param_dtype=x.dtype)(x)
-
-
-@pytest.mark.parametrize("jit", [False, True])
-def test_calls_in_loops_of_jax(jit: bool) -> None:
-    """They count as one with the module around them."""
-    pair = small_pair()
-    layers = [pair.params.pop(f"layers_{i}")["inner"] for i in range(3)]
-    stacked = {name: np.stack([layer[name] for layer in layers]) for name in layers[0]}
-    pair.params["layers"] = {"step": {"inner": stacked}}
-    pair.flax = Scanned()
-    loop = "layers runs in a loop of JAX: to have the calls in it compared, unroll it"
-    assert loop in notes(pair, jit=jit)
-    pair.params["out"] = {**pair.params["out"], "bias": 2 * pair.params["out"]["bias"]}
-    found = pair.trace(jit=jit).first_divergence
-    assert found is not None
-    assert found.torch == "out"
-
-
-def test_calls_that_vmap_makes_at_once() -> None:
-    pair = small_pair()
-    pair.flax = Mapped()
-    found = notes(pair)
-    assert "layers_0 runs in a loop of JAX: to have the calls in it compared, unroll it" in found
+    tables = diy_jax.model.rope_tables
+    monkeypatch.setattr(
+        diy_jax.model, "rope_tables", lambda config, at, dtype: tables(config, at + 1, dtype)
+    )
+    result = parity.trace(model, twin, params, ids, backward=False)
+    assert result.equal
+    (note,) = result.notes
+    assert re.fullmatch(
+        r"what goes into model\.layers\.0 differs by [1-9]\.\de-01, and nothing after it notices: "
+        "another way to compute the same",
+        note,
+    )
+    params["model"]["layers_1"]["attention"]["v_proj"]["kernel"] *= 2
+    result = parity.trace(model, twin, params, ids, backward=False)
+    assert not result.equal
+    assert result.notes == []
 
 
 def test_models_of_other_dtypes() -> None:

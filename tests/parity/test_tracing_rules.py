@@ -133,3 +133,61 @@ def test_no_rules_are_no_rules() -> None:
 
 def test_sizes_that_differ_have_no_usual_operation() -> None:
     assert usual_operation("a.weight", "a/kernel", (3, 4), (3, 5)) is None
+
+
+def test_layers_that_lie_in_one_tensor() -> None:
+    """In the order of their numbers, whatever the order of their names; each along a named axis."""
+    torch = {f"layers.{i}.{name}": (3, 2) for i in (10, 2, 0) for name in ("a.weight", "b")}
+    flax = {"layers/a/kernel": (2, 3, 3), "layers/b": (3, 3, 2)}
+    rules = [
+        Rule("layers.{i}.a.weight", "layers/a/kernel", stack=1),
+        Rule("layers.{i}.b", "layers/b", stack=0),
+    ]
+    found = links_of(rules, torch, flax)
+    weights = {name: numbers(3, 2) + 100 * i for i, name in enumerate(sorted(torch))}
+    stacks = {
+        "layers/a/kernel": np.stack([weights[f"layers.{i}.a.weight"].T for i in (0, 2, 10)], 1),
+        "layers/b": np.stack([weights[f"layers.{i}.b"] for i in (0, 2, 10)]),
+    }
+    assert {link.torch for link in found} == set(torch)
+    for link in found:
+        expected = link.from_flax(stacks[link.flax])
+        np.testing.assert_array_equal(link.from_torch(weights[link.torch]), expected)
+
+
+def test_one_stack_for_each_number_that_is_left() -> None:
+    torch = {f"stage{i}.{j}.w": (2,) for i in range(2) for j in range(3)}
+    flax = {f"stage_{i}/w": (3, 2) for i in range(2)}
+    found = links_of([Rule("stage{i}.{i}.w", "stage_{i}/w", stack=0)], torch, flax)
+    places = {link.torch: (link.flax, link.flax_part) for link in found}
+    assert places["stage1.2.w"] == ("stage_1/w", (0, 2, 3))
+    assert len(places) == 6
+
+
+def test_a_tensor_that_is_split_into_several_stacks() -> None:
+    torch = {f"h.{i}.qkv.weight": (8, 4) for i in range(3)}
+    flax = {"h/q/kernel": (3, 4, 4), "h/k/kernel": (3, 4, 2), "h/v/kernel": (3, 4, 2)}
+    found = links_of([Rule("h.{i}.qkv.weight", tuple(flax), stack=0)], torch, flax)
+    (value,) = [k for k in found if k.flax == "h/v/kernel" and k.torch == "h.1.qkv.weight"]
+    weight = numbers(8, 4)
+    np.testing.assert_array_equal(value.from_torch(weight), weight[6:].T[None])
+    assert value.flax_part == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "flax", "expected"),
+    [
+        (Rule("l.{i}.w", "l/w", stack=0), (4, 2), "l/w (4, 2) does not hold 3 layers along axis 0"),
+        (Rule("l.{i}.w", "l/w", stack=2), (3, 2), "l/w (3, 2) does not hold 3 layers along axis 2"),
+        (Rule("l.{i}.w", "l/w", stack=0), (3, 5), "l.0.w (2,) and l/w (5,): no operation leads"),
+        (Rule("l.{i}.w", "l/w"), (3, 2), "no operation leads between them"),
+        (
+            Rule(("l.{i}.w", "l.{i}.u"), "l/w", stack=0),
+            (3, 4),
+            "l.{i}.w + l.{i}.u: tensors that are joined cannot be stacked as well",
+        ),
+    ],
+)
+def test_stacks_that_are_none(rule: Rule, flax: tuple[int, ...], expected: str) -> None:
+    torch = {f"l.{i}.{name}": (2,) for i in range(3) for name in ("w", "u")}
+    assert expected in refused([rule], torch, {"l/w": flax})

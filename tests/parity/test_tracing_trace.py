@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from parity.environment import TORCH_DTYPES, Device, choose_device, exact
 from parity.pair import Pair
 from parity.random_models import SCALES, small_configs, write_random_model
 from parity.tracing import TraceResult, twin_rules
+from parity.tracing.comparison import Comparison
 from tests.parity.small_pair import RULES, SmallPair, small_pair
 
 IDS = np.random.default_rng(0).integers(0, 131, (2, 24)).astype(np.int32)
@@ -232,3 +234,18 @@ def test_a_record_and_a_text(device: Device) -> None:
         *(f"layers.{i}" for i in range(3)),
         "out",
     ]
+
+
+def test_what_has_been_compared_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what goes into the calls that are not over yet is there: a large model fits."""
+    heard, seen, alive = Comparison.heard, list[Any](), list[int]()
+
+    def listen(self: Comparison, site: Any, kind: Any, name: str, array: Any) -> None:
+        alive.append(sum(reference() is not None for reference in seen))
+        seen.append(weakref.ref(array))
+        heard(self, site, kind, name, array)
+
+    monkeypatch.setattr(Comparison, "heard", listen)
+    assert small_pair().trace(backward=False).equal
+    assert len(seen) == 16
+    assert max(alive) <= 3

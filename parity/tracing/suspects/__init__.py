@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +26,8 @@ from parity.tracing.suspects.evidence import (
     Value,
     wide,
 )
-from parity.tracing.suspects.glue import glue_suspects, unknown_input
-from parity.tracing.suspects.gradients import gradient_suspects
+from parity.tracing.suspects.glue import call_suspects, glue_suspects, unknown_input
+from parity.tracing.suspects.gradients import gradient_suspects, missing_gradient
 from parity.tracing.suspects.layers import layer_suspects
 from parity.tracing.suspects.masks import causal_suspects, differing_mask, mask_suspects
 from parity.tracing.suspects.outputs import output_suspects, rounding_suspects
@@ -53,8 +52,9 @@ HYPOTHESES: tuple[Callable[[Evidence], Iterable[Suspect]], ...] = (
     output_suspects,
     rounding_suspects,
     differing_mask,
-    place_suspects,
+    call_suspects,
     unknown_input,
+    place_suspects,
 )
 # These take PyTorch's side for the right one, and are tried the other way round too.
 _ONE_SIDED = {
@@ -79,16 +79,25 @@ def find_suspects(walk: Walk, pair: Pair, stage: Pair | None) -> tuple[Suspect, 
     evidence = gather(walk, pair, stage)
     if evidence is None:
         return ()
+    return explain(evidence)
+
+
+def explain(evidence: Evidence) -> tuple[Suspect, ...]:
+    """What the first hypotheses find that say anything, at most three: weaker ones repeat it."""
     found: dict[str, Suspect] = {}
-    for hypothesis in HYPOTHESES:
-        for view in (evidence, evidence.mirrored())[: 1 + (hypothesis in _ONE_SIDED)]:
-            for suspect in hypothesis(view):
-                found.setdefault(suspect.name, suspect)
+    if not evidence.target.torch.size:
+        return ()
+    with np.errstate(all="ignore"):  # one that overflows explains nothing
+        for hypothesis in HYPOTHESES:
+            for view in (evidence, evidence.mirrored())[: 1 + (hypothesis in _ONE_SIDED)]:
+                for suspect in hypothesis(view):
+                    found.setdefault(suspect.name, suspect)
+                if found:
+                    break
             if found:
                 break
-        if found:
-            break  # a weaker one would say the same in other words
-    best = sorted(found.values(), key=lambda s: math.inf if s.after is None else s.after)
+    # What is tried first says most; what cannot be tried comes last.
+    best = sorted(found.values(), key=lambda suspect: suspect.after is None)
     return tuple(best[:_SHOWN])
 
 
@@ -124,11 +133,16 @@ def find_backward_suspects(walk: Walk, pair: Pair, stage: Pair | None) -> tuple[
         name = _within(child.torch[0].path, path)
         known[f"what goes into {name}"] = heard.get((child, "input_gradients"), [])
         known[f"what {name} gives"] = heard.get((child, "output_gradients"), [])
+    if stage is not None and not targets:
+        # JAX tells nothing of what is known to be zero.
+        words = f"what {_within(stage.torch[0].path, path)} gives"
+        return (missing_gradient(words, "Flax", 1.0),)
     bound = BACKWARD[walk.natural.dtype.get(pair, "float64")]
     first = {what: values[0] for what, values in known.items() if values}
     suspects: dict[str, Suspect] = {}
-    for suspect in gradient_suspects(targets, first, bound):
-        suspects.setdefault(suspect.name, suspect)
+    with np.errstate(all="ignore"):
+        for suspect in gradient_suspects(targets, first, bound):
+            suspects.setdefault(suspect.name, suspect)
     return tuple(suspects.values())[:_SHOWN]
 
 
@@ -183,7 +197,26 @@ def gather(walk: Walk, pair: Pair, stage: Pair | None) -> Evidence | None:
         dtype=dtype,
         bound=FORWARD[dtype],
         with_parameters=with_parameters,
+        calls=_calls(walk, pair),
     )
+
+
+def _calls(walk: Walk, pair: Pair) -> list[tuple[str, int, int]]:
+    """Parts of a call that are not called as often on both sides."""
+    path = pair.torch[0].path
+    partners = {
+        p.torch[0].path: p.flax[0].path for p in walk.alignment.pairs if len(p.torch) == len(p.flax)
+    }
+    found = []
+    for one, other in partners.items():
+        if one != path and (not path or one.startswith(f"{path}.")):
+            times = [
+                sum(site.path == name and site.method == "__call__" for site in calls)
+                for name, calls in ((one, walk.record.calls), (other, walk.shapes))
+            ]
+            if times[0] != times[1]:
+                found.append((_within(one, path), times[0], times[1]))
+    return found
 
 
 def _alone(walk: Walk, pair: Pair) -> tuple[Any, ...]:
@@ -236,6 +269,7 @@ __all__ = [
     "HYPOTHESES",
     "Evidence",
     "Value",
+    "explain",
     "find_backward_suspects",
     "find_suspects",
     "gather",

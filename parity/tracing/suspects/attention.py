@@ -63,6 +63,15 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "softmax-masked-after": ("axis", "after", "masks after the softmax, not before"),
     "query-key-norm": ("norm", "before", "normalises queries and keys in each head"),
     "query-key-norm-rotated": ("norm", "after", "normalises rotated queries and keys"),
+    "query-norm": ("norm", "query", "normalises queries in each head"),
+    "key-norm": ("norm", "key", "normalises keys in each head"),
+    "value-norm": ("norm", "value", "normalises values in each head"),
+    "query-key-norm-l2": ("norm", "length", "normalises queries and keys to length 1"),
+    "query-key-cosine": ("norm", "cosine", "scores by the cosine of query and key, unscaled"),
+    "softmax-heads": ("axis", "heads", "takes the softmax over heads, not keys"),
+    "softmax-sigmoid": ("axis", "sigmoid", "has a sigmoid in place of the softmax"),
+    "values-regrouped": ("values", "modulo", "gives query head n the values of head n % K"),
+    "keys-regrouped": ("keys", "modulo", "gives query head n the keys of head n % K"),
     "rope-quarter": ("rope", "quarter", "rotates a quarter of the channels only"),
     "rope-part": ("rope", "part", "rotates half of the channels only"),
     "rope-merged": ("rope", "merged", "rotates before the heads are split"),
@@ -104,9 +113,21 @@ def _fitted(evidence: Evidence, setting: Setting, odd: Array, side: str) -> Iter
         if suspect := evidence.judge("mask-window", words, after):
             yield suspect
             return
+    for size in range(2, length):
+        after = _error(setting, {"chunk": size}, odd)
+        words = f"attention sees keys of its own chunk of {size} only in {side}"
+        if suspect := evidence.judge("mask-chunks", words, after):
+            yield suspect
+            return
     for key, name, words in (
         ("factor", "scale-other", "multiplies its scores by another {:.6g}"),
         ("cap", "softcap", "caps its scores at {:.6g} (c * tanh(x / c))"),
+        ("cap_masked", "softcap", "caps scores at {:.6g} after masking, so that nothing is hidden"),
+        (
+            "length",
+            "scale-length",
+            "multiplies scores by log(position) / log({:.6g}) where above 1",
+        ),
         ("fill", "mask-soft", "gives hidden keys a score of -{:.6g}, not -inf"),
         ("add", "mask-soft", "takes {:.6g} from the scores of hidden keys, not infinity"),
     ):

@@ -42,6 +42,8 @@ def _slots(evidence: Evidence, name: str, old: Value, after: dict[str, Value]) -
     mine, theirs = (_written(old.torch, side) for side in (new.torch, new.flax))
     error = new.error
     odd, usual = evidence.odd, evidence.usual
+    if not any(mine):  # for the other way round
+        return
     if mine == theirs:
         where = new.torch != old.torch
         for what, words, array in _contents(name, old.torch, after):
@@ -98,7 +100,15 @@ def _contents(name: str, old: Array, after: dict[str, Value]) -> Iterator[tuple[
     if right.shape[1] > 1:
         yield "cache-heads", "has its heads in the reverse order", right[:, ::-1]
         yield "cache-heads", "has the first head in all heads", right[:, :1] + 0 * right
-    yield "cache-scaled", "is added to what was there", right + old
+    yield "cache-added", "is added to what was there", right + old
+    new = old != right
+    reverse = np.array(right)
+    for row, slots in zip(reverse, new.any(axis=(1, 3)), strict=True):
+        row[:, slots] = row[:, slots][:, ::-1]
+    yield "cache-reversed", "is written in the reverse order", reverse
+    wrong = after[name].flax[new]
+    factor = float(np.vdot(right[new], wrong) / np.vdot(right[new], right[new]))
+    yield "cache-scaled", f"is {factor:.6g} times what it should be", right * factor
 
 
 def _narrowed(array: Array) -> Iterator[tuple[str, Array]]:

@@ -90,6 +90,8 @@ class Evidence:
         dtype: the precision they are judged by.
         bound: what error is none in that precision.
         with_parameters: the error of the target with other parameters on the Flax side, by path.
+        calls: parts that are not called as often on both sides: name, times in PyTorch, in Flax.
+        words: what the target is called; empty for what goes into the stage, or the output.
         odd: the side that is taken for the wrong one, as it is called.
         usual: the other side.
     """
@@ -108,8 +110,15 @@ class Evidence:
     dtype: str
     bound: float
     with_parameters: Callable[[Mapping[str, Array]], float]
+    calls: Sequence[tuple[str, int, int]] = ()
     odd: str = "Flax"
     usual: str = "PyTorch"
+    words: str = ""
+
+    @property
+    def what(self) -> str:
+        """The value that differs, in words."""
+        return self.words or (f"what goes into {self.stage}" if self.stage else "the output")
 
     def mirrored(self) -> Evidence:
         """The same with the sides exchanged: PyTorch's is taken for the wrong one."""
@@ -141,6 +150,19 @@ class Evidence:
         if after <= self.bound and before > self.bound:
             return Suspect(name, sentence, before, after)
         return None
+
+
+def value_evidence(value: Value, words: str, bound: float) -> Evidence:
+    """A value alone, of which nothing else is known."""
+
+    def unknown(changes: Mapping[str, Array]) -> float:
+        raise NotImplementedError("a value has no parameters")
+
+    return Evidence(
+        name="", module=torch.nn.Identity(), target=value, stage="", inputs=[], outputs=[],
+        parts=[], parameters=[], torch_only={}, flax_only={}, others=[], dtype="float64",
+        bound=bound, with_parameters=unknown, words=words,
+    )  # fmt: skip
 
 
 class Capture(Comparison):

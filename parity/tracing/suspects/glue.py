@@ -17,6 +17,7 @@ from parity.tracing.suspects.evidence import Evidence
 
 Array = NDArray[Any]
 _NEAR = 1e-9
+_BETAS = (0.5, 1.5, 2.0)
 _LIMITS = (1.0, 5.0, 7.0, 10.0, 20.0)
 _FITTED = 20_000  # values that weights are fitted to
 
@@ -97,7 +98,7 @@ def _activation(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Susp
                 best[i] = (words, error)
     (mine, error), (theirs, after) = best
     if mine != theirs and error <= evidence.bound:
-        what = f"what goes into {evidence.stage}" if evidence.stage else "the output"
+        what = evidence.what
         sentence = f"{what} is {theirs} in Flax, {mine} in PyTorch"
         if suspect := evidence.judge("activation", sentence, after):
             yield suspect
@@ -116,11 +117,21 @@ def _ways(alike: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
             yield f"{f} of {a}, times 1 + {b}", value * (alike[b] + 1)
             if f != "no activation":
                 yield f"{f} of {a}, plus {b}", value + alike[b]
+        for f, value in applied[a].items():
+            if f != "no activation":
+                yield f"{f} of {a}, times {f} of {b}", value * applied[b][f]
+        for beta in _BETAS:
+            swish = alike[a] * expit(beta * alike[a])
+            yield f"swish (beta {beta:g}) of {a}, times {b}", swish * alike[b]
         yield f"silu of the product of {a} and {b}", ACTIVATIONS["silu"](alike[a] * alike[b])
         for limit in _LIMITS:
             cut = np.clip(applied[a]["silu"], -limit, limit)
             yield f"silu of {a}, cut off at {limit:g}, times {b}", cut * alike[b]
             gate, up = np.minimum(alike[a], limit), np.clip(alike[b], -limit, limit)
+            yield (
+                f"silu of {a}, which is cut off at {limit:g} above, times {b}",
+                ACTIVATIONS["silu"](gate) * alike[b],
+            )
             both = f"{a} and {b} cut off at {limit:g}, silu of the first, times the second"
             yield both, ACTIVATIONS["silu"](gate) * up
             both = (
@@ -139,12 +150,23 @@ def _sum(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:
     )
     if error <= evidence.bound and not np.allclose(mine, theirs, atol=1e-6):
         words = [_formula(weights, list(alike)) for weights in (theirs, mine)]
-        where = f"what goes into {evidence.stage}" if evidence.stage else "the output"
+        where = evidence.what
         sentence = f"{where} is {words[0]} in Flax, {words[1]} in PyTorch"
         used = {int(i) for weights in (mine, theirs) for i in np.flatnonzero(weights)}
         name = "scale" if len(used) == 1 and mine.any() and theirs.any() else "sum"
         if suspect := evidence.judge(name, sentence, after):
             yield suspect
+
+
+def call_suspects(evidence: Evidence) -> Iterator[Suspect]:
+    """Parts that one side calls more often than the other."""
+    for name, mine, theirs in evidence.calls[:1]:
+        words = f"{name} is called {_times(theirs)} in Flax, {_times(mine)} in PyTorch"
+        yield Suspect("called-otherwise", words, evidence.target.error, None)
+
+
+def _times(count: int) -> str:
+    return ("never", "once", "twice")[count] if count < 3 else f"{count} times"
 
 
 def unknown_input(evidence: Evidence) -> Iterator[Suspect]:
@@ -155,7 +177,7 @@ def unknown_input(evidence: Evidence) -> Iterator[Suspect]:
         return
     weights, error = _weights(alike, evidence.target.torch)
     if error <= evidence.bound and weights.any():
-        where = f"what goes into {evidence.stage}" if evidence.stage else "the output"
+        where = evidence.what
         said = _formula(weights, list(alike))
         words = (
             f"{where} is {said} in {evidence.usual}, and no sum of such values in {evidence.odd}"
@@ -168,6 +190,8 @@ def _weights(alike: Mapping[str, Array], side: Array) -> tuple[Array, float]:
     step = max(1, side.size // _FITTED)
     matrix = np.stack([array.ravel()[::step] for array in alike.values()], axis=1)
     values = side.ravel()[::step]
+    if not (np.isfinite(matrix).all() and np.isfinite(values).all()):
+        return np.zeros(len(alike)), math.inf
     weights, *_ = np.linalg.lstsq(matrix, values, rcond=None)
     weights = np.where(np.abs(weights) < _NEAR, 0.0, weights)
     return weights, relative_error(matrix @ weights, values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,17 @@ from numpy.typing import NDArray
 
 from parity.tracing.errors import relative_error
 from parity.tracing.result import Suspect
-from parity.tracing.suspects.evidence import Value
+from parity.tracing.suspects.evidence import Value, value_evidence
+from parity.tracing.suspects.outputs import output_suspects, rounding_suspects
+from parity.tracing.suspects.places import place_suspects
 
 Array = NDArray[Any]
 
 
+@np.errstate(all="ignore")  # what overflows explains nothing
 def gradient_suspects(
     targets: Iterable[tuple[str, Value]], known: Mapping[str, Value], bound: float
-) -> Iterator[Suspect]:
+) -> tuple[Suspect, ...]:
     """What each gradient that differs would have to be changed by.
 
     Args:
@@ -25,17 +29,56 @@ def gradient_suspects(
         known: other gradients in the same call, that it may be a sum of.
         bound: what error is none.
     """
+    return tuple(_suspects(targets, known, bound))
+
+
+def _suspects(
+    targets: Iterable[tuple[str, Value]], known: Mapping[str, Value], bound: float
+) -> Iterator[Suspect]:
+    targets, unexplained = list(targets), []
     for what, value in targets:
-        a, b, before = value.torch, value.flax, value.error
-        if before <= bound:
+        if value.error <= bound:
             continue
-        if not np.any(b):
-            yield Suspect("gradient-missing", f"{what} has no gradient in Flax", before, 0.0)
-        elif not np.any(a):
-            yield Suspect("gradient-missing", f"{what} has no gradient in PyTorch", before, 0.0)
-        else:
-            yield from _related(what, a, b, before, bound)
-            yield from _sum(what, value, known, bound)
+        found = False
+        for suspect in _explained(what, value, known, bound):
+            found = True
+            yield suspect
+        if not found:
+            unexplained.append(what)
+    if unexplained:
+        alike = [what for what, value in targets if value.error <= bound]
+        words = f"the derivative is another by {_listed(unexplained)}"
+        words += f", and the same by {_listed(alike)}" if alike else ""
+        worst = max(value.error for _, value in targets)
+        yield Suspect("gradient-differs", words, worst, None)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def missing_gradient(what: str, side: str, error: float) -> Suspect:
+    """A gradient that one side does not even make."""
+    return Suspect("gradient-missing", f"{what} has no gradient in {side}: detached", error, 0.0)
+
+
+def _explained(
+    what: str, value: Value, known: Mapping[str, Value], bound: float
+) -> Iterator[Suspect]:
+    a, b, before = value.torch, value.flax, value.error
+    if not np.any(b):
+        yield missing_gradient(what, "Flax", before)
+    elif not np.any(a):
+        yield missing_gradient(what, "PyTorch", before)
+    else:
+        yield from _related(what, a, b, before, bound)
+        yield from _sum(what, value, known, bound)
+        evidence = value_evidence(value, f"the gradient of {what}", bound)
+        for hypothesis in (output_suspects, rounding_suspects, place_suspects):
+            for view in (evidence, evidence.mirrored()):
+                for suspect in hypothesis(view):
+                    yield dataclasses.replace(suspect, name=f"gradient-{suspect.name}")
+                    return
 
 
 def _sum(what: str, value: Value, known: Mapping[str, Value], bound: float) -> Iterator[Suspect]:
@@ -51,6 +94,8 @@ def _sum(what: str, value: Value, known: Mapping[str, Value], bound: float) -> I
     for side in ("torch", "flax"):
         matrix = np.stack([getattr(v, side).ravel() for v in alike.values()], axis=1)
         target = getattr(value, side).ravel()
+        if not (np.isfinite(matrix).all() and np.isfinite(target).all()):
+            return
         weights, *_ = np.linalg.lstsq(matrix, target, rcond=None)
         rounded = [round(float(weight), 6) for weight in weights]
         found.append((rounded, relative_error(matrix @ weights, target)))
@@ -66,7 +111,7 @@ def _sum(what: str, value: Value, known: Mapping[str, Value], bound: float) -> I
 
 def _related(what: str, a: Array, b: Array, before: float, bound: float) -> Iterator[Suspect]:
     factor = float(np.vdot(a, b) / np.vdot(a, a))
-    if factor and (after := relative_error(a * factor, b)) <= bound:
+    if factor and np.isfinite(factor) and (after := relative_error(a * factor, b)) <= bound:
         words = f"the gradient of {what} is {factor:.6g} times PyTorch's in Flax"
         yield Suspect("gradient-scaled", words, before, after)
     if a.ndim == 2 and a.shape[0] == a.shape[1] and (after := relative_error(a.T, b)) <= bound:

@@ -35,8 +35,14 @@ def layer_suspects(evidence: Evidence) -> Iterator[Suspect]:
     bias = tensors["bias"].torch if "bias" in tensors else None
     if weight is None:
         return
-    if x.dtype != np.float64:
+    if x.dtype.kind in "iu" and weight.torch.ndim == 2:
         yield from _named(evidence, "embedding", _embeddings(x, weight.torch))
+    elif x.dtype != np.float64 or not x.size:
+        return
+    elif "running_mean" in tensors and "running_var" in tensors:
+        running = tensors["running_mean"].torch, tensors["running_var"].torch
+        ways = _batch_norms(x, weight.torch, bias, *running, _own_eps(evidence))
+        yield from _named(evidence, "norm", ways)
     elif weight.torch.ndim == 1 and weight.torch.shape == x.shape[-1:]:
         yield from _named(evidence, "norm", _norms(x, weight.torch, bias, evidence))
     elif weight.torch.ndim == 2 and weight.torch.shape[0] == x.shape[-1]:
@@ -103,6 +109,32 @@ def _norms(x: Array, weight: Array, bias: Array | None, evidence: Evidence) -> W
                     )
                     yield words, normal * w + (0 if b is None else b)
     yield ("output is the input",), x
+    for centred in (False, True) if x.ndim > 2 else ():
+        y = x - x.mean(axis=-2, keepdims=True) if centred else x
+        normal = y / np.sqrt(np.square(y).mean(axis=-2, keepdims=True) + next(iter(eps)))
+        yield ("normalised over positions", "mean subtracted" if centred else ""), normal * weight
+    for e in eps:
+        once = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + e) * weight
+        again = once / np.sqrt(np.square(once).mean(axis=-1, keepdims=True) + e) * weight
+        yield ("applied twice", f"eps {e:.9g}"), again
+
+
+def _batch_norms(
+    x: Array, weight: Array, bias: Array | None, mean: Array, var: Array, own: list[float]
+) -> Ways:
+    """BatchNorm with running statistics, channels last."""
+    shift = 0 if bias is None else bias
+    axes = tuple(range(x.ndim - 1))
+    for e in dict.fromkeys((*own, *EPS)):
+        eps = f"eps {e:.9g}"
+        yield ("", eps), (x - mean) / np.sqrt(var + e) * weight + shift
+        yield ("outside the root", eps), (x - mean) / (np.sqrt(var) + e) * weight + shift
+        yield ("variance taken for its root", eps), (x - mean) / (var + e) * weight + shift
+        batch = (x - x.mean(axes)) / np.sqrt(x.var(axes) + e) * weight + shift
+        yield ("statistics of the batch", eps), batch
+        yield ("weight left out", eps), (x - mean) / np.sqrt(var + e) + shift
+        yield ("bias left out", eps), (x - mean) / np.sqrt(var + e) * weight
+        yield ("mean left out", eps), x / np.sqrt(var + e) * weight + shift
 
 
 def _own_eps(evidence: Evidence) -> list[float]:
@@ -152,7 +184,9 @@ def _square(kernel: Array) -> bool:
 
 def _embeddings(ids: Array, table: Array) -> Ways:
     """Rows of the table, scaled or shifted, normalised, or with some of them left empty."""
-    size = table.shape[-1]
+    size, ids = table.shape[-1], ids.astype(np.int64)
+    if not ids.size or not table.size or ids.min() < 0 or ids.max() >= len(table):
+        return
     for step, factor in itertools.product((0, 1, -1), (1.0, size**0.5, size**-0.5)):
         rows = table[np.clip(ids + step, 0, len(table) - 1)]
         shifted = f"ids {step:+d}" if step else ""

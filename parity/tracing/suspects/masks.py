@@ -17,7 +17,7 @@ Array = NDArray[Any]
 def mask_suspects(evidence: Evidence) -> Iterator[Suspect]:
     """Which keys one side hides, or shows, that the other does not."""
     one, other = evidence.target.torch, evidence.target.flax
-    if one.dtype != bool or one.ndim < 2:
+    if one.dtype != bool or one.ndim < 2 or not one.size:
         return
     odd = evidence.odd
     for name, words, mask in _ways(one):
@@ -36,7 +36,7 @@ def mask_suspects(evidence: Evidence) -> Iterator[Suspect]:
 def causal_suspects(evidence: Evidence) -> Iterator[Suspect]:
     """One side hides the future and nothing else."""
     one, other = evidence.target.torch, evidence.target.flax
-    if one.dtype != bool or one.ndim < 2:
+    if one.dtype != bool or one.ndim < 2 or not one.size:
         return
     causal = np.broadcast_to(np.tril(np.ones(one.shape[-2:], bool)), one.shape)
     if not (one & ~causal).any():
@@ -98,11 +98,23 @@ def _behind(one: Array) -> Array:
 
 
 def _window(evidence: Evidence, one: Array, other: Array) -> Iterator[Suspect]:
-    """Keys that are too far away are hidden."""
-    queries, keys = one.shape[-2:]
-    distance = np.arange(queries)[:, None] + (keys - queries) - np.arange(keys)
-    if not (other & ~one).any() and other.any():
-        size = int(np.broadcast_to(distance, other.shape)[other].max()) + 1
-        words = f"the mask has a window of {size} keys in {evidence.odd}"
-        if suspect := evidence.suspect("mask-window", words, one & (distance < size), other):
+    """Keys that are too far away are hidden, or some keys from all queries."""
+    if (other & ~one).any() or not other.any():
+        return
+    keys = np.arange(one.shape[-1])
+    last = np.where(one, keys, -1).max(-1, keepdims=True)  # what each query sees at most
+    size = int(np.where(other, last - keys, -1).max()) + 1
+    words = f"the mask has a window of {size} keys in {evidence.odd}"
+    if suspect := evidence.suspect("mask-window", words, one & (last - keys < size), other):
+        yield suspect
+        return
+    seen = one & (keys != last)  # a query's own key may stay
+    hidden = seen.any(axis=-2) & ~(seen & other).any(axis=-2)
+    without = one & ~(hidden[..., None, :] & (keys != last))
+    which = sorted(set(np.argwhere(hidden)[:, -1].tolist()))
+    words = f"the mask hides keys {', '.join(map(str, which[:8]))} from all queries after them"
+    for name, mask in (("own kept", without), ("", one & ~hidden[..., None, :])):
+        said = f"{words} in {evidence.odd}" + (f" ({name})" if name else "")
+        if which and (suspect := evidence.suspect("mask-keys-hidden", said, mask, other)):
             yield suspect
+            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from scipy.optimize import brentq
 
 from parity.tracing.result import Suspect
 from parity.tracing.suspects.evidence import ROUNDED, Evidence
+from parity.tracing.suspects.places import where_it_is
 
 Array = NDArray[Any]
 
@@ -20,9 +22,14 @@ def output_suspects(evidence: Evidence) -> Iterator[Suspect]:
     """A factor, a constant, a shift, another order, a rounding."""
     one, other = evidence.target.torch, evidence.target.flax
     if one.dtype != np.float64:
+        if one.dtype.kind in "iu":
+            yield from filter(None, _along(evidence, one, other, evidence.what))
         return
-    what = f"what goes into {evidence.stage}" if evidence.stage else "the output"
+    if not one.size or not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return  # numbers that are fitted to these would explain anything
+    what = evidence.what
     found = [
+        *_zeroed(evidence, one, other, what),
         *_factor(evidence, one, other, what),
         *_capped(evidence, one, other, what),
         *_constant(evidence, one, other, what),
@@ -31,6 +38,20 @@ def output_suspects(evidence: Evidence) -> Iterator[Suspect]:
         *_by_channel(evidence, one, other, what),
     ]
     yield from (suspect for suspect in found if suspect is not None)
+
+
+def _zeroed(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
+    """Values that are zero on one side alone."""
+    zero = (other == 0) & (one != 0)
+    if zero.any() and np.any(other):
+        places = where_it_is(zero) or f"{zero.mean():.0%} of its values"
+        words = f"{what} is zero in {places} in {e.odd}"
+        yield e.suspect("part-zero", words, np.where(zero, 0.0, one), other)
+        share = 1 - float(zero.mean())
+        words = f"{what} has {1 - share:.0%} of its values zeroed, the others scaled, in {e.odd}"
+        kept = float(np.vdot(one[~zero], other[~zero]) / np.vdot(one[~zero], one[~zero]))
+        dropped = np.where(zero, 0.0, one * kept)
+        yield e.suspect("dropout", f"{words}: dropout is on", dropped, other)
 
 
 def _factor(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
@@ -150,22 +171,14 @@ def _constant(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Susp
         for sign, words in ((-1, f"left out in {e.odd}"), (1, added)):
             yield e.suspect("bias-dropped", f"{name} looks {words}", one + sign * flat, other)
     yield e.suspect("constant", f"{what} differs by one vector everywhere", one + difference, other)
+    if one.ndim >= 3 and len(one) > 1:
+        table = (other - one).mean(axis=0)
+        words = f"{what} differs by the same table in every row: something that depends on position"
+        yield e.suspect("position-table", words, one + table, other)
 
 
 def _moved(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
-    if one.ndim >= 3:
-        for axis in range(1, one.ndim - 1):
-            ahead = [slice(None)] * one.ndim
-            behind = list(ahead)
-            ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-            if one.shape[axis] > 2:
-                for a, b, words in ((ahead, behind, "ahead"), (behind, ahead, "behind")):
-                    yield e.suspect(
-                        "shifted",
-                        f"{what} is one position {words} of {e.usual}'s in {e.odd}",
-                        one[tuple(a)],
-                        other[tuple(b)],
-                    )
+    yield from _along(e, one, other, what)
     for axis in range(one.ndim):
         if one.shape[axis] > 1:
             name = "channels" if axis == one.ndim - 1 else f"axis {axis}"
@@ -179,14 +192,34 @@ def _moved(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect
         regrouped = one.reshape(*one.shape[:-1], n, size // n).swapaxes(-1, -2).reshape(one.shape)
         words = f"{what} is grouped as {size // n} x {n} in place of {n} x {size // n}"
         yield e.suspect("heads-regrouped", words, regrouped, other)
-    if one.ndim >= 2 and one.shape[-1] == one.shape[-2]:
-        yield e.suspect("transposed", f"{what} looks transposed", one.swapaxes(-1, -2), other)
+        groups = one.reshape(*one.shape[:-1], n, size // n)
+        words = f"{what} has its {n} groups of {size // n} channels (heads) in the reverse order"
+        turned = groups[..., ::-1, :].reshape(one.shape)
+        yield e.suspect("heads-reversed", f"{words} in {e.odd}", turned, other)
+    for axes in itertools.permutations(range(one.ndim)) if 2 <= one.ndim <= _AXES else ():
+        if tuple(one.shape[a] for a in axes) == one.shape and axes != tuple(range(one.ndim)):
+            words = f"{what} looks transposed by {axes}"
+            yield e.suspect("transposed", words, one.transpose(axes), other)
+
+
+def _along(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
+    """Shifted by one along an axis that is not the batch."""
+    for axis in range(1, one.ndim if one.dtype.kind in "iu" else one.ndim - 1):
+        ahead = [slice(None)] * one.ndim
+        behind = list(ahead)
+        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
+        if one.shape[axis] > 2:
+            for a, b, words in ((ahead, behind, "ahead"), (behind, ahead, "behind")):
+                said = f"{what} is one position {words} of {e.usual}'s in {e.odd}"
+                yield e.suspect("shifted", said, one[tuple(a)], other[tuple(b)])
 
 
 def _rounded(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
     for name, dtype in ROUNDED.items():
         words = f"{what} is rounded to {name} in {e.odd}"
-        yield e.suspect("rounded", words, one.astype(dtype).astype(np.float64), other)
+        with np.errstate(over="ignore"):
+            narrow = one.astype(dtype).astype(np.float64)
+        yield e.suspect("rounded", words, narrow, other)
 
     largest = float(np.abs(one).max())
     if one.ndim:
@@ -197,9 +230,10 @@ def _rounded(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspe
                 yield e.suspect("quantised", words, np.nan_to_num(np.rint(one / s) * s), other)
 
 
+_AXES = 4  # 24 orders
 # Half a unit in the last place, relative, of the dtypes that are narrower.
 _UNITS = {"float32": 2.0**-24, "TF32 or float16": 2.0**-11, "bfloat16": 2.0**-8}
-_ROUNDINGS = 16.0  # an error of more of these units is no rounding
+_ROUNDINGS = {"float32": 16.0, "TF32 or float16": 4.0, "bfloat16": 4.0}  # more is no rounding
 
 
 def rounding_suspects(evidence: Evidence) -> Iterator[Suspect]:
@@ -213,13 +247,14 @@ def rounding_suspects(evidence: Evidence) -> Iterator[Suspect]:
         return
     error = evidence.target.error
     unit = min(_UNITS, key=lambda name: abs(np.log(error / _UNITS[name])))
-    if not 1 / _ROUNDINGS < error / _UNITS[unit] < _ROUNDINGS or evidence.dtype == unit:
+    most = _ROUNDINGS[unit]
+    if not 1 / most < error / _UNITS[unit] < most or evidence.dtype == unit:
         return
     difference = other - one
     proportional = abs(float(np.vdot(one, difference))) / float(np.vdot(one, one))
     scale = float(np.sqrt(np.mean(one**2)))
     largest = float(np.max(np.abs(difference) / (np.abs(one) + scale)))
-    if proportional < error / 2 and largest < _ROUNDINGS * _UNITS[unit]:
-        what = f"what goes into {evidence.stage}" if evidence.stage else "the output"
+    if proportional < error / 2 and largest < most * _UNITS[unit]:
+        what = evidence.what
         words = f"{what} differs as by rounding to {unit}: {error / _UNITS[unit]:.2g} units of it"
         yield Suspect(f"precision-{unit.split()[0]}", words, error, None)

@@ -49,7 +49,7 @@ def _judged(evidence: Evidence, parameter: Parameter, after: float) -> Suspect |
 
 def _looks(parameter: Parameter, evidence: Evidence) -> tuple[str, str]:
     """The name of what happened to a tensor, and words for it."""
-    one, other = parameter.torch, parameter.flax
+    one, other = (np.asarray(a, np.float64) for a in (parameter.torch, parameter.flax))
     if np.count_nonzero(one != other) < _TELLING:
         return _by_size(one, other)
     # Either side may be the right one.
@@ -66,8 +66,9 @@ def _looks(parameter: Parameter, evidence: Evidence) -> tuple[str, str]:
             if narrow and np.array_equal(array.astype(ROUNDED[narrow]).astype(float), other):
                 words = f"holds the values of {link.torch}, rounded to {narrow}"
                 return "weight-of-another", words
-    if found := rearranged(one, other):
-        return found
+    for a, b, side in sides:
+        if found := rearranged(a, b):
+            return found[0], found[1] + side
     for link, array in others:
         if array.T.shape == other.shape and np.array_equal(array.T, other):
             return "weight-of-another", f"holds the values of {link.torch}, transposed"
@@ -126,6 +127,10 @@ def _by_size(one: Array, other: Array) -> tuple[str, str]:
         return "weight-reordered", f"has its values in another order ({differing} moved)"
     difference = other - one
     everywhere = differing > one.size // 2
+    if not np.isfinite(difference).all():
+        sides = [int(np.count_nonzero(~np.isfinite(a))) for a in (other, one)]
+        words = f"has {sides[0]} values that are no finite numbers in Flax, {sides[1]} in PyTorch"
+        return "weight-not-finite", words
     if everywhere and one.ndim == 2 and max(one.shape) <= _LARGEST and min(one.shape) > 3:
         sizes = np.linalg.svd(difference, compute_uv=False)
         unit = 2.0**-8 if _narrow(one) or _narrow(other) else 2.0**-23
@@ -137,13 +142,15 @@ def _by_size(one: Array, other: Array) -> tuple[str, str]:
     for side, array in (("Flax", other), ("PyTorch", one)):
         if (found := levels(array)) is not None:
             return "weight-quantised", f"takes only {found} in {side}: quantised"
-    size = float(np.abs(difference).max() / np.abs(one).max())
+    size = float(np.abs(difference).max() / max(np.abs(one).max(), np.abs(other).max()))
     if everywhere and size < _NOISE:
         words = f"differs everywhere, by at most {size:.1g} of its largest value: "
         return "weight-noise", words + "rounded, quantised, or of another checkpoint"
     words = f"differs in {differing} of {one.size} values"
-    if everywhere:
-        alike = float(np.vdot(one, other) / (np.linalg.norm(one) * np.linalg.norm(other)))
+    if everywhere and one.any() and other.any():
+        sizes = [a / np.abs(a).max() for a in (one, other)]
+        lengths = [float(np.linalg.norm(a)) for a in sizes]
+        alike = float(np.vdot(*sizes)) / (lengths[0] * lengths[1])
         words += f" (correlation {alike:.2f}: "
         words += "related values)" if abs(alike) > _RELATED else "other values altogether)"
     return "weight-differs", words

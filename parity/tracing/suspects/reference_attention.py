@@ -46,18 +46,30 @@ def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
         if heads != kv_heads:
             raise ValueError("as many keys as queries are needed")
         query, key = key, query
-    if change.get("norm") == "before":
-        query, key = _normalised(query), _normalised(key)
+    norm = change.get("norm", "")
+    if norm in ("before", "query"):
+        query = _normalised(query)
+    if norm in ("before", "key"):
+        key = _normalised(key)
+    if norm == "value":
+        value = _normalised(value)
     query, key, value = _rotated(setting, change, query, key, value)
-    if change.get("norm") == "after":
+    if norm == "after":
         query, key = _normalised(query), _normalised(key)
+    if norm in ("length", "cosine"):
+        query, key = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (query, key))
     if change.get("swap") == "rotated":
         key, value = value, key
-    group = _groups(change.get("grouping", ""), heads, kv_heads)
-    scores = query @ key[:, group].swapaxes(2, 3)  # (B, N, S, S)
+    groups = [
+        _groups(change.get("grouping", "") or change.get(side, ""), heads, kv_heads)
+        for side in ("keys", "values")
+    ]
+    scores = query @ key[:, groups[0]].swapaxes(2, 3)  # (B, N, S, S)
     width = setting.query.shape[-1]
     scales = {"none": 1.0, "1/H": 1 / head_dim, "1/sqrt(D)": width**-0.5}
-    scores = scores * scales.get(change.get("scale", ""), head_dim**-0.5)
+    scores = scores * scales.get(
+        change.get("scale", ""), 1.0 if norm == "cosine" else head_dim**-0.5
+    )
     scores = _rounded(scores * change.get("factor", 1.0), change.get("scores", ""))
     if "cap" in change:
         scores = change["cap"] * np.tanh(scores / change["cap"])
@@ -65,14 +77,24 @@ def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
     if change.get("bias") == "alibi":
         slopes = 2.0 ** (-8.0 * np.arange(1, heads + 1) / heads)
         scores = scores - slopes[:, None, None] * distance
+    if "length" in change:
+        places = np.arange(1, scores.shape[2] + 1)
+        scores = scores * np.maximum(np.log(places) / np.log(change["length"]), 1)[:, None]
     mask = _mask(setting, change)[:, None] & (distance < change.get("window", distance.size))
+    if "chunk" in change:
+        chunk = np.arange(scores.shape[2]) // change["chunk"]
+        mask = mask & (chunk[:, None] == chunk)
+    if "cap_masked" in change:
+        cap = change["cap_masked"]
+        scores = np.where(mask, cap * np.tanh(scores / cap), -cap)
+        mask = np.ones_like(mask)
     if "fill" in change or "add" in change:
         low = scores - change["add"] if "add" in change else -change["fill"]
         scores, mask = np.where(mask, scores, low), np.ones_like(mask)
     precision = change.get("precision", "")
     weights = _softmax(_rounded(scores, precision), mask, change.get("axis", ""), precision)
     weights = _rounded(weights, change.get("probabilities", ""))
-    mixed = weights @ value[:, group]  # (B, N, S, H)
+    mixed = weights @ value[:, groups[1]]  # (B, N, S, H)
     if change.get("merge") == "plain":
         return mixed.reshape(setting.query.shape)
     mixed = mixed.swapaxes(1, 2)
@@ -84,9 +106,11 @@ def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
 def _softmax(scores: Array, mask: Array, way: str, precision: str) -> Array:
     if way == "none":
         return np.where(mask, scores, 0.0)
+    if way == "sigmoid":
+        return np.where(mask, 1 / (1 + np.exp(-scores)), 0.0)
     if way != "after":
         scores = np.where(mask, scores, -np.inf)
-    axis = -2 if way == "queries" else -1
+    axis = {"queries": -2, "heads": 1}.get(way, -1)
     largest = scores.max(axis=axis, keepdims=True)
     weights = _rounded(np.exp(scores - largest), precision)
     total = weights.sum(axis, keepdims=True) + (np.exp(-largest) if way == "one more" else 0.0)

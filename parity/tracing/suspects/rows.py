@@ -19,7 +19,9 @@ _LEVELS = 256
 
 def part_that_differs(one: Array, other: Array) -> Part | None:
     """The rows, columns, ... in which two tensors differ; None where that is everywhere."""
-    differs = one != other
+    differs = (one != other) & ((one == one) | (other == other))  # a NaN is like another
+    if not differs.any():
+        return None
     axes = [
         np.flatnonzero(differs.any(tuple(a for a in range(one.ndim) if a != axis)))
         for axis in range(one.ndim)
@@ -29,6 +31,8 @@ def part_that_differs(one: Array, other: Array) -> Part | None:
     runs = [slice(int(p[0]), int(p[-1]) + 1) if _is_run(p) else p for p in axes]
     if sum(not isinstance(r, slice) for r in runs) > 1:
         runs = [slice(int(p[0]), int(p[-1]) + 1) for p in axes]
+        if all(r.stop - r.start == size for r, size in zip(runs, one.shape, strict=True)):
+            return None
     return tuple(runs)
 
 
@@ -54,12 +58,14 @@ def place(shape: tuple[int, ...], part: Part) -> str:
 def rearranged(one: Array, other: Array) -> tuple[str, str] | None:
     """Whole rows or columns that stand in another order, or stand in the place of others."""
     for axis in range(one.ndim) if one.ndim > 1 else ():
+        if not one.size:
+            break
         rows, moved = (np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1) for a in (one, other))
         if len(rows) > _MANY or rows.shape[1] < _TELLING:
             continue
         where = {row.tobytes(): i for i, row in enumerate(rows)}
         order = [where.get(row.tobytes(), -1) for row in moved]
-        if -1 not in order and len(where) == len(rows):
+        if -1 not in order and len(where) == len(rows) and order != list(range(len(rows))):
             return _order(order, side_of(one, axis))
     return None
 
@@ -92,17 +98,19 @@ def _runs(places: list[int]) -> str:
 def rows_alike(part: Array) -> tuple[str, str] | None:
     """Rows or columns that all hold the same."""
     for axis in range(part.ndim) if part.ndim > 1 else ():
-        if part.shape[axis] > 1 and part[..., :1].size and np.ptp(part, axis=axis).max() == 0:
+        first = part.take([0], axis) if part.size else part
+        if part.shape[axis] > 1 and part.size and (part == first).all():
             return "rows-alike", f"holds the same in all its {side_of(part, axis)}"
     return None
 
 
+@np.errstate(all="ignore")
 def levels(array: Array) -> str | None:
     """How few values a tensor takes, or each block of it beside its largest."""
     if (count := len(np.unique(array))) <= min(_LEVELS, array.size // 4):
         return f"{count} values"
     if array.ndim == 2:
-        for size, lay in itertools.product((16, 32, 64, 128), (array, array.T)):
+        for size, lay in itertools.product((128, 64, 32, 16), (array, array.T)):
             if array.size % size or array.size < 8 * _LEVELS:
                 continue
             blocks = np.ascontiguousarray(lay).reshape(-1, size)

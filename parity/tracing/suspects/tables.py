@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -108,7 +109,10 @@ def _frequencies(
         name = "rope-theta"
     else:
         words = f"{int((abs(ratio - 1) > _FIT).sum())} of {len(ratio)} rotary frequencies differ"
-        words += ": a scaling (llama3, yarn) that one side leaves out"
+        # Scalings keep the high frequencies and lower the rest.
+        scaled = [r if r <= 1 + _FIT else 1 / r for r in ratio] if np.ptp(ratio >= 1) == 0 else []
+        if scaled and all(a >= b - _FIT for a, b in itertools.pairwise(scaled)):
+            words += ": a scaling (llama3, yarn) that one side leaves out"
         name = "rope-frequencies"
     if suspect := evidence.judge(name, words, after):
         yield suspect
@@ -163,11 +167,13 @@ def _offsets(
     steps = np.rint(turned / frequencies[slowest])
     moved = one + steps[..., None] * frequencies
     after = max(relative_error(np.cos(moved), side[0]), relative_error(np.sin(moved), side[1]))
-    places = [
-        " ".join(f"{p:.0f}" for p in np.rint(a[..., slowest] / frequencies[slowest]).ravel()[:8])
-        for a in (other, one)
-    ]
-    words = f"positions are {places[0]} ... in {evidence.odd}, {places[1]} ... in {evidence.usual}"
+    places = [np.rint(a[..., slowest] / frequencies[slowest]) for a in (other, one)]
+    row = int(np.argwhere(places[0] != places[1])[0, 0]) if np.any(places[0] != places[1]) else 0
+    one_row, other_row = (np.atleast_2d(p)[row] for p in places)
+    start = max(int(np.argmax(one_row != other_row)) - 1, 0)
+    shown = [" ".join(f"{p:.0f}" for p in r[start : start + 6]) for r in (one_row, other_row)]
+    words = f"positions of row {row} from token {start} on are {shown[0]} ... in {evidence.odd}, "
+    words += f"{shown[1]} ... in {evidence.usual}: they begin or restart elsewhere"
     if suspect := evidence.judge("positions", words, after):
         yield suspect
 

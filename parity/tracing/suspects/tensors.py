@@ -18,12 +18,16 @@ Changed = tuple[str, str, Array]  # name, what it looks like, the tensor that wo
 Order = tuple[str, str, Callable[[Array], Array]]  # name, what it looks like, what to do
 _EQUAL = 1e-12
 _FEW = 4
-_SAMPLE = 4096  # rows, and values of a row, by which quantisation is known
+_ROWS, _SAMPLE = 256, 4096  # rows, and values of a row, by which quantisation is known
 _TOLD = 1e-6  # of values whose scale was rounded in some other way
 
 
+@np.errstate(all="ignore")  # what overflows explains nothing
 def describe(right: Array, wrong: Array) -> tuple[str, str] | None:
     """The name and the words of what leads from one tensor to the other, or None."""
+    if not right.size or np.array_equal(right, wrong):
+        return None
+    right, wrong = (np.asarray(a, np.float64) for a in (right, wrong))
     alike = np.array_equal(np.sort(right, axis=None), np.sort(wrong, axis=None))
     ways = _reordered(right, wrong) if alike else _changed(right, wrong)
     for name, words, changed in ways:
@@ -59,17 +63,17 @@ def _changed(array: Array, other: Array) -> Iterator[Changed]:
 
 def _quantised(array: Array, other: Array) -> Iterator[Changed]:
     """Whole numbers of a step that the largest value sets: of all, of a row, of a block."""
-    groups: list[tuple[str, tuple[Array, Array]]] = [
-        ("the tensor", (array.reshape(1, -1), other.reshape(1, -1)))
-    ]
+    sides = (array, other)
+    groups: list[tuple[str, list[Array]]] = [("the tensor", [a.reshape(1, -1) for a in sides])]
     if array.ndim == 2:
-        groups += [("each output", (array.T, other.T)), ("each input", (array, other))]
+        groups += [("each output", [a.T for a in sides]), ("each input", list(sides))]
         for block in (b for b in (32, 64, 128) if array.shape[0] % b == 0):
-            blocks = array.T.reshape(-1, block), other.T.reshape(-1, block)
+            few = max(1, _ROWS * block // array.shape[0])  # outputs that have so many blocks
+            blocks = [a[:, :few].T.reshape(-1, block) for a in sides]
             groups.append((f"{block} inputs of an output", blocks))
     for bits, (per, (rows, wrong)) in itertools.product((8, 4), groups):
         top = 2 ** (bits - 1)
-        rows, wrong = rows[:_SAMPLE], wrong[:_SAMPLE]
+        rows, wrong = rows[:_ROWS], wrong[:_ROWS]
         low, high = rows.min(1, keepdims=True), rows.max(1, keepdims=True)
         largest = np.maximum(-low, high)
         signed = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)
@@ -83,8 +87,10 @@ def _quantised(array: Array, other: Array) -> Iterator[Changed]:
             for narrow in (np.float64, np.float32, np.float16):  # the dtype of the scale
                 unit = np.asarray(step).astype(narrow).astype(np.float64)
                 unit = np.where(unit == 0, 1, unit)
-                levels = np.rint((rows - offset) / unit)
-                for clipped in (levels, np.clip(levels, bottom, most)):
+                # llama.cpp rounds the scale only after it has divided by it.
+                full = np.where(step == 0, 1, step)
+                levels = [np.rint((rows - offset) / size) for size in (unit, full)]
+                for clipped in (*levels, *(np.clip(a, bottom, most) for a in levels)):
                     if relative_error(clipped * unit + offset, wrong) <= _TOLD:
                         words = f"is quantised to {bits} bits, with a scale for {per}"
                         yield "weight-quantised", words, other
@@ -102,12 +108,16 @@ def _scaled(array: Array, other: Array) -> Iterator[Changed]:
         for power, root in ((0.5, f"sqrt({n})"), (-0.5, f"1/sqrt({n})"), (-1.0, f"1/{n}")):
             if n > 1 and abs(factor / float(n) ** power - 1) < 1e-9:
                 text += f" = {root}"
-    if factor:
+    if factor and np.isfinite(factor):
         yield "weight-scaled", f"is scaled by {text}", array * factor
 
 
+@np.errstate(all="ignore")
 def fitted(right: Array, wrong: Array) -> tuple[str, str] | None:
     """The same with numbers that are fitted: where nothing simpler explains it."""
+    if not right.size or not (np.isfinite(right).all() and np.isfinite(wrong).all()):
+        return None
+    right, wrong = (np.asarray(a, np.float64) for a in (right, wrong))
     for name, words, changed in _fitted(right, wrong):
         if relative_error(changed, wrong) <= _EQUAL:
             return name, words
