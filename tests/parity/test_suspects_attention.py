@@ -175,7 +175,6 @@ def test_one_thing_is_done_otherwise(name: str, odd: str) -> None:
 @both_sides
 @pytest.mark.parametrize("shift", [1, -1])
 def test_positions_of_queries_are_off_by_one(odd: str, shift: int) -> None:
-    # The last position's table cannot be known: queries alone are off, so all but it tell.
     given = projected()
     right = attended(given)
     wrong = attended(given, rope=lambda x, r: rotated(x, shift=shift if r == "q" else 0))

@@ -180,10 +180,10 @@ def test_no_value_upsets_a_hypothesis_or_is_changed(kinds: Any, shape: tuple[int
     gate, up, weight, table = (frozen(normal(*s)) for s in (shape, shape, shape[-1:], (4, *shape)))
     shown = {"gate": gate, "up": up * 2 + 1}
     layers = ({"weight": weight, "bias": weight}, {"weight": table.reshape(-1, *shape[-1:])})
-    for a, b in pairs(kinds, shape):
+    for i, (a, b) in enumerate(pairs(kinds, shape)):
         explain(value_evidence(Value("0", a, b), "", 1e-12))  # warnings are errors here
         explain(evidence_of(a, b, inputs={"args.0": a}, before=shown, stage="x"))
-        for parameters in layers:
+        for parameters in layers if i % 3 == 0 else ():
             explain(evidence_of(a, b, inputs={"args.0": a}, parameters=parameters))
 
 

@@ -225,3 +225,15 @@ def test_mapped_over_rows_with_the_same_parameters() -> None:
     result = pair.trace(backward=False)
     assert result.equal
     assert any(note.startswith("layers_0 is mapped over an axis by JAX") for note in result.notes)
+
+
+def test_one_layer_of_a_loop_is_wrong() -> None:
+    pair = scanned()
+    kernel = pair.params["layers"]["block"]["attention"]["q_proj"]["kernel"]
+    kernel[1] = kernel[1].T
+    found = trace(pair).first_divergence
+    assert found is not None
+    assert found.torch == "model.layers.1.attention.q_proj"
+    assert found.flax == "layers/block/attention/q_proj"
+    assert [suspect.name for suspect in found.suspects] == ["weight-transposed"]
+    assert (found.suspects[0].after or 0.0) <= 1e-12

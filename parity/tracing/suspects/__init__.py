@@ -11,10 +11,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import NDArray
 
 from parity.tracing.align import Pair
-from parity.tracing.calls import Kind
+from parity.tracing.calls import Call, Kind, Site
 from parity.tracing.comparison import Comparison
 from parity.tracing.errors import BACKWARD, FORWARD, worst
 from parity.tracing.result import Suspect
+from parity.tracing.rules import Link
 from parity.tracing.suspects.attention import attention_suspects
 from parity.tracing.suspects.cache import cache_suspects
 from parity.tracing.suspects.evidence import (
@@ -158,7 +159,7 @@ def gather(walk: Walk, pair: Pair, stage: Pair | None) -> Evidence | None:
     target = max(values, key=lambda value: value.error)
     dtype = walk.natural.dtype.get(pair, "float64")
 
-    def with_parameters(changes: Mapping[str, Array]) -> float:
+    def with_parameters(changes: Mapping[Link, Array]) -> float:
         model = walk.model.with_variables(_changed(walk.model.variables, changes))
         comparison = Comparison(*_alone(walk, pair))
         model.forward(comparison)
@@ -211,12 +212,26 @@ def _calls(walk: Walk, pair: Pair) -> list[tuple[str, int, int]]:
     for one, other in partners.items():
         if one != path and (not path or one.startswith(f"{path}.")):
             times = [
-                sum(site.path == name and site.method == "__call__" for site in calls)
-                for name, calls in ((one, walk.record.calls), (other, walk.shapes))
+                len(
+                    {s.nth for s, call in calls.items() if _is_call(s, name) and call.layer == turn}
+                )
+                for name, calls, turn in (
+                    (one, walk.record.calls, None),
+                    (other, walk.shapes, _first_turn(walk.shapes, other)),
+                )
             ]
             if times[0] != times[1]:
                 found.append((_within(one, path), times[0], times[1]))
     return found
+
+
+def _is_call(site: Site, path: str) -> bool:
+    return site.path == path and site.method == "__call__"
+
+
+def _first_turn(calls: Mapping[Site, Call[Any]], path: str) -> int | None:
+    """In a loop of layers each turn counts by itself."""
+    return next((call.layer for site, call in calls.items() if _is_call(site, path)), None)
 
 
 def _alone(walk: Walk, pair: Pair) -> tuple[Any, ...]:
@@ -254,13 +269,15 @@ def _within(path: str, parent: str) -> str:
     return path.removeprefix(f"{parent}.") if parent else path
 
 
-def _changed(variables: Mapping[str, Any], changes: Mapping[str, Array]) -> dict[str, Any]:
-    """The variables with other arrays at some paths."""
+def _changed(variables: Mapping[str, Any], changes: Mapping[Link, Array]) -> dict[str, Any]:
+    """The variables with other arrays in the place of some, or of parts of them."""
     flat = flatten_dict(dict(variables), sep="/")
-    for path, array in changes.items():
-        collection, _, name = path.rpartition(":")
+    for link, array in changes.items():
+        collection, _, name = link.flax.rpartition(":")
         key = f"{collection or 'params'}/{name}"
-        flat[key] = jnp.asarray(array, flat[key].dtype)
+        whole = np.array(flat[key])
+        link.from_flax(whole)[...] = array  # a view of the part
+        flat[key] = jnp.asarray(whole)
     changed: dict[str, Any] = unflatten_dict(flat, sep="/")
     return changed
 

@@ -89,7 +89,7 @@ class Evidence:
         others: all tensors of the PyTorch model that links know: `(link, array)`.
         dtype: the precision they are judged by.
         bound: what error is none in that precision.
-        with_parameters: the error of the target with other parameters on the Flax side, by path.
+        with_parameters: the error of the target with other parameters on the Flax side.
         calls: parts that are not called as often on both sides: name, times in PyTorch, in Flax.
         words: what the target is called; empty for what goes into the stage, or the output.
         odd: the side that is taken for the wrong one, as it is called.
@@ -109,7 +109,7 @@ class Evidence:
     others: Sequence[tuple[Link, Array]]
     dtype: str
     bound: float
-    with_parameters: Callable[[Mapping[str, Array]], float]
+    with_parameters: Callable[[Mapping[Link, Array]], float]
     calls: Sequence[tuple[str, int, int]] = ()
     odd: str = "Flax"
     usual: str = "PyTorch"
@@ -155,7 +155,7 @@ class Evidence:
 def value_evidence(value: Value, words: str, bound: float) -> Evidence:
     """A value alone, of which nothing else is known."""
 
-    def unknown(changes: Mapping[str, Array]) -> float:
+    def unknown(changes: Mapping[Link, Array]) -> float:
         raise NotImplementedError("a value has no parameters")
 
     return Evidence(

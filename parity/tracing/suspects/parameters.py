@@ -31,11 +31,11 @@ def parameter_suspects(evidence: Evidence) -> Iterator[Suspect]:
     differing = [p for p in evidence.parameters if relative_error(p.torch, p.flax) > _EQUAL]
     found = []
     for parameter in differing:
-        after = evidence.with_parameters({parameter.link.flax: parameter.torch})
+        after = evidence.with_parameters({parameter.link: parameter.torch})
         if suspect := _judged(evidence, parameter, after):
             found.append(suspect)
     if not found and len(differing) > 1:  # they are wrong together
-        after = evidence.with_parameters({p.link.flax: p.torch for p in differing})
+        after = evidence.with_parameters({p.link: p.torch for p in differing})
         found = [s for p in differing if (s := _judged(evidence, p, after)) is not None]
     yield from found
 
@@ -148,9 +148,8 @@ def _by_size(one: Array, other: Array) -> tuple[str, str]:
         return "weight-noise", words + "rounded, quantised, or of another checkpoint"
     words = f"differs in {differing} of {one.size} values"
     if everywhere and one.any() and other.any():
-        sizes = [a / np.abs(a).max() for a in (one, other)]
-        lengths = [float(np.linalg.norm(a)) for a in sizes]
-        alike = float(np.vdot(*sizes)) / (lengths[0] * lengths[1])
+        a, b = (array / np.abs(array).max() for array in (one, other))
+        alike = float(np.vdot(a, b)) / float(np.linalg.norm(a) * np.linalg.norm(b))
         words += f" (correlation {alike:.2f}: "
         words += "related values)" if abs(alike) > _RELATED else "other values altogether)"
     return "weight-differs", words

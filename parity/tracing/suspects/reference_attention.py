@@ -170,7 +170,7 @@ def _rotated(
     pairs = "interleaved" if way == "interleaved" else "half"
     step = int(change.get("offset", 0))
     if way != "key":
-        query = _rotate(query, _moved(cos, step), _moved(sin, step), pairs)
+        query = _rotate(query, *_moved(cos, sin, step), pairs)
     if way != "query":
         key = _rotate(key, cos, sin, pairs)
     if way == "value":
@@ -178,9 +178,14 @@ def _rotated(
     return query, key, value
 
 
-def _moved(table: Array, step: int) -> Array:
-    """The table of positions that are one higher or lower; the last ones cannot be known."""
-    return np.roll(table, -step, axis=-2)
+def _moved(cos: Array, sin: Array, step: int) -> tuple[Array, Array]:
+    """The tables of positions that are one higher or lower, going on at the end as they did."""
+    turn = cos + 1j * sin
+    if step > 0:
+        turn = np.concatenate((turn[..., 1:, :], turn[..., -1:, :] ** 2 / turn[..., -2:-1, :]), -2)
+    elif step < 0:
+        turn = np.concatenate((turn[..., :1, :] ** 2 / turn[..., 1:2, :], turn[..., :-1, :]), -2)
+    return turn.real, turn.imag
 
 
 def _rotate(x: Array, cos: Array, sin: Array, pairs: str) -> Array:

@@ -28,11 +28,14 @@ def part_that_differs(one: Array, other: Array) -> Part | None:
     ]
     if all(len(places) == size for places, size in zip(axes, one.shape, strict=True)):
         return None
-    runs = [slice(int(p[0]), int(p[-1]) + 1) if _is_run(p) else p for p in axes]
+    runs: list[slice | Array] = [
+        slice(int(p[0]), int(p[-1]) + 1) if _is_run(p) else p for p in axes
+    ]
     if sum(not isinstance(r, slice) for r in runs) > 1:
-        runs = [slice(int(p[0]), int(p[-1]) + 1) for p in axes]
-        if all(r.stop - r.start == size for r, size in zip(runs, one.shape, strict=True)):
+        spans = [slice(int(p[0]), int(p[-1]) + 1) for p in axes]
+        if all(r.stop - r.start == size for r, size in zip(spans, one.shape, strict=True)):
             return None
+        return tuple(spans)
     return tuple(runs)
 
 

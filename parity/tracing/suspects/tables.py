@@ -110,7 +110,8 @@ def _frequencies(
     else:
         words = f"{int((abs(ratio - 1) > _FIT).sum())} of {len(ratio)} rotary frequencies differ"
         # Scalings keep the high frequencies and lower the rest.
-        scaled = [r if r <= 1 + _FIT else 1 / r for r in ratio] if np.ptp(ratio >= 1) == 0 else []
+        one_way = bool((ratio <= 1 + _FIT).all() or (ratio >= 1 - _FIT).all())
+        scaled = [min(r, 1 / r) for r in ratio] if one_way else []
         if scaled and all(a >= b - _FIT for a, b in itertools.pairwise(scaled)):
             words += ": a scaling (llama3, yarn) that one side leaves out"
         name = "rope-frequencies"
