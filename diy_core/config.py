@@ -36,6 +36,8 @@ _ABSENT_IN_FILE: dict[str, Any] = {
     "attention_bias": False,
     "mlp_bias": False,
     "initializer_range": 0.02,
+    "attention_dropout": 0.0,
+    "residual_dropout": 0.0,  # a name of ours
 }
 # Keys of the wider family that change the function, with the values that change nothing; a list
 # counts item by item.
@@ -69,8 +71,10 @@ class DIYConfig:
 
     Names are those of a Hugging Face `config.json`. `num_key_value_heads=None` means one key/value
     head per query head, and `head_dim=None` means `hidden_size // num_attention_heads`; both are
-    filled in when the config is built. `extra` holds the keys of a file that change nothing here
-    (`bos_token_id`, `torch_dtype`, ...), so that a round trip loses none.
+    filled in when the config is built. `attention_dropout` is of the attention's probabilities,
+    `residual_dropout` (which transformers does not have) of what a layer's two halves add; both act
+    only where the model is given a `dropout_key`. `extra` holds the keys of a file that change
+    nothing here (`bos_token_id`, `torch_dtype`, ...), so that a round trip loses none.
 
     Raises:
         ValueError: a value out of range, or two values that contradict each other.
@@ -91,6 +95,8 @@ class DIYConfig:
     attention_bias: bool = False
     mlp_bias: bool = False
     initializer_range: float = 0.02
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -126,6 +132,10 @@ class DIYConfig:
         require_float(self, "rms_norm_eps", minimum=0.0)
         require_float(self, "rope_theta", positive=True)
         require_float(self, "initializer_range", minimum=0.0)
+        for name in ("attention_dropout", "residual_dropout"):
+            require_float(self, name, minimum=0.0)
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be less than 1, got {getattr(self, name)!r}")
         for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
@@ -166,6 +176,8 @@ class DIYConfig:
         """
         _refuse_unsupported(values)
         fields = {key: values.get(key, absent) for key, absent in _ABSENT_IN_FILE.items()}
+        if fields["attention_dropout"] is None:  # as transformers' config may have it
+            fields["attention_dropout"] = 0.0
         rope_theta, rope_scaling = read_rope(values, fields["max_position_embeddings"])
         own = {*_ABSENT_IN_FILE, *ROPE_KEYS}
         extra = {key: value for key, value in values.items() if key not in own}
@@ -174,6 +186,8 @@ class DIYConfig:
     def to_dict(self) -> dict[str, Any]:
         """The content of a `config.json` that transformers 4 and 5 both read the same way."""
         fields = {key: getattr(self, key) for key in _ABSENT_IN_FILE}
+        if not self.residual_dropout:
+            del fields["residual_dropout"]  # where others' files are silent, so is ours
         scaling = self.rope_scaling.to_dict() if self.rope_scaling else None
         rope = {
             "rope_theta": self.rope_theta,

@@ -166,6 +166,24 @@ def check_segment_ids(
         )
 
 
+def check_dropout_key(shape: Sequence[int], dtype: str, cached: bool) -> None:
+    """A key of dropout: two words.
+
+    Raises:
+        ValueError: another shape or dtype, or together with a cache.
+    """
+    if cached:
+        raise ValueError(
+            "dropout_key cannot go together with past_key_values or use_cache: dropout is for "
+            "training; decode without a key"
+        )
+    if dtype != "uint32" or tuple(shape) != (2,):
+        raise ValueError(
+            "dropout_key must be uint32 of shape (2,), as random.key makes it; got "
+            f"{dtype} {tuple(shape)}"
+        )
+
+
 def check_logits_to_keep(logits_to_keep: int, columns: int) -> None:
     """How many logits of each row's end are wanted: 0 (all columns) to S.
 

@@ -13,12 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from diy_core.config import DIYConfig
 from diy_jax.cache import Cached, update_cache
 from diy_jax.linear import Linear
+from diy_jax.random import dropout, fold_in
 from diy_jax.rope import RopeTables, apply_rope
+
+# What the probabilities fold into their layer's dropout key; `ModelBlock` has the other numbers.
+_SITE = 0
 
 
 def attention_mask_from_positions(
@@ -77,8 +81,12 @@ class Attention(nn.Module):
         mask: Bool[Array, "B S T"],
         seq_lengths: Int[Array, " B"] | None = None,
         past: tuple[Cached, Array] | None = None,
+        dropout_key: UInt32[Array, " 2"] | None = None,
     ) -> tuple[Float[Array, "B S D"], tuple[Cached, Array] | None]:
-        """Attend within x, or with `past` (which needs `seq_lengths`) to the updated cache."""
+        """Attend within x, or with `past` (which needs `seq_lengths`) to the updated cache.
+
+        With a key, probabilities are dropped at the config's `attention_dropout`.
+        """
         query = apply_rope(self._split(self.q_proj(x), self.heads), *rope)
         key = apply_rope(self._split(self.k_proj(x), self.kv_heads), *rope)
         value = self._split(self.v_proj(x), self.kv_heads)
@@ -87,7 +95,7 @@ class Attention(nn.Module):
             assert seq_lengths is not None
             present = update_cache(*past, key, value, seq_lengths)
             key, value = present[0]["key"], present[0]["value"]
-        return self.o_proj(self._attend(query, key, value, mask)), present
+        return self.o_proj(self._attend(query, key, value, mask, dropout_key)), present
 
     def _split(self, x: Array, heads: int) -> Array:
         return x.reshape(*x.shape[:2], heads, self.head_dim).swapaxes(1, 2)
@@ -98,6 +106,7 @@ class Attention(nn.Module):
         key: Float[Array, "B K T H"],
         value: Float[Array, "B K T H"],
         mask: Bool[Array, "B S T"],
+        dropout_key: UInt32[Array, " 2"] | None = None,
     ) -> Float[Array, "B S N*H"]:
         """Scores, mask and softmax in float32, probabilities cast back, times the values."""
         wide = np.promote_types(query.dtype, jnp.float32)
@@ -107,5 +116,8 @@ class Attention(nn.Module):
         scores = scores * head_dim**-0.5
         scores = jnp.where(mask[:, None, None, :, :], scores, -jnp.inf)
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        rate = self.config.attention_dropout
+        if dropout_key is not None and rate:
+            weights = dropout(fold_in(dropout_key, _SITE), weights, rate)
         mixed = jnp.einsum("bkgst,bkth->bskgh", weights, value)
         return mixed.reshape(batch, queries, -1)

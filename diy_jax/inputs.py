@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from diy_core import validate
 from diy_core.config import DIYConfig
 from diy_jax.cache import PastKeyValues, grow_cache, init_cache
+from diy_jax.random import raw_key
 
 
 def host_values(x: Any, wait: bool = False) -> NDArray[Any] | None:
@@ -145,3 +146,18 @@ def prepare_segments(segment_ids: Any, ids: Array, cached: bool) -> Array | None
     segments = as_array("segment_ids", segment_ids)
     validate.check_segment_ids(segments.shape, dtype_name(segments.dtype), ids.shape, cached)
     return jnp.asarray(segments)
+
+
+def prepare_dropout_key(dropout_key: Any, cached: bool) -> Array | None:
+    """Checked key, uint32 (2,) (typed keys become that), or None.
+
+    Raises:
+        ValueError: no key, or together with a cache.
+    """
+    if dropout_key is None:
+        return None
+    key = as_array("dropout_key", dropout_key)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = raw_key(key)
+    validate.check_dropout_key(key.shape, dtype_name(key.dtype), cached)
+    return jnp.asarray(key)

@@ -5,13 +5,14 @@ Shapes: B batch, S sequence of this call, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from diy_core import validate
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE
@@ -23,7 +24,11 @@ from diy_jax.cache import Cached, PastKeyValues
 from diy_jax.feedforward import FeedForward
 from diy_jax.linear import Linear
 from diy_jax.norm import RMSNorm
+from diy_jax.random import dropout, fold_in
 from diy_jax.rope import RopeTables, rope_tables
+
+# What the two halves of a layer fold into its dropout key; `Attention` has 0 for its probabilities.
+_ATTENDED, _FED = 1, 2
 
 
 class ModelBlock(nn.Module):
@@ -48,11 +53,22 @@ class ModelBlock(nn.Module):
         mask: Bool[Array, "B S T"],
         seq_lengths: Int[Array, " B"] | None = None,
         past: tuple[Cached, Array] | None = None,
+        dropout_key: UInt32[Array, " 2"] | None = None,
     ) -> tuple[Float[Array, "B S D"], tuple[Cached, Array] | None]:
-        """The block's output, and its updated cache layer where `past` was given."""
-        attended, present = self.attention(self.attention_norm(x), rope, mask, seq_lengths, past)
-        hidden = x + attended
-        return hidden + self.feedforward(self.feedforward_norm(hidden)), present
+        """The block's output, and its updated cache layer where `past` was given.
+
+        With a key, the attention's probabilities and what both halves add are dropped at the
+        config's rates.
+        """
+        normed = self.attention_norm(x)
+        attended, present = self.attention(normed, rope, mask, seq_lengths, past, dropout_key)
+        hidden = x + self._drop(attended, dropout_key, _ATTENDED)
+        fed = self.feedforward(self.feedforward_norm(hidden))
+        return hidden + self._drop(fed, dropout_key, _FED), present
+
+    def _drop(self, x: Array, key: Array | None, site: int) -> Array:
+        rate = self.config.residual_dropout
+        return x if key is None or not rate else dropout(fold_in(key, site), x, rate)
 
 
 class DIYModel(nn.Module):
@@ -83,6 +99,7 @@ class DIYModel(nn.Module):
         use_cache: bool = False,
         *,
         segment_ids: Any = None,
+        dropout_key: Any = None,
     ) -> Any:
         """Hidden states (B, S, D) after the final norm; with `use_cache`, also the new cache.
 
@@ -93,6 +110,8 @@ class DIYModel(nn.Module):
             use_cache: also return the updated cache; without `past_key_values` start a new one.
             segment_ids: integers (B, S); packed documents see only themselves and count their
                 positions from 0. Not together with a cache.
+            dropout_key: uint32 (2,), see `random`: drop at the config's rates, the same elements
+                for the same key. None: drop nothing. Not together with a cache.
 
         Raises:
             ValueError: ids, lengths or cache that do not fit; a sequence beyond
@@ -102,6 +121,7 @@ class DIYModel(nn.Module):
         ids = inputs.prepare_input_ids(input_ids, self.config)
         lengths = inputs.prepare_lengths(seq_lengths, ids, past_key_values is not None)
         segments = inputs.prepare_segments(segment_ids, ids, cached)
+        key = inputs.prepare_dropout_key(dropout_key, cached)
         past: PastKeyValues | None = None
         if cached:
             past = inputs.prepare_cache(past_key_values, self.config, ids, lengths, self.dtype)
@@ -109,12 +129,22 @@ class DIYModel(nn.Module):
         positions, mask = _positions_and_mask(ids, segments, past)
         rope = rope_tables(self.config, positions, self.dtype)
         hidden = self.embed_tokens(ids)
+        keys = _layer_keys(key, self.config)
         presents = []
         for index, layer in enumerate(self.layers):
-            hidden, present = layer(hidden, rope, mask, lengths, past[index] if past else None)
+            past_layer = past[index] if past else None
+            hidden, present = layer(hidden, rope, mask, lengths, past_layer, keys[index])
             presents.append(present)
         hidden = self.norm(hidden)
         return (hidden, presents) if use_cache else hidden
+
+
+def _layer_keys(key: Array | None, config: DIYConfig) -> Sequence[Array | None]:
+    """One key per layer; None where nothing is dropped."""
+    count = config.num_hidden_layers
+    if key is None or not (config.attention_dropout or config.residual_dropout):
+        return [None] * count
+    return list(fold_in(key, jnp.arange(count, dtype=jnp.uint32)))
 
 
 def _positions_and_mask(
@@ -173,6 +203,7 @@ class DIYForCausalLM(nn.Module):
         *,
         segment_ids: Any = None,
         logits_to_keep: int = 0,
+        dropout_key: Any = None,
     ) -> Any:
         """Logits (B, S, V), or with `use_cache` the pair (logits, presents).
 
@@ -187,6 +218,7 @@ class DIYForCausalLM(nn.Module):
             segment_ids: integers (B, S) of packed documents, see `DIYModel`.
             logits_to_keep: n > 0 returns logits (B, n, V) of the last n valid tokens of each row
                 (its first token again where it has fewer).
+            dropout_key: uint32 (2,): drop at the config's rates, see `DIYModel`; None: nothing.
 
         Logits at padded positions are finite and mean nothing.
 
@@ -197,7 +229,8 @@ class DIYForCausalLM(nn.Module):
         ids = inputs.prepare_input_ids(input_ids, self.config)
         seq_lengths = inputs.lengths_from_mask(attention_mask, seq_lengths, ids, has_cache)
         validate.check_logits_to_keep(logits_to_keep, ids.shape[1])
-        result = self.model(ids, seq_lengths, past_key_values, use_cache, segment_ids=segment_ids)
+        extras = {"segment_ids": segment_ids, "dropout_key": dropout_key}
+        result = self.model(ids, seq_lengths, past_key_values, use_cache, **extras)
         hidden, presents = result if use_cache else (result, None)
         if logits_to_keep:
             lengths = inputs.prepare_lengths(seq_lengths, ids, has_cache)

@@ -151,3 +151,18 @@ def prepare_segments(segment_ids: Any, ids: Tensor, cached: bool) -> Tensor | No
     segments = as_tensor("segment_ids", segment_ids)
     validate.check_segment_ids(segments.shape, dtype_name(segments.dtype), ids.shape, cached)
     return segments.to(ids.device)
+
+
+def prepare_dropout_key(dropout_key: Any, cached: bool) -> Tensor | None:
+    """Checked key, uint32 (2,), or None.
+
+    Raises:
+        ValueError: no key, or together with a cache.
+    """
+    if dropout_key is None:
+        return None
+    key = dropout_key
+    if not isinstance(key, Tensor):
+        key = torch.as_tensor(validate.as_host_array("dropout_key", key))
+    validate.check_dropout_key(key.shape, dtype_name(key.dtype), cached)
+    return key

@@ -286,6 +286,28 @@ CASES = [
         use_cache=True,
     ),
     _case(
+        "dropout with a cache",
+        "dropout_key cannot go together with past_key_values or use_cache",
+        Past(),
+        dropout_key=np.zeros(2, np.uint32),
+    ),
+    _case(
+        "dropout with a cache to be started",
+        "dropout_key cannot go together with past_key_values or use_cache",
+        dropout_key=np.zeros(2, np.uint32),
+        use_cache=True,
+    ),
+    _case(
+        "a dropout key of one word",
+        "dropout_key must be uint32 of shape (2,), as random.key makes it; got uint32 (1,)",
+        dropout_key=np.zeros(1, np.uint32),
+    ),
+    _case(
+        "a seed for a dropout key",
+        "dropout_key must be uint32 of shape (2,), as random.key makes it; got int32 ()",
+        dropout_key=np.int32(3),
+    ),
+    _case(
         "segments of another shape",
         "segment_ids must have the shape of input_ids (2, 3), got (2, 2)",
         segment_ids=_ids([0, 0], [0, 1]),

@@ -181,6 +181,8 @@ FIELD_CHANGES: dict[str, tuple[Any, str]] = {
     "rope_theta": (100.0, "logits"),
     "rope_scaling": (LINEAR, "logits"),
     "initializer_range": (0.5, "first weights"),
+    "attention_dropout": (0.5, "dropout"),
+    "residual_dropout": (0.5, "dropout"),
     "max_position_embeddings": (5, "limit"),
     "extra": ({"bos_token_id": 1}, "file"),
 }

@@ -61,7 +61,7 @@ def _gated(change: Callable[[Any], Any]) -> tuple[Patch, ...]:
 def _cut_residual(original: Any) -> Any:
     class ModelBlock(original):
         def __call__(
-            self, x: Any, rope: Any, mask: Any, seq_lengths: Any = None, past: Any = None
+            self, x: Any, rope: Any, mask: Any, seq_lengths: Any, past: Any, _: Any
         ) -> Any:
             attended, present = self.attention(
                 self.attention_norm(x), rope, mask, seq_lengths, past

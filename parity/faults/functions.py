@@ -58,7 +58,7 @@ def _attend(
 
     def make(original: Any) -> Any:
         class Attention(original):
-            def _attend(self, query: Any, key: Any, value: Any, given: Any) -> Any:
+            def _attend(self, query: Any, key: Any, value: Any, given: Any, _: Any) -> Any:
                 if swap:
                     key, value = value, key
                 batch, heads, queries, head_dim = query.shape
@@ -142,7 +142,7 @@ def _block(join: Callable[[Any, Any, Any], Any], last: Any = None) -> tuple[Patc
     def make(original: Any) -> Any:
         class ModelBlock(original):
             def __call__(
-                self, x: Any, rope: Any, mask: Any, seq_lengths: Any = None, past: Any = None
+                self, x: Any, rope: Any, mask: Any, seq_lengths: Any, past: Any, _: Any
             ) -> Any:
                 normed = self.attention_norm(x)
                 attended, present = self.attention(normed, rope, mask, seq_lengths, past)

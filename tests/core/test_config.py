@@ -31,6 +31,7 @@ LLAMA3: dict[str, Any] = {
 }
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 FILE = {"model_type": "llama", **SMALL}
+DROPOUTS = ("attention_dropout", "residual_dropout")
 
 
 def test_defaults_are_those_of_the_contract() -> None:
@@ -46,6 +47,8 @@ def test_defaults_are_those_of_the_contract() -> None:
         "attention_bias": False,
         "mlp_bias": False,
         "initializer_range": 0.02,
+        "attention_dropout": 0.0,
+        "residual_dropout": 0.0,
         "extra": {},
     }
     assert (config.kv_heads, config.head_size) == (4, 4)
@@ -66,12 +69,14 @@ def test_defaults_are_those_of_the_contract() -> None:
         ({"hidden_size": 12}, "head_dim (3) must be even"),
         *[
             ({name: bad}, f"{name} must be a finite number, got {bad!r}")
-            for name in ("rms_norm_eps", "rope_theta", "initializer_range")
+            for name in ("rms_norm_eps", "rope_theta", "initializer_range", *DROPOUTS)
             for bad in (float("nan"), float("inf"), "1", None, True, 10**400)
         ],
         ({"rms_norm_eps": -1e-6}, "rms_norm_eps must be at least 0.0, got -1e-06"),
         ({"initializer_range": -0.1}, "initializer_range must be at least 0.0"),
         ({"rope_theta": 0}, "rope_theta must be greater than 0"),
+        *[({name: -0.1}, f"{name} must be at least 0.0, got -0.1") for name in DROPOUTS],
+        *[({name: 1}, f"{name} must be less than 1, got 1.0") for name in DROPOUTS],
         *[
             ({name: bad}, f"{name} must be true or false, got {bad!r}")
             for name in ("tie_word_embeddings", "attention_bias", "mlp_bias")
@@ -177,6 +182,8 @@ def configs(draw: st.DrawFn) -> DIYConfig:
         attention_bias=draw(st.booleans()),
         mlp_bias=draw(st.booleans()),
         initializer_range=draw(st.floats(0, 1)),
+        attention_dropout=draw(st.floats(0, 1, exclude_max=True)),
+        residual_dropout=draw(st.floats(0, 1, exclude_max=True)),
         extra=draw(st.dictionaries(names, JSON, max_size=3)),
     )
 
@@ -189,6 +196,14 @@ def test_to_dict_and_from_dict_are_inverse_through_json(config: DIYConfig) -> No
     identity = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
     assert read == dataclasses.replace(config, extra=identity | dict(config.extra))
     assert read.to_dict() == written
+
+
+def test_dropout_of_a_file_is_a_rate_and_silence_is_none() -> None:
+    assert DIYConfig.from_dict(FILE | {"attention_dropout": 0.1}).attention_dropout == 0.1
+    assert DIYConfig.from_dict(FILE | {"attention_dropout": None}).attention_dropout == 0
+    silent = DIYConfig.from_dict(FILE)
+    assert silent.attention_dropout == silent.residual_dropout == 0
+    assert "residual_dropout" not in silent.to_dict()  # nobody else knows it
 
 
 def test_a_round_trip_loses_no_key_of_a_file() -> None:
@@ -282,6 +297,8 @@ def test_transformers_reads_what_is_written(tmp_path: Path, scaling: RopeScaling
         attention_bias=True,
         mlp_bias=True,
         initializer_range=0.5,
+        attention_dropout=0.25,
+        residual_dropout=0.125,
         extra={"eos_token_id": [2, 7]},
     )
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
@@ -303,8 +320,10 @@ def test_transformers_reads_what_is_written(tmp_path: Path, scaling: RopeScaling
 
 def test_an_absent_key_means_what_transformers_takes_it_to_mean() -> None:
     config, theirs = DIYConfig.from_dict({"model_type": "llama"}), transformers.LlamaConfig()
-    names = [f.name for f in dataclasses.fields(config) if not f.name.startswith(("rope", "extra"))]
-    assert len(names) == 13
+    ours = ("rope", "extra", "residual")
+    names = [f.name for f in dataclasses.fields(config) if not f.name.startswith(ours)]
+    assert len(names) == 14
+    assert config.residual_dropout == 0
     assert {name: getattr(config, name) for name in names} == {
         name: getattr(theirs, name) for name in names
     }

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import diy_jax
 from diy_core.config import DIYConfig, RopeScaling
 from diy_core.mapping import flatten
+from diy_jax.random import key
 from parity.metrics import relative_l2
 from tests.jax_twin.build import Built, build, run, run_cached
 from tests.oracles import (
@@ -273,6 +274,10 @@ def test_every_field_of_the_config_changes_something(field: str, tmp_path: Any) 
         assert logits.shape == (2, 6, changed.vocab_size)
         if effect == "logits":
             assert relative_l2(eagerly(build(changed)), eagerly(build(CONFIG))) > 1e-5
+        if effect == "dropout":
+            one, other = build(changed), build(CONFIG)
+            assert (run(one, IDS) == run(other, IDS)).all()
+            assert relative_l2(run(one, IDS, dropout_key=key(0)), run(one, IDS)) > 0.1
         if effect == "first weights":
             assert relative_l2(first_logits(changed), first_logits(CONFIG)) > 1e-3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from jax import export
 
 import diy_jax
+from diy_jax import random
 from tests.oracles import CONFIGS
 
 # The package has a function of this name.
@@ -99,6 +101,27 @@ def test_generation_is_lowered(name: str, dtype: Any, exact: bool, columns: int)
     assert jax.tree.map(_kind, new) == jax.tree.map(_kind, past)
     donated = re.findall(r"tf\.aliasing_output|jax\.buffer_donor", text)
     assert len(donated) == len(jax.tree.leaves(past))
+
+
+@every_dtype
+def test_a_gradient_with_dropout_is_lowered(dtype: Any, exact: bool) -> None:
+    config = dataclasses.replace(CONFIGS["gqa"], attention_dropout=0.5, residual_dropout=0.5)
+    params = jax.eval_shape(lambda: diy_jax.init_params(config, dtype=dtype))
+    model = diy_jax.DIYForCausalLM(config, dtype=dtype, param_dtype=dtype)
+
+    @jax.jit
+    def gradient(params: Any, ids: Any, key: Any, step: Any) -> Any:
+        def loss(params: Any) -> Any:
+            folded = random.fold_in(key, step)
+            logits = model.apply({"params": params}, ids, segment_ids=ids, dropout_key=folded)
+            return jnp.square(logits.astype(jnp.float32)).sum()
+
+        return jax.grad(loss)(params)
+
+    key = jax.ShapeDtypeStruct((2,), np.uint32)
+    step = jax.ShapeDtypeStruct((), np.uint32)
+    _, gradients = lower(gradient, params, IDS, key, step, exact=exact)
+    assert jax.tree.map(_kind, gradients) == jax.tree.map(_kind, params)
 
 
 @every_config

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import diy_torch
 from diy_core.config import DIYConfig, RopeScaling
+from diy_torch.random import key
 from parity.metrics import relative_l2
 from tests.oracles import (
     CONFIGS,
@@ -252,6 +253,10 @@ def test_every_field_of_the_config_changes_something(field: str, tmp_path: Any) 
         assert run(after, IDS).shape == (2, 6, changed.vocab_size)
         if effect == "logits":
             assert relative_l2(run(build(changed), IDS), run(build(CONFIG), IDS)) > 1e-5
+        if effect == "dropout":
+            one, other = build(changed), build(CONFIG)
+            assert (run(one, IDS) == run(other, IDS)).all()
+            assert relative_l2(run(one, IDS, dropout_key=key(0)), run(one, IDS)) > 0.1
         if effect == "first weights":
             assert relative_l2(first_logits(changed), first_logits(CONFIG)) > 1e-3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import diy_torch
+from diy_core.config import DIYConfig
+from diy_torch import random
 from tests.oracles import CONFIGS
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
@@ -96,11 +99,12 @@ def _device_guard() -> Iterator[None]:
 
 @contextlib.contextmanager
 def model_on(
-    device: torch.device, name: str, dtype: torch.dtype
+    device: torch.device, name: str | DIYConfig, dtype: torch.dtype
 ) -> Iterator[tuple[diy_torch.DIYForCausalLM, OnlyOn]]:
     """A model on the device; what runs inside of the block must run there too."""
+    config = CONFIGS[name] if isinstance(name, str) else name
     with _device_guard(), FakeTensorMode():
-        model = diy_torch.DIYForCausalLM(CONFIGS[name], dtype=dtype, device=device)
+        model = diy_torch.DIYForCausalLM(config, dtype=dtype, device=device)
         with OnlyOn(device) as watched:
             yield model, watched
     assert watched.operations > 100, "hardly anything ran"
@@ -157,6 +161,26 @@ def test_cached_decoding_stays_on_the_device(name: str, dtype: torch.dtype) -> N
             check((logits, past), dtype)
             assert logits.shape == (2, 1, 23)
     assert not watched.fetched
+
+
+@every_dtype
+def test_dropout_stays_on_the_device(dtype: torch.dtype) -> None:
+    config = dataclasses.replace(CONFIGS["gqa"], attention_dropout=0.5, residual_dropout=0.5)
+    with model_on(TRAINED, config, dtype) as (model, watched):
+        ids, key = torch.as_tensor(IDS, device=TRAINED), random.key(3).to(TRAINED)
+        for each in (key, random.fold_in(key, 5)):
+            logits = model(ids, segment_ids=MASK, dropout_key=each)
+            check(logits, dtype, TRAINED)
+            logits.float().square().sum().backward()
+            check([p.grad for p in model.parameters()], dtype, TRAINED)
+    assert not watched.fetched
+
+
+def test_a_key_of_the_host_is_folded_there_and_brought_to_the_device() -> None:
+    config = dataclasses.replace(CONFIGS["gqa"], attention_dropout=0.5, residual_dropout=0.5)
+    with _device_guard(), FakeTensorMode():
+        model = diy_torch.DIYForCausalLM(config, device=CUDA)
+        check(model(IDS, dropout_key=random.key(3)), torch.float32)
 
 
 @every_config
