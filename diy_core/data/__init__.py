@@ -1,0 +1,25 @@
+"""Text to training batches: `prepare` writes token files once, `Batches` reads them.
+
+prepare("corpus/", "data/corpus", tokenizer="models/smollm2", validation=0.01)
+data = TokenData("data/corpus")
+for batch in Batches(data, batch_size=32, sequence_length=1024, seed=0):
+    ...
+"""
+
+from diy_core.data.batches import Batch, Batches, BatchIterator
+from diy_core.data.encoding import BYTES, tokenizer_hash
+from diy_core.data.files import VALIDATION, DataError
+from diy_core.data.preparation import prepare
+from diy_core.data.token_data import TokenData
+
+__all__ = [
+    "BYTES",
+    "VALIDATION",
+    "Batch",
+    "BatchIterator",
+    "Batches",
+    "DataError",
+    "TokenData",
+    "prepare",
+    "tokenizer_hash",
+]

@@ -1,0 +1,95 @@
+"""Documents to token ids, and which of them the loss counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.data.chats import encode_chat
+from diy_core.data.documents import Document
+from diy_core.data.files import file_hash
+from diy_core.tokenizer import Tokenizer
+from diy_core.tokenizer_files import read_json
+
+BYTES = "bytes"  # the tokenizer that needs no files: ids 0 to 255, and 256 ends a document
+_BYTES_END = 256
+
+
+def tokenizer_hash(tokenizer: str | Path) -> str:
+    """What tells tokenizers apart: the sha256 of `tokenizer.json`, or "bytes".
+
+    Args:
+        tokenizer: a Hugging Face directory, or "bytes".
+    """
+    return BYTES if str(tokenizer) == BYTES else file_hash(Path(tokenizer) / "tokenizer.json")
+
+
+class Encoder:
+    """Turns a document into ids.
+
+    A text is encoded as `transformers` does, with what the tokenizer puts around it, and ended with
+    the first end-of-text id unless it already ends with one. Every token of it counts. Of a chat,
+    written by the chat template, only what the assistant says counts.
+
+    Args:
+        tokenizer: a Hugging Face directory, or "bytes".
+
+    Raises:
+        CheckpointError: the directory holds no readable tokenizer.
+    """
+
+    def __init__(self, tokenizer: str | Path) -> None:
+        self._tokenizer: Tokenizer | None = None
+        self.end_token_ids = [_BYTES_END]
+        self.vocab_size = _BYTES_END + 1
+        self.hash = BYTES
+        self.chat_template: str | None = None
+        self.special_tokens: dict[str, str] = {}
+        if str(tokenizer) != BYTES:
+            self._tokenizer = Tokenizer.from_pretrained(tokenizer)
+            self.end_token_ids = self._tokenizer.eos_token_ids
+            self.hash = tokenizer_hash(tokenizer)
+            self.chat_template = self._tokenizer.chat_template
+            self.special_tokens = self._tokenizer.special_tokens
+            # A model may have more rows than its tokenizer has tokens, never fewer.
+            rows = read_json(Path(tokenizer) / "config.json").get("vocab_size")
+            self.vocab_size = rows if isinstance(rows, int) else self._tokenizer.vocab_size
+
+    def encode(self, document: Document) -> tuple[NDArray[np.uint32], NDArray[np.uint8] | None]:
+        """The ids of a document, and for a chat as many flags: 1 = the loss counts this token.
+
+        Raises:
+            ValueError: no UTF-8 text, a chat that the template refuses or in which nothing counts,
+                or an id beyond the vocabulary of the model's `config.json`.
+        """
+        counted: NDArray[np.uint8] | None = None
+        if isinstance(document, str):
+            ids = self._encode_text(document)
+        elif self._tokenizer is None:
+            raise ValueError(
+                "a chat needs a tokenizer with a chat template: give a Hugging Face directory "
+                "instead of 'bytes'"
+            )
+        else:
+            listed, counted = encode_chat(self._tokenizer, document)
+            ids = np.array(listed, dtype=np.uint32)
+        if ids.size and ids.max() >= self.vocab_size:
+            raise ValueError(
+                f"token id {ids.max()} is beyond vocab_size {self.vocab_size} of config.json: the "
+                "tokenizer and the model of this directory do not belong together"
+            )
+        return ids, counted
+
+    def _encode_text(self, text: str) -> NDArray[np.uint32]:
+        if self._tokenizer is None:
+            try:
+                content = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+            except UnicodeEncodeError as error:
+                raise ValueError(f"text cannot be written as UTF-8: {error}") from error
+            return np.append(content, np.uint32(_BYTES_END)).astype(np.uint32)
+        ids = self._tokenizer.encode(text)
+        if self.end_token_ids and (not ids or ids[-1] not in self.end_token_ids):
+            ids.append(self.end_token_ids[0])
+        return np.array(ids, dtype=np.uint32)

@@ -1,0 +1,44 @@
+"""The files of prepared data, their names and types, and the one error of this package.
+
+    tokens.bin      uint16 or uint32: every token of every document, one after the other
+    documents.bin   int64: where each document ends in tokens.bin
+    counted.bin     uint8, only where there are chats: 1 = the loss counts this token
+    data.json       what is in them, and where it came from
+    validation/     the same four for the documents that were held out
+
+All are little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diy_core.errors import CheckpointError
+
+FORMAT = 1
+TOKENS, DOCUMENTS, COUNTED, DESCRIPTION = "tokens.bin", "documents.bin", "counted.bin", "data.json"
+VALIDATION = "validation"
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+ENDS, FLAGS = np.dtype("<i8"), np.dtype("u1")
+
+
+class DataError(CheckpointError):
+    """Sources or prepared data are missing something, hold something wrong, or cannot be read.
+
+    All faults that were found are in `faults`; the message lists the first of them.
+    """
+
+
+def token_dtype(vocab_size: int) -> str:
+    """The smaller of the two types that holds the ids 0 to vocab_size - 1."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,118 @@
+"""Shards to the final files, with the validation documents taken out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.data import files
+from diy_core.data.files import DataError
+from diy_core.data.shards import Shard, load
+
+
+def merge(
+    shards: Sequence[Path], out: Path, validation: float, description: dict[str, Any]
+) -> None:
+    """Write the files of `diy_core.data.files` into `out`, which exists and is empty.
+
+    Args:
+        shards: the files of all shards, in order.
+        out: for the training documents; the others go to its `validation`.
+        validation: the share of the documents held out.
+        description: what `data.json` holds beside the counts.
+
+    Raises:
+        DataError: no documents, or too few to hold any out.
+    """
+    heads = [load(shard, "lengths", "hashes") for shard in shards]
+    hashes = np.concatenate([np.empty(0, np.uint64), *(head.hashes for head in heads)])
+    if hashes.size == 0:
+        raise DataError("sources", "hold no documents: every text is empty or white space")
+    held_out = _held_out(hashes, validation)
+    chats = any(load(shard, "counted").counted.size for shard in shards)
+    _write(out, shards, ~held_out, chats, description)
+    if held_out.any():
+        folder = out / files.VALIDATION
+        folder.mkdir()
+        _write(folder, shards, held_out, chats, description)
+
+
+def _held_out(hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """Which documents are for validation: at least one, and never all."""
+    if share == 0:
+        return np.zeros(hashes.size, dtype=bool)
+    count = max(1, round(share * hashes.size))
+    chosen: NDArray[np.bool_] = hashes <= np.partition(hashes, count - 1)[count - 1]
+    if chosen.all():
+        different = len(np.unique(hashes))
+        raise DataError(
+            "sources",
+            f"hold {hashes.size} documents, {different} of them different: too few for a "
+            f"validation share of {share}. Give a separator between the documents of a text file "
+            "(--separator), more documents, or a share of 0",
+        )
+    return chosen
+
+
+def _write(
+    out: Path,
+    shards: Sequence[Path],
+    chosen: NDArray[np.bool_],
+    chats: bool,
+    description: dict[str, Any],
+) -> None:
+    tokens = documents = counted = 0
+    largest, longest = 0, 0
+    dtype = files.token_dtype(description["vocab_size"])
+    with ExitStack() as stack:
+        token_file = stack.enter_context((out / files.TOKENS).open("wb"))
+        document_file = stack.enter_context((out / files.DOCUMENTS).open("wb"))
+        counted_file = stack.enter_context((out / files.COUNTED).open("wb")) if chats else None
+        for ids, flags, lengths in _selected(shards, chosen):
+            token_file.write(ids.astype(files.DTYPES[dtype]).tobytes())
+            document_file.write((tokens + np.cumsum(lengths)).astype(files.ENDS).tobytes())
+            if counted_file is not None:
+                counted_file.write(flags.astype(files.FLAGS).tobytes())
+            # The first token of a document is never predicted.
+            starts = np.cumsum(lengths) - lengths
+            counted += int(flags.sum() - flags[starts].sum())
+            tokens, documents = tokens + ids.size, documents + lengths.size
+            largest = max(largest, int(ids.max(initial=0)))
+            longest = max(longest, int(lengths.max(initial=0)))
+    written = [files.TOKENS, files.DOCUMENTS, *([files.COUNTED] if chats else [])]
+    values: dict[str, Any] = {
+        "format": files.FORMAT,
+        "dtype": dtype,
+        "tokens": tokens,
+        "documents": documents,
+        "counted": counted,
+        "largest_id": largest,
+        "longest_document": longest,
+        **description,
+        "files": {
+            name: {"bytes": (out / name).stat().st_size, "sha256": files.file_hash(out / name)}
+            for name in written
+        },
+    }
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    (out / files.DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def _selected(
+    shards: Sequence[Path], chosen: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.int64]]]:
+    """Of each shard: the tokens, flags and lengths of the documents that were chosen."""
+    first = 0
+    for file in shards:
+        shard: Shard = load(file)
+        here = chosen[first : first + shard.lengths.size]
+        first += shard.lengths.size
+        each = np.repeat(here, shard.lengths)
+        flags = shard.counted if shard.counted.size else np.ones(shard.tokens.size, files.FLAGS)
+        yield shard.tokens[each], flags[each], shard.lengths[here]

@@ -1,0 +1,110 @@
+"""One shard of work: its documents read, tokenised, and kept in a file until all are there.
+
+A shard's file is written under another name, synced and renamed, so what has the name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.data.documents import documents
+from diy_core.data.encoding import Encoder
+from diy_core.data.files import DTYPES, FLAGS, DataError, token_dtype
+from diy_core.data.sources import Part
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How sources are read: see `prepare`."""
+
+    separator: str | None
+    field: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The tokenised documents of one shard.
+
+    Attributes:
+        tokens: uint16 or uint32, all documents one after the other.
+        lengths: int64, tokens of each document.
+        hashes: uint64, of each document's tokens: equal documents have equal ones.
+        counted: uint8, as many as tokens, or none where the shard holds no chat.
+    """
+
+    tokens: NDArray[np.unsignedinteger]
+    lengths: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    counted: NDArray[np.uint8]
+
+
+def shard_file(folder: Path, index: int) -> Path:
+    """Where the shard of this number is kept."""
+    return folder / f"{index:08d}.npz"
+
+
+def tokenise(parts: Sequence[Part], encoder: Encoder, reading: Reading) -> Shard:
+    """Read and encode the documents of a shard.
+
+    Raises:
+        DataError: a document that cannot be read or encoded; it names the place.
+    """
+    rows, flags, hashes = [], [], []
+    for part in parts:
+        for where, document in documents(part, reading.separator, reading.field):
+            try:
+                ids, counted = encoder.encode(document)
+            except ValueError as error:
+                raise DataError(where, str(error)) from error
+            if ids.size:
+                rows.append(ids)
+                flags.append(counted)
+                digest = hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=8).digest()
+                hashes.append(int.from_bytes(digest, "little"))
+    dtype = DTYPES[token_dtype(encoder.vocab_size)]
+    chats = any(counted is not None for counted in flags)
+    every = [
+        np.ones(row.size, FLAGS) if counted is None else counted
+        for row, counted in zip(rows, flags, strict=True)
+        if chats
+    ]
+    return Shard(
+        tokens=np.concatenate([np.empty(0, dtype), *(row.astype(dtype) for row in rows)]),
+        lengths=np.array([row.size for row in rows], dtype=np.int64),
+        hashes=np.array(hashes, dtype=np.uint64),
+        counted=np.concatenate([np.empty(0, FLAGS), *every]),
+    )
+
+
+def save(shard: Shard, file: Path) -> None:
+    """Write a shard's file, whole or not at all."""
+    temporary = file.with_suffix(".tmp")
+    with temporary.open("wb") as handle:
+        np.savez(handle, allow_pickle=False, **vars(shard))
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(file)
+
+
+def load(file: Path, *names: str) -> Shard:
+    """Read a shard's file; if attributes are named, only those, and the others are empty."""
+    with np.load(file) as arrays:
+        found: dict[str, NDArray[Any]] = {
+            name: arrays[name] if name in names or not names else np.empty(0, np.uint8)
+            for name in Shard.__dataclass_fields__
+        }
+    return Shard(found["tokens"], found["lengths"], found["hashes"], found["counted"])
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a shard's file is there and has its end."""
+    return zipfile.is_zipfile(file)

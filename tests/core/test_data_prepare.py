@@ -1,0 +1,251 @@
+"""From sources to token files: the tokens, the split, the workers, and what survives a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+
+from diy_core.data import DataError, TokenData, prepare
+from diy_core.data import sources as cutting
+from diy_core.data.shards import load, save
+from diy_jax.__main__ import main
+from tests.data_files import END, files, jsonl, texts, tokenizer
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 64)
+
+
+def test_a_tokenizer_ends_each_document_once(tmp_path: Path) -> None:
+    directory = tokenizer(tmp_path / "model")
+    source = jsonl(tmp_path / "a.jsonl", [{"text": "he the"}, {"text": f"x{END}"}])
+    data = prepare(source, tmp_path / "out", tokenizer=directory)
+    backend = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    end = backend.token_to_id(END)
+    assert [data[i].tolist() for i in range(2)] == [
+        [*backend.encode("he the").ids, end],
+        backend.encode(f"x{END}").ids,
+    ]
+    content = (directory / "tokenizer.json").read_bytes()
+    told = data.description
+    assert told["tokenizer"] == hashlib.sha256(content).hexdigest()
+    assert (told["vocab_size"], told["end_token_ids"]) == (backend.get_vocab_size(), [end])
+    assert told["sources"] == [
+        {
+            "path": source.as_posix(),
+            "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+            "bytes": source.stat().st_size,
+        }
+    ]
+    endless = prepare(source, tmp_path / "o2", tokenizer=tokenizer(tmp_path / "m2", end=None))
+    assert endless[0].tolist() == backend.encode("he the").ids
+
+
+def test_a_large_vocabulary_takes_four_bytes(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", [{"text": "he the"}])
+    small = prepare(source, tmp_path / "2", tokenizer=tokenizer(tmp_path / "m2", vocab_size=65536))
+    large = prepare(source, tmp_path / "4", tokenizer=tokenizer(tmp_path / "m4", vocab_size=65537))
+    assert (tmp_path / "2" / "tokens.bin").stat().st_size == 2 * small.tokens.size
+    assert (tmp_path / "4" / "tokens.bin").stat().st_size == 4 * large.tokens.size
+    assert small[0].tolist() == large[0].tolist()
+
+
+def test_the_split_follows_the_documents_not_their_order(tmp_path: Path) -> None:
+    rows = [f"text {i % 40}" for i in range(50)]  # ten of them twice
+    one = prepare(
+        jsonl(tmp_path / "a.jsonl", [{"text": t} for t in rows]),
+        tmp_path / "one",
+        tokenizer="bytes",
+        validation=0.2,
+    )
+    two = prepare(
+        jsonl(tmp_path / "b.jsonl", [{"text": t} for t in rows[::-1]]),
+        tmp_path / "two",
+        tokenizer="bytes",
+        validation=0.2,
+    )
+    held_out = texts(TokenData(one.path / "validation"))
+    assert sorted(texts(one) + held_out) == sorted(rows)
+    assert not set(texts(one)) & set(held_out)
+    assert 10 <= len(held_out) <= 11
+    assert held_out == texts(TokenData(two.path / "validation"))[::-1]
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 2000)
+    directory = tokenizer(tmp_path / "model")
+    rng = np.random.default_rng(0)
+    rows = [" the he".join("xyz"[: n % 4]) * n + str(n) for n in rng.integers(1, 60, 300)]
+    source = jsonl(tmp_path / "a.jsonl", [{"text": t} for t in rows])
+    (tmp_path / "b.txt").write_text("\n\n".join(rows))
+    written = []
+    for workers in (1, 3):
+        data = prepare(
+            [source, tmp_path / "b.txt"],
+            tmp_path / str(workers),
+            tokenizer=directory,
+            validation=0.1,
+            separator="\n\n",
+            workers=workers,
+        )
+        data.verify()
+        written.append(files(data.path))
+    assert written[0] == written[1]
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 1 << 20)
+    whole = prepare(
+        [source, tmp_path / "b.txt"],
+        tmp_path / "whole",
+        tokenizer=directory,
+        validation=0.1,
+        separator="\n\n",
+    )
+    assert files(whole.path) == written[0]  # nor do the shards show
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_shards_of_other_sources_are_dropped(tmp_path: Path, small_shards: None) -> None:
+    rows = [{"text": f"document number {i}"} for i in range(40)]
+    rows[25] = {"txt": "wrong"}
+    source, out = jsonl(tmp_path / "a.jsonl", rows), tmp_path / "out"
+    for _ in range(2):  # the second time it goes on, up to the same line
+        with pytest.raises(DataError, match=re.escape(f"{source}, line 26: has no text in 'text'")):
+            prepare(source, out, tokenizer="bytes")
+        assert len(list((tmp_path / ".out.parts").glob("*.npz"))) > 3
+    assert not out.exists()
+    rows[0], rows[25] = {"text": "Document number 0"}, {"text": "mended"}
+    jsonl(source, rows)
+    assert texts(prepare(source, out, tokenizer="bytes")) == [row["text"] for row in rows]
+
+
+def test_finished_shards_are_used_and_damaged_ones_made_again(
+    tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"document number {i}"} for i in range(20)]
+    source, out = jsonl(tmp_path / "a.jsonl", rows), tmp_path / "out"
+    with monkeypatch.context() as patch:
+
+        def no_space(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("diy_core.data.preparation.merge", no_space)
+        with pytest.raises(OSError, match="No space"):
+            prepare(source, out, tokenizer="bytes")
+    kept = sorted((tmp_path / ".out.parts").glob("*.npz"))
+    shard = load(kept[0])
+    shard.tokens[:3] = 65  # a mark
+    save(shard, kept[0])
+    kept[2].write_bytes(kept[2].read_bytes()[:-30])
+    expected = [row["text"] for row in rows]
+    assert texts(prepare(source, out, tokenizer="bytes")) == ["AAAument number 0", *expected[1:]]
+
+
+def start(tmp_path: Path, source: Path, workers: int) -> subprocess.Popen[str]:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from diy_core.data import prepare, sources\n"
+        "if __name__ == '__main__':\n"
+        "    sources.SHARD_BYTES = 4000\n"
+        f"    prepare({str(source)!r}, {str(tmp_path / 'out')!r}, "
+        f"tokenizer={str(tmp_path / 'model')!r}, workers={workers})\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, str(program)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("workers", "end"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGINT)]
+)
+def test_a_run_that_was_ended_leaves_no_process_and_goes_on(
+    tmp_path: Path, workers: int, end: signal.Signals
+) -> None:
+    directory = tokenizer(tmp_path / "model")
+    source = jsonl(tmp_path / "a.jsonl", [{"text": f"he the {i} " * 30} for i in range(1500)])
+    expected = prepare(source, tmp_path / "expected", tokenizer=directory)
+    process = start(tmp_path, source, workers)
+    parts = tmp_path / ".out.parts"
+    # An interrupt comes as early as it can: one worker may still be starting.
+    enough = 1 if end == signal.SIGINT else 5
+    while process.poll() is None and len(list(parts.glob("*.npz"))) < enough:
+        time.sleep(0.01)
+    if end == signal.SIGINT:
+        os.killpg(process.pid, end)  # as a terminal does
+    else:
+        process.kill()
+    error = process.communicate()[1]
+    assert process.returncode != 0
+    assert error.count("Traceback") <= (end == signal.SIGINT), error
+    assert not (tmp_path / "out").exists()
+    for _ in range(1000):
+        if not alive(process.pid):
+            break
+        time.sleep(0.01)
+    assert not alive(process.pid)
+    finished = {p: p.stat().st_mtime_ns for p in parts.glob("*.npz")}
+    assert finished
+    process = start(tmp_path, source, workers)
+    assert process.wait() == 0, process.communicate()
+    process.communicate()
+    assert files(tmp_path / "out") == files(expected.path)
+    assert not parts.exists()
+
+
+def test_ids_beyond_the_models_vocabulary_are_refused(tmp_path: Path) -> None:
+    directory = tokenizer(tmp_path / "model", vocab_size=261)
+    source = jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "x the"}])
+    with pytest.raises(DataError, match="line 2: token id 261 is beyond vocab_size 261"):
+        prepare(source, tmp_path / "out", tokenizer=directory)
+
+
+def test_options_out_of_range_and_targets_in_the_way(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "x"}])
+    for options, message in (
+        ({"validation": 1.0}, "validation must be a share"),
+        ({"workers": 0}, "workers must be 1 or more, got 0"),
+        ({"separator": ""}, "separator must not be empty"),
+        ({"validation": 0.5}, "2 documents, 1 of them different: too few"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare(source, tmp_path / "out", tokenizer="bytes", **options)  # type: ignore[arg-type]
+    prepare(source, tmp_path / "out", tokenizer="bytes")
+    with pytest.raises(DataError, match="exists already: --overwrite"):
+        prepare(source, tmp_path / "out", tokenizer="bytes")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(DataError, match=r"is not replaced: it has no data\.json"):
+        prepare(source, tmp_path / "mine", tokenizer="bytes", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_the_command_prepares_and_says_what_it_made(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n\nthree")
+    arguments = ["data", f"{tmp_path}/a.txt", "--out", f"{tmp_path}/out", "--tokenizer", "bytes"]
+    assert main([*arguments, "--separator", r"\n\n", "--validation", "0.3", "--workers", "1"]) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"out: 2 documents, \d+ tokens\n.*validation: 1 documents, ", printed.out)
+    assert main(arguments) == 2
+    assert "exists already: --overwrite" in capsys.readouterr().err

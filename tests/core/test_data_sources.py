@@ -1,0 +1,129 @@
+"""What is read from sources, and what is refused, with its place."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from diy_core.data import DataError, TokenData, prepare
+from diy_core.data import sources as cutting
+from tests.data_files import jsonl, texts
+
+
+def test_each_text_file_is_a_document(tmp_path: Path) -> None:
+    (tmp_path / "in" / "b").mkdir(parents=True)
+    (tmp_path / "in" / "z.txt").write_text("last\r\n", newline="")
+    (tmp_path / "in" / "a.md").write_text("first 你好")
+    (tmp_path / "in" / "b" / "c.txt").write_bytes(b"\xef\xbb\xbfmarked")
+    (tmp_path / "in" / "d.txt").write_text(" \n")
+    (tmp_path / "in" / "other.csv").write_text("1,2")
+    data = prepare(tmp_path / "in", tmp_path / "out", tokenizer="bytes")
+    assert texts(data) == ["first 你好", "marked", "last\r\n"]
+    pattern = prepare(
+        [tmp_path / "in" / "z.txt", f"{tmp_path}/in/**/*.txt", tmp_path / "in" / "other.csv"],
+        tmp_path / "pattern",
+        tokenizer="bytes",
+    )
+    assert texts(pattern) == ["last\r\n", "marked", "1,2"]  # each file once
+
+
+@pytest.mark.parametrize("shard", [4, 7, 16, 1 << 20])
+def test_documents_between_separators_whatever_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", shard)
+    file = tmp_path / "a.txt"
+    file.write_text("one\ntwo\n\n\n\nthree\n\nünf\n\n  \n\nsix and some more\n\n\n")
+    data = prepare(file, tmp_path / "blank", tokenizer="bytes", separator="\n\n")
+    assert texts(data) == ["one\ntwo", "three", "ünf", "six and some more"]
+    file.write_text("one\n<|x|>\ntwo<|x|><|x|>three")
+    data = prepare(file, tmp_path / "named", tokenizer="bytes", separator="<|x|>")
+    assert texts(data) == ["one", "two", "three"]
+
+
+def test_jsonl_and_parquet_hold_a_document_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 64)
+    rows = [f"number {i} 🙂\n\n" for i in range(30)]
+    lines = jsonl(tmp_path / "a.jsonl", [{"id": i, "text": t} for i, t in enumerate(rows)])
+    lines.write_text(lines.read_text() + "\n" + '{"text": ""}')
+    table = pyarrow.table({"text": rows, "id": list(range(30))})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=7)
+    for name in ("a.jsonl", "a.parquet"):
+        data = prepare(tmp_path / name, tmp_path / "out", tokenizer="bytes", overwrite=True)
+        assert texts(data) == rows
+    other = jsonl(tmp_path / "b.jsonl", [{"body": "x"}])
+    assert texts(prepare(other, tmp_path / "o2", tokenizer="bytes", field="body")) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", "a.txt: is empty: remove it"),
+        ("a.txt", b"good\nb\xe4d", r"a.txt: byte 6 \(0xe4\) is not UTF-8"),
+        ("a.txt", b" \n ", "hold no documents"),
+        ("a.jsonl", b'{"text": "x"}\n\n{"body": "y"}\n', "line 3: has no text in 'text' .*body"),
+        ("a.jsonl", b'{"text": 3}\n', r"line 1: has no text .* text \(int\)"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', "line 2: is no JSON"),
+        ("a.jsonl", b'{"text": "x"}\n["y"]\n', "line 2: is no object but list"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"line 2: byte 24 \(0xff\) is not UTF-8"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1: text cannot be written as UTF-8"),
+        ("a.jsonl", b'{"messages": [{"role": "user"}]}\n', "line 1: a chat needs a tokenizer"),
+        ("a.parquet", b"nothing", "a.parquet: is no parquet file"),
+        ("a.json", b"{}", "write one object a line and name it .jsonl"),
+        ("a.txt.gz", b"x", "is compressed"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        prepare(tmp_path / name, tmp_path / "out", tokenizer="bytes")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_is_counted_from_the_start_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 16)
+    content = b"good enough\n\n" * 9
+    (tmp_path / "a.txt").write_bytes(content + b"b\xe4d")
+    with pytest.raises(DataError, match=rf"byte {len(content) + 1} \(0xe4\) is not UTF-8"):
+        prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", separator="\n\n")
+    table = pyarrow.table({"text": ["x"] * 9 + [None]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    with pytest.raises(DataError, match=r"a.parquet, row 10: has no text in 'text'"):
+        prepare(tmp_path / "a.parquet", tmp_path / "out", tokenizer="bytes")
+
+
+def test_a_parquet_without_text_lists_its_columns(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="no column 'text' and no column 'messages', only body"):
+        prepare(tmp_path / "a.parquet", tmp_path / "out", tokenizer="bytes")
+
+
+def test_all_sources_that_are_wrong_are_listed(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"(?s)2 faults.*a\.txt: is empty.*b\.txt: is empty"):
+        prepare(tmp_path, tmp_path / "out", tokenizer="bytes")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"(?s)no file ending in \.txt.*no file at .*x\*"):
+        prepare([tmp_path / "none", f"{tmp_path}/x*"], tmp_path / "out", tokenizer="bytes")
+
+
+def test_the_builtin_corpus_is_english_and_recorded(tmp_path: Path) -> None:
+    data = prepare("builtin:pydoc", tmp_path / "out", tokenizer="bytes", validation=0.1)
+    held_out = TokenData(tmp_path / "out" / "validation")
+    assert len(data) + len(held_out) > 70
+    assert len(held_out) == round(0.1 * (len(data) + len(held_out)))
+    assert any("statement" in text for text in texts(data))
+    (source,) = data.description["sources"]
+    assert source["path"] == "builtin:pydoc"
+    assert re.fullmatch("[0-9a-f]{64}", source["sha256"])
