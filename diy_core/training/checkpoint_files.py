@@ -1,0 +1,141 @@
+"""A training checkpoint on the disk, written whole or not at all and compared when it is read.
+
+CHECKPOINTS/00000100/state.safetensors    the arrays of `state.py`, as the PyTorch twin keeps them
+                     orbax/               or as the JAX twin does
+                     diy_manifest.json    the SHA-256 of every array
+                     position.json        `Position`, and its SHA-256
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.checkpoints.atomic import atomic_directory
+from diy_core.checkpoints.dtypes import dtype_of, not_finite, sha256
+from diy_core.checkpoints.interface import GROUP, Stored, groups
+from diy_core.checkpoints.manifest import MANIFEST, Entry, Manifest
+from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
+from diy_core.mapping import match
+from diy_core.tokenizer_files import read_json
+from diy_core.training.state import state_shapes
+
+POSITION = "position.json"
+Arrays = Mapping[str, NDArray[Any]]
+# (folder of a checkpoint, shape and dtype of the arrays that are wanted) -> them
+ReadArrays = Callable[[Path, Mapping[str, Stored]], dict[str, NDArray[Any]]]
+
+
+def write_checkpoint(
+    path: Path,
+    write_arrays: Callable[[Path, Arrays], None],
+    arrays: Arrays,
+    position: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint, which appears at `path` at the end; one that is there is replaced.
+
+    Args:
+        path: where.
+        write_arrays: writes them into the folder that it is given.
+        arrays: all of `state_shapes`.
+        position: a JSON object.
+
+    Raises:
+        OSError: the disk is full, ...
+        CheckpointError: values that are not finite.
+    """
+    faults = [
+        f"{name} has {count} values that are not finite"
+        for name, array in arrays.items()
+        if (count := not_finite(array))
+    ]
+    if faults:
+        raise CheckpointError(path, faults)
+    with atomic_directory(path) as folder:
+        write_arrays(folder, arrays)
+        entries = {n: Entry(str(a.dtype), tuple(a.shape), sha256(a)) for n, a in arrays.items()}
+        manifest = Manifest.of(entries, "training")
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        text = json.dumps({"position": position, "sha256": _sum(position)}, indent=1)
+        (folder / POSITION).write_text(text + "\n", encoding="utf-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was opened: names, shapes and dtypes are right, arrays are not read yet.
+
+    Attributes:
+        path: its folder.
+        position: the JSON object that was written with it.
+        manifest: what every array must be.
+    """
+
+    path: Path
+    position: dict[str, Any]
+    manifest: Manifest
+    _read_arrays: ReadArrays
+
+    @classmethod
+    def open(cls, path: Path, read_arrays: ReadArrays, config: DIYConfig) -> Checkpoint:
+        """Open a checkpoint of a model with this config.
+
+        Raises:
+            CheckpointError: damaged, or of another model; all faults at once.
+        """
+        manifest = Manifest.of_directory(path)
+        if manifest is None:
+            raise CheckpointError(path, f"has no {MANIFEST}: it is no training checkpoint")
+        found = {name: entry.shape for name, entry in manifest.tensors.items()}
+        faults = match(found, state_shapes(config))
+        if len(dtypes := {entry.dtype for entry in manifest.tensors.values()}) > 1:
+            faults.append(f"mixes the dtypes {', '.join(sorted(dtypes))}")
+        if faults:
+            raise CheckpointError(path, faults)
+        return cls(path, _read_position(path / POSITION), manifest, read_arrays)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of all arrays."""
+        return dtype_of(next(iter(self.manifest.tensors.values())).dtype)
+
+    def read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Some arrays, compared with their sums.
+
+        Raises:
+            CheckpointError: they are not what was written.
+        """
+        arrays = self._read_arrays(self.path, {name: self._layout[name] for name in names})
+        checked = (self.manifest.check(name, arrays[name]) for name in names)
+        if faults := [fault for fault in checked if fault]:
+            raise CheckpointError(self.path, faults)
+        return arrays
+
+    def read_all(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """All arrays, a few at a time; raises as `read` does."""
+        for names in groups(self._layout, GROUP):
+            yield from self.read(names).items()
+
+    @property
+    def _layout(self) -> dict[str, Stored]:
+        entries = self.manifest.tensors.items()
+        return {name: Stored(entry.shape, dtype_of(entry.dtype)) for name, entry in entries}
+
+
+def _read_position(file: Path) -> dict[str, Any]:
+    values = read_json(file)
+    position = values.get("position")
+    if not isinstance(position, dict) or values.get("sha256") != _sum(position):
+        raise CheckpointError(file, "is damaged: its content does not have its SHA-256")
+    return position
+
+
+def _sum(position: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(position, sort_keys=True).encode()).hexdigest()

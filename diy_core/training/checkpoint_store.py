@@ -1,0 +1,154 @@
+"""The checkpoints of a run, written in a thread while training goes on."""
+
+from __future__ import annotations
+
+import abc
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diy_core.checkpoints.atomic import recover
+from diy_core.checkpoints.interface import Stored
+from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
+from diy_core.training.checkpoint_files import Arrays, Checkpoint, write_checkpoint
+from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
+from diy_core.training.state import Position, state_shapes
+
+# What each twin calls its arrays in a checkpoint, and the program that goes on from them.
+FORMS = {"state.safetensors": "diy-torch", "orbax": "diy-jax"}
+_REMAINS = re.compile(r"\.(\d+)\.(tmp-[0-9a-f]{8}|old)")
+
+
+class Stateful(Protocol):
+    """What a store needs of a trainer.
+
+    Attributes:
+        model_config: of its model.
+        master: dtype of weights and moments.
+    """
+
+    model_config: DIYConfig
+    master: np.dtype[Any]
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """A copy of all arrays of `state_shapes`, which later steps leave as it is."""
+
+    def assign(self, arrays: Iterable[tuple[str, NDArray[Any]]], updates: int) -> None:
+        """Take the arrays of `state_shapes`, and AdamW's count of updates."""
+
+
+class CheckpointStore(abc.ABC):
+    """The checkpoints of one trainer; a twin says how arrays become files.
+
+    Args:
+        trainer: whose state is saved and restored.
+        folder: where; the remains of killed writes there are removed.
+
+    Attributes:
+        form: the name of the twin's arrays in a checkpoint, one of `FORMS`.
+    """
+
+    form: ClassVar[str]
+
+    @staticmethod
+    @abc.abstractmethod
+    def write_arrays(folder: Path, arrays: Arrays) -> None:
+        """Write arrays into a new folder; called in a thread."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def read_arrays(folder: Path, layout: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
+        """Read the arrays that `layout` names; their values are compared elsewhere."""
+
+    @classmethod
+    def write(cls, path: Path, arrays: Arrays, position: Mapping[str, Any]) -> None:
+        """Write one checkpoint; see `write_checkpoint`."""
+        write_checkpoint(path, cls.write_arrays, arrays, position)
+
+    @classmethod
+    def open(cls, path: Path, config: DIYConfig) -> Checkpoint:
+        """Open one checkpoint.
+
+        Raises:
+            CheckpointError: as `Checkpoint.open`, or it is the other twin's.
+        """
+        other = next((form for form in FORMS if (path / form).exists()), cls.form)
+        if other != cls.form:
+            raise CheckpointError(
+                path,
+                f"was written by {FORMS[other]}: go on with that, or `parity switch RUN NEW_RUN` "
+                f"makes a run for {FORMS[cls.form]} of it",
+            )
+        return Checkpoint.open(path, cls.read_arrays, config)
+
+    def __init__(self, trainer: Stateful, folder: Path) -> None:
+        self._trainer, self._folder = trainer, folder
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        for item in folder.iterdir():
+            if match := _REMAINS.fullmatch(item.name):
+                recover(folder / match[1])
+
+    def save(self, step: int, extra: Mapping[str, Any]) -> None:
+        """Copy the state, and begin to write it; see `interfaces.Store`."""
+        self.wait()
+        path, arrays = checkpoint_path(self._folder, step), self._trainer.snapshot()
+        self._thread = threading.Thread(
+            target=self._catching, args=(lambda: self.write(path, arrays, dict(extra)),)
+        )
+        self._thread.start()
+
+    def _catching(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Exception as error:  # raised by `wait`, where somebody hears it
+            self._error = error
+
+    def wait(self) -> None:
+        """Return when everything is on the disk; raises what went wrong there."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def steps(self) -> list[int]:
+        """The steps of the whole checkpoints, rising."""
+        return whole_checkpoints(self._folder)
+
+    def restore(self, step: int) -> dict[str, Any]:
+        """Give the trainer the state of a checkpoint; returns what was saved with it.
+
+        Raises:
+            CheckpointError: damaged, of another model or dtype, or the other twin's.
+        """
+        path = checkpoint_path(self._folder, step)
+        checkpoint = self.open(path, self._trainer.model_config)
+        if checkpoint.dtype != self._trainer.master:
+            raise CheckpointError(
+                path,
+                f"holds {checkpoint.dtype}, this run keeps its state in {self._trainer.master}",
+            )
+        position = Position.from_json(checkpoint.position, path)
+        self._trainer.assign(checkpoint.read_all(), position.updates)
+        return checkpoint.position
+
+    def delete(self, step: int) -> None:
+        """Remove a checkpoint: first its name, so that a part of it never counts as whole."""
+        path = checkpoint_path(self._folder, step)
+        dying = path.with_name(f".{path.name}.tmp-00000000")
+        path.rename(dying)
+        shutil.rmtree(dying)
+
+    def nbytes(self) -> int:
+        """The size of a checkpoint on the disk, about."""
+        sizes = (int(np.prod(shape)) for shape in state_shapes(self._trainer.model_config).values())
+        return sum(sizes) * self._trainer.master.itemsize

@@ -1,0 +1,80 @@
+"""A checkpoint of a run as a Hugging Face directory."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from diy_core.checkpoints.hf_directory import copy_side_files
+from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.transfer import transfer
+from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
+from diy_core.mapping import tensors
+from diy_core.training.checkpoint_files import Checkpoint
+from diy_core.training.checkpoint_store import CheckpointStore
+from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
+
+
+def find_checkpoint(run: str | Path, step: int | None) -> Path:
+    """The checkpoint of a step; None: the newest.
+
+    Raises:
+        CheckpointError: no run there, or no such checkpoint; it lists those that there are.
+    """
+    folder = Path(run) / "checkpoints"
+    steps = whole_checkpoints(folder)
+    if not steps:
+        raise CheckpointError(run, "holds no training checkpoint")
+    if step is not None and step not in steps:
+        listed = ", ".join(map(str, steps))
+        raise CheckpointError(run, f"has no checkpoint of step {step}; there are {listed}")
+    return checkpoint_path(folder, steps[-1] if step is None else step)
+
+
+def export(
+    store: type[CheckpointStore],
+    run: str | Path,
+    step: int | None,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+) -> str:
+    """Write the weights of a checkpoint as a Hugging Face directory, and read them back.
+
+    Args:
+        store: of the twin that wrote the run.
+        run: its directory; the run may be going on.
+        step: of the checkpoint; None: the newest.
+        out: written whole or not at all, with config.json and the tokenizer of the run.
+        overwrite: replace a model that is there.
+
+    Returns:
+        A line for people.
+
+    Raises:
+        CheckpointError: no such checkpoint, it is damaged, or `out` is in the way.
+    """
+    path, model = find_checkpoint(run, step), Path(run) / "model"
+    checkpoint = store.open(path, DIYConfig.from_pretrained(model))
+    source = _source(checkpoint, model)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    transfer(source, functools.partial(HFWriter, out, overwrite=overwrite))
+    return f"{out}: {len(source.stored)} tensors of step {int(path.name)}, read back and compared"
+
+
+def _source(checkpoint: Checkpoint, model: Path) -> MemoryReader:
+    config = DIYConfig.from_pretrained(model)
+    stored = {tensor.hf: Stored(tensor.shape, checkpoint.dtype) for tensor in tensors(config)}
+
+    def fetch(name: str) -> NDArray[Any]:
+        return checkpoint.read([f"model/{name}"])[f"model/{name}"]
+
+    return MemoryReader(
+        str(checkpoint.path), config, stored, fetch, functools.partial(copy_side_files, model)
+    )

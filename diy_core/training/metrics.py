@@ -1,0 +1,219 @@
+"""`metrics.jsonl`, `timings.jsonl` and TensorBoard's events, each of which reads as one run.
+
+A line of `metrics.jsonl` is one of
+
+    {"step": 7, "loss": 2.1, "grad_norm": 0.8, "learning_rate": 0.001, "tokens": 512,
+     "total_tokens": 3584, "skipped": false}
+    {"step": 10, "evaluation": {"loss": 2.0, "perplexity": 7.4, "tokens": 4096}}
+
+with steps counted from 1, so that step 7 is what the checkpoint of step 7 holds. `tokens` are those
+that the loss counts; what is not finite is null. Nothing in it depends on the clock, so a run that
+was killed and resumed has the same bytes as one that was not. Seconds are in `timings.jsonl`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diy_core.training.disk import DiskFull, naming_full_disks
+
+_MOST = math.log(1.7e308)  # above it exp overflows
+
+
+class JsonLines:
+    """A file of JSON objects with a `step`, in the order of the steps, that can be cut and grows.
+
+    Args:
+        path: made if it does not exist.
+        last_step: what lies beyond this step is dropped, as is a last line that was not finished.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        self.kept: list[dict[str, Any]] = []
+        self._path, self._waiting, end = path, b"", 0
+        with path.open("a+b") as file:
+            file.seek(0)
+            for line in file:
+                row = _parse(line)
+                if row is None or row["step"] > last_step:
+                    break
+                self.kept.append(row)
+                end += len(line)
+            file.truncate(end)
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a line, which survives the end of the process, however that comes.
+
+        While the disk is full, lines wait in memory.
+        """
+        self._waiting += json.dumps(row, allow_nan=False).encode() + b"\n"
+        with contextlib.suppress(DiskFull):
+            self._put()
+
+    def sync(self) -> None:
+        """Return when the disk holds all lines.
+
+        Raises:
+            DiskFull: it has no room for them.
+        """
+        self._put()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _put(self) -> None:
+        with naming_full_disks(self._path):
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """A whole line with a step, or None for what a kill or a full disk left."""
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+class Metrics:
+    """What a run computed so far.
+
+    Args:
+        path: of `metrics.jsonl`.
+        last_step: of the checkpoint from which the run goes on; 0: it begins.
+
+    Attributes:
+        losses: (step, loss) of every step that was not skipped.
+        evaluations: the validation loss by step.
+        complete: False where lines of the steps before `last_step` are missing.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        self._lines = JsonLines(path, last_step)
+        self.losses: list[tuple[int, float]] = []
+        self.evaluations: dict[int, float] = {}
+        seen = 0
+        for row in self._lines.kept:
+            seen += "loss" in row
+            self._note(row)
+        self._lines.kept.clear()
+        self.complete = seen == last_step
+
+    def step(
+        self,
+        step: int,
+        *,
+        loss: float,
+        grad_norm: float,
+        learning_rate: float,
+        tokens: int,
+        total_tokens: int,
+        skipped: bool,
+    ) -> dict[str, Any]:
+        """Add what a step computed; returns the line."""
+        row = {
+            "step": step,
+            "loss": finite(loss),
+            "grad_norm": finite(grad_norm),
+            "learning_rate": learning_rate,
+            "tokens": tokens,
+            "total_tokens": total_tokens,
+            "skipped": skipped,
+        }
+        return self._add(row)
+
+    def evaluation(self, step: int, loss: float, tokens: int) -> dict[str, Any]:
+        """Add an evaluation: the mean loss over so many tokens; returns the line."""
+        perplexity = math.exp(loss) if loss < _MOST else math.inf
+        values = {"loss": finite(loss), "perplexity": finite(perplexity), "tokens": tokens}
+        return self._add({"step": step, "evaluation": values})
+
+    def is_best(self, step: int) -> bool:
+        """Whether the evaluation of this step has the lowest loss so far."""
+        loss = self.evaluations.get(step, math.inf)
+        earlier = (other for at, other in self.evaluations.items() if at < step)
+        return loss < min(earlier, default=math.inf)
+
+    def sync(self) -> None:
+        """Return when the disk holds all lines."""
+        self._lines.sync()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+    def _add(self, row: dict[str, Any]) -> dict[str, Any]:
+        self._lines.write(row)
+        self._note(row)
+        return row
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        if "evaluation" in row:
+            loss = row["evaluation"]["loss"]
+            self.evaluations[row["step"]] = math.inf if loss is None else loss
+        elif row["loss"] is not None and not row["skipped"]:
+            self.losses.append((row["step"], row["loss"]))
+
+
+def finite(number: float) -> float | None:
+    """The number, or None, which is JSON's null: JSON knows no NaN and no infinity."""
+    return number if math.isfinite(number) else None
+
+
+class Events:
+    """TensorBoard's events, as its own writer of records writes them.
+
+    Args:
+        path: the directory; events of an earlier start of the run lie in files of their own.
+        last_step: TensorBoard shall not show what earlier starts wrote beyond this step.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        # Late: it takes half a second.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary, self._records = Event, Summary, RecordWriter
+        path.mkdir(exist_ok=True)
+        # TensorBoard reads the files in the order of their names.
+        name = f"events.out.tfevents.{time.time_ns():020d}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (path / name).open("wb", buffering=0)
+        self._add(file_version="brain.Event:2")
+        self._add(step=last_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Add a point for each value that is not None; on a full disk they are lost."""
+        points = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in values.items()
+            if value is not None
+        ]
+        self._add(step=step, summary=self._summary(value=points))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _add(self, **event: Any) -> None:
+        record = io.BytesIO()
+        self._records(record).write(self._event(wall_time=time.time(), **event).SerializeToString())
+        start, written = self._file.tell(), 0
+        with contextlib.suppress(DiskFull), naming_full_disks(Path(self._file.name)):
+            written = self._file.write(record.getvalue())
+        if written < len(record.getvalue()):  # half a record would hide all that come after it
+            self._file.truncate(start)
+            self._file.seek(start)

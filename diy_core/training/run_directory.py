@@ -1,0 +1,174 @@
+"""The directory of a run: who may write into it, and what was run there.
+
+config.yaml      the config as resolved: defaults, file and command line together
+metrics.jsonl    what the run computed, a line for each step and each evaluation
+timings.jsonl    how fast it was
+tensorboard/     both as TensorBoard's events
+loss.png         the curves
+checkpoints/     a directory for each checkpoint, named after its step
+model/           config.json of the model, and its tokenizer where it has one
+data/            the prepared tokens, where the config names a text; validation/ likewise
+.lock            held by the process that runs, with its number and its machine
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from diy_core.checkpoints.atomic import atomic_file
+from diy_core.errors import CheckpointError
+from diy_core.training.config import TrainConfig, as_dict
+from diy_core.training.resuming import differences
+
+_HELD: set[int] = set()  # descriptors with a lock
+
+
+def checkpoint_path(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies. Both stores put it there whole, by a rename."""
+    return checkpoints / f"{step:08d}"
+
+
+def whole_checkpoints(checkpoints: Path) -> list[int]:
+    """The steps of the checkpoints, rising; what is still being written has another name."""
+    found = checkpoints.iterdir() if checkpoints.is_dir() else ()
+    steps = (int(item.name) for item in found if item.name.isdecimal() and item.is_dir())
+    return sorted(step for step in steps if checkpoint_path(checkpoints, step).is_dir())
+
+
+class RunDirectory:
+    """A run directory; while it is entered, no other process can enter it.
+
+    Args:
+        path: made if it does not exist.
+        report: is told what the user should know.
+    """
+
+    def __init__(self, path: str | Path, report: Callable[[str], None]) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.timings_file = self.path / "timings.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.plot_file = self.path / "loss.png"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+        self.data = self.path / "data"
+        self.validation = self.path / "validation"
+        self._report = report
+        self._lock = -1
+
+    def __enter__(self) -> RunDirectory:
+        """Take the lock, which the system drops when the process ends, however it does.
+
+        Raises:
+            ValueError: another process holds it; the message names it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 1000, 0).decode("utf-8", "replace").strip()
+            self._release()
+            raise ValueError(
+                f"{self.path} is in use by {holder or 'another process'}: wait for it, or choose "
+                "another run_dir"
+            ) from None
+        except OSError as error:
+            self._report(
+                f"{self.path} cannot be locked ({error.strerror}): see to it that no other process "
+                "trains there"
+            )
+        _close_in_children(self._lock)
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        _HELD.discard(self._lock)
+        os.close(self._lock)
+
+    def begin(self, config: TrainConfig, *, resume: bool) -> bool:
+        """Decide between a new run and going on with the one in the directory; keep the config.
+
+        A run without a whole checkpoint has nothing to go on with and is begun anew.
+
+        Args:
+            config: what shall be run.
+            resume: False refuses a directory in which something was run.
+
+        Returns:
+            Whether there is a checkpoint to go on from.
+
+        Raises:
+            ValueError: the directory holds a run and `resume` is False, or the run was started with
+                another config.
+            CheckpointError: its config cannot be read.
+        """
+        going_on = bool(whole_checkpoints(self.checkpoints))
+        if not resume and (going_on or self.metrics_file.exists() or self.config_file.exists()):
+            raise ValueError(
+                f"{self.path} holds a run: --resume auto goes on with it; else choose another "
+                "run_dir"
+            )
+        if going_on and (different := differences(self.read_config(), as_dict(config))):
+            listed = "\n".join(f"  {line}" for line in different)
+            raise ValueError(
+                f"{self.path} was started with another config, and would become another run:\n"
+                f"{listed}\nGive the old values, or choose another run_dir"
+            )
+        self.checkpoints.mkdir(exist_ok=True)
+        with atomic_file(self.config_file) as file:
+            text = yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+            file.write_text(text, encoding="utf-8")
+        return going_on
+
+    def read_config(self) -> dict[str, Any]:
+        """What `config.yaml` holds.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        try:
+            values = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise CheckpointError(self.config_file, f"cannot be read: {error}") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(self.config_file, f"holds no config, but {values!r:.200}")
+        return values
+
+
+def _close_in_children(descriptor: int) -> None:
+    """A forked child would share the lock, and hold it for as long as it outlives its parent."""
+    _register()
+    _HELD.add(descriptor)
+
+
+@functools.cache
+def _register() -> None:
+    os.register_at_fork(after_in_child=_forget)
+
+
+def _forget() -> None:
+    for descriptor in _HELD:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _HELD.clear()

@@ -1,0 +1,75 @@
+"""The one logical state that both twins' training checkpoints hold.
+
+model/NAME, mean/NAME, square/NAME    arrays under Hugging Face names, in the Hugging Face layout:
+                                      weights, and AdamW's means of gradients and of squares
+position                              `Position`, as JSON
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
+from diy_core.mapping import tensors
+
+KINDS = ("model", "mean", "square")
+
+
+def state_shapes(config: DIYConfig) -> dict[str, tuple[int, ...]]:
+    """The names of all arrays of a state, `KIND/NAME`, with their shapes in the HF layout."""
+    listed = list(tensors(config))
+    return {f"{kind}/{tensor.hf}": tuple(tensor.shape) for kind in KINDS for tensor in listed}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run stands: everything that a checkpoint holds besides arrays.
+
+    Attributes:
+        seed: of the run.
+        step: steps taken, skipped ones among them; also the number of the next, counted from 0.
+        tokens: that were counted in the loss of the steps that were not skipped.
+        skipped_steps: of all steps.
+        skipped_in_a_row: the last so many steps were skipped.
+        data: the position in the data, JSON of the data's own making; None: at its beginning.
+    """
+
+    seed: int
+    step: int = 0
+    tokens: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    data: Any = None
+
+    @property
+    def updates(self) -> int:
+        """How often the optimizer moved the weights: the t of AdamW's bias correction."""
+        return self.step - self.skipped_steps
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any, where: object) -> Position:
+        """The inverse of `to_json`.
+
+        Raises:
+            CheckpointError: not what `to_json` writes; it names `where`.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping) or set(values) != names:
+            raise CheckpointError(where, f"holds no position of a run, but {values!r:.200}")
+        counters = names - {"data"}
+        if faults := [
+            f"{name} must be an integer of at least 0, got {values[name]!r}"
+            for name in sorted(counters)
+            if isinstance(values[name], bool)
+            or not isinstance(values[name], int)
+            or values[name] < 0
+        ]:
+            raise CheckpointError(where, faults)
+        return cls(**values)

@@ -1,0 +1,111 @@
+"""Cross-entropy of the next token, in chunks of tokens: all logits at once never exist.
+
+Shapes: B batch, S sequence, D hidden, V vocabulary, C tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diy_jax.inputs import host_values
+
+IGNORED = -100
+
+
+def check_labels(labels: Any, vocab_size: int) -> None:
+    """Labels are token ids in 0 .. vocab_size - 1, or -100 where nothing is counted.
+
+    Values that cannot be seen without waiting (under `jit`, on an accelerator) pass.
+
+    Raises:
+        ValueError: any other label; unchecked, it would wrap around or answer NaN in silence.
+    """
+    values = host_values(labels)
+    if values is None:
+        return
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"labels must be integers, got dtype {values.dtype}")
+    bad = (values != IGNORED) & ((values < 0) | (values >= vocab_size))
+    if bad.any():
+        place = tuple(np.argwhere(bad)[0].tolist())
+        raise ValueError(
+            f"labels must lie in 0..{vocab_size - 1} (vocab_size {vocab_size}) or be {IGNORED} "
+            f"(not counted), got {int(values[place])} at {place}"
+        )
+
+
+def cross_entropy(
+    hidden: Float[Array, "B S D"],
+    labels: Int[Array, "B S"],
+    project: Callable[[Array], Array],
+    *,
+    z_loss: float = 0.0,
+    chunk_tokens: int = 1024,
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """The sum over counted tokens of logsumexp(z) - z[label] + z_loss * logsumexp(z)**2.
+
+    The logits z of a chunk of tokens are computed, used and dropped, and computed again in the
+    backward pass; the gradient of the head is summed over the chunks, in the dtype of its
+    parameter. What is not counted has no influence, even where its hidden state is not finite.
+
+    Args:
+        hidden: the trunk's output.
+        labels: the token that each position has to predict, or -100: not counted.
+        project: logits (1, C, V) of hidden states (1, C, D), such as the model's `project`.
+        z_loss: the weight of the second term, which keeps logits from drifting.
+        chunk_tokens: C at most; the tokens are cut into chunks of nearly the same size.
+
+    Returns:
+        The sum, in float32 (float64 for float64 hidden states), and the number of tokens counted.
+
+    Raises:
+        ValueError: labels outside of the vocabulary, or no room for a token in a chunk.
+
+    Source of the second term: Chowdhery et al., arXiv:2204.02311, section 5.
+    """
+    if chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
+    tokens, wide = labels.size, np.promote_types(hidden.dtype, np.float32)
+    chunks = -(-tokens // chunk_tokens)
+    length = -(-tokens // chunks)
+    vocab_size = jax.eval_shape(project, hidden[:1, :1]).shape[-1]
+    check_labels(labels, vocab_size)
+
+    padding = chunks * length - tokens
+    rows = jnp.pad(hidden.reshape(tokens, -1), ((0, padding), (0, 0)))
+    targets = jnp.pad(labels.reshape(tokens), (0, padding), constant_values=IGNORED)
+
+    @jax.checkpoint  # or each chunk's logits would be kept for the backward pass
+    def add_chunk(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
+        states, wanted = chunk
+        counted = wanted != IGNORED
+        # Zeros in, and zeros out: a gradient of 0 times a NaN would be NaN.
+        states = jnp.where(counted[:, None], states, 0)
+        logits = project(states[None])[0].astype(wide)
+        losses = _losses(logits, jnp.where(counted, wanted, 0), z_loss)
+        return total + jnp.where(counted, losses, 0).sum(), None
+
+    parts = rows.reshape(chunks, length, -1), targets.reshape(chunks, length)
+    total, _ = jax.lax.scan(add_chunk, jnp.zeros((), wide), parts)
+    return total, (labels != IGNORED).sum(dtype=jnp.int32)
+
+
+def _losses(
+    logits: Float[Array, "C V"], labels: Int[Array, " C"], z_loss: float
+) -> Float[Array, " C"]:
+    """The maximum is taken off first: loss = log sum exp(z - max) - (z[label] - max) is exact
+    where the model is sure, and logsumexp(z) - z[label] is not.
+    """
+    top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    shifted = logits - top
+    rest = jnp.log(jnp.exp(shifted).sum(axis=-1))
+    losses = rest - jnp.take_along_axis(shifted, labels[:, None], axis=-1)[:, 0]
+    if z_loss:
+        losses = losses + z_loss * jnp.square(rest + top[:, 0])
+    return losses

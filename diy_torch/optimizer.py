@@ -1,0 +1,76 @@
+"""AdamW and clipping, with the formulas of torch.
+
+    g = gradient * min(1, max_norm / (|gradient| + 1e-6))        |.| over all parameters together
+    m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
+    p = p - rate * (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay * p)
+
+Source: Loshchilov and Hutter, arXiv:1711.05101.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from diy_core.mapping import TIED_HEAD, Tensor, tensors
+from diy_core.training.config import OptimizerConfig
+from diy_torch.model import DIYForCausalLM
+
+
+def decays(tensor: Tensor, options: OptimizerConfig) -> bool:
+    """Matrices decay; norm scales and biases never; embedding and output matrix if asked to."""
+    if tensor.kind == "embedding" or tensor.hf == TIED_HEAD:
+        return options.decay_embeddings
+    return tensor.kind == "projection"
+
+
+def build_optimizer(model: DIYForCausalLM, options: OptimizerConfig) -> torch.optim.AdamW:
+    """`torch.optim.AdamW` over the model's parameters in two groups: decayed and not.
+
+    Moments have the dtype of the parameters. Gradients are clipped before, see
+    `clip_by_global_norm`, and the learning rate is set before each step.
+
+    Args:
+        model: its parameters are the ones that are updated.
+        options: decay rates of the moments, eps, and what decays.
+    """
+    parameters = dict(model.named_parameters())
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [
+                (t.torch, parameters[t.torch])
+                for t in tensors(model.config)
+                if decays(t, options) is flag
+            ],
+            "weight_decay": options.weight_decay if flag else 0.0,
+        }
+        for flag in (True, False)
+    ]
+    betas = options.beta1, options.beta2
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=betas, eps=options.eps)
+
+
+def clip_by_global_norm(
+    gradients: Sequence[torch.Tensor], max_norm: float
+) -> Float[torch.Tensor, ""]:
+    """Scale all gradients, in place, by min(1, max_norm / (norm + 1e-6)).
+
+    `torch.nn.utils.clip_grad_norm_` without the parameters around them.
+
+    Args:
+        gradients: of all parameters.
+        max_norm: what their common norm is brought down to; 0 leaves them as they are.
+
+    Returns:
+        Their norm before.
+    """
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not max_norm:
+        return norm
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
+    return norm

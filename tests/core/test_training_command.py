@@ -1,0 +1,156 @@
+"""The command line, the examples, and what the terminal shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diy_core.config import DIYConfig
+from diy_core.training.command import from_dict, parse, run
+from diy_core.training.config import TrainConfig
+from diy_core.training.progress import Clock, flops_per_token, line, measure_peak
+from diy_core.training.state import Position, state_shapes
+from tests.core.training_fake import assemble
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+TINY = next(path for path in EXAMPLES if path.name == "tiny.yaml")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_a_config(path: Path) -> None:
+    config, resume, device = parse("diy train", ["--config", str(path)])
+    assert (resume, device) == (False, None)
+    assert config == from_dict(yaml.safe_load(path.read_text()), path)
+    if isinstance(config.model, dict):
+        model = DIYConfig.from_dict({"model_type": "llama"} | config.model)
+        assert model.max_position_embeddings >= config.sequence_length
+    assert config.optimizer.warmup_steps > 0
+    assert config.optimizer.clip_norm == 1.0
+
+
+def test_all_five_examples_are_there() -> None:
+    names = {path.stem for path in EXAMPLES}
+    assert names == {"tiny", "small", "smollm2", "smollm2-chat", "pretrain-1b"}
+
+
+def test_the_command_line_goes_over_the_file() -> None:
+    argv = ["--config", str(TINY), "--optimizer.learning_rate", "3e-4", "--steps=20"]
+    argv += ["--model.hidden_size", "48", "--resume", "auto", "--device", "cpu"]
+    config, resume, device = parse("diy train", argv)
+    assert isinstance(config, TrainConfig)
+    assert (config.optimizer.learning_rate, config.steps) == (3e-4, 20)
+    assert isinstance(config.model, dict)
+    assert config.model["hidden_size"] == 48
+    assert config.model["vocab_size"] == 257
+    assert (resume, device) == (True, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--optimizer.lerning_rate", "1"], "did you mean --optimizer.learning_rate?"),
+        (["--learning_rate", "1"], "did you mean --optimizer.learning_rate?"),
+        (["--stpes=1"], "--stpes is not known: did you mean --steps?"),
+        (["--optimizer.beta1", "2"], "beta1 must be less than 1, got 2.0"),
+        (["--steps", "many"], "steps"),
+        (["--dtype", "float16"], "float32"),
+        (["--resume", "always"], "auto"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line_or_two(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = run("diy train", ["--config", str(TINY), *argv], assemble)
+    except SystemExit as error:
+        code = error.code  # type: ignore[assignment]
+    said = capsys.readouterr().err
+    assert code == 2
+    assert message in said
+    assert len(said.splitlines()) <= 3
+
+
+def test_a_wrong_name_in_a_file_is_refused_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(TINY.read_text())
+    for part, name, meant in (
+        (values, "sequence_lenght", "sequence_length"),
+        (values["optimizer"], "warmup", "optimizer.warmup_steps"),
+    ):
+        part[name] = 3
+        file = tmp_path / "wrong.yaml"
+        file.write_text(yaml.safe_dump(values))
+        assert run("diy train", ["--config", str(file)], assemble) == 2
+        assert f"{name} is not known: did you mean {meant}?" in capsys.readouterr().err
+        del part[name]
+
+
+def test_the_printed_config_can_be_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("diy train", ["--config", str(TINY), "--seed", "7", "--print_config"])
+    assert caught.value.code == 0
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    printed, _, _ = parse("diy train", ["--config", str(file)])
+    assert printed == parse("diy train", ["--config", str(TINY), "--seed", "7"])[0]
+
+
+def test_the_flops_of_a_token_are_counted_by_hand() -> None:
+    config = DIYConfig(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    layer = 8 * 8 + 8 * 4 + 8 * 4 + 8 * 8 + 3 * 8 * 12
+    assert flops_per_token(config, 16) == 6 * (2 * layer + 8 * 11) + 12 * 2 * 8 * 16
+
+
+def test_the_peak_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 4.0, 10.0, 12.0, 20.0, 23.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    assert measure_peak(lambda: None, 100.0, repeats=3) == 50.0
+
+
+def test_the_share_of_the_peak_is_speed_times_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 14.0, 14.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    clock = Clock(positions=100, flops_per_token=6.0, matmul_peak=3000.0)
+    clock.reset(5)
+    timing = clock.read(7)
+    assert timing == {"seconds_per_step": 2.0, "tokens_per_second": 50.0, "mfu": 0.1}
+    row = {"step": 7, "loss": 1.5, "skipped": False}
+    shown = line(row, timing | {"memory": 2e9}, 37)
+    assert shown == ("step 7/37  loss 1.5000  50 tokens/s  MFU 10%  0:01:00 left  2.00 GB")
+
+
+def test_a_state_has_three_arrays_for_every_weight() -> None:
+    config = DIYConfig(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    shapes = state_shapes(config)
+    assert len(shapes) == 3 * (1 + 9 + 1)
+    for kind in ("model", "mean", "square"):
+        assert shapes[f"{kind}/model.embed_tokens.weight"] == (11, 8)
+        assert shapes[f"{kind}/model.layers.0.mlp.down_proj.weight"] == (8, 12)
+
+
+def test_a_position_survives_json_and_damage_is_named() -> None:
+    position = Position(seed=3, step=9, tokens=100, skipped_steps=2, data={"next": 9})
+    assert Position.from_json(position.to_json(), "here") == position
+    assert position.updates == 7
+    with pytest.raises(ValueError, match="here: step must be an integer of at least 0, got True"):
+        Position.from_json(position.to_json() | {"step": True}, "here")
+    with pytest.raises(ValueError, match="here: holds no position"):
+        Position.from_json({"step": 3}, "here")

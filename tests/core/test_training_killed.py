@@ -1,0 +1,140 @@
+"""Runs in processes of their own: killed at any moment, interrupted, and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("training_fake.py")
+ROOT = Path(__file__).parents[2]
+
+
+def options(run_dir: Path, **model: Any) -> list[str]:
+    model = {"size": 8, "step_seconds": 0.002, "save_seconds": 0.005, "nan_at": [20]} | model
+    values = {
+        "run_dir": run_dir,
+        "model": json.dumps(model),
+        "data.train": "builtin:pydoc",
+        "steps": 150,
+        "batch_size": 4,
+        "sequence_length": 8,
+        "checkpoint_every": 10,
+        "eval_every": 15,
+        "keep_every": 50,
+        "optimizer.learning_rate": 0.01,
+    }
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    """Python starts in a second; a process group of its own takes no signals from the tests'."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", str(SCRIPT), *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def wait_for_step(process: subprocess.Popen[str], metrics: Path, step: int) -> None:
+    """Return when the run has written this step, or has ended."""
+    while process.poll() is None:
+        lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+        if lines and lines[-1].endswith(b"}") and json.loads(lines[-1])["step"] >= step:
+            return
+        time.sleep(0.001)
+
+
+def result(run: Path) -> dict[str, bytes]:
+    """Every byte that must not depend on how often the run was killed."""
+    files = [run / "metrics.jsonl", *(run / "checkpoints").rglob("*")]
+    return {str(p.relative_to(run)): p.read_bytes() for p in sorted(files) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    process = start(options(run))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return result(run)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(
+    tmp_path: Path, whole: dict[str, bytes], background: bool
+) -> None:
+    run, rng = tmp_path / "run", random.Random(background)
+    arguments = [*options(run, background=background), "--resume=auto"]
+    for target in (5, 40, 70, 110, 140):
+        process = start(arguments)
+        wait_for_step(process, run / "metrics.jsonl", target)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
+    process = start(arguments)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "going on from step" in said
+    assert result(run) == whole
+    assert len(json.loads(whole["metrics.jsonl"].splitlines()[-1])) > 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_leaves(
+    tmp_path: Path, whole: dict[str, bytes], number: signal.Signals, code: int
+) -> None:
+    run = tmp_path / "run"
+    process = start(options(run))
+    wait_for_step(process, run / "metrics.jsonl", 63)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert f"{number.name}: saving and leaving after this step" in said
+    last = json.loads((run / "metrics.jsonl").read_bytes().splitlines()[-1])["step"]
+    assert (run / "checkpoints" / f"{last:08d}").is_dir()
+    process = start([*options(run), "--resume=auto"])
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert f"going on from step {last} of 150" in said
+    assert result(run) == whole
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(options(run, step_seconds=0.01, save_seconds=60))
+    wait_for_step(process, run / "metrics.jsonl", 3)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "SIGINT" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)  # the checkpoint would take two minutes
+    assert process.returncode == -signal.SIGINT  # a shell says 130
+    assert not list((run / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_run_that_another_process_holds_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = start(options(run, step_seconds=0.05))
+    wait_for_step(first, run / "metrics.jsonl", 1)
+    second = start([*options(run, step_seconds=0.05), "--resume=auto"])
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert f"is in use by process {first.pid} on " in said
+    first.kill()
+    first.communicate()
+    third = start([*options(run, step_seconds=0.05), "--resume=auto", "--stop_at=2"])
+    _, said = third.communicate(timeout=60)
+    assert third.returncode == 0, said

@@ -1,0 +1,206 @@
+"""The loop, with a trainer of numpy alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from diy_core.training.interfaces import TrainingError
+from diy_core.training.run_directory import RunDirectory
+from diy_core.training.schedule import learning_rate
+from tests.core.training_fake import Runner
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path / "run")
+
+
+def test_a_run_leaves_metrics_events_a_plot_and_checkpoints(runner: Runner) -> None:
+    assert runner(eval_every=4) == 0
+    steps = [row for row in runner.rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 13))
+    config = runner.config()
+    assert [row["learning_rate"] for row in steps] == [
+        learning_rate(config.optimizer, step, 12) for step in range(12)
+    ]
+    assert runner.trainer.rates == [row["learning_rate"] for row in steps]
+    assert np.cumsum([row["tokens"] for row in steps]).tolist() == [
+        row["total_tokens"] for row in steps
+    ]
+    evaluations = {row["step"]: row["evaluation"] for row in runner.rows if "evaluation" in row}
+    assert list(evaluations) == [4, 8, 12]
+    for evaluation in evaluations.values():
+        assert evaluation["perplexity"] == math.exp(evaluation["loss"])
+    weights = runner.trainer.weights
+    total = tokens = 0.0
+    for batch in runner.pieces.validation():  # type: ignore[union-attr, misc]
+        count = float((batch["labels"] != -100).sum())
+        total += float(np.mean((weights - batch["input_ids"].mean()) ** 2)) * count
+        tokens += count
+    assert evaluations[12]["loss"] == pytest.approx(total / tokens, rel=1e-6)
+    assert evaluations[12]["tokens"] == tokens
+    assert (runner.path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    timings = [
+        json.loads(line) for line in (runner.path / "timings.jsonl").read_text().splitlines()
+    ]
+    assert [row["step"] for row in timings] == [3, 6, 9, 12]
+    assert all(row["tokens_per_second"] > 0 and row["memory"] > 0 for row in timings)
+
+
+def test_tensorboard_shows_what_the_metrics_hold(runner: Runner) -> None:
+    runner(eval_every=6, stop_at=7)
+    runner(eval_every=6, resume=True)
+    events = EventAccumulator(str(runner.path / "tensorboard")).Reload()
+    losses = {row["step"]: row["loss"] for row in runner.rows if "loss" in row}
+    # Steps where a line of the log was due; the end of the first start was one.
+    assert {event.step: event.value for event in events.Scalars("train/loss")} == pytest.approx(
+        {step: losses[step] for step in (3, 6, 7, 9, 12)}
+    )
+    assert [event.step for event in events.Scalars("validation/loss")] == [6, 12]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_run_that_stops_and_goes_on_is_one_run(tmp_path: Path, background: bool) -> None:
+    whole, parts = Runner(tmp_path / "whole"), Runner(tmp_path / "parts")
+    options = {"eval_every": 4, "model": {"background": background, "nan_at": [6]}}
+    assert whole(**options) == 0
+    for stop_at in (1, 4, 7, 9):
+        assert parts(resume=True, stop_at=stop_at, **options) == 0
+        assert parts.checkpoints[-1] == stop_at
+        assert parts.rows[-1]["step"] == stop_at
+    assert parts(resume=True, **options) == 0
+    assert parts.metrics == whole.metrics
+    assert parts.trainer.weights.tobytes() == whole.trainer.weights.tobytes()
+    assert parts.trainer.mean.tobytes() == whole.trainer.mean.tobytes()
+    extra = [
+        json.loads((r.path / "checkpoints/00000012/extra.json").read_text()) for r in (whole, parts)
+    ]
+    assert extra[0] == extra[1]
+    assert extra[0]["skipped_steps"] == 1
+
+
+def test_metrics_beyond_the_checkpoint_are_dropped(runner: Runner) -> None:
+    runner()
+    whole = runner.metrics
+    with (runner.path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 13, "loss": 1.0}\n{"step": 14, "lo')
+    shutil.rmtree(runner.path / "checkpoints/00000012")
+    assert runner(resume=True) == 0
+    assert runner.metrics == whole
+
+
+def test_a_finished_run_is_left_as_it_is(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner()
+    before = {p: p.stat().st_mtime_ns for p in runner.path.rglob("*.jsonl")}
+    runner.pieces = None
+    assert runner(resume=True) == 0
+    assert runner.pieces is None  # nothing was built
+    assert "is finished: step 12 of 12" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in runner.path.rglob("*.jsonl")} == before
+    assert runner(resume=True, stop_at=7) == 0
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_a_directory_with_a_run_is_refused_without_resume(runner: Runner) -> None:
+    runner(stop_at=2)
+    with pytest.raises(ValueError, match="holds a run: --resume auto goes on with it"):
+        runner()
+    assert runner.checkpoints == [2]
+
+
+def test_another_config_is_refused_with_both_values(runner: Runner) -> None:
+    runner(stop_at=2)
+    metrics = runner.metrics
+    with pytest.raises(ValueError) as caught:
+        runner(resume=True, seed=5, batch_size=8, checkpoint_every=3)
+    assert "  seed: 0, now 5\n" in str(caught.value)
+    assert "  batch_size: 4, now 8\n" in str(caught.value)
+    assert "checkpoint_every" not in str(caught.value)
+    assert runner.metrics == metrics
+    assert runner(resume=True, checkpoint_every=3, eval_every=2) == 0
+
+
+def test_a_moved_run_goes_on(tmp_path: Path) -> None:
+    first = Runner(tmp_path / "first")
+    first(stop_at=6)
+    moved = Runner(tmp_path / "moved")
+    first.path.rename(moved.path)
+    assert moved(resume=True) == 0
+    assert moved.rows[-1]["step"] == 12
+
+
+def test_what_is_not_finite_is_skipped_counted_and_reported(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runner(model={"nan_at": [3, 4, 9]}, max_skipped_steps=3) == 0
+    skipped = [row for row in runner.rows if row.get("skipped")]
+    assert [row["step"] for row in skipped] == [4, 5, 10]
+    assert [row["loss"] for row in skipped] == [None] * 3
+    good = [row["tokens"] for row in runner.rows if not row["skipped"]]
+    assert runner.rows[-1]["total_tokens"] == sum(good)
+    said = capsys.readouterr().err
+    assert "step 5 was skipped: loss nan, gradient norm inf (2 in a row, 2 in all)" in said
+    assert "step 10 was skipped: loss nan, gradient norm inf (1 in a row, 3 in all)" in said
+
+
+def test_too_many_skipped_steps_end_the_run_and_the_checkpoint_stays(runner: Runner) -> None:
+    options = {"model": {"nan_at": list(range(7, 12))}, "max_skipped_steps": 3}
+    with pytest.raises(TrainingError, match=r"3 steps in a row, up to 10, .*lower optimizer.lear"):
+        runner(**options)
+    assert runner.checkpoints == [5]
+    assert runner.rows[-1]["step"] == 10
+    with pytest.raises(TrainingError, match="3 steps in a row, up to 10"):
+        runner(resume=True, **options)
+
+
+def test_data_that_ends_is_an_error(runner: Runner) -> None:
+    with pytest.raises(TrainingError, match="the data ended after 7 steps"):
+        runner(model={"batches": 7})
+    assert runner.checkpoints == [5]
+
+
+def test_a_directory_in_use_is_refused_with_the_process(runner: Runner) -> None:
+    with RunDirectory(runner.path, print), pytest.raises(ValueError) as caught:
+        runner()
+    assert f"in use by process {os.getpid()} on {socket.gethostname()}" in str(caught.value)
+    assert runner() == 0
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from diy_core.training.run_directory import RunDirectory
+reading, writing = os.pipe()
+with RunDirectory(sys.argv[1], print):
+    child = os.fork()
+    if child == 0:
+        os.write(writing, b"1")
+        signal.pause()
+    os.read(reading, 1)
+try:
+    with RunDirectory(sys.argv[1], print):
+        print("free")
+finally:
+    os.kill(child, signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "free\n"

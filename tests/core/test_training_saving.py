@@ -1,0 +1,177 @@
+"""Which checkpoints are kept, full disks, damaged checkpoints, and the lines of metrics."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diy_core.errors import CheckpointError
+from diy_core.training import disk
+from diy_core.training.config import OptimizerConfig
+from diy_core.training.interfaces import TrainingError
+from diy_core.training.metrics import JsonLines, Metrics
+from tests.core.training_fake import FakeStore, Runner
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path / "run")
+
+
+def test_the_last_the_best_and_every_so_manieth_are_kept(runner: Runner) -> None:
+    # The weights oscillate around the mean, so the best evaluation is not the last.
+    options: dict[str, Any] = {"steps": 60, "checkpoint_every": 3, "eval_every": 4, "keep_last": 2}
+    options["optimizer"] = OptimizerConfig(learning_rate=0.3, schedule="constant")
+    runner(keep_every=15, **options)
+    losses = {r["step"]: r["evaluation"]["loss"] for r in runner.rows if "evaluation" in r}
+    best = min(losses, key=lambda step: losses[step])
+    assert best not in (15, 30, 45, 57, 60)
+    assert runner.checkpoints == sorted({15, 30, 45, 57, 60, best})
+
+
+def test_without_keep_best_evaluations_save_nothing(runner: Runner) -> None:
+    runner(eval_every=1, keep_best=False, keep_last=9)
+    assert runner.checkpoints == [5, 10, 12]
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = iter([0, 10**12, 10**12])
+
+    def usage(path: Any) -> Any:
+        return type("Usage", (), {"free": next(free)})
+
+    monkeypatch.setattr(disk.shutil, "disk_usage", usage)
+    assert runner() == 0
+    assert runner.checkpoints == [10, 12]
+    assert (
+        "no checkpoint of step 5: 0.07 GB are needed, 0.00 GB are free" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    write, failed = FakeStore._write, []
+
+    def fail_once(store: FakeStore, step: int, arrays: Any, extra: Any) -> None:
+        if step == 10 and not failed:
+            failed.append(step)
+            store._error = OSError(28, "No space left on device")
+            return
+        write(store, step, arrays, extra)
+
+    monkeypatch.setattr(FakeStore, "_write", fail_once)
+    assert runner(model={"background": background}) == 0
+    assert runner.checkpoints == [5, 12]
+
+
+def test_no_room_for_the_last_checkpoint_is_an_error(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    with pytest.raises(TrainingError, match="no room for a checkpoint of step 12: free some"):
+        runner()
+    monkeypatch.undo()
+    assert runner(resume=True) == 0
+    assert runner.checkpoints == [10, 12]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner(stop_at=11)
+    whole = Runner(runner.path.with_name("whole"))
+    whole()
+    (runner.path / "checkpoints/00000011/mean.npy").write_bytes(b"\x93NUMPY")
+    assert runner(resume=True) == 0
+    assert "checkpoint 11 cannot be read, the one before is tried" in capsys.readouterr().err
+    assert runner.metrics == whole.metrics
+    assert runner.checkpoints == [10, 12]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_damaged_checkpoints_stay_until_they_are_replaced_or_passed(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    options: dict[str, Any] = {"keep_last": 9, "checkpoint_every": 2}
+    options["model"] = {"background": background}
+    runner(stop_at=11, **options)
+    for step in (8, 10, 11):
+        (runner.path / f"checkpoints/{step:08d}/mean.npy").write_bytes(b"")
+    save, seen = FakeStore.save, []
+
+    def note(store: FakeStore, step: int, extra: Any) -> None:
+        seen.append(store.steps())
+        save(store, step, extra)
+
+    monkeypatch.setattr(FakeStore, "save", note)
+    assert runner(resume=True, **options) == 0
+    assert seen[:2] == [[2, 4, 6, 8, 10, 11], [2, 4, 6, 8, 10, 11]]
+    assert 11 not in seen[2]
+    assert runner.checkpoints == [2, 4, 6, 8, 10, 12]
+    for step in runner.checkpoints:
+        assert np.load(runner.path / f"checkpoints/{step:08d}/mean.npy").size == 8
+
+
+def test_only_damaged_checkpoints_are_an_error_and_stay(runner: Runner) -> None:
+    runner()
+    for file in runner.path.glob("checkpoints/*/extra.json"):
+        file.write_text("{}")
+    for path in runner.path.glob("checkpoints/00000012"):
+        path.rename(path.with_name("00000011"))
+    with pytest.raises(CheckpointError, match=r"00000011.*no position"):
+        runner(resume=True)
+    assert runner.checkpoints == [10, 11]
+
+
+def test_lines_that_find_no_room_wait(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "x.jsonl", 0)
+
+    class Full:
+        def write(self, data: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    real, lines._file = lines._file, Full()  # type: ignore[assignment]
+    lines.write({"step": 1})
+    with pytest.raises(disk.DiskFull, match=r"x\.jsonl"):
+        lines.sync()
+    lines._file = real
+    lines.write({"step": 2})
+    lines.sync()
+    lines.close()
+    assert (tmp_path / "x.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_metrics_with_a_gap_are_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 2.0, "skipped": false}\n')
+    for step, complete in ((1, True), (2, False), (0, True)):
+        metrics = Metrics(file, step)
+        metrics.close()
+        assert metrics.complete is complete
+
+
+def test_an_infinite_perplexity_is_null(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    row = metrics.evaluation(1, 1000.0, 3)
+    assert row["evaluation"] == {"loss": 1000.0, "perplexity": None, "tokens": 3}
+    assert metrics.is_best(1)
+    metrics.evaluation(2, math.nan, 0)
+    assert not metrics.is_best(2)
+    metrics.close()

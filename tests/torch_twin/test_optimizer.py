@@ -1,0 +1,103 @@
+"""AdamW and clipping against their formulas in numpy, and what decays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import diy_torch
+from diy_core.mapping import tensors
+from diy_core.training.config import OptimizerConfig
+from diy_torch.optimizer import build_optimizer, clip_by_global_norm
+from tests.oracles import CONFIGS, random_weights
+from tests.torch_twin.build import build
+from tests.training_oracles import Array, adamw, random_gradients
+
+
+def decayed_names(name: str, options: OptimizerConfig) -> set[str]:
+    """What decays, by the optimizer's own groups, as Hugging Face names."""
+    config = CONFIGS[name]
+    optimizer = build_optimizer(diy_torch.DIYForCausalLM(config), options)
+    names = {t.torch: t.hf for t in tensors(config)}
+    groups = [set(group["param_names"]) for group in optimizer.param_groups]
+    assert groups[0] | groups[1] == set(names)
+    return {
+        names[name]
+        for group in optimizer.param_groups
+        for name in group["param_names"]
+        if group["weight_decay"]
+    }
+
+
+@pytest.mark.parametrize("name", ["biases", "untied"])
+def test_matrices_decay_and_vectors_and_embeddings_do_not(name: str) -> None:
+    found = decayed_names(name, OptimizerConfig())
+    projections = [f"self_attn.{letter}_proj" for letter in "qkvo"]
+    projections += [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
+    assert found == {f"model.layers.{i}.{p}.weight" for i in range(2) for p in projections}
+    more = decayed_names(name, OptimizerConfig(decay_embeddings=True)) - found
+    head = {"lm_head.weight"} if name == "untied" else set()  # a tied head is the embedding
+    assert more == {"model.embed_tokens.weight"} | head
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        OptimizerConfig(),
+        OptimizerConfig(
+            beta1=0.8, beta2=0.999, eps=1e-5, weight_decay=0.3, decay_embeddings=True, clip_norm=0.5
+        ),
+        OptimizerConfig(clip_norm=0.0, weight_decay=0.0),
+    ],
+    ids=["defaults", "another", "neither clipped nor decayed"],
+)
+def test_thirty_steps_are_the_formula(options: OptimizerConfig) -> None:
+    config = CONFIGS["untied"]
+    first = random_weights(config)
+    gradients, rates = random_gradients(first, 30), [1e-2 * (step + 1) / 30 for step in range(30)]
+    model = build(config)
+    named = dict(model.named_parameters())
+    optimizer = build_optimizer(model, options)
+    for drawn, rate in zip(gradients, rates, strict=True):
+        for t in tensors(config):
+            named[t.torch].grad = torch.from_numpy(drawn[t.hf].copy())
+        norm = clip_by_global_norm([p.grad for p in named.values()], options.clip_norm)
+        assert norm.item() == pytest.approx(_norm(drawn), rel=1e-14)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    expected = adamw(first, gradients, rates, options, decayed_names("untied", options))
+    for t in tensors(config):
+        np.testing.assert_allclose(
+            named[t.torch].detach().numpy(), expected[t.hf], rtol=0, atol=1e-13
+        )
+
+
+def _norm(drawn: dict[str, Array]) -> float:
+    return float(np.sqrt(sum((g**2).sum() for g in drawn.values())))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_clipping_is_that_of_torch(scale: float) -> None:
+    arrays = [np.random.default_rng(i).normal(size=(5, 2)) * scale for i in range(3)]
+    ours = [torch.from_numpy(array.copy()) for array in arrays]
+    norm = clip_by_global_norm(ours, 0.5)
+    parameters = [torch.nn.Parameter(torch.zeros(5, 2, dtype=torch.float64)) for _ in arrays]
+    for parameter, array in zip(parameters, arrays, strict=True):
+        parameter.grad = torch.from_numpy(array.copy())
+    assert norm.item() == torch.nn.utils.clip_grad_norm_(parameters, 0.5).item()
+    for one, other in zip(ours, parameters, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.grad)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_moments_have_the_dtype_of_the_parameters(dtype: str) -> None:
+    model = build(CONFIGS["gqa"], getattr(torch, dtype))
+    optimizer = build_optimizer(model, OptimizerConfig())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for parameter in model.parameters():
+        state = optimizer.state[parameter]
+        assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == getattr(torch, dtype)
