@@ -1,6 +1,6 @@
 # make setup          a virtual environment in .venv with everything (DEVICE=cuda: for a GPU)
 # make demo           a real model in both frameworks: checked, converted, asked a question
-# make test           the test suite (DEVICE=cuda: the parity tests on a GPU)
+# make test           the test suite (WORKERS=n: processes; DEVICE=cuda: the parity tests on a GPU)
 # make lint           ruff and mypy
 # make torture        kills, full disks, damaged files and flipped bits by the thousand
 # make witnesses      llama.cpp runs what is exported: compiles for minutes
@@ -9,6 +9,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEVICE ?=
 OUT    ?= demo-output
+WORKERS ?= 2
 GPU    := $(filter cuda gpu,$(DEVICE))
 STAMP  := $(VENV)/.ready$(if $(GPU),-cuda)
 # On a GPU the pins of torch and jax would take CPU builds.
@@ -35,7 +36,7 @@ demo: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
 	$(BIN)/parity demo --out $(OUT) $(if $(MODEL),--model $(MODEL))
 
 test: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
-	$(BIN)/python -m pytest $(if $(DEVICE),--device $(if $(GPU),gpu,$(DEVICE))) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(if $(DEVICE),--device $(if $(GPU),gpu,$(DEVICE)),-n $(WORKERS)) $(PYTEST_ARGS)
 
 lint: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
 	$(BIN)/ruff format --check .

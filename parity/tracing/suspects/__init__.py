@@ -31,7 +31,7 @@ from parity.tracing.suspects.glue import call_suspects, glue_suspects, unknown_i
 from parity.tracing.suspects.gradients import gradient_suspects, missing_gradient
 from parity.tracing.suspects.layers import layer_suspects
 from parity.tracing.suspects.masks import causal_suspects, differing_mask, mask_suspects
-from parity.tracing.suspects.outputs import output_suspects, rounding_suspects
+from parity.tracing.suspects.outputs import channel_suspects, output_suspects, rounding_suspects
 from parity.tracing.suspects.parameters import parameter_suspects
 from parity.tracing.suspects.places import place_suspects
 from parity.tracing.suspects.tables import table_suspects
@@ -51,6 +51,7 @@ HYPOTHESES: tuple[Callable[[Evidence], Iterable[Suspect]], ...] = (
     causal_suspects,
     table_suspects,
     output_suspects,
+    channel_suspects,
     rounding_suspects,
     differing_mask,
     call_suspects,

@@ -55,6 +55,10 @@ def _slots(evidence: Evidence, name: str, old: Value, after: dict[str, Value]) -
     if all(set(a) <= set(b) for a, b in zip(mine, theirs, strict=True)):
         yield from _spoilt(evidence, name, old.torch, new, rows)
         return
+    extra = (old.torch != new.torch).any(axis=(1, 3)) & ~(old.torch != new.flax).any(axis=(1, 3))
+    subset = any(theirs) and all(set(b) <= set(a) for a, b in zip(mine, theirs, strict=True))
+    if subset and (extra & old.torch.any(axis=(1, 3))).any():
+        return  # the other way round: that side spoils what was there
     said = ", ".join(
         f"row {i}: {_short(theirs[i])} in {odd}, {_short(mine[i])} in {usual}" for i in rows[:3]
     )

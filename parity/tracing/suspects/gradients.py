@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from parity.tracing.errors import relative_error
 from parity.tracing.result import Suspect
 from parity.tracing.suspects.evidence import Value, value_evidence
-from parity.tracing.suspects.outputs import output_suspects, rounding_suspects
+from parity.tracing.suspects.outputs import channel_suspects, output_suspects, rounding_suspects
 from parity.tracing.suspects.places import place_suspects
 
 Array = NDArray[Any]
@@ -74,11 +74,14 @@ def _explained(
         yield from _related(what, a, b, before, bound)
         yield from _sum(what, value, known, bound)
         evidence = value_evidence(value, f"the gradient of {what}", bound)
-        for hypothesis in (output_suspects, rounding_suspects, place_suspects):
+        for hypothesis in _OF_VALUES:
             for view in (evidence, evidence.mirrored()):
                 for suspect in hypothesis(view):
                     yield dataclasses.replace(suspect, name=f"gradient-{suspect.name}")
                     return
+
+
+_OF_VALUES = (output_suspects, channel_suspects, rounding_suspects, place_suspects)
 
 
 def _sum(what: str, value: Value, known: Mapping[str, Value], bound: float) -> Iterator[Suspect]:
@@ -118,6 +121,6 @@ def _related(what: str, a: Array, b: Array, before: float, bound: float) -> Iter
         words = f"the gradient of {what} looks transposed"
         yield Suspect("gradient-transposed", words, before, after)
     limit = float(np.abs(b).max())
-    if (after := relative_error(np.clip(a, -limit, limit), b)) <= bound:
+    if np.isfinite(limit) and (after := relative_error(np.clip(a, -limit, limit), b)) <= bound:
         words = f"the gradient of {what} is clipped to {limit:.4g} in Flax"
         yield Suspect("gradient-clipped", words, before, after)

@@ -55,7 +55,7 @@ def causal_suspects(evidence: Evidence) -> Iterator[Suspect]:
 def differing_mask(evidence: Evidence) -> Iterator[Suspect]:
     """In words, where two masks differ; for when nothing explains it."""
     one, other = evidence.target.torch, evidence.target.flax
-    if one.dtype != bool or one.ndim < 2 or one.shape != other.shape:
+    if one.dtype != bool or one.ndim < 2 or one.shape != other.shape or not evidence.target.error:
         return
     more, fewer = int((other & ~one).sum()), int((one & ~other).sum())
     where = np.argwhere(one != other)

@@ -77,6 +77,11 @@ def _looks(parameter: Parameter, evidence: Evidence) -> tuple[str, str]:
     for a, b, side in sides if part is not None else ():
         if found := describe(a[part], b[part]) or rows_alike(b[part]):
             return found[0], f"{found[1]}{side}{where}"
+    for link, array in others:  # as a rule it is Flax's that were carried over
+        same = array.shape == one.shape and np.array_equal(array, one)
+        if same or (array.T.shape == one.shape and np.array_equal(array.T, one)):
+            words = f"holds the values of {link.torch}{'' if same else ', transposed'}"
+            return "weight-of-another", f"{words} (on the PyTorch side)"
     if found := _of_others(other, others):
         return found
     for a, b, side in sides:

@@ -33,6 +33,7 @@ def describe(right: Array, wrong: Array) -> tuple[str, str] | None:
     for name, words, changed in ways:
         if changed.shape == wrong.shape and relative_error(changed, wrong) <= _EQUAL:
             return name, words
+        del changed  # before the next one is made
     return None
 
 
@@ -48,14 +49,14 @@ def _changed(array: Array, other: Array) -> Iterator[Changed]:
         yield "weight-exponential", "looks stored as its logarithm", np.exp(array)
     for name, dtype in ROUNDED.items():
         for first in (np.float64, np.float32):  # some libraries go by way of float32
-            narrow = array.astype(first).astype(dtype).astype(np.float64)
-            yield "weight-rounded", f"is rounded to {name}", narrow
-    cut = (array.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-    yield "weight-rounded", "is cut off to bfloat16, not rounded", cut.astype(np.float64)
+            narrow = array.astype(first, copy=False).astype(dtype)
+            yield "weight-rounded", f"is rounded to {name}", narrow.astype(np.float64)
+    narrow = (array.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    yield "weight-rounded", "is cut off to bfloat16, not rounded", narrow.astype(np.float64)
+    del narrow
     limit = float(np.abs(other).max())
     if limit < np.abs(array).max():
-        clipped = np.clip(array, -limit, limit)
-        yield "weight-clipped", f"is cut off at {limit:.6g}", clipped
+        yield "weight-clipped", f"is cut off at {limit:.6g}", np.clip(array, -limit, limit)
     yield "weight-squared", "looks stored as its square root", np.square(array)
     yield from _quantised(array, other)
     yield from _scaled(array, other)

@@ -1,0 +1,182 @@
+"""Norms, linear layers and embeddings that are computed otherwise, by torch's own in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from parity.tracing.suspects import explain
+from tests.parity.test_suspects_evidence import both_sides, evidence_of, first, normal
+
+D = 8
+Tensor = torch.Tensor
+Norm = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def rms(x: Tensor, w: Tensor | None, eps: float = 1e-5) -> Tensor:
+    return functional.rms_norm(x, (D,), w, eps)
+
+
+def layer(x: Tensor, w: Tensor, b: Tensor | None, eps: float = 1e-5) -> Tensor:
+    return functional.layer_norm(x, (D,), w, b, eps)
+
+
+NORMS: dict[str, tuple[Norm, str]] = {
+    "eps": (lambda x, w, b: rms(x, w, 1e-6), "eps 1e-06 in {odd}"),
+    "any eps": (lambda x, w, b: rms(x, w, 0.0123), "eps 0.0123 in {odd}"),
+    "1 + w": (lambda x, w, b: rms(x, w + 1), "weight 1 + w in {odd}"),
+    "no weight": (lambda x, w, b: rms(x, None), "weight none in {odd}"),
+    "exp": (lambda x, w, b: rms(x, w.exp()), "weight exp(w) in {odd}"),
+    "mean": (lambda x, w, b: layer(x, w, None), "mean subtracted in {odd}"),
+    "float32": (lambda x, w, b: rms(x.float(), None).double() * w, "precision float32 in {odd}"),
+    "twice": (lambda x, w, b: rms(rms(x, w), w), "applied twice in {odd}"),
+    "nothing": (lambda x, w, b: x, "not normalised in {odd}"),
+    "outside": (
+        lambda x, w, b: x / (x.square().mean(-1, keepdim=True).sqrt() + 1e-5) * w,
+        "eps outside the root in {odd}",
+    ),
+    "sum": (lambda x, w, b: x / (x.square().sum(-1, keepdim=True) + 1e-5).sqrt() * w, "a sum in"),
+    "positions": (
+        lambda x, w, b: functional.rms_norm(x.mT, (x.shape[1],), None, 1e-5).mT * w,
+        "normalised over positions",
+    ),
+}
+
+
+@both_sides
+@pytest.mark.parametrize("case", NORMS)
+def test_a_norm_is_another(case: str, odd: str) -> None:
+    change, words = NORMS[case]
+    x, w = normal(2, 3, D) * 0.1, normal(D, seed=1)
+    ours, weight = torch.from_numpy(x), torch.from_numpy(w)
+    right, wrong = rms(ours, weight).numpy(), change(ours, weight, None).numpy()
+    # float32 sums in another order.
+    bound = 2e-7 if case == "float32" else 1e-9 if case == "any eps" else 1e-12
+    evidence = evidence_of(
+        right, wrong, odd, inputs={"args.0": x}, parameters={"weight": w}, bound=bound
+    )
+    (suspect,) = explain(evidence)
+    if case == "float32":  # as small as a rounding: it may be told by its size
+        assert "float32" in suspect.sentence
+        return
+    assert suspect.name.startswith("norm-")
+    assert words.format(odd=odd) in suspect.sentence
+    assert suspect.after is not None
+    assert suspect.after <= bound < suspect.before
+
+
+@both_sides
+@pytest.mark.parametrize("case", ["bias", "mean"])
+def test_a_layer_norm_is_another(case: str, odd: str) -> None:
+    x, w, b = normal(2, 3, D), normal(D, seed=1), normal(D, seed=2)
+    ours, weight, bias = (torch.from_numpy(a) for a in (x, w, b))
+    right = layer(ours, weight, bias).numpy()
+    wrong = (layer(ours, weight, None) if case == "bias" else rms(ours, weight) + bias).numpy()
+    words = f"bias left out in {odd}" if case == "bias" else f"plain in {odd}"
+    evidence = evidence_of(
+        right, wrong, odd, inputs={"args.0": x}, parameters={"weight": w, "bias": b}
+    )
+    (suspect,) = explain(evidence)
+    assert words in suspect.sentence
+    assert not explain(
+        evidence_of(right, right, inputs={"args.0": x}, parameters={"weight": w, "bias": b})
+    )
+
+
+@both_sides
+@pytest.mark.parametrize(
+    ("training", "eps", "words"),
+    [(True, 1e-5, "statistics of the batch in {}"), (False, 1e-3, "eps 0.001 in {}")],
+)
+def test_a_batch_norm_is_another(training: bool, eps: float, words: str, odd: str) -> None:
+    x = normal(6, D)
+    tensors = {
+        "weight": normal(D, seed=1),
+        "bias": normal(D, seed=2),
+        "running_mean": normal(D, seed=3),
+        "running_var": normal(D, seed=4) ** 2,
+    }
+    w, b, mean, var = (torch.from_numpy(a.copy()) for a in tensors.values())
+    right, wrong = (
+        functional.batch_norm(torch.from_numpy(x), mean.clone(), var.clone(), w, b, t, 0.1, e)
+        for t, e in ((False, 1e-5), (training, eps))
+    )
+    evidence = evidence_of(
+        right.numpy(), wrong.numpy(), odd, inputs={"args.0": x}, parameters=tensors
+    )
+    (suspect,) = explain(evidence)
+    assert suspect.name.startswith("norm-")
+    assert words.format(odd) in suspect.sentence
+
+
+LINEARS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {
+    "transposed": (lambda x, w, b: functional.linear(x, w.T, b), "weight transposed in {odd}"),
+    "no bias": (lambda x, w, b: functional.linear(x, w), "bias left out in {odd}"),
+    "bias twice": (lambda x, w, b: functional.linear(x, w, b) + b, "bias twice in {odd}"),
+    "bfloat16": (
+        lambda x, w, b: functional.linear(x.bfloat16().double(), w.bfloat16().double(), b),
+        "precision bfloat16 in {odd}",
+    ),
+}
+
+
+@both_sides
+@pytest.mark.parametrize("case", LINEARS)
+def test_a_linear_layer_is_another(case: str, odd: str) -> None:
+    change, words = LINEARS[case]
+    x, w, b = normal(2, 3, D), normal(D, D, seed=1), normal(D, seed=2)
+    ours, weight, bias = torch.from_numpy(x), torch.from_numpy(w.T), torch.from_numpy(b)
+    right = functional.linear(ours, weight, bias).numpy()
+    evidence = evidence_of(
+        right,
+        change(ours, weight, bias).numpy(),
+        odd,
+        inputs={"args.0": x},
+        parameters={"weight": w, "bias": b},
+    )
+    (suspect,) = explain(evidence)
+    assert suspect.name.startswith("linear-")
+    assert words.format(odd=odd) in suspect.sentence
+
+
+EMBEDDINGS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "scaled": (lambda i, t: functional.embedding(i, t) * D**0.5, "scaled by sqrt(8) in {odd}"),
+    "next": (lambda i, t: functional.embedding(i + 1, t), "ids +1 in {odd}"),
+    "padding": (
+        lambda i, t: functional.embedding(i, t) * (i != 3)[..., None],
+        "padding: id 3 gives zeros in {odd}",
+    ),
+    "shifted": (lambda i, t: functional.embedding(i.roll(1, 1), t), "shifted by +1 positions"),
+    "unit": (
+        lambda i, t: functional.normalize(functional.embedding(i, t), dim=-1),
+        "normalised to length 1 in {odd}",
+    ),
+}
+
+
+@both_sides
+@pytest.mark.parametrize("case", EMBEDDINGS)
+def test_an_embedding_is_another(case: str, odd: str) -> None:
+    change, words = EMBEDDINGS[case]
+    ids, table = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]]), torch.from_numpy(normal(12, D))
+    evidence = evidence_of(
+        functional.embedding(ids, table).numpy(),
+        change(ids, table).numpy(),
+        odd,
+        inputs={"args.0": ids.numpy()},
+        parameters={"weight": table.numpy()},
+    )
+    suspect = first(evidence, explain(evidence)[0].name, words.format(odd=odd))
+    assert suspect.name.startswith("embedding-")
+
+
+def test_another_embedding_altogether() -> None:
+    ids, table = torch.arange(5)[None], normal(12, D)
+    known: dict[str, Any] = {"inputs": {"args.0": ids.numpy()}, "parameters": {"weight": table}}
+    right = table[ids.numpy()]
+    assert not explain(evidence_of(right, normal(1, 5, D, seed=2), **known))
+    assert not explain(evidence_of(right, right, **known))
