@@ -1,9 +1,11 @@
-"""What the command lines of the two twins share: `diy-torch generate`, `diy-jax generate`."""
+"""What the command lines of the two twins share: `diy-torch generate`, `diy-jax data`, ..."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +25,22 @@ DTYPES = ("float32", "bfloat16", "float64")
 Generate = Callable[..., Any]
 # (directory, dtype name, device or None) -> Generate
 Load = Callable[[str, str, str | None], Generate]
+TRAIN_HELP = "train a model, from scratch or from a Hugging Face directory"
+
+
+@dataclasses.dataclass(frozen=True)
+class Commands:
+    """What a twin puts behind its command line.
+
+    Attributes:
+        load: a model to generate with.
+        train: runs `train` with what follows it, and returns the exit code.
+        export: (run directory, step or None, output, overwrite) -> a line about what was written.
+    """
+
+    load: Load
+    train: Callable[[Sequence[str]], int]
+    export: Callable[[str, int | None, str, bool], str]
 
 
 def build_parser(program: str, framework: str, devices: str) -> argparse.ArgumentParser:
@@ -46,16 +64,90 @@ def build_parser(program: str, framework: str, devices: str) -> argparse.Argumen
     generate.add_argument(
         "--json", action="store_true", help="print one object with prompt, text and token ids"
     )
+    _add_data(commands)
+    commands.add_parser("train", help=TRAIN_HELP, add_help=False)  # it has a parser of its own
+    _add_export(commands)
     return parser
 
 
-def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, load: Load) -> int:
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser(
+        "data",
+        help="tokenise text for training",
+        description="Tokenise text, JSONL or parquet once, into a directory of token files. A run "
+        "that was interrupted goes on where it stopped.",
+    )
+    data.add_argument(
+        "sources",
+        metavar="SOURCE",
+        nargs="+",
+        help="files, directories, patterns, or builtin:pydoc (the help texts of Python)",
+    )
+    data.add_argument("--out", required=True, metavar="DIR", help="the directory to write")
+    data.add_argument(
+        "--tokenizer", required=True, metavar="DIR", help="a Hugging Face directory, or bytes"
+    )
+    data.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the documents for DIR/validation, such as 0.01 (default: none)",
+    )
+    data.add_argument(
+        "--separator",
+        metavar="TEXT",
+        help="what stands between the documents of a text file; \\n is a line break, so \\n\\n an "
+        "empty line (default: each file is one document)",
+    )
+    data.add_argument(
+        "--field", default="text", help="where JSONL and parquet hold the text (default: text)"
+    )
+    data.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one for each CPU)"
+    )
+    data.add_argument("--overwrite", action="store_true", help="replace prepared data at DIR")
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="a checkpoint of a training run as a Hugging Face directory",
+        description="Write the weights of a checkpoint of a training run as a Hugging Face "
+        "directory, with config.json and the tokenizer of the run.",
+    )
+    export.add_argument("run", metavar="RUN", help="the directory of the run")
+    export.add_argument(
+        "--step", type=int, metavar="N", help="of the checkpoint (default: the newest)"
+    )
+    export.add_argument("--out", required=True, metavar="DIR", help="the directory to write")
+    export.add_argument("--overwrite", action="store_true", help="replace a model at DIR")
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, commands: Commands) -> int:
     """Run one command; errors of the input are one message and exit code 2."""
-    arguments = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    training = words[:1] == ["train"]
+    arguments = parser.parse_args(words[:1] if training else words)
     try:
-        _generate(arguments, load)
+        if training:
+            return commands.train(words[1:])
+        if arguments.command == "data":
+            _prepare(arguments)
+        elif arguments.command == "export":
+            step, out = arguments.step, arguments.out
+            print(commands.export(arguments.run, step, out, arguments.overwrite))
+        else:
+            _generate(arguments, commands.load)
     except (CheckpointError, ValueError, OSError) as error:
         print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except ModuleNotFoundError as error:
+        print(
+            f"{parser.prog} {arguments.command}: {error} (pip install 'diy-lm[train]' has all that "
+            "training needs)",
+            file=sys.stderr,
+        )
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print(f"\n{parser.prog} {arguments.command}: interrupted", file=sys.stderr)
@@ -87,6 +179,26 @@ def _generate(arguments: argparse.Namespace, load: Load) -> None:
         print(json.dumps({"prompt": prompt, "text": text, "prompt_ids": ids, "new_ids": new}))
     else:
         print()
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from diy_core.data import VALIDATION, TokenData, prepare  # other commands do without
+
+    separator = arguments.separator
+    data = prepare(
+        arguments.sources,
+        arguments.out,
+        tokenizer=arguments.tokenizer,
+        validation=arguments.validation,
+        separator=None if separator is None else separator.replace("\\n", "\n"),
+        field=arguments.field,
+        workers=(os.cpu_count() or 1) if arguments.workers is None else arguments.workers,
+        overwrite=arguments.overwrite,
+        progress=True,
+    )
+    held_out = data.path / VALIDATION
+    for part in [data, *([TokenData(held_out)] if held_out.is_dir() else [])]:
+        print(f"{part.path}: {len(part):,} documents, {part.tokens.size:,} tokens")
 
 
 def printer(tokenizer: Tokenizer, write: Callable[[str], Any] | None = None) -> OnTokens:

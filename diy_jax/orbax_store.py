@@ -4,20 +4,14 @@
     DIR/state/        the params in the Flax layout; Orbax v0 reads this folder
     DIR/config.json   and tokenizer.json, ... as in a Hugging Face directory
 
-The one place that calls Orbax, through its v1 interface. Parameters go in and out in groups
-(Orbax's partial saving and loading), so that memory does not grow with the model.
+Parameters go in and out in groups (Orbax's partial saving and loading), so that memory does not
+grow with the model.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import re
-import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +29,19 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
 from diy_core.memory import returning_buffers
+from diy_jax.orbax_files import (
+    READING,
+    cannot_read,
+    context,
+    plain_errors,
+    settled,
+    without_reports,
+)
 
 STATE = "state"
 _OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
-# Orbax keeps an array as one chunk unless told otherwise, and then holds it several times.
-_CHUNK = 16 << 20  # bytes
 # Every group that is written costs a round of metadata, so a few are better than many.
 _GROUP = 64 << 20  # bytes
-_READING = threading.Lock()  # reports are switched off for the whole process
-_PATIENCE = 50  # tenths of a second that a failed write may go on for
 
 
 def is_store(path: str | Path) -> bool:
@@ -79,10 +77,10 @@ class OrbaxReader(Reader):
             if file.is_file() and file.stat().st_size > JSON_LIMIT:  # Orbax would read all of it
                 raise CheckpointError(file, f"is longer than {JSON_LIMIT} bytes")
         try:
-            with _without_reports():
+            with without_reports():
                 metadata = ocp.metadata(path).metadata
         except Exception as error:  # damaged files surface as exceptions of many kinds
-            raise _cannot_read(path, error) from error
+            raise cannot_read(path, error) from error
         if not isinstance(metadata, Mapping):
             raise CheckpointError(path, f"Orbax finds no params in it: {metadata!r}")
         self._leaves = flatten(metadata)
@@ -122,14 +120,14 @@ class OrbaxReader(Reader):
         leaves = [self._leaves[path] for path in paths.values()]
         try:
             # Orbax reads in many threads, and what they free would stay in the heap of each.
-            with _READING, returning_buffers(), _without_reports(), _context():
+            with READING, returning_buffers(), without_reports(), context():
                 wanted = {
                     path: np.empty(leaf.shape, leaf.dtype)
                     for path, leaf in zip(paths.values(), leaves, strict=True)
                 }
                 tree = flatten(ocp.load(self.path, unflatten(wanted)))
         except Exception as error:  # damaged files surface as exceptions of many kinds
-            raise _cannot_read(self.path, error) from error
+            raise cannot_read(self.path, error) from error
         del wanted
         result = {}
         for name, path in paths.items():
@@ -173,10 +171,10 @@ class OrbaxWriter(Writer):
         self._source, self._layout = source, layout
         self._tensors = {tensor.hf: tensor for tensor in tensors(source.config)}
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_without_reports())
-            stack.enter_context(_plain_errors(path))
+            stack.enter_context(without_reports())
+            stack.enter_context(plain_errors(path))
             self._temporary = stack.enter_context(atomic_directory(path, overwrite=overwrite))
-            stack.enter_context(_settled(self._temporary))
+            stack.enter_context(settled(self._temporary))
             self._stack = stack.pop_all()
         # Orbax wants a directory of its own making, so its files move up from one at the end.
         self._orbax = self._temporary / "orbax"
@@ -188,7 +186,7 @@ class OrbaxWriter(Writer):
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write some prepared tensors."""
         flat = {self._tensors[name].flax: array for name, array in arrays.items()}
-        with _context():
+        with context():
             ocp.partial.save(self._orbax, unflatten(flat))
 
     def finish(self, manifest: Manifest) -> OrbaxReader:
@@ -226,75 +224,6 @@ def load_params(
     by_name = {tensor.hf: tensor for tensor in tensors(reader.config)}
     named = ((by_name[name], array) for name, array in reader.read_all(verify))
     return reader.config, build_params(named, dtype)
-
-
-@contextlib.contextmanager
-def _plain_errors(path: Path) -> Iterator[None]:
-    """The system's error instead of a ValueError that has it among a thousand other characters."""
-    try:
-        yield
-    except ValueError as error:
-        if code := re.search(r"\[os_error_code='(\d+)'\]", str(error)):
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-        raise
-
-
-@contextlib.contextmanager
-def _settled(folder: Path) -> Iterator[None]:
-    """After an error, wait for Orbax's other writes, which would make removed folders anew."""
-    try:
-        yield
-    except BaseException:
-        seen: list[tuple[str, int]] = []
-        for _ in range(_PATIENCE):
-            time.sleep(0.1)
-            now = [(name, len(files)) for name, _, files in os.walk(folder)]
-            if now == seen:
-                break
-            seen = now
-        raise
-
-
-@contextlib.contextmanager
-def _without_reports() -> Iterator[None]:
-    """Orbax raises an error, and also prints it from each of its threads, hundreds of lines of it.
-
-    After an error it stays so: what went on beside the thing that failed may end at any time.
-    """
-    loggers, usual = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
-    if _is_no_report in loggers[0].filters:  # inside of another, or after an error
-        yield
-        return
-
-    def hook(unraisable: sys.UnraisableHookArgs) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":  # nobody waits for it any more
-            usual(unraisable)
-
-    for logger in loggers:
-        logger.addFilter(_is_no_report)
-    sys.unraisablehook = hook
-    yield
-    for logger in loggers:
-        logger.removeFilter(_is_no_report)
-    sys.unraisablehook = usual
-
-
-def _is_no_report(record: logging.LogRecord) -> bool:
-    return record.exc_info is None and "Failed to get metadata" not in record.getMessage()
-
-
-def _cannot_read(path: Path, error: Exception) -> CheckpointError:
-    text = str(error).split(" [tensorstore_spec")[0]
-    return CheckpointError(path, f"Orbax cannot read it: {text or repr(error)}")
-
-
-def _context() -> ocp.Context:
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    context.array.saving.storage_options.chunk_byte_size = _CHUNK
-    # Weights hardly shrink, and compressing them takes half of the time.
-    context.array.saving.use_compression = False
-    return context
 
 
 def _refuse_foreign(path: Path) -> None:

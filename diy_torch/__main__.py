@@ -1,4 +1,4 @@
-"""The command line: `diy-torch generate`."""
+"""The command line: `diy-torch generate`, `data`, `train`, `export`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from diy_core.command_line import Generate, build_parser, run
+from diy_core.command_line import Commands, Generate, build_parser, run
 from diy_torch.generate import generate
 from diy_torch.model import DIYForCausalLM
 
@@ -23,9 +23,27 @@ def _load(path: str, dtype: str, device: str | None) -> Generate:
     return partial(generate, model)
 
 
+def _train(argv: Sequence[str]) -> int:
+    from diy_core.training import command  # these need the `train` extra
+    from diy_torch.train import assemble
+
+    return command.run("diy-torch train", argv, assemble)
+
+
+def _export(run_directory: str, step: int | None, out: str, overwrite: bool) -> str:
+    from diy_core.training.export import export
+    from diy_torch.training_store import TrainingStore
+
+    return export(TrainingStore, run_directory, step, out, overwrite=overwrite)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    return run(build_parser("diy-torch", "PyTorch", "cpu, cuda, cuda:1, ..."), argv, _load)
+    return run(
+        build_parser("diy-torch", "PyTorch", "cpu, cuda, cuda:1, ..."),
+        argv,
+        Commands(_load, _train, _export),
+    )
 
 
 if __name__ == "__main__":

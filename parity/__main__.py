@@ -1,4 +1,4 @@
-"""The command line: `parity check`, `convert`, `inspect`, `diff`, `trace`, `faults`, `demo`."""
+"""Commands: `parity check`, `convert`, `inspect`, `diff`, `switch`, `trace`, `faults`, `demo`."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
 
     add_checkpoint_commands(commands)
+    _add_switch(commands)
     add_trace_commands(commands, _add_device)
 
     demo = commands.add_parser(
@@ -85,6 +86,22 @@ def build_parser() -> argparse.ArgumentParser:
     _add_device(demo)
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _add_switch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    switch = commands.add_parser(
+        "switch",
+        help="go on with a training run in the other framework",
+        description="Make a run directory of diy-jax out of one of diy-torch, or the other way: "
+        "weights, moments, counters and the position in the data, to the bit, and the curves so "
+        "far. RUN stays as it is; NEW_RUN is written whole or not at all.",
+    )
+    switch.add_argument("source", metavar="RUN", help="the directory of a run")
+    switch.add_argument("destination", metavar="NEW_RUN", help="the directory to write")
+    switch.add_argument(
+        "--step", type=int, metavar="N", help="of the checkpoint (default: the newest)"
+    )
+    switch.set_defaults(run=_switch)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +186,23 @@ def _command(arguments: argparse.Namespace) -> str:
         if value := getattr(arguments, option):
             words += [f"--{option}", value]
     return shlex.join([*words, "--device", arguments.device])
+
+
+def _switch(arguments: argparse.Namespace) -> int:
+    from parity.switch import switch
+
+    new_run = arguments.destination
+    program = switch(
+        arguments.source,
+        new_run,
+        step=arguments.step,
+        report=lambda text: print(text, file=sys.stderr),
+    )
+    print(
+        f"{new_run} is a run of {program}: {program} train --config "
+        f"{shlex.quote(str(Path(new_run) / 'config.yaml'))} --resume auto"
+    )
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

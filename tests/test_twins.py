@@ -21,7 +21,7 @@ from tests.bad_inputs import CASES, CONFIG, GENERATE_CASES, IDS, Case
 from tests.oracles import CONFIGS
 
 ROOT = Path(__file__).parents[1]
-WITHOUT_A_TWIN = {"orbax_store.py", "linear.py"}  # torch has its own nn.Linear
+WITHOUT_A_TWIN = {"orbax_files.py", "orbax_store.py", "linear.py"}  # torch has its own nn.Linear
 # What differs because the frameworks do: an array type, arrays given to modules or to a dict,
 # parameters inside the model or beside it.
 NAMES_IN_JAX = {"as_tensor": "as_array", "to_tensor": "to_array", "assign_weights": "build_params"}

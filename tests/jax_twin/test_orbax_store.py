@@ -25,7 +25,7 @@ from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors
-from diy_jax import orbax_store
+from diy_jax import orbax_files, orbax_store
 from diy_jax.orbax_store import OrbaxReader, OrbaxWriter, is_store, load_params
 from tests.oracles import tiny
 from tests.tiny_checkpoints import (
@@ -79,7 +79,7 @@ def same_tree(found: Any, expected: dict[tuple[str, ...], np.ndarray]) -> bool:
 def test_plain_orbax_reads_arrays_in_chunks_of_any_size(
     tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orbax_store, "_CHUNK", chunk)
+    monkeypatch.setattr(orbax_files, "_CHUNK", chunk)
     config = tiny(hidden_size=24, intermediate_size=36, head_dim=10)
     arrays = weights(config)
     path = write(put(tmp_path / "model", arrays, config), tmp_path / "store")

@@ -1,0 +1,136 @@
+"""Orbax for checkpoints of models and of training: the system's errors, arrays in chunks.
+
+Only this file and `orbax_store.py` call Orbax, through its v1 interface.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from diy_core.errors import CheckpointError
+from diy_core.mapping import unflatten
+from diy_core.memory import returning_buffers
+
+# Orbax keeps an array as one chunk unless told otherwise, and then holds it several times.
+_CHUNK = 16 << 20  # bytes
+READING = threading.Lock()  # reports are switched off for the whole process
+_PATIENCE = 50  # tenths of a second that a failed write may go on for
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Write a nested dict of numpy arrays; `path` must not exist.
+
+    Raises:
+        OSError: the disk is full, ...
+    """
+    path = path.absolute()  # Orbax finds nothing at a relative path, in silence
+    with without_reports(), plain_errors(path), settled(path.parent), context():
+        ocp.save(path, tree)
+
+
+def load_tree(path: Path, layout: Any) -> Any:
+    """The arrays of a nested dict of `Stored`, as numpy, each in the dtype of its `Stored`.
+
+    Orbax casts in silence what is of another dtype: whoever reads compares with a sum.
+
+    Raises:
+        CheckpointError: Orbax cannot read them.
+    """
+    path = path.absolute()  # Orbax finds nothing at a relative path, in silence
+    wanted: dict[tuple[str, ...], Any] = {
+        (kind, name): np.empty(stored.shape, stored.dtype)
+        for kind, leaves in layout.items()
+        for name, stored in leaves.items()
+    }
+    try:
+        with READING, returning_buffers(), without_reports(), context():
+            loaded = ocp.load(path, unflatten(wanted))
+    except Exception as error:  # damaged files surface as exceptions of many kinds
+        raise cannot_read(path, error) from error
+    return {
+        kind: {name: np.asarray(leaf) for name, leaf in leaves.items()}
+        for kind, leaves in loaded.items()
+    }
+
+
+@contextlib.contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """The system's error instead of a ValueError that has it among a thousand other characters."""
+    try:
+        yield
+    except ValueError as error:
+        if code := re.search(r"\[os_error_code='(\d+)'\]", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def settled(folder: Path) -> Iterator[None]:
+    """After an error, wait for Orbax's other writes, which would make removed folders anew."""
+    try:
+        yield
+    except BaseException:
+        seen: list[tuple[str, int]] = []
+        for _ in range(_PATIENCE):
+            time.sleep(0.1)
+            now = [(name, len(files)) for name, _, files in os.walk(folder)]
+            if now == seen:
+                break
+            seen = now
+        raise
+
+
+@contextlib.contextmanager
+def without_reports() -> Iterator[None]:
+    """Orbax raises an error, and also prints it from each of its threads, hundreds of lines of it.
+
+    After an error it stays so: what went on beside the thing that failed may end at any time.
+    """
+    loggers, usual = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    if _is_no_report in loggers[0].filters:  # inside of another, or after an error
+        yield
+        return
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":  # nobody waits for it any more
+            usual(unraisable)
+
+    for logger in loggers:
+        logger.addFilter(_is_no_report)
+    sys.unraisablehook = hook
+    yield
+    for logger in loggers:
+        logger.removeFilter(_is_no_report)
+    sys.unraisablehook = usual
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return record.exc_info is None and "Failed to get metadata" not in record.getMessage()
+
+
+def cannot_read(path: Path, error: Exception) -> CheckpointError:
+    """What a user should see of an error of Orbax."""
+    text = str(error).split(" [tensorstore_spec")[0]
+    return CheckpointError(path, f"Orbax cannot read it: {text or repr(error)}")
+
+
+def context() -> ocp.Context:
+    """In which arrays are read in part, and written in chunks without compression."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    context.array.saving.storage_options.chunk_byte_size = _CHUNK
+    # Weights hardly shrink, and compressing them takes half of the time.
+    context.array.saving.use_compression = False
+    return context
