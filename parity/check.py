@@ -34,6 +34,7 @@ from parity.plan import (
     require_supported,
 )
 from parity.series import (
+    BACKWARD_POSITIONS,
     DECODE_POSITIONS,
     FORWARD_POSITIONS,
     Curve,
@@ -256,12 +257,26 @@ class _Run:
         assert self.truth is not None
         self.curves += [
             position_curve(
-                FORWARD_POSITIONS, dtype, side, self.batch, found.logits, self.truth.logits
+                FORWARD_POSITIONS, dtype, side, self.batch.valid, found.logits, self.truth.logits
             )
             for side, found in seen.items()
+        ]
+        self.curves += [
+            position_curve(
+                BACKWARD_POSITIONS,
+                dtype,
+                side,
+                self.batch.labels >= 0,
+                found.embedded,
+                self.truth.embedded,
+            )
+            for side, found in seen.items()
+            if found.embedded is not None and self.truth.embedded is not None
         ]
 
     def _decode_positions(self, dtype: str, twin: str, logits: NDArray[np.float64]) -> None:
         self.curves.append(
-            position_curve(DECODE_POSITIONS, dtype, twin, self.decoding.batch, logits, self.full)
+            position_curve(
+                DECODE_POSITIONS, dtype, twin, self.decoding.batch.valid, logits, self.full
+            )
         )

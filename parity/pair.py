@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from flax import linen as nn
 from numpy.typing import NDArray
 
 import diy_jax
@@ -24,6 +25,7 @@ from diy_core.memory import trim
 from diy_torch.checkpoint import to_numpy
 from parity.environment import TORCH_DTYPES, Device
 
+EMBEDDING = "model.embed_tokens"
 LOGITS = "logits"
 _PARTS = (
     ".attention_norm",
@@ -44,10 +46,13 @@ class Observation:
         activations: output of each module by its torch path, in the order of execution, and the
             logits; valid positions only, (tokens, features).
         gradients: of the mean cross-entropy, by Hugging Face name, in the torch layout.
+        embedded: its gradient by what the embedding gives, at the positions that have a label:
+            (labels, D); None without gradients.
     """
 
     activations: dict[str, NDArray[Any]]
     gradients: dict[str, NDArray[Any]]
+    embedded: NDArray[Any] | None = None
 
     @property
     def logits(self) -> NDArray[Any]:
@@ -121,12 +126,16 @@ class Pair:
     def observe_torch(self, batch: Batch, gradients: bool = True) -> Observation:
         """Run the PyTorch twin, forward and (if wanted) backward."""
         activations: dict[str, NDArray[Any]] = {}
+        embedded: list[torch.Tensor] = []
         valid = batch.valid
 
         def record(name: str) -> Callable[..., None]:
             def hook(module: Any, args: Any, output: Any) -> None:
                 output = output[0] if isinstance(output, tuple) else output
                 activations[name] = to_numpy(output.detach())[valid]
+                if gradients and name == EMBEDDING:
+                    output.retain_grad()
+                    embedded.append(output)
 
             return hook
 
@@ -153,7 +162,9 @@ class Pair:
             assert grad is not None, tensor.torch
             found[tensor.hf] = to_numpy(grad)
             parameters[tensor.torch].grad = None
-        return Observation(activations, found)
+        by_position = embedded[0].grad
+        assert by_position is not None
+        return Observation(activations, found, to_numpy(by_position)[batch.labels >= 0])
 
     def full_logits(self, batch: Batch, twin: str = "torch") -> NDArray[np.float64]:
         """Logits of one twin at the valid tokens, by one full forward: (tokens, V)."""
@@ -171,7 +182,10 @@ class Pair:
         params = jax.device_put(self.params, self.device.jax)
         labels = batch.labels.astype(np.int32)
         run = _gradients if gradients else _forward
-        (_, (logits, captured)), grads = run(self.flax, params, batch.ids, batch.lengths, labels)
+        (_, (logits, captured)), found_gradients = run(
+            self.flax, params, batch.ids, batch.lengths, labels
+        )
+        grads, embedded = found_gradients
         flat = flatten(grads)
         valid, outputs = batch.valid, flatten(captured)
         activations = {}
@@ -184,7 +198,8 @@ class Pair:
             tensor.hf: tensor.to_flax.inverse(np.asarray(flat[tensor.flax]))
             for tensor in (tensors(self.config) if gradients else [])
         }
-        return Observation(activations, found)
+        by_position = np.asarray(embedded)[labels >= 0] if gradients else None
+        return Observation(activations, found, by_position)
 
 
 def release_memory() -> None:
@@ -205,7 +220,7 @@ def module_names(config: DIYConfig) -> list[str]:
         for layer in range(config.num_hidden_layers)
         for part in _PARTS
     ]
-    return ["model.embed_tokens", *layers, "model.norm", "model"]
+    return [EMBEDDING, *layers, "model.norm", "model"]
 
 
 def torch_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -226,29 +241,42 @@ def flax_cross_entropy(logits: Any, labels: Any) -> Any:
     return jnp.where(labels >= 0, losses, 0)
 
 
-def _loss(model: Any, params: Any, ids: Any, lengths: Any, labels: Any) -> Any:
-    """Mean cross-entropy of the next tokens; beside it logits and every module's output."""
-    logits, state = model.apply(
-        {"params": params},
-        ids,
-        seq_lengths=lengths,
-        capture_intermediates=True,
-        mutable=["intermediates"],
-    )
+def _loss(model: Any, params: Any, nudge: Any, ids: Any, lengths: Any, labels: Any) -> Any:
+    """Mean cross-entropy of the next tokens; beside it logits and every module's output.
+
+    `nudge` is added to what the embedding gives: zeros, whose gradient is that of the embedding's
+    output.
+    """
+
+    def add(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        found = call(*args, **kwargs)
+        here = context.module.name == "embed_tokens" and context.method_name == "__call__"
+        return found + nudge if here else found
+
+    with nn.intercept_methods(add):
+        logits, state = model.apply(
+            {"params": params},
+            ids,
+            seq_lengths=lengths,
+            capture_intermediates=True,
+            mutable=["intermediates"],
+        )
     loss = flax_cross_entropy(logits, labels).sum() / (labels >= 0).sum()
     return loss, (logits, state["intermediates"])
 
 
 @partial(jax.jit, static_argnums=0)
-def _gradients(model: Any, params: Any, *batch: Any) -> Any:
+def _gradients(model: Any, params: Any, ids: Any, *batch: Any) -> Any:
     """((loss, (logits, outputs)), gradients); compiled once per config and shape."""
-    return jax.value_and_grad(partial(_loss, model), has_aux=True)(params, *batch)
+    zeros = jnp.zeros((*ids.shape, model.config.hidden_size), model.dtype)
+    run = jax.value_and_grad(partial(_loss, model), argnums=(0, 1), has_aux=True)
+    return run(params, zeros, ids, *batch)
 
 
 @partial(jax.jit, static_argnums=0)
 def _forward(model: Any, params: Any, *batch: Any) -> Any:
     """((loss, (logits, outputs)), no gradients)."""
-    return _loss(model, params, *batch), {}
+    return _loss(model, params, 0, *batch), ({}, None)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -16,6 +16,7 @@ from typing import Any
 from parity.lines import ACTIVATION_BOUND, GRADIENT_BOUND
 from parity.series import (
     BACKWARD,
+    BACKWARD_POSITIONS,
     DECODE_POSITIONS,
     FORWARD,
     FORWARD_POSITIONS,
@@ -87,6 +88,14 @@ _KINDS = {
         "position",
         "relative L2 error",
         ACTIVATION_BOUND,
+    ),
+    BACKWARD_POSITIONS: _Kind(
+        "Backward, by position",
+        "Relative error of the loss's gradient by what the embedding gives at each position, the "
+        "worst of the rows.",
+        "position",
+        "relative L2 error",
+        GRADIENT_BOUND,
     ),
     DECODE_POSITIONS: _Kind(
         "Cached decoding, by position",

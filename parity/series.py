@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from parity.compare import Check
 from parity.metrics import Pool, TensorError, pooled_gradients, pooled_outputs, position_errors
-from parity.pair import Batch
 
 FORWARD, BACKWARD = "forward by layer", "backward by layer"
 FORWARD_POSITIONS, DECODE_POSITIONS = "forward by position", "decode by position"
+BACKWARD_POSITIONS = "backward by position"
 LOSS, LOSS_ERROR = "training loss", "training loss error"
 _LAYERS: dict[str, tuple[str, Pool]] = {
     "logits": (FORWARD, pooled_outputs),
@@ -71,12 +71,21 @@ def position_curve(
     figure: str,
     dtype: str,
     side: str,
-    batch: Batch,
+    where: NDArray[np.bool_],
     found: NDArray[Any],
     truth: NDArray[Any],
 ) -> Curve:
-    """The relative error of the logits (tokens, V) at each position, the worst of all rows."""
-    positions = np.nonzero(batch.valid)[1]
+    """The relative error at each position, the worst of all rows.
+
+    Args:
+        figure: which plot.
+        dtype: in which it was computed.
+        side: `torch` or `flax`.
+        where: (B, S), the positions that are compared.
+        found: (positions, features): logits, or gradients.
+        truth: the same in float64.
+    """
+    positions = np.nonzero(where)[1]
     worst = np.zeros(int(positions.max()) + 1)
     np.maximum.at(worst, positions, position_errors(found, truth))
     return Curve(figure, dtype, side, tuple(range(len(worst))), tuple(worst.tolist()))

@@ -55,7 +55,7 @@ def test_a_position_has_the_worst_of_its_rows() -> None:
     batch = Batch(np.zeros((2, 3), np.int32), np.array([3, 2], np.int32))
     truth = np.ones((5, 4))
     found = truth * np.array([1.1, 1.2, 1.3, 1.4, 1.1])[:, None]  # row 0: 3 tokens, row 1: 2
-    curve = position_curve("decode by position", "float32", "torch", batch, found, truth)
+    curve = position_curve("decode by position", "float32", "torch", batch.valid, found, truth)
     assert curve.x == (0, 1, 2)
     assert curve.y == pytest.approx((0.4, 0.2, 0.3))
     assert curve.y[0] == relative_l2(found[3], truth[3])
