@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 
 from diy_jax.train import assemble
 from diy_jax.training_store import TrainingStore
+from tests.jax_cache import compiled_once
 from tests.training_twin_tests import ProcessTests, RunTests
 
 
@@ -18,9 +19,10 @@ class This:
     store = TrainingStore
 
     @staticmethod
-    def precision(dtype: str) -> contextlib.AbstractContextManager[Any]:
-        enabled: contextlib.AbstractContextManager[Any] = jax.enable_x64(dtype == "float64")
-        return enabled
+    @contextlib.contextmanager
+    def precision(dtype: str) -> Iterator[None]:
+        with jax.enable_x64(dtype == "float64"), compiled_once():
+            yield
 
 
 class TestRuns(This, RunTests):

@@ -16,6 +16,7 @@ from diy_torch.training_store import TrainingStore as TorchStore
 from parity.__main__ import main
 from parity.environment import Device, exact
 from parity.switch import switch
+from tests.jax_cache import compiled_once
 from tests.training_runs import STEPS, Runs, distance, losses, same_bits
 
 
@@ -33,7 +34,7 @@ def test_steps_here_and_then_there_are_the_steps_of_one(
 ) -> None:
     one, other = twins[first], twins[second]
     folder = one.folder
-    with exact(device):
+    with exact(device), compiled_once():
         one.train("whole")
         one.train("run", stop_at=9)
         assert switch(folder / "run", folder / "there") == f"diy-{second}"
@@ -52,7 +53,7 @@ def test_steps_here_and_then_there_are_the_steps_of_one(
 
 def test_there_and_back_is_the_same_to_the_bit(twins: dict[str, Runs], device: Device) -> None:
     runs, folder = twins["torch"], twins["torch"].folder
-    with exact(device):
+    with exact(device), compiled_once():
         runs.train("whole")
         runs.train("run", stop_at=6)
         runs.train("run", stop_at=9, resume=True)
@@ -66,7 +67,7 @@ def test_there_and_back_is_the_same_to_the_bit(twins: dict[str, Runs], device: D
 
 
 def test_the_other_twin_says_that_it_needs_a_switch(twins: dict[str, Runs], device: Device) -> None:
-    with exact(device):
+    with exact(device), compiled_once():
         for name, other in (("torch", "jax"), ("jax", "torch")):
             twins[name].train(name, stop_at=1)
             with pytest.raises(CheckpointError, match=f"written by diy-{name}.*parity switch"):
@@ -77,7 +78,7 @@ def test_what_cannot_be_switched_is_refused(
     twins: dict[str, Runs], device: Device, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs, folder = twins["torch"], twins["torch"].folder
-    with exact(device):
+    with exact(device), compiled_once():
         runs.train("run", stop_at=2)
     run, new = str(folder / "run"), str(folder / "new")
     assert main(["switch", str(folder / "nowhere"), new]) == 2

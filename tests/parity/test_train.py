@@ -12,6 +12,7 @@ from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.train import assemble as assemble_torch
 from diy_torch.training_store import TrainingStore as TorchStore
 from parity.environment import Device, exact
+from tests.jax_cache import compiled_once
 from tests.training_runs import STEPS, Runs, distance, losses, rows
 
 
@@ -27,7 +28,7 @@ def test_runs_that_are_started_apart_lie_on_each_other(
     twins: tuple[Runs, Runs], device: Device
 ) -> None:
     """Accumulation, packing, dropout, clipping, decay, a z-loss, warmup, evaluation."""
-    with exact(device):
+    with exact(device), compiled_once():
         for runs, name in zip(twins, ("torch", "jax"), strict=True):
             runs.train(name)
         twins[0].train("torch-first", stop_at=1)
@@ -49,7 +50,7 @@ def test_runs_that_are_started_apart_lie_on_each_other(
 
 
 def test_the_files_of_both_runs_hold_the_same(twins: tuple[Runs, Runs], device: Device) -> None:
-    with exact(device):
+    with exact(device), compiled_once():
         for runs, name in zip(twins, ("torch", "jax"), strict=True):
             runs.train(name, stop_at=1)
     names = [
