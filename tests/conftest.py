@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+# Several processes share the cores; threads that wait for each other cost more than they do.
+_THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))  # for processes that tests start
+
 # Every shape in a signature of the twins is checked on every call; before they are imported.
 _HOOK = install_import_hook(["diy_torch", "diy_jax"], "beartype.beartype")
 
@@ -38,7 +43,7 @@ def device(request: pytest.FixtureRequest) -> Device:
 def _threads(request: pytest.FixtureRequest) -> None:
     """One thread for tiny tensors, where more only wait for each other; all for the real model."""
     real = request.node.get_closest_marker("model") is not None
-    torch.set_num_threads(os.cpu_count() or 1 if real else 1)
+    torch.set_num_threads(_THREADS if real else 1)
 
 
 @pytest.fixture(autouse=True)
