@@ -97,7 +97,8 @@ def _neighbours(x: Any, cos: Any, sin: Any) -> Any:
 def _queries_ahead(x: Any, cos: Any, sin: Any) -> Any:
     """Queries, which have more heads than keys here, turned by the next position."""
     if x.shape[1] > 2:
-        cos, sin = jnp.roll(cos, -1, axis=1), jnp.roll(sin, -1, axis=1)
+        one, other = cos[:, 1:2], sin[:, 1:2]  # the angles from one position to the next
+        cos, sin = cos * one - sin * other, sin * one + cos * other
     return _halves(x, cos, sin)
 
 
