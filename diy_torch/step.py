@@ -84,12 +84,10 @@ def build_step(
     step is skipped: parameters, moments and their count stay as they are. To know that, each step
     waits once for the device.
 
-    Layers that were compiled before (`layer.compile()`) run compiled here.
-
     Args:
         model: its parameters are float32 (float64 for dtype float64).
         optimizer: of `build_optimizer`.
-        config: dtype, passes, remat, clipping and loss.
+        config: dtype, passes, remat, compile, clipping and loss.
 
     Raises:
         ValueError: parameters of another dtype.
@@ -99,7 +97,7 @@ def build_step(
     if weight.dtype != master:
         raise ValueError(f"training in {dtype} needs parameters in {master}, got {weight.dtype}")
     device, parameters = weight.device, list(model.parameters())
-    trunk, project = _trunk_in(model.model, dtype, config.remat), _In(model.lm_head, dtype)
+    trunk, project = _trunk_in(model.model, dtype, config), _In(model.lm_head, dtype)
 
     def step(batch: Mapping[str, Any], learning_rate: float, number: int, seed: int) -> StepResult:
         check_batch(batch, model.config, config.accumulation_steps)
@@ -136,12 +134,15 @@ def build_step(
     return step
 
 
-def _trunk_in(model: DIYModel, dtype: torch.dtype, remat: bool) -> DIYModel:
+def _trunk_in(model: DIYModel, dtype: torch.dtype, config: TrainConfig) -> DIYModel:
     """The same trunk with the same parameters, computed in another dtype."""
     with torch.device("meta"):
         trunk = DIYModel(model.config)
     trunk.add_module("embed_tokens", _Lookup(model.embed_tokens, dtype))
-    trunk.layers = nn.ModuleList(_In(layer, dtype, remat) for layer in model.layers)
+    trunk.layers = nn.ModuleList(_In(layer, dtype, config.remat) for layer in model.layers)
+    if config.compile:
+        for layer in trunk.layers:
+            layer.compile()
     trunk.add_module("norm", _In(model.norm, dtype))
     return trunk
 

@@ -145,6 +145,8 @@ class TrainConfig:
         sequence_length: tokens of a row.
         accumulation_steps: passes that one optimizer step is cut into.
         remat: compute activations again in the backward pass instead of keeping them.
+        compile: in PyTorch, run the layers through `torch.compile`, which needs a C++ compiler on a
+            CPU and takes a minute; JAX always compiles.
         max_skipped_steps: so many steps in a row with a loss or a gradient that is not finite end
             the run.
         checkpoint_every: steps between two checkpoints.
@@ -169,6 +171,7 @@ class TrainConfig:
     sequence_length: int
     accumulation_steps: int = 1
     remat: bool = False
+    compile: bool = False
     max_skipped_steps: int = 10
     checkpoint_every: int = 1000
     eval_every: int = 0
@@ -199,6 +202,7 @@ class TrainConfig:
         if self.stop_at is not None:
             _require_count(self, "stop_at")
         _require_bool(self, "remat")
+        _require_bool(self, "compile")
         _require_bool(self, "keep_best")
         _require_choice(self, "dtype", get_args(Dtype))
         if isinstance(self.model, str):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,3 +94,20 @@ def kept(remat: bool) -> int:
 
 def test_computing_again_saves_memory() -> None:
     assert kept(remat=True) < 0.1 * kept(remat=False)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_compiled_layers_give_the_same_and_are_compiled_once() -> None:
+    """In a process where no shapes are checked, which cannot be compiled."""
+    said = subprocess.run(
+        [sys.executable, "-m", "tests.torch_twin.compiled_step"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    found = json.loads(said.stdout)
+    assert found["graphs"] == 1  # of both layers and all three steps
+    assert found["compiled"]["loss"] == pytest.approx(found["eager"]["loss"], rel=1e-13, abs=0)
+    for name, values in found["eager"]["parameters"].items():
+        np.testing.assert_allclose(found["compiled"]["parameters"][name], values, rtol=1e-11)
