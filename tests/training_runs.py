@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,14 @@ from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
 
 ROOT = Path(__file__).parents[1]
 STEPS = 20
+_COMPILED = tempfile.TemporaryDirectory(prefix="jax-processes-")
+_ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    # A process that goes on from another need not compile what that one did.
+    "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+}
 TEXT = "the cat sat on a mat and the dog saw it from afar while rain fell over quiet hills"
 
 
@@ -162,7 +171,7 @@ def start(package: str, words: list[str]) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | _ENVIRONMENT,
         start_new_session=True,
     )
 

@@ -1,6 +1,6 @@
-"""The long runs that try to break checkpoints: `make torture`, or parts of it.
+"""The long runs that try to break checkpoints and training: `make torture`, or parts of it.
 
-python -m tests.torture [kills] [disks] [headers] [bits] [--trials N] [--seed N]
+python -m tests.torture [kills] [disks] [headers] [bits] [runs] [--trials N] [--seed N]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from tests.torture import bits, disks, headers, kills
+from tests.torture import bits, disks, headers, kills, runs
 from tests.torture.common import Figures
 from tests.torture.forks import ForkServer
 
@@ -48,12 +48,14 @@ def _bits(trials: int, seed: int, folder: Path) -> list[Figures]:
         return found + bits.run_messages(trials // 5, seed, folder / "messages", server)
 
 
-# Each part with its number of trials: of kills and disks per kind and mode, of bits per format.
+# Each part with its number of trials: of kills and disks per kind and mode, of bits per format, of
+# training runs per twin.
 PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "kills": (_kills, 200),
     "disks": (_disks, 100),
     "headers": (headers.run, 10_000),
     "bits": (_bits, 100),
+    "runs": (runs.run, 20),
 }
 
 
