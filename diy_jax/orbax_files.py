@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,17 @@ READING = threading.Lock()  # reports are switched off for the whole process
 _PATIENCE = 50  # tenths of a second that a failed write may go on for
 
 
-def save_tree(path: Path, tree: Any) -> None:
-    """Write a nested dict of numpy arrays; `path` must not exist.
+def save_tree(path: Path, parts: Iterable[Any]) -> None:
+    """Write a nested dict of numpy arrays, part by part; `path` must not exist.
 
     Raises:
         OSError: the disk is full, ...
     """
     path = path.absolute()  # Orbax finds nothing at a relative path, in silence
     with without_reports(), plain_errors(path), settled(path.parent), context():
-        ocp.save(path, tree)
+        for part in parts:
+            ocp.partial.save(path, part)
+        ocp.partial.finalize(path)
 
 
 def load_tree(path: Path, layout: Any) -> Any:

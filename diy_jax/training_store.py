@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ class TrainingStore(CheckpointStore):
     form = "orbax"
 
     @staticmethod
-    def write_arrays(folder: Path, arrays: Arrays) -> None:
-        """Write arrays into a new folder.
+    def write_arrays(folder: Path, layout: Mapping[str, Stored], parts: Iterable[Arrays]) -> None:
+        """Write the arrays of `layout` into a new folder as they come.
 
         Raises:
             OSError: the disk is full, ...
         """
-        save_tree(folder / TrainingStore.form, _tree(arrays))
+        save_tree(folder / TrainingStore.form, (_tree(part) for part in parts))
 
     @staticmethod
     def read_arrays(folder: Path, layout: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,18 @@ class TrainingStore(CheckpointStore):
     form = "state.safetensors"
 
     @staticmethod
-    def write_arrays(folder: Path, arrays: Arrays) -> None:
-        """Write arrays into a new folder.
+    def write_arrays(folder: Path, layout: Mapping[str, Stored], parts: Iterable[Arrays]) -> None:
+        """Write the arrays of `layout` into a new folder as they come.
 
         Raises:
             OSError: the disk is full, ...
         """
-        layout = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-        writer = SafetensorsWriter(folder / TrainingStore.form, layout)
+        shapes = {name: (stored.shape, stored.dtype) for name, stored in layout.items()}
+        writer = SafetensorsWriter(folder / TrainingStore.form, shapes)
         try:
-            for name, array in arrays.items():
-                writer.write(name, array)
+            for part in parts:
+                for name, array in part.items():
+                    writer.write(name, array)
         finally:
             writer.close()
 

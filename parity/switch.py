@@ -18,6 +18,7 @@ from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.training_store import TrainingStore as TorchStore
 
 _STORES: tuple[type[CheckpointStore], ...] = (TorchStore, JaxStore)
+_PART = 256 << 20  # bytes in memory at a time; each costs Orbax a round over all that it has
 # What a run is beside its checkpoints and its config. The plot is drawn anew.
 _HISTORY = ("metrics.jsonl", "timings.jsonl", "tensorboard", "model", "data", "validation")
 
@@ -54,7 +55,6 @@ def switch(
         config = DIYConfig.from_pretrained(old.model)
         checkpoint = source.open(path, config)
         values = old.read_config() | {"run_dir": str(new_run)}
-        arrays = dict(checkpoint.read_all())
         new_run.parent.mkdir(parents=True, exist_ok=True)
         with atomic_directory(new_run, overwrite=False) as folder:
             _copy_history(run, folder)
@@ -62,7 +62,7 @@ def switch(
             (folder / "config.yaml").write_text(text, encoding="utf-8")
             (folder / "checkpoints").mkdir()
             written = checkpoint_path(folder / "checkpoints", int(path.name))
-            target.write(written, arrays, checkpoint.position)
+            target.write(written, checkpoint.layout, checkpoint.parts(_PART), checkpoint.position)
             _compare(target, written, config, checkpoint.manifest.tensors)
     return FORMS[target.form]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,38 +30,47 @@ from diy_core.training.state import state_shapes
 
 POSITION = "position.json"
 Arrays = Mapping[str, NDArray[Any]]
+# (new folder of a checkpoint, shape and dtype of all arrays, the arrays in parts)
+WriteArrays = Callable[[Path, Mapping[str, Stored], Iterable[Arrays]], None]
 # (folder of a checkpoint, shape and dtype of the arrays that are wanted) -> them
 ReadArrays = Callable[[Path, Mapping[str, Stored]], dict[str, NDArray[Any]]]
 
 
 def write_checkpoint(
     path: Path,
-    write_arrays: Callable[[Path, Arrays], None],
-    arrays: Arrays,
+    write_arrays: WriteArrays,
+    layout: Mapping[str, Stored],
+    parts: Iterable[Arrays],
     position: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint, which appears at `path` at the end; one that is there is replaced.
 
     Args:
         path: where.
-        write_arrays: writes them into the folder that it is given.
-        arrays: all of `state_shapes`.
+        write_arrays: writes the parts, as they come, into the folder that it is given.
+        layout: shape and dtype of all arrays of `state_shapes`.
+        parts: the arrays, each in one of them.
         position: a JSON object.
 
     Raises:
         OSError: the disk is full, ...
         CheckpointError: values that are not finite.
     """
-    faults = [
-        f"{name} has {count} values that are not finite"
-        for name, array in arrays.items()
-        if (count := not_finite(array))
-    ]
-    if faults:
-        raise CheckpointError(path, faults)
+    entries: dict[str, Entry] = {}
+
+    def checked() -> Iterator[Arrays]:
+        for part in parts:
+            counts = {name: not_finite(array) for name, array in part.items()}
+            if faults := [
+                f"{n} has {c} values that are not finite" for n, c in counts.items() if c
+            ]:
+                raise CheckpointError(path, faults)
+            for name, array in part.items():
+                entries[name] = Entry(str(array.dtype), tuple(array.shape), sha256(array))
+            yield part
+
     with atomic_directory(path) as folder:
-        write_arrays(folder, arrays)
-        entries = {n: Entry(str(a.dtype), tuple(a.shape), sha256(a)) for n, a in arrays.items()}
+        write_arrays(folder, layout, checked())
         manifest = Manifest.of(entries, "training")
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         text = json.dumps({"position": position, "sha256": _sum(position)}, indent=1)
@@ -112,7 +121,7 @@ class Checkpoint:
         Raises:
             CheckpointError: they are not what was written.
         """
-        arrays = self._read_arrays(self.path, {name: self._layout[name] for name in names})
+        arrays = self._read_arrays(self.path, {name: self.layout[name] for name in names})
         checked = (self.manifest.check(name, arrays[name]) for name in names)
         if faults := [fault for fault in checked if fault]:
             raise CheckpointError(self.path, faults)
@@ -120,11 +129,17 @@ class Checkpoint:
 
     def read_all(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """All arrays, a few at a time; raises as `read` does."""
-        for names in groups(self._layout, GROUP):
-            yield from self.read(names).items()
+        for part in self.parts(GROUP):
+            yield from part.items()
+
+    def parts(self, nbytes: int) -> Iterator[Arrays]:
+        """All arrays in parts of about so many bytes; raises as `read` does."""
+        for names in groups(self.layout, nbytes):
+            yield self.read(names)
 
     @property
-    def _layout(self) -> dict[str, Stored]:
+    def layout(self) -> dict[str, Stored]:
+        """Shape and dtype of every array."""
         entries = self.manifest.tensors.items()
         return {name: Stored(entry.shape, dtype_of(entry.dtype)) for name, entry in entries}
 

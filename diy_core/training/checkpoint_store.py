@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import re
 import shutil
 import threading
@@ -59,8 +60,8 @@ class CheckpointStore(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def write_arrays(folder: Path, arrays: Arrays) -> None:
-        """Write arrays into a new folder; called in a thread."""
+    def write_arrays(folder: Path, layout: Mapping[str, Stored], parts: Iterable[Arrays]) -> None:
+        """Write the arrays of `layout` into a new folder as they come; called in a thread."""
 
     @staticmethod
     @abc.abstractmethod
@@ -68,9 +69,15 @@ class CheckpointStore(abc.ABC):
         """Read the arrays that `layout` names; their values are compared elsewhere."""
 
     @classmethod
-    def write(cls, path: Path, arrays: Arrays, position: Mapping[str, Any]) -> None:
+    def write(
+        cls,
+        path: Path,
+        layout: Mapping[str, Stored],
+        parts: Iterable[Arrays],
+        position: Mapping[str, Any],
+    ) -> None:
         """Write one checkpoint; see `write_checkpoint`."""
-        write_checkpoint(path, cls.write_arrays, arrays, position)
+        write_checkpoint(path, cls.write_arrays, layout, parts, position)
 
     @classmethod
     def open(cls, path: Path, config: DIYConfig) -> Checkpoint:
@@ -100,9 +107,9 @@ class CheckpointStore(abc.ABC):
         """Copy the state, and begin to write it; see `interfaces.Store`."""
         self.wait()
         path, arrays = checkpoint_path(self._folder, step), self._trainer.snapshot()
-        self._thread = threading.Thread(
-            target=self._catching, args=(lambda: self.write(path, arrays, dict(extra)),)
-        )
+        layout = {name: Stored(array.shape, array.dtype) for name, array in arrays.items()}
+        write = functools.partial(self.write, path, layout, [arrays], dict(extra))
+        self._thread = threading.Thread(target=self._catching, args=(write,))
         self._thread.start()
 
     def _catching(self, write: Callable[[], None]) -> None:

@@ -1,8 +1,8 @@
 """The training loop, once for both twins.
 
-A step is begun before the result of the one before is read, so that the device never waits for the
-host. Wherever something else happens than the next step (an evaluation, a checkpoint, the end)
-every result has been read before.
+Where steps run in the background, one is begun before the result of the one before is read, so that
+the device never waits for the host; a result that is there is read at once. Wherever something else
+happens than the next step (an evaluation, a checkpoint, the end) every result has been read before.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class _Run:
 
     def run(self) -> Position:
         """Take the steps."""
-        begun = self._position.step  # one more than was read, while a result is pending
+        begun = self._position.step  # one more than were read, while a result is pending
         while True:
             if self._is_boundary(begun):
                 self._read_pending()
@@ -120,6 +120,8 @@ class _Run:
             begun += 1
             self._read_pending()
             self._pending = _Pending(rate, result)
+            if _is_ready(result):  # else two steps would seem to end at the same moment
+                self._read_pending()
         self._read_pending()
         self._save_at_the_end()
         return self._position
@@ -276,3 +278,9 @@ class _Run:
 
 def _is_due(every: int, step: int) -> bool:
     return every > 0 and step > 0 and step % every == 0
+
+
+def _is_ready(result: StepResult) -> bool:
+    """Whether reading it does not wait: JAX's scalars can tell, others are there from the start."""
+    ready = getattr(result.loss, "is_ready", None)
+    return ready is None or ready()

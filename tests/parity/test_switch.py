@@ -51,7 +51,11 @@ def test_steps_here_and_then_there_are_the_steps_of_one(
     assert one.position("back") == one.position("whole")
 
 
-def test_there_and_back_is_the_same_to_the_bit(twins: dict[str, Runs], device: Device) -> None:
+def test_there_and_back_is_the_same_to_the_bit(
+    twins: dict[str, Runs], device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts of a few arrays each, as the state of a large model goes over."""
+    monkeypatch.setattr("parity.switch._PART", 20_000)
     runs, folder = twins["torch"], twins["torch"].folder
     with exact(device), compiled_once():
         runs.train("whole")
