@@ -2,7 +2,7 @@
 # make demo           a real model in both frameworks: checked, converted, asked a question
 # make test           the test suite (WORKERS=n: processes; DEVICE=cuda: the parity tests on a GPU)
 # make lint           ruff and mypy
-# make torture        kills, full disks, damaged files and flipped bits by the thousand
+# make torture        kills, full disks, damaged files, flipped bits, runs switched: for an hour
 # make witnesses      llama.cpp runs what is exported: compiles for minutes
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV   ?= .venv

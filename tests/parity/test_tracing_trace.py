@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -23,47 +21,21 @@ from hypothesis import strategies as st
 import diy_jax
 import parity
 from diy_core.config import DIYConfig
-from diy_core.rope_scaling import RopeScaling
 from parity.environment import TORCH_DTYPES, Device, choose_device, exact
 from parity.pair import Pair
 from parity.random_models import SCALES, small_configs, write_random_model
 from parity.tracing import TraceResult, twin_rules
 from parity.tracing.comparison import Comparison
+from tests.parity.healthy_models import IDS, configs, trace_healthy
 from tests.parity.small_pair import RULES, SmallPair, small_pair
 
-IDS = np.random.default_rng(0).integers(0, 131, (2, 24)).astype(np.int32)
 CPU = choose_device("cpu")
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> DIYConfig:
-    """What a config can switch, with sizes that need no new compilation."""
-    scaling = RopeScaling(rope_type="linear", factor=draw(st.sampled_from([2.0, 5.0])))
-    return dataclasses.replace(
-        small_configs()["gqa"],
-        num_hidden_layers=draw(st.integers(1, 3)),
-        num_key_value_heads=draw(st.sampled_from([1, 2, 6])),
-        rope_theta=draw(st.floats(10, 1e6)),
-        rms_norm_eps=draw(st.floats(1e-8, 1e-2)),
-        rope_scaling=draw(st.sampled_from([None, scaling])),
-        tie_word_embeddings=draw(st.booleans()),
-        attention_bias=draw(st.booleans()),
-        mlp_bias=draw(st.booleans()),
-    )
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(config=configs(), scale=st.sampled_from(SCALES), seed=st.integers(0, 999), own=st.booleans())
 def test_no_false_alarm(config: DIYConfig, scale: str, seed: int, own: bool) -> None:
-    with tempfile.TemporaryDirectory() as path, exact(CPU):
-        write_random_model(Path(path) / "model", config, scale, seed)
-        pair = Pair(Path(path) / "model", "float64", CPU)
-        rules = twin_rules(config) if own else None
-        result = parity.trace(pair.torch, pair.flax, pair.params, IDS, rules=rules)
-    assert result.equal, str(result.first_divergence)
-    assert result.notes == []
-    assert len(result.rows) == 5 + 12 * config.num_hidden_layers
-    assert set(result.gradients) == set(result.parameters)
+    trace_healthy(config, scale, seed, own)
 
 
 @pytest.fixture

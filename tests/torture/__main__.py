@@ -1,6 +1,7 @@
 """The long runs that try to break checkpoints and training: `make torture`, or parts of it.
 
-python -m tests.torture [kills] [disks] [headers] [bits] [runs] [--trials N] [--seed N]
+python -m tests.torture [kills] [disks] [headers] [bits] [runs] [healthy]
+                        [--trials N] [--seed N]
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from tests.torture import bits, disks, headers, kills, runs
+from tests.torture import bits, disks, headers, healthy, kills, runs
 from tests.torture.common import Figures
 from tests.torture.forks import ForkServer
 
@@ -49,13 +50,14 @@ def _bits(trials: int, seed: int, folder: Path) -> list[Figures]:
 
 
 # Each part with its number of trials: of kills and disks per kind and mode, of bits per format, of
-# training runs per twin.
+# training runs per twin, of healthy models per scale.
 PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "kills": (_kills, 200),
     "disks": (_disks, 100),
     "headers": (headers.run, 10_000),
     "bits": (_bits, 100),
     "runs": (runs.run, 20),
+    "healthy": (healthy.run, 200),
 }
 
 
