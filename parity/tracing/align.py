@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from parity.tracing.calls import Call, Site
-from parity.tracing.infer import words_of
+from parity.tracing.names import words_of
 from parity.tracing.rules import Link
 
 Calls = Mapping[Site, Call[Any]]

@@ -81,7 +81,12 @@ def trace(
         links, inferred = _links(rules, torch_module, mine, theirs, record, flax.calls)
         alignment = align(links, record.calls, flax.calls, tied_names(torch_module))
         model = FlaxModel(flax_module, variables, args, kwargs, jit, loss[1] if loss else None)
-        walk = Walk(record, alignment, flax.calls, model, links, torch_module)
+
+        def again(other: Spool) -> TorchRecord:
+            its_args, its_kwargs = as_torch(one, device)
+            return record_torch(torch_module, its_args, its_kwargs, other, None)
+
+        walk = Walk(record, alignment, flax.calls, model, links, torch_module, again)
         with jax.disable_jit() if flax.eager else contextlib.nullcontext():
             found = walk.run(backward)
         return TraceResult(

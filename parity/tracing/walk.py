@@ -29,6 +29,7 @@ from parity.tracing.flax_side import traced
 from parity.tracing.parameter_gradients import gradient_errors, parameter_gradients
 from parity.tracing.result import Divergence
 from parity.tracing.rules import Link
+from parity.tracing.spool import Spool
 from parity.tracing.suspects import find_backward_suspects, find_suspects
 from parity.tracing.tensors import flax_tensors, tied_names, torch_tensors
 from parity.tracing.torch_side import TorchRecord, leaf_name
@@ -112,6 +113,7 @@ class Walk:
         natural: the comparison of the two models as they run.
         gradient_errors: of every parameter's gradient, by its PyTorch name.
         loss: of the Flax side.
+        again: runs the PyTorch side once more, forward; None where that cannot be done.
     """
 
     def __init__(
@@ -122,9 +124,10 @@ class Walk:
         model: FlaxModel,
         links: Sequence[Link],
         torch_module: torch.nn.Module,
+        again: Callable[[Spool], TorchRecord] | None = None,
     ) -> None:
         self.record, self.alignment, self.shapes, self.model = record, alignment, shapes, model
-        self.links, self.torch_module = links, torch_module
+        self.links, self.torch_module, self.again = links, torch_module, again
         self.natural = Comparison(record, alignment, shapes)
         self.gradient_errors: dict[str, float] = {}
         self.loss: float | None = None

@@ -112,6 +112,16 @@ def test_a_sum_is_another(wrong: tuple[float, float], name: str, words: str, odd
 
 
 @both_sides
+def test_a_table_without_rows_is_left_out(odd: str) -> None:
+    word, table = normal(*SHAPE), normal(*SHAPE[1:], seed=1)
+    evidence = evidence_of(
+        word + table, word, odd, before={"word": word, "position": table}, stage="norm"
+    )
+    usual = "PyTorch" if odd == "Flax" else "Flax"
+    first(evidence, "sum", f"word in {odd}", f"word + position in {usual}")
+
+
+@both_sides
 def test_an_input_that_is_scaled(odd: str) -> None:
     x = normal(*SHAPE)
     evidence = evidence_of(x, 8**0.5 * x, odd, inputs={"args.0": x}, stage="layer")

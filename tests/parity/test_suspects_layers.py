@@ -180,3 +180,101 @@ def test_another_embedding_altogether() -> None:
     right = table[ids.numpy()]
     assert not explain(evidence_of(right, normal(1, 5, D, seed=2), **known))
     assert not explain(evidence_of(right, right, **known))
+
+
+@both_sides
+@pytest.mark.parametrize(
+    ("groups", "eps", "weighted", "words"),
+    [
+        (2, 1e-5, True, "2 groups of channels in {}"),
+        (1, 1e-5, True, "1 groups of channels in {}"),
+        (D, 1e-5, True, "each channel by itself in {}"),
+        (4, 1e-3, True, "eps 0.001 in {}"),
+        (4, 1e-5, False, "weight left out in {}"),
+    ],
+)
+def test_a_group_norm_is_another(
+    groups: int, eps: float, weighted: bool, words: str, odd: str
+) -> None:
+    x, w, b = normal(2, 3, 5, D), normal(D, seed=1), normal(D, seed=2)
+    ours, weight, bias = (torch.from_numpy(a) for a in (x, w, b))
+    right, wrong = (
+        functional.group_norm(ours.movedim(-1, 1), n, v, bias, e).movedim(1, -1).numpy()
+        for n, v, e in ((4, weight, 1e-5), (groups, weight if weighted else None, eps))
+    )
+    known: dict[str, Any] = {
+        "inputs": {"args.0": x},
+        "parameters": {"weight": w, "bias": b},
+        "module": torch.nn.GroupNorm(4, D),
+    }
+    (suspect,) = explain(evidence_of(right, wrong, odd, **known))
+    assert suspect.name.startswith("norm-")
+    assert words.format(odd) in suspect.sentence
+    assert not explain(evidence_of(right, right, odd, **known))
+
+
+GATES = {"GRU": 3, "LSTM": 4}
+CELLS: dict[str, tuple[str, Callable[[dict[str, Tensor], int], dict[str, Tensor]], str]] = {
+    "gru order": ("GRU", lambda p, n: reordered(p, n, [1, 0, 2]), "gates in the order z, r, n in"),
+    "gru bias": ("GRU", lambda p, n: p | {"bias_hh": p["bias_hh"] * 0}, "hidden bias left out in"),
+    "lstm order": ("LSTM", lambda p, n: reordered(p, n, [0, 1, 3, 2]), "order i, f, o, g in"),
+    "lstm forget": ("LSTM", lambda p, n: p | {"bias_hh": forgetting(p, n)}, "1 added to f in"),
+}
+
+
+def reordered(tensors: dict[str, Tensor], size: int, order: list[int]) -> dict[str, Tensor]:
+    return {n: torch.cat([t.split(size)[i] for i in order]) for n, t in tensors.items()}
+
+
+def forgetting(tensors: dict[str, Tensor], size: int) -> Tensor:
+    return tensors["bias_hh"] + torch.cat([torch.full((size,), float(i == 1)) for i in range(4)])
+
+
+@both_sides
+@pytest.mark.parametrize("case", CELLS)
+def test_a_cell_is_another(case: str, odd: str) -> None:
+    kind, change, words = CELLS[case]
+    made: Any = {"GRU": torch.nn.GRUCell, "LSTM": torch.nn.LSTMCell}[kind]
+    cell = made(5, D).double()
+    states = [normal(3, D, seed=i) for i in range(1, GATES[kind] - 1)]
+    given = [normal(3, 5), *states]
+    before = {name: p.detach() for name, p in cell.named_parameters()}
+    results = []
+    for tensors in (before, change(before, D)):
+        state = [torch.from_numpy(a) for a in given[1:]]
+        arguments = (torch.from_numpy(given[0]), tuple(state) if len(state) > 1 else state[0])
+        out = torch.func.functional_call(cell, tensors, arguments)
+        results.append((out[0] if kind == "LSTM" else out).numpy())
+    inputs = {f"args.{i}": a for i, a in enumerate(given)}
+    parameters = {n: t.numpy().T for n, t in before.items()}
+    known: dict[str, Any] = {"inputs": inputs, "parameters": parameters, "module": cell}
+    (suspect,) = explain(evidence_of(*results, odd, **known))
+    assert suspect.name.startswith("cell-")
+    assert f"{words} {odd}" in suspect.sentence
+    assert not explain(evidence_of(results[0], results[0], odd, **known))
+
+
+@both_sides
+@pytest.mark.parametrize("way", ["before", "update", "hard"])
+def test_a_gru_of_another_formula(way: str, odd: str) -> None:
+    """Cho et al. 2014 apply the reset gate before the product; PyTorch and cuDNN after it."""
+    cell = torch.nn.GRUCell(5, D).double()
+    x, h = (torch.from_numpy(normal(3, n, seed=n)) for n in (5, D))
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    w, u, b, c = (getattr(cell, name).detach() for name in names)
+    sigmoid = functional.hardsigmoid if way == "hard" else torch.sigmoid
+    (ar, az, an), (br, bz, bn) = ((y).chunk(3, -1) for y in (x @ w.T + b, h @ u.T + c))
+    r, z = sigmoid(ar + br), sigmoid(az + bz)
+    inner = (r * h) @ u[2 * D :].T + c[2 * D :] if way == "before" else r * bn
+    new = torch.tanh(an + inner)
+    wrong = z * new + (1 - z) * h if way == "update" else (1 - z) * new + z * h
+    words = {"before": "reset gate applied before the product", "update": "z n + (1 - z) h"}
+    evidence = evidence_of(
+        cell(x, h).detach().numpy(),
+        wrong.numpy(),
+        odd,
+        inputs={"args.0": x.numpy(), "args.1": h.numpy()},
+        parameters={n: getattr(cell, n).detach().numpy().T for n in names},
+    )
+    (suspect,) = explain(evidence)
+    assert f"{words.get(way, 'hard sigmoid (x / 6 + 1 / 2)')} in {odd}" in suspect.sentence

@@ -104,6 +104,23 @@ def test_a_value_stands_one_position_off(shift: int, words: str, odd: str) -> No
 
 
 @both_sides
+@pytest.mark.parametrize(
+    ("wrong", "name", "words"),
+    [
+        (lambda a: a + 2, "shifted", "is +2 off everywhere in Flax"),
+        (np.zeros_like, "constant", "is 0 everywhere in {odd}"),
+        (lambda a: a[:, ::-1], "flipped", "in the reverse order along its axis 1 in"),
+    ],
+)
+def test_ids_that_are_others(wrong: Any, name: str, words: str, odd: str) -> None:
+    ids = np.arange(10).reshape(2, 5) * 7 % 11
+    evidence = evidence_of(ids, wrong(ids), odd)
+    words = words.format(odd=odd) if odd == "Flax" or name == "constant" else ""
+    first(evidence, name, words)
+    assert not explain(evidence_of(ids, ids))
+
+
+@both_sides
 def test_dropout_that_is_on(odd: str) -> None:
     torch.manual_seed(0)
     right = normal(*SHAPE)

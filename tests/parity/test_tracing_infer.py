@@ -102,9 +102,51 @@ WORDS = (("weight", "kernel"), ("bias", "bias"))
 def test_equal_values_outweigh_names() -> None:
     one, other = np.arange(9.0).reshape(3, 3), -np.arange(9.0).reshape(3, 3)
     torch_side = {"query.weight": one, "key.weight": other}
-    found = infer(torch_side, {"query/kernel": other.T, "key/kernel": one.T}, {"query.weight"})
+    found = infer(torch_side, {"key/kernel": one.T, "query/kernel": other.T}, {"query.weight"})
     expected = {("query.weight", "key/kernel"), ("key.weight", "query/kernel")}
     assert {(link.torch, link.flax) for link in found.links} == expected
+
+
+def test_names_and_order_together_outweigh_equal_values() -> None:
+    """Two norms whose weights were exchanged when they were carried over."""
+    one, other = np.arange(4.0), -np.arange(4.0)
+    torch_side = {"norm1.weight": one, "norm2.weight": other}
+    found = infer(torch_side, {"norm1/scale": other, "norm2/scale": one})
+    expected = {("norm1.weight", "norm1/scale"), ("norm2.weight", "norm2/scale")}
+    assert {(link.torch, link.flax) for link in found.links} == expected
+
+
+def test_tensors_of_a_layer_that_is_written_out() -> None:
+    """Those of a linear layer of PyTorch, kept with heads by the Flax module around it."""
+    generator = np.random.default_rng(0)
+    names = ("query", "out")
+    torch_side = {
+        f"layers.{i}.{n}.{leaf}": generator.normal(size=(6, 6) if leaf == "weight" else (6,))
+        for i in range(3)
+        for n in names
+        for leaf in ("weight", "bias")
+    }
+    flax_side = {}
+    for i in range(3):
+        query, out = (torch_side[f"layers.{i}.{n}.weight"] for n in names)
+        query_bias, out_bias = (torch_side[f"layers.{i}.{n}.bias"] for n in names)
+        wrong = i == 2
+        flax_side[f"layers_{i}/query_w"] = query.T.reshape(6, 2, 3) * (0 if wrong else 1)
+        flax_side[f"layers_{i}/out_w"] = (out if wrong else out.T).reshape(2, 3, 6)
+        flax_side[f"layers_{i}/query_b"] = query_bias.reshape(2, 3)
+        flax_side[f"layers_{i}/out_b"] = out_bias
+    found = infer(torch_side, flax_side, {n for n in torch_side if n.endswith("weight")})
+    assert not found.torch_left
+    assert not found.flax_left
+    for link in found.links:
+        *_, name, leaf = link.torch.split(".")
+        assert link.flax == f"layers_{link.torch.split('.')[1]}/{name}_{leaf[0]}"
+        side = link.from_torch(torch_side[link.torch])
+        if link.flax not in ("layers_2/query_w", "layers_2/out_w"):
+            np.testing.assert_array_equal(side, flax_side[link.flax])
+        else:  # as in the other layers, whatever its values are
+            torch_tensor = torch_side[link.torch]
+            np.testing.assert_array_equal(side, torch_tensor.T.reshape(side.shape))
 
 
 def test_the_layout_of_an_unknown_layer_is_that_of_equal_values() -> None:

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import NDArray
 
 from parity.tracing.align import Pair
-from parity.tracing.calls import Call, Kind, Site
-from parity.tracing.comparison import Comparison
-from parity.tracing.errors import BACKWARD, FORWARD, worst
+from parity.tracing.errors import BACKWARD
 from parity.tracing.result import Suspect
-from parity.tracing.rules import Link
 from parity.tracing.suspects.attention import attention_suspects
 from parity.tracing.suspects.cache import cache_suspects
-from parity.tracing.suspects.evidence import (
-    Capture,
-    Evidence,
-    GradientCapture,
-    Parameter,
-    Part,
-    Value,
-    wide,
-)
+from parity.tracing.suspects.chance import chance_suspects
+from parity.tracing.suspects.evidence import Evidence, GradientCapture, Value, wide
+from parity.tracing.suspects.gather import gather, within
 from parity.tracing.suspects.glue import call_suspects, glue_suspects, unknown_input
 from parity.tracing.suspects.gradients import gradient_suspects, missing_gradient
 from parity.tracing.suspects.layers import layer_suspects
@@ -34,6 +23,7 @@ from parity.tracing.suspects.masks import causal_suspects, differing_mask, mask_
 from parity.tracing.suspects.outputs import channel_suspects, output_suspects, rounding_suspects
 from parity.tracing.suspects.parameters import parameter_suspects
 from parity.tracing.suspects.places import place_suspects
+from parity.tracing.suspects.reductions import reduction_suspects
 from parity.tracing.suspects.tables import table_suspects
 
 if TYPE_CHECKING:
@@ -47,6 +37,7 @@ HYPOTHESES: tuple[Callable[[Evidence], Iterable[Suspect]], ...] = (
     cache_suspects,
     attention_suspects,
     glue_suspects,
+    reduction_suspects,
     mask_suspects,
     causal_suspects,
     table_suspects,
@@ -81,7 +72,7 @@ def find_suspects(walk: Walk, pair: Pair, stage: Pair | None) -> tuple[Suspect, 
     evidence = gather(walk, pair, stage)
     if evidence is None:
         return ()
-    return explain(evidence)
+    return tuple(chance_suspects(walk, pair, stage, evidence)) or explain(evidence)
 
 
 def explain(evidence: Evidence) -> tuple[Suspect, ...]:
@@ -121,23 +112,23 @@ def find_backward_suspects(walk: Walk, pair: Pair, stage: Pair | None) -> tuple[
     path = pair.torch[0].path
     heard = capture.gradients
     if stage is not None:
-        name = _within(stage.torch[0].path, path)
+        name = within(stage.torch[0].path, path)
         targets = [(f"what {name} gives", v) for v in heard.get((stage, "output_gradients"), [])]
     else:
         targets = [
-            (_within(name, path), Value(name, wide(one), wide(other)))
+            (within(name, path), Value(name, wide(one), wide(other)))
             for name, one, other in walk.parameter_gradients(gradients)
             if not path or name.startswith(f"{path}.")
         ]
         targets += [(f"its input {v.name}", v) for v in heard.get((pair, "input_gradients"), [])]
     known = {"the output": heard.get((pair, "output_gradients"), [])}
     for child in children:
-        name = _within(child.torch[0].path, path)
+        name = within(child.torch[0].path, path)
         known[f"what goes into {name}"] = heard.get((child, "input_gradients"), [])
         known[f"what {name} gives"] = heard.get((child, "output_gradients"), [])
     if stage is not None and not targets:
         # JAX tells nothing of what is known to be zero.
-        words = f"what {_within(stage.torch[0].path, path)} gives"
+        words = f"what {within(stage.torch[0].path, path)} gives"
         return (missing_gradient(words, "Flax", 1.0),)
     bound = BACKWARD[walk.natural.dtype.get(pair, "float64")]
     first = {what: values[0] for what, values in known.items() if values}
@@ -146,141 +137,6 @@ def find_backward_suspects(walk: Walk, pair: Pair, stage: Pair | None) -> tuple[
         for suspect in gradient_suspects(targets, first, bound):
             suspects.setdefault(suspect.name, suspect)
     return tuple(suspects.values())[:_SHOWN]
-
-
-def gather(walk: Walk, pair: Pair, stage: Pair | None) -> Evidence | None:
-    """Run the culprit alone once more and keep its arrays; None where nothing can be compared."""
-    capture = Capture(walk.alignment, pair, *_alone(walk, pair))
-    walk.model.forward(capture)
-    path = pair.torch[0].path
-    place: tuple[Pair, Kind] = (pair, "outputs") if stage is None else (stage, "inputs")
-    values = [v for v in capture.values.get(place, []) if v.error > 0]
-    if not values:
-        return None
-    target = max(values, key=lambda value: value.error)
-    dtype = walk.natural.dtype.get(pair, "float64")
-
-    def with_parameters(changes: Mapping[Link, Array]) -> float:
-        model = walk.model.with_variables(_changed(walk.model.variables, changes))
-        comparison = Comparison(*_alone(walk, pair))
-        model.forward(comparison)
-        return worst(comparison.errors.get(place, []))
-
-    mine, theirs = walk.tensors
-    parameters = _parameters(walk, path)
-    return Evidence(
-        name=path,
-        module=walk.torch_module.get_submodule(path),
-        target=target,
-        stage="" if stage is None else _within(stage.torch[0].path, path),
-        inputs=capture.values.get((pair, "inputs"), []),
-        outputs=capture.values.get((pair, "outputs"), []),
-        parts=[
-            Part(
-                _within(child.torch[0].path, path),
-                capture.values.get((child, "inputs"), []),
-                capture.values.get((child, "outputs"), []),
-            )
-            for child in walk.alignment.children(pair)
-        ],
-        parameters=parameters,
-        torch_only=_alone_on_its_side(mine, path, ".", {link.torch for link in walk.links}),
-        flax_only=_alone_on_its_side(
-            theirs, pair.flax[0].path, "/", {link.flax for link in walk.links}
-        ),
-        others=[
-            (link, wide(link.from_torch(mine[link.torch])))
-            for link in walk.links
-            if any(link.operation.merged == p.flax.shape for p in parameters)
-            or link.torch.startswith(f"{path.rpartition('.')[0]}.")
-        ]
-        if any(not np.array_equal(p.torch, p.flax) for p in parameters)
-        else [],
-        dtype=dtype,
-        bound=FORWARD[dtype],
-        with_parameters=with_parameters,
-        calls=_calls(walk, pair),
-    )
-
-
-def _calls(walk: Walk, pair: Pair) -> list[tuple[str, int, int]]:
-    """Parts of a call that are not called as often on both sides."""
-    path = pair.torch[0].path
-    partners = {
-        p.torch[0].path: p.flax[0].path for p in walk.alignment.pairs if len(p.torch) == len(p.flax)
-    }
-    found = []
-    for one, other in partners.items():
-        if one != path and (not path or one.startswith(f"{path}.")):
-            times = [
-                len(
-                    {s.nth for s, call in calls.items() if _is_call(s, name) and call.layer == turn}
-                )
-                for name, calls, turn in (
-                    (one, walk.record.calls, None),
-                    (other, walk.shapes, _first_turn(walk.shapes, other)),
-                )
-            ]
-            if times[0] != times[1]:
-                found.append((_within(one, path), times[0], times[1]))
-    return found
-
-
-def _is_call(site: Site, path: str) -> bool:
-    return site.path == path and site.method == "__call__"
-
-
-def _first_turn(calls: Mapping[Site, Call[Any]], path: str) -> int | None:
-    """In a loop of layers each turn counts by itself."""
-    return next((call.layer for site, call in calls.items() if _is_call(site, path)), None)
-
-
-def _alone(walk: Walk, pair: Pair) -> tuple[Any, ...]:
-    return (walk.record, walk.alignment, walk.shapes, pair, "inputs", walk.natural)
-
-
-def _parameters(walk: Walk, path: str) -> list[Parameter]:
-    """The tensors below a path, also under a further name of a tied one."""
-    mine, theirs = walk.tensors
-    aliases: dict[str, list[str]] = {}
-    for alias, name in walk.tied.items():
-        aliases.setdefault(name, []).append(alias)
-    found = []
-    for link in walk.links:
-        for name in [link.torch, *aliases.get(link.torch, [])]:
-            if not path or name.startswith(f"{path}."):
-                one, other = link.from_torch(mine[link.torch]), link.from_flax(theirs[link.flax])
-                found.append(Parameter(_within(name, path), link, wide(one), wide(other)))
-                break
-    return found
-
-
-def _alone_on_its_side(
-    arrays: Mapping[str, Array], path: str, separator: str, known: set[str]
-) -> dict[str, Array]:
-    inside = path + separator if path else ""
-    return {
-        name.removeprefix(inside).replace("/", "."): wide(array)
-        for name, array in arrays.items()
-        if name.startswith(inside) and name not in known
-    }
-
-
-def _within(path: str, parent: str) -> str:
-    return path.removeprefix(f"{parent}.") if parent else path
-
-
-def _changed(variables: Mapping[str, Any], changes: Mapping[Link, Array]) -> dict[str, Any]:
-    """The variables with other arrays in the place of some, or of parts of them."""
-    flat = flatten_dict(dict(variables), sep="/")
-    for link, array in changes.items():
-        collection, _, name = link.flax.rpartition(":")
-        key = f"{collection or 'params'}/{name}"
-        whole = np.array(flat[key])
-        link.from_flax(whole)[...] = array  # a view of the part
-        flat[key] = jnp.asarray(whole)
-    changed: dict[str, Any] = unflatten_dict(flat, sep="/")
-    return changed
 
 
 __all__ = [

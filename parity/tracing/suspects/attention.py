@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_torch.checkpoint import to_numpy
 from parity.tracing.errors import relative_error
-from parity.tracing.infer import words_of
+from parity.tracing.names import words_of
 from parity.tracing.result import Suspect
-from parity.tracing.suspects.evidence import Evidence
+from parity.tracing.suspects.evidence import Evidence, Part
 from parity.tracing.suspects.reference_attention import Setting, attend
 
 Array = NDArray[Any]
 _FARTHEST = 20.0  # of the logarithm of a number that is sought
 _FITTED = 1e-9  # what is left where a number was fitted
+_ROLES = ("query", "key", "value")
 _HEADS = ("heads", "num_heads", "num_attention_heads", "n_head", "n_heads", "nhead", "h")
 # One thing done otherwise, and how it is said.
 CHANGES: dict[str, tuple[str, str, str]] = {
@@ -46,6 +48,13 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "heads-not-moved": ("split", "plain", "splits heads without moving them before positions"),
     "mask-diagonal": ("mask", "own", "lets each query see its own key only"),
     "mask-causal-only": ("mask", "causal", "masks the future only, not padding or documents"),
+    "mask-causal-too": ("mask", "past", "masks the future too"),
+    "mask-queries": ("mask", "queries", "masks the queries that are padding, not the keys"),
+    "weights-transposed": ("weights", "transposed", "mixes values by transposed probabilities"),
+    "bias-left-out": ("biases", "qkv", "leaves out the biases of queries, keys and values"),
+    "query-bias-left-out": ("biases", "q", "leaves out the bias of queries"),
+    "key-bias-left-out": ("biases", "k", "leaves out the bias of keys"),
+    "value-bias-left-out": ("biases", "v", "leaves out the bias of values"),
     "heads-first": ("grouping", "first", "gives all query heads the first key head"),
     "heads-reversed": ("grouping", "reversed", "pairs query heads with key heads in reverse"),
     "softmax-float32": ("precision", "float32", "computes the softmax in float32"),
@@ -176,24 +185,70 @@ def _error(setting: Setting, change: Mapping[str, Any], side: Array) -> float:
 def _settings(evidence: Evidence) -> Iterator[Setting]:
     """Ways to see the parts as queries, keys and values of so many heads."""
     found: dict[str, Array] = {}
+    last: dict[str, Part] = {}
     for part in evidence.parts:
         if part.name == evidence.stage:
             break
         words = words_of(part.name)
-        for role in ("query", "key", "value"):
+        for role in _ROLES:
             if role in words and part.outputs:
-                found[role] = _flat(part.outputs[0].torch)
+                found[role], last[role] = _flat(part.outputs[0].torch), part
         if len(part.outputs) == 3:  # one call that gives all three
-            roles = ("query", "key", "value")
-            found = {r: _flat(v.torch) for r, v in zip(roles, part.outputs, strict=True)}
+            found = {r: _flat(v.torch) for r, v in zip(_ROLES, part.outputs, strict=True)}
+        if "out" in words and part.alone and part.inputs:
+            last["out"] = part
     if len(found) < 3 or any(array.ndim != 3 for array in found.values()):
         return
-    mask = next((v.torch for v in evidence.inputs if v.torch.dtype == bool), None)
-    for heads in _head_counts(evidence, found["query"].shape[-1], found["key"].shape[-1]):
-        half = found["query"].shape[-1] // heads // 2
-        tables = [v.torch for v in evidence.inputs if v.torch.shape[-1:] == (half,)]
-        both = (tables[0], tables[1]) if len(tables) == 2 else None
-        yield Setting(found["query"], found["key"], found["value"], heads, both, mask)
+    query, key, value = (found[role] for role in _ROLES)
+    biases = [_own_bias(evidence, last.get(role)) for role in _ROLES]
+    known = [bias for bias in biases if bias is not None]
+    after = _after(evidence, last.get("out"), query.shape)
+    for mask in _masks(evidence, query.shape[:2]):
+        for heads in _head_counts(evidence, query.shape[-1], key.shape[-1]):
+            half = query.shape[-1] // heads // 2
+            tables = [v.torch for v in evidence.inputs if v.torch.shape[-1:] == (half,)]
+            both = (tables[0], tables[1]) if len(tables) == 2 else None
+            three = (known[0], known[1], known[2]) if len(known) == 3 else None
+            yield Setting(query, key, value, heads, both, mask, three, *after)
+
+
+def _masks(evidence: Evidence, shape: tuple[int, ...]) -> Iterator[Array | None]:
+    """Who may see whom: as an input says, or the past; keys that are no padding; or everyone."""
+    inputs = [v.torch for v in evidence.inputs]
+    length = shape[-1]
+    yield next((a for a in inputs if a.dtype == bool and a.shape[-2:] == (length,) * 2), None)
+    for array in inputs:
+        if array.shape == shape and np.isin(array, (0, 1)).all() and not array.all():
+            kept = array.astype(bool)[:, None]
+            yield np.broadcast_to(kept, (*shape, length))
+            yield np.tril(np.ones((length, length), bool)) & kept
+    yield np.ones((1, length, length), bool)
+
+
+def _own_bias(evidence: Evidence, part: Part | None) -> Array | None:
+    """The bias of a layer that PyTorch alone calls."""
+    if part is None or not part.alone:
+        return None
+    bias = getattr(evidence.module.get_submodule(part.name), "bias", None)
+    return None if bias is None else np.asarray(to_numpy(bias.detach()), np.float64)
+
+
+def _after(
+    evidence: Evidence, out: Part | None, shape: tuple[int, ...]
+) -> tuple[Array | None, Array | float]:
+    """The matrix that PyTorch multiplies the heads with, and what it adds to that."""
+    if out is None:
+        return None, 0.0
+    weight = getattr(evidence.module.get_submodule(out.name), "weight", None)
+    mixed = _flat(out.inputs[0].torch)
+    side = evidence.target.torch
+    if weight is None or weight.ndim != 2 or mixed.shape != shape:
+        return None, 0.0
+    kernel = np.asarray(to_numpy(weight.detach()), np.float64).T
+    projected = mixed @ kernel if kernel.shape[0] == mixed.shape[-1] else None
+    if projected is None or projected.shape != side.shape:
+        return None, 0.0
+    return kernel, side - projected
 
 
 def _flat(array: Array) -> Array:

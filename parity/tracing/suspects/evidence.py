@@ -64,11 +64,16 @@ class Parameter:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A call made in the culprit: what it is called there, its inputs and outputs."""
+    """A call made in the culprit: what it is called there, its inputs and outputs.
+
+    Attributes:
+        alone: whether PyTorch alone makes it; its values are PyTorch's on both sides.
+    """
 
     name: str
     inputs: list[Value]
     outputs: list[Value]
+    alone: bool = False
 
 
 @dataclasses.dataclass
@@ -131,7 +136,10 @@ class Evidence:
             target=turned([self.target])[0],
             inputs=turned(self.inputs),
             outputs=turned(self.outputs),
-            parts=[Part(p.name, turned(p.inputs), turned(p.outputs)) for p in self.parts],
+            parts=[
+                dataclasses.replace(p, inputs=turned(p.inputs), outputs=turned(p.outputs))
+                for p in self.parts
+            ],
             parameters=[Parameter(p.name, p.link, p.flax, p.torch) for p in self.parameters],
             torch_only=self.flax_only,
             flax_only=self.torch_only,
@@ -172,11 +180,13 @@ class Capture(Comparison):
         super().__init__(*args)
         self._kept = {pair, *alignment.children(pair)}
         self.values: dict[tuple[Pair, Kind], list[Value]] = {}
+        self.layouts: list[LeafError] = []
 
     def _keep(
         self, pair: Pair, kind: Kind, torch: Arrays, flax: Arrays, errors: list[LeafError]
     ) -> None:
         if pair in self._kept:
+            self.layouts += errors
             self.values.setdefault((pair, kind), []).extend(
                 Value(e.flax, wide(e.operation(torch[e.torch])), wide(flax[e.flax])) for e in errors
             )
@@ -201,3 +211,13 @@ def wide(array: Array) -> Array:
     """Floats as float64; anything else as it is."""
     is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
     return array.astype(np.float64) if is_float else array
+
+
+def rounded(array: Array, precision: str) -> Array:
+    """In a narrower dtype, or TF32, and back in float64; as it is where that is empty."""
+    if not precision:
+        return array
+    if precision == "TF32":  # float32 with 10 bits of the mantissa
+        bits = array.astype(np.float32).view(np.uint32)
+        return ((bits + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
+    return array.astype(ROUNDED[precision]).astype(np.float64)

@@ -142,7 +142,7 @@ def _ways(alike: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
 
 def _sum(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:
     """A weighted sum: a residual left out, or added twice, or an output scaled."""
-    alike = {n: a for n, a in known.items() if a.shape == evidence.target.torch.shape}
+    alike = _broadcast(known, evidence.target.torch.shape)
     if not alike:
         return
     (mine, error), (theirs, after) = (
@@ -156,6 +156,12 @@ def _sum(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:
         name = "scale" if len(used) == 1 and mine.any() and theirs.any() else "sum"
         if suspect := evidence.judge(name, sentence, after):
             yield suspect
+
+
+def _broadcast(known: Mapping[str, Array], shape: tuple[int, ...]) -> dict[str, Array]:
+    """What can be added to an array of this shape: a table of positions has no rows."""
+    fitting = {n: a for n, a in known.items() if a.shape and shape[-a.ndim :] == a.shape}
+    return {n: np.broadcast_to(a, shape) for n, a in fitting.items()}
 
 
 def call_suspects(evidence: Evidence) -> Iterator[Suspect]:
@@ -172,7 +178,7 @@ def _times(count: int) -> str:
 def unknown_input(evidence: Evidence) -> Iterator[Suspect]:
     """What one side makes of the known values, where the other makes something else of them."""
     known = _known(evidence)
-    alike = {n: a for n, a in known.items() if a.shape == evidence.target.torch.shape}
+    alike = _broadcast(known, evidence.target.torch.shape)
     if evidence.target.torch.dtype != np.float64 or not alike:
         return
     weights, error = _weights(alike, evidence.target.torch)

@@ -22,8 +22,8 @@ def output_suspects(evidence: Evidence) -> Iterator[Suspect]:
     """A factor, a constant, a shift, another order, a rounding."""
     one, other = evidence.target.torch, evidence.target.flax
     if one.dtype != np.float64:
-        if one.dtype.kind in "iu":
-            yield from filter(None, _along(evidence, one, other, evidence.what))
+        if one.dtype.kind in "iu" and one.size:
+            yield from filter(None, _of_integers(evidence, one, other, evidence.what))
         return
     if not one.size or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return  # numbers that are fitted to these would explain anything
@@ -37,6 +37,19 @@ def output_suspects(evidence: Evidence) -> Iterator[Suspect]:
         *_rounded(evidence, one, other, what),
     ]
     yield from (suspect for suspect in found if suspect is not None)
+
+
+def _of_integers(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
+    """Ids, or positions."""
+    low, high = int(other.min()), int(other.max())
+    step = int(other.flat[0]) - int(one.flat[0])
+    if low == high:
+        yield e.suspect("constant", f"{what} is {low} everywhere in {e.odd}", one * 0 + low, other)
+    yield e.suspect("shifted", f"{what} is {step:+d} off everywhere in {e.odd}", one + step, other)
+    yield from _along(e, one, other, what)
+    for axis in range(one.ndim):
+        words = f"{what} is in the reverse order along its axis {axis} in {e.odd}"
+        yield e.suspect("flipped", words, np.flip(one, axis), other)
 
 
 def channel_suspects(evidence: Evidence) -> Iterator[Suspect]:
@@ -142,7 +155,10 @@ def _by_channel(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Su
     )
     words = f"every channel of {what} has a factor of its own in {e.odd}"
     words += f": {names[0]}" if names else f" ({factors.min():.3g} to {factors.max():.3g})"
-    yield e.suspect("channel-scaled", words, one * factors, other)
+    scaled = e.suspect("channel-scaled", words, one * factors, other)
+    yield scaled
+    if scaled is None and one[..., 0].size >= _TELLING:
+        yield _normalised_otherwise(e, one, other, what)
     axes = tuple(range(one.ndim))[-1:]
     sizes = np.square(one).sum(axes, keepdims=True)
     factors = np.divide(
@@ -151,6 +167,22 @@ def _by_channel(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Su
     words = f"every token of {what} has a factor of its own in {e.odd}"
     words += f" ({factors.min():.3g} to {factors.max():.3g})"
     yield e.suspect("token-scaled", words, one * factors, other)
+
+
+def _normalised_otherwise(e: Evidence, one: Array, other: Array, what: str) -> Suspect | None:
+    """Every channel has a factor and an offset of its own, as of an image's mean and deviation."""
+    axes = tuple(range(one.ndim - 1))
+    if not np.ptp(other, axes).all():
+        return None  # a constant is anything times 0, plus itself
+    mean, mean_2 = one.mean(axes), other.mean(axes)
+    sizes = np.square(one - mean).sum(axes)
+    products = ((one - mean) * (other - mean_2)).sum(axes)
+    factors = np.divide(products, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    offsets = mean_2 - factors * mean
+    shown = [", ".join(f"{n:.4g}" for n in a[:4]) for a in (factors, offsets)]
+    words = f"{what} is {shown[0]} times {e.usual}'s, plus {shown[1]}, by channel in {e.odd}: "
+    words += "normalised with another mean and deviation"
+    return e.suspect("channel-normalised", words, one * factors + offsets, other)
 
 
 def _known_factor(factor: float, sizes: list[int]) -> str:
@@ -236,6 +268,7 @@ def _rounded(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspe
                 yield e.suspect("quantised", words, np.nan_to_num(np.rint(one / s) * s), other)
 
 
+_TELLING = 8  # values of a channel, to which two numbers are fitted
 _AXES = 4  # 24 orders
 # Half a unit in the last place, relative, of the dtypes that are narrower.
 _UNITS = {"float32": 2.0**-24, "TF32 or float16": 2.0**-11, "bfloat16": 2.0**-8}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from parity.tracing.suspects.rows import (
     rearranged,
     rows_alike,
 )
-from parity.tracing.suspects.tensors import describe, fitted
+from parity.tracing.suspects.tensors import describe, fitted, same_values
 
 Array = NDArray[Any]
 _EQUAL = 1e-12
@@ -55,8 +55,9 @@ def _looks(parameter: Parameter, evidence: Evidence) -> tuple[str, str]:
     # Either side may be the right one.
     sides = ((one, other, ""), (other, one, f" (on the {evidence.usual} side)"))
     for a, b, side in sides:
-        if found := describe(a, b):
-            return found[0], found[1] + side
+        for view in _views(parameter.link):
+            if found := describe(view(a), view(b)):
+                return found[0], found[1] + side
     others = [(link, a) for link, a in evidence.others if link.flax != parameter.link.flax]
     narrow = _narrow(other)
     for link, array in others:
@@ -97,6 +98,13 @@ def _looks(parameter: Parameter, evidence: Evidence) -> tuple[str, str]:
     return name, f"differs{where}".replace(", in", " in") if where else words
 
 
+def _views(link: Link) -> Iterator[Callable[[Array], Array]]:
+    """As a matrix (in, out) where that is what PyTorch has of a tensor with heads; as it is."""
+    if len(link.operation.source) == 2 < len(link.operation.merged):
+        yield lambda array: link.operation.inverse(array).T
+    yield lambda array: array
+
+
 def _narrow(array: Array) -> str:
     """The narrowest dtype that holds the values exactly, but for that of files, float32."""
     for name in ("bfloat16", "float16"):
@@ -128,7 +136,7 @@ def _of_others(wrong: Array, others: Sequence[tuple[Link, Array]]) -> tuple[str,
 def _by_size(one: Array, other: Array) -> tuple[str, str]:
     """What is left to say: where, by how much, and whether it looks like noise."""
     differing = int(np.count_nonzero(one != other))
-    if np.array_equal(np.sort(one, axis=None), np.sort(other, axis=None)):
+    if same_values(one, other):
         return "weight-reordered", f"has its values in another order ({differing} moved)"
     difference = other - one
     everywhere = differing > one.size // 2

@@ -12,18 +12,32 @@ from numpy.typing import NDArray
 from parity.tracing.suspects.evidence import ROUNDED
 
 Array = NDArray[Any]
+_HIDDEN = -1e9  # what is usually added to a score that is not to count
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What attention is computed from."""
+    """What attention is computed from, and what is made of it.
 
-    query: Array  # (B, S, N*H)
-    key: Array  # (B, S, K*H)
-    value: Array  # (B, S, K*H)
+    Attributes:
+        query: (B, S, N*H).
+        key: and value: (B, S, K*H).
+        tables: cos and sin, (B or 1, S, H/2).
+        mask: True where a query may look, (B or 1, S, S); None: the past.
+        biases: of query, key and value, where these are known to have been added.
+        kernel: (N*H, D), with which the heads' values are multiplied; None: they are not.
+        rest: what is added to that, as a bias and a residual.
+    """
+
+    query: Array
+    key: Array
+    value: Array
     heads: int
-    tables: tuple[Array, Array] | None  # cos and sin, (B or 1, S, H/2)
-    mask: Array | None  # (B, S, S)
+    tables: tuple[Array, Array] | None
+    mask: Array | None
+    biases: tuple[Array, Array, Array] | None = None
+    kernel: Array | None = None
+    rest: Array | float = 0.0
 
     @property
     def head_dim(self) -> int:
@@ -32,7 +46,21 @@ class Setting:
 
 
 def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
-    """Causal attention with grouped heads, (B, S, N*H), with what is to be otherwise."""
+    """Attention with grouped heads, (B, S, N*H), and what is made of it, with one thing changed."""
+    if "biases" in change:
+        if setting.biases is None:
+            raise ValueError("no biases")
+        three = (setting.query, setting.key, setting.value)
+        left = [
+            array - bias * (role in change["biases"])
+            for array, bias, role in zip(three, setting.biases, "qkv", strict=True)
+        ]
+        setting = dataclasses.replace(setting, query=left[0], key=left[1], value=left[2])
+    heads = _heads(setting, change)
+    return heads if setting.kernel is None else heads @ setting.kernel + setting.rest
+
+
+def _heads(setting: Setting, change: Mapping[str, Any]) -> Array:
     head_dim, heads = setting.head_dim, setting.heads
     if setting.key.shape[-1] % head_dim:
         raise ValueError("keys are no whole number of heads")
@@ -92,8 +120,12 @@ def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
         low = scores - change["add"] if "add" in change else -change["fill"]
         scores, mask = np.where(mask, scores, low), np.ones_like(mask)
     precision = change.get("precision", "")
-    weights = _softmax(_rounded(scores, precision), mask, change.get("axis", ""), precision)
+    way = change.get("axis", "")
+    # Where all that a softmax sees is hidden, a finite number hides none of it.
+    finite = change.get("mask") == "queries" or (way == "queries" and not mask.any(-2).all())
+    weights = _softmax(_rounded(scores, precision), mask, way, precision, finite)
     weights = _rounded(weights, change.get("probabilities", ""))
+    weights = weights.swapaxes(2, 3) if change.get("weights") == "transposed" else weights
     mixed = weights @ value[:, groups[1]]  # (B, N, S, H)
     if change.get("merge") == "plain":
         return mixed.reshape(setting.query.shape)
@@ -103,11 +135,13 @@ def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
     return mixed.reshape(*mixed.shape[:2], -1)
 
 
-def _softmax(scores: Array, mask: Array, way: str, precision: str) -> Array:
+def _softmax(scores: Array, mask: Array, way: str, precision: str, finite: bool) -> Array:
     if way == "none":
         return np.where(mask, scores, 0.0)
     if way == "sigmoid":
         return np.where(mask, 1 / (1 + np.exp(-scores)), 0.0)
+    if finite:
+        scores, mask = scores + np.where(mask, 0.0, _HIDDEN), np.ones_like(mask)
     if way != "after":
         scores = np.where(mask, scores, -np.inf)
     axis = {"queries": -2, "heads": 1}.get(way, -1)
@@ -224,8 +258,10 @@ def _mask(setting: Setting, change: Mapping[str, Any]) -> Array:
         return np.tril(np.ones((1, length, length), bool), 1)
     if way == "behind":
         return np.tril(np.ones((1, length, length), bool), -1)
-    given = setting.mask
-    return given if given is not None and given.shape[-2:] == (length, length) else causal
+    given = causal if setting.mask is None else setting.mask
+    if way == "queries":
+        return given.swapaxes(1, 2)
+    return given & causal if way == "past" else given
 
 
 def _rounded(array: Array, precision: str) -> Array:

@@ -15,6 +15,7 @@ Part = tuple[slice | Array, ...]
 _MANY = 1 << 16  # rows that are looked up by their values
 _TELLING = 4  # with fewer values anything explains them
 _LEVELS = 256
+_SAMPLE = 1 << 16  # values that show whether more are worth a look
 
 
 def part_that_differs(one: Array, other: Array) -> Part | None:
@@ -107,21 +108,36 @@ def rows_alike(part: Array) -> tuple[str, str] | None:
     return None
 
 
+def _count(array: Array, most: int) -> int | None:
+    """How many values an array takes; None where they are more than so many."""
+    if len(np.unique(array.reshape(-1)[:_SAMPLE])) > most:
+        return None
+    count = len(np.unique(array))
+    return count if count <= most else None
+
+
 @np.errstate(all="ignore")
 def levels(array: Array) -> str | None:
     """How few values a tensor takes, or each block of it beside its largest."""
-    if (count := len(np.unique(array))) <= min(_LEVELS, array.size // 4):
+    if (count := _count(array, min(_LEVELS, array.size // 4))) is not None:
         return f"{count} values"
     if array.ndim == 2:
         for size, lay in itertools.product((128, 64, 32, 16), (array, array.T)):
             if array.size % size or array.size < 8 * _LEVELS:
                 continue
-            blocks = np.ascontiguousarray(lay).reshape(-1, size)
-            largest = np.abs(blocks).max(1, keepdims=True)
-            beside = np.divide(blocks, largest, out=np.zeros_like(blocks), where=largest > 0)
-            if (count := len(np.unique(beside.round(6)))) <= _LEVELS:
+            first = np.ascontiguousarray(lay[: -(-_SAMPLE // lay.shape[1])]).reshape(-1)
+            if _beside(first[: first.size // size * size].reshape(-1, size)) is None:
+                continue
+            if (count := _beside(np.ascontiguousarray(lay).reshape(-1, size))) is not None:
                 return f"{count} values in each block of {size}, beside the largest"
     return None
+
+
+def _beside(blocks: Array) -> int | None:
+    """How many values blocks take beside the largest of each; None where these are many."""
+    largest = np.abs(blocks).max(1, keepdims=True)
+    beside = np.divide(blocks, largest, out=np.zeros_like(blocks), where=largest > 0)
+    return _count(beside.round(6), _LEVELS)
 
 
 def _block(order: list[int]) -> int:

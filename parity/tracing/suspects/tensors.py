@@ -18,6 +18,7 @@ Changed = tuple[str, str, Array]  # name, what it looks like, the tensor that wo
 Order = tuple[str, str, Callable[[Array], Array]]  # name, what it looks like, what to do
 _EQUAL = 1e-12
 _FEW = 4
+_LARGE = 1 << 18  # values of which a tensor that has more is first tried on a part
 _ROWS, _SAMPLE = 256, 4096  # rows, and values of a row, by which quantisation is known
 _TOLD = 1e-6  # of values whose scale was rounded in some other way
 
@@ -28,13 +29,37 @@ def describe(right: Array, wrong: Array) -> tuple[str, str] | None:
     if not right.size or np.array_equal(right, wrong):
         return None
     right, wrong = (np.asarray(a, np.float64) for a in (right, wrong))
-    alike = np.array_equal(np.sort(right, axis=None), np.sort(wrong, axis=None))
-    ways = _reordered(right, wrong) if alike else _changed(right, wrong)
+    if same_values(right, wrong):
+        ways = _reordered(right, wrong)
+    elif _hopeless(right, wrong, _changed):
+        ways = _quantised(right, wrong)
+    else:
+        ways = _changed(right, wrong)
     for name, words, changed in ways:
         if changed.shape == wrong.shape and relative_error(changed, wrong) <= _EQUAL:
             return name, words
         del changed  # before the next one is made
     return None
+
+
+def same_values(one: Array, other: Array) -> bool:
+    """Whether two tensors hold the same values, in any order."""
+    if one.size != other.size or (one.min(), one.max()) != (other.min(), other.max()):
+        return False
+    return np.array_equal(np.sort(one, axis=None), np.sort(other, axis=None))
+
+
+def _hopeless(right: Array, wrong: Array, ways: Callable[..., Iterator[Changed]]) -> bool:
+    """Whether a few rows of a large tensor show that none of these changes explains them.
+
+    Only a scale for all of it, as of what is quantised, is not to be seen in a few rows.
+    """
+    if right.size <= _LARGE or right.ndim < 2:
+        return False
+    right, wrong = (a[:: max(1, a.size // _LARGE)] for a in (right, wrong))
+    if np.array_equal(right, wrong):
+        return False
+    return not any(relative_error(a, wrong) <= _EQUAL for _, _, a in ways(right, wrong))
 
 
 def _changed(array: Array, other: Array) -> Iterator[Changed]:
@@ -72,13 +97,21 @@ def _quantised(array: Array, other: Array) -> Iterator[Changed]:
             few = max(1, _ROWS * block // array.shape[0])  # outputs that have so many blocks
             blocks = [a[:, :few].T.reshape(-1, block) for a in sides]
             groups.append((f"{block} inputs of an output", blocks))
-    for bits, (per, (rows, wrong)) in itertools.product((8, 4), groups):
-        top = 2 ** (bits - 1)
+    for per, (rows, wrong) in groups:
         rows, wrong = rows[:_ROWS], wrong[:_ROWS]
         low, high = rows.min(1, keepdims=True), rows.max(1, keepdims=True)
-        largest = np.maximum(-low, high)
-        signed = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)
         rows, wrong = rows[:, :_SAMPLE], wrong[:, :_SAMPLE]
+        for words in _steps(rows, wrong, low, high):
+            yield "weight-quantised", f"{words}, with a scale for {per}", other
+            return
+
+
+def _steps(rows: Array, wrong: Array, low: Array, high: Array) -> Iterator[str]:
+    """How rows with these bounds were quantised, if they were."""
+    largest = np.maximum(-low, high)
+    signed = np.where(-low >= high, low, high)
+    for bits in (8, 4):
+        top = 2 ** (bits - 1)
         for step, offset, bottom, most in (
             (largest / (top - 1), 0.0, -top, top - 1),
             (largest / top, 0.0, -top, top - 1),
@@ -93,8 +126,7 @@ def _quantised(array: Array, other: Array) -> Iterator[Changed]:
                 levels = [np.rint((rows - offset) / size) for size in (unit, full)]
                 for clipped in (*levels, *(np.clip(a, bottom, most) for a in levels)):
                     if relative_error(clipped * unit + offset, wrong) <= _TOLD:
-                        words = f"is quantised to {bits} bits, with a scale for {per}"
-                        yield "weight-quantised", words, other
+                        yield f"is quantised to {bits} bits"
                         return
 
 
@@ -119,6 +151,8 @@ def fitted(right: Array, wrong: Array) -> tuple[str, str] | None:
     if not right.size or not (np.isfinite(right).all() and np.isfinite(wrong).all()):
         return None
     right, wrong = (np.asarray(a, np.float64) for a in (right, wrong))
+    if _hopeless(right, wrong, _fitted):
+        return None
     for name, words, changed in _fitted(right, wrong):
         if relative_error(changed, wrong) <= _EQUAL:
             return name, words
