@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from diy_core.config import DIYConfig
 
 Values = NDArray[Any] | None
+IGNORED = -100  # the label of a position that does not count
 
 
 def as_host_array(name: str, value: Any) -> NDArray[Any]:
@@ -163,6 +164,25 @@ def check_segment_ids(
     if tuple(shape) != tuple(ids_shape):
         raise ValueError(
             f"segment_ids must have the shape of input_ids {tuple(ids_shape)}, got {tuple(shape)}"
+        )
+
+
+def check_labels(values: Values, vocab_size: int) -> None:
+    """Labels are token ids in 0 .. vocab_size - 1, or -100 where nothing is counted.
+
+    Raises:
+        ValueError: any other label; unchecked, some devices wrap around or answer NaN in silence.
+    """
+    if values is None:
+        return
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"labels must be integers, got dtype {values.dtype}")
+    bad = (values != IGNORED) & ((values < 0) | (values >= vocab_size))
+    if bad.any():
+        place = tuple(np.argwhere(bad)[0].tolist())
+        raise ValueError(
+            f"labels must lie in 0..{vocab_size - 1} (vocab_size {vocab_size}) or be {IGNORED} "
+            f"(not counted), got {int(values[place])} at {place}"
         )
 
 

@@ -6,38 +6,15 @@ Shapes: B batch, S sequence, D hidden, V vocabulary, C tokens of a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from diy_core import validate
+from diy_core.validate import IGNORED
 from diy_jax.inputs import host_values
-
-IGNORED = -100
-
-
-def check_labels(labels: Any, vocab_size: int) -> None:
-    """Labels are token ids in 0 .. vocab_size - 1, or -100 where nothing is counted.
-
-    Values that cannot be seen without waiting (under `jit`, on an accelerator) pass.
-
-    Raises:
-        ValueError: any other label; unchecked, it would wrap around or answer NaN in silence.
-    """
-    values = host_values(labels)
-    if values is None:
-        return
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"labels must be integers, got dtype {values.dtype}")
-    bad = (values != IGNORED) & ((values < 0) | (values >= vocab_size))
-    if bad.any():
-        place = tuple(np.argwhere(bad)[0].tolist())
-        raise ValueError(
-            f"labels must lie in 0..{vocab_size - 1} (vocab_size {vocab_size}) or be {IGNORED} "
-            f"(not counted), got {int(values[place])} at {place}"
-        )
 
 
 def cross_entropy(
@@ -75,7 +52,7 @@ def cross_entropy(
     chunks = -(-tokens // chunk_tokens)
     length = -(-tokens // chunks)
     vocab_size = jax.eval_shape(project, hidden[:1, :1]).shape[-1]
-    check_labels(labels, vocab_size)
+    validate.check_labels(host_values(labels), vocab_size)
 
     padding = chunks * length - tokens
     rows = jnp.pad(hidden.reshape(tokens, -1), ((0, padding), (0, 0)))

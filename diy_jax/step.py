@@ -21,8 +21,9 @@ from flax import linen as nn
 from diy_core import validate
 from diy_core.config import DIYConfig
 from diy_core.training.config import TrainConfig
+from diy_core.validate import IGNORED
 from diy_jax.inputs import dtype_name, host_values
-from diy_jax.loss import IGNORED, check_labels, cross_entropy
+from diy_jax.loss import cross_entropy
 from diy_jax.model import DIYForCausalLM, ModelBlock
 from diy_jax.optimizer import clip_by_global_norm
 from diy_jax.random import fold_in, key
@@ -63,7 +64,7 @@ def check_batch(batch: Mapping[str, Any], config: DIYConfig, passes: int) -> Non
     validate.check_input_ids(rows.shape, dtype_name(ids.dtype), host_values(rows), config)
     dtype = dtype_name(segments.dtype)
     validate.check_segment_ids(segments.reshape(flat).shape, dtype, rows.shape, False)
-    check_labels(labels, config.vocab_size)
+    validate.check_labels(host_values(labels), config.vocab_size)
 
 
 def build_step(

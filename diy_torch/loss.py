@@ -6,40 +6,15 @@ Shapes: B batch, S sequence, D hidden, V vocabulary, C tokens of a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from diy_core import validate
+from diy_core.validate import IGNORED
 from diy_torch.inputs import host_values
-
-IGNORED = -100
-
-
-def check_labels(labels: Any, vocab_size: int) -> None:
-    """Labels are token ids in 0 .. vocab_size - 1, or -100 where nothing is counted.
-
-    Values that cannot be seen without waiting (under `torch.compile`, on an accelerator) pass.
-
-    Raises:
-        ValueError: any other label; unchecked, some devices answer nonsense in silence.
-    """
-    values = host_values(torch.as_tensor(labels))
-    if values is None:
-        return
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"labels must be integers, got dtype {values.dtype}")
-    bad = (values != IGNORED) & ((values < 0) | (values >= vocab_size))
-    if bad.any():
-        place = tuple(np.argwhere(bad)[0].tolist())
-        raise ValueError(
-            f"labels must lie in 0..{vocab_size - 1} (vocab_size {vocab_size}) or be {IGNORED} "
-            f"(not counted), got {int(values[place])} at {place}"
-        )
 
 
 def cross_entropy(
@@ -82,7 +57,7 @@ def cross_entropy(
         # Zeros in, and zeros out: a gradient of 0 times a NaN would be NaN.
         states = states.masked_fill(~counted[:, None], 0)
         logits = project(states[None])[0].to(wide)
-        check_labels(labels, logits.shape[-1])
+        validate.check_labels(host_values(labels), logits.shape[-1])
         losses = _losses(logits, wanted.long(), z_loss)
         return losses.masked_fill(~counted, 0).sum()
 
@@ -100,7 +75,18 @@ def cross_entropy(
 def _losses(
     logits: Float[Tensor, "C V"], labels: Int[Tensor, " C"], z_loss: float
 ) -> Float[Tensor, " C"]:
-    losses = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+    """The maximum is taken off first: loss = log sum exp(z - max) - (z[label] - max) is exact
+    where the model is sure, and logsumexp(z) - z[label] is not.
+
+    `functional.cross_entropy` sums the exponentials of a large vocabulary less precisely on a CPU:
+    in float32 it is 1e-5 off, always to the same side, and its gradient twenty times as far as
+    this one's.
+    """
+    top = logits.detach().amax(dim=-1, keepdim=True)
+    shifted = logits - top
+    rest = shifted.logsumexp(dim=-1)
+    wanted = labels.clamp(min=0)  # of what is not counted any number will do
+    losses = rest - shifted.gather(-1, wanted[:, None])[:, 0]
     if z_loss:
-        losses = losses + z_loss * logits.logsumexp(dim=-1).square()
+        losses = losses + z_loss * (rest + top[:, 0]).square()
     return losses

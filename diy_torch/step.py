@@ -20,8 +20,9 @@ from torch.utils.checkpoint import checkpoint
 from diy_core import validate
 from diy_core.config import DIYConfig
 from diy_core.training.config import TrainConfig
+from diy_core.validate import IGNORED
 from diy_torch.inputs import dtype_name, host_values
-from diy_torch.loss import IGNORED, check_labels, cross_entropy
+from diy_torch.loss import cross_entropy
 from diy_torch.model import DIYForCausalLM, DIYModel
 from diy_torch.optimizer import clip_by_global_norm
 from diy_torch.random import fold_in, key
@@ -62,7 +63,7 @@ def check_batch(batch: Mapping[str, Any], config: DIYConfig, passes: int) -> Non
     validate.check_input_ids(rows.shape, dtype_name(ids.dtype), host_values(rows), config)
     dtype = dtype_name(segments.dtype)
     validate.check_segment_ids(segments.reshape(flat).shape, dtype, rows.shape, False)
-    check_labels(labels, config.vocab_size)
+    validate.check_labels(host_values(labels), config.vocab_size)
 
 
 def build_step(

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from diy_core.data.files import DataError
 from diy_core.data.packing import arrange
 from diy_core.data.token_data import TokenData
-
-IGNORED = -100  # the label of a position that the loss does not count
+from diy_core.validate import IGNORED
 
 
 class Batch(TypedDict):

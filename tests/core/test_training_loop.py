@@ -63,6 +63,16 @@ def test_a_run_leaves_metrics_events_a_plot_and_checkpoints(runner: Runner) -> N
     assert all(row["tokens_per_second"] > 0 and row["memory"] > 0 for row in timings)
 
 
+def test_no_step_is_said_to_take_less_than_it_did(runner: Runner) -> None:
+    """Also before an evaluation or a checkpoint, where there is no next step to wait for."""
+    assert runner(model={"size": 5, "step_seconds": 0.02}, log_every=1, eval_every=4) == 0
+    lines = (runner.path / "timings.jsonl").read_text().splitlines()
+    seconds = [json.loads(line)["seconds_per_step"] for line in lines]
+    assert len(seconds) == 12
+    assert sum(found is None for found in seconds) <= 1  # the first has nothing before it
+    assert all(found >= 0.02 for found in seconds if found is not None)
+
+
 def test_tensorboard_shows_what_the_metrics_hold(runner: Runner) -> None:
     runner(eval_every=6, stop_at=7)
     runner(eval_every=6, resume=True)
