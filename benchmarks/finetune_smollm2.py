@@ -10,7 +10,6 @@ memory, 6 GB of disk, and about half an hour on two cores.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import multiprocessing
@@ -67,21 +66,6 @@ def import_model(destination: Path) -> None:
     import_gguf(find_smollm2(), destination)
 
 
-def evaluate_first(package: str, config_file: Path, run: Path) -> tuple[float, int]:
-    """Loss on the held-out text before the first step, as the run itself would compute it."""
-    from diy_core.training.command import from_dict
-    from diy_core.training.run_directory import RunDirectory
-
-    config = from_dict(yaml.safe_load(config_file.read_text()) | {"run_dir": str(run)})
-    with RunDirectory(run, print) as directory:
-        directory.begin(config, resume=False)
-        pieces = importlib.import_module(f"{package}.train").assemble(config, directory, "cpu")
-        assert pieces.validation is not None
-        parts = [pieces.trainer.evaluate(batch) for batch in pieces.validation()]
-    tokens = sum(int(counted) for _, counted in parts)
-    return sum(float(total) for total, _ in parts) / tokens, tokens
-
-
 def evaluate_plainly(model_path: Path, data: Path, length: int) -> tuple[float, int]:
     """The same of transformers: every window of every document by itself, nothing packed.
 
@@ -128,14 +112,15 @@ def train_plainly(run: Path, model_path: Path, steps: int) -> list[float]:
 
 def read_run(run: Path) -> dict[str, Any]:
     """Losses, validation losses by step, their tokens, seconds of a step (the lower quartile)."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timings = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
-    evaluations = [row for row in rows if "evaluation" in row]
+    rows, evaluations, timings = (
+        [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("metrics", "evaluations", "timings")
+    )
     seconds = [row["seconds_per_step"] for row in timings if row["seconds_per_step"] is not None]
     return {
-        "losses": np.array([row["loss"] for row in rows if "loss" in row]),
-        "evaluations": {row["step"]: row["evaluation"]["loss"] for row in evaluations},
-        "tokens": {row["evaluation"]["tokens"] for row in evaluations},
+        "losses": np.array([row["loss"] for row in rows]),
+        "evaluations": {row["step"]: row["loss"] for row in evaluations},
+        "tokens": {row["tokens"] for row in evaluations},
         "seconds": float(np.quantile(seconds, 0.25)),
     }
 
@@ -158,17 +143,14 @@ def measure(work: Path, steps: int, witness_steps: int) -> dict[str, Any]:
 
     twins: dict[str, Any] = {}
     for name, package in PACKAGES.items():
-        first, tokens = apart(evaluate_first, package, config_file, work / f"{name}-first")
         run, exported, begun = work / name, work / f"{name}-exported", time.monotonic()
         words = "train", f"--config={config_file}", f"--run_dir={run}", "--device=cpu"
         memory = command(package, *words)
         found = read_run(run) | {"memory": memory, "minutes": (time.monotonic() - begun) / 60}
-        assert found["tokens"] == {tokens}
-        found["evaluations"] = {0: first} | found["evaluations"]
         command(package, "export", str(run), f"--step={steps}", f"--out={exported}")
         found["exported"], counted = apart(evaluate_plainly, exported, held_out, length)
-        assert counted == tokens
-        twins[name] = found | {"tokens": tokens}
+        assert found["tokens"] == {counted}
+        twins[name] = found | {"tokens": counted}
     plain_first, _ = apart(evaluate_plainly, model, held_out, length)
     losses = apart(train_plainly, work / "PyTorch", model, min(steps, witness_steps))
     return twins | {"transformers": {"losses": np.array(losses), "evaluations": {0: plain_first}}}

@@ -56,7 +56,7 @@ def train(package: str, model: Path, values: dict[str, Any], run: Path) -> Train
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     path = checkpoint_path(run / "checkpoints", values["steps"])
     checkpoint = STORES[package].open(path, DIYConfig.from_pretrained(run / "model"))
-    return [row["loss"] for row in rows if "loss" in row], dict(checkpoint.read_all())
+    return [row["loss"] for row in rows], dict(checkpoint.read_all())
 
 
 def compare(what: str, one: Trained, other: Trained) -> None:

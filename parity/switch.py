@@ -20,7 +20,10 @@ from diy_torch.training_store import TrainingStore as TorchStore
 _STORES: tuple[type[CheckpointStore], ...] = (TorchStore, JaxStore)
 _PART = 256 << 20  # bytes in memory at a time; each costs Orbax a round over all that it has
 # What a run is beside its checkpoints and its config. The plot is drawn anew.
-_HISTORY = ("metrics.jsonl", "timings.jsonl", "tensorboard", "model", "data", "validation")
+_HISTORY = (
+    *("metrics.jsonl", "evaluations.jsonl", "timings.jsonl", "tensorboard"),
+    *("model", "data", "validation"),
+)
 
 
 def switch(

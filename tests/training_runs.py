@@ -137,8 +137,13 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
 
 
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    """The lines of `evaluations.jsonl`."""
+    return [json.loads(line) for line in (run / "evaluations.jsonl").read_bytes().splitlines()]
+
+
 def losses(run: Path) -> list[float]:
-    return [row["loss"] for row in rows(run) if "loss" in row]
+    return [row["loss"] for row in rows(run)]
 
 
 def same_bits(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) -> bool:

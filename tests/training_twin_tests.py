@@ -24,6 +24,7 @@ from tests.training_runs import (
     STEPS,
     Runs,
     arguments,
+    evaluations,
     losses,
     rows,
     same_bits,
@@ -62,12 +63,12 @@ class RunTests(Twin):
     """Runs in this process."""
 
     def test_a_run_learns_and_evaluates(self, runs: Runs) -> None:
-        found, curve = rows(runs.folder / "whole"), losses(runs.folder / "whole")
+        curve = losses(runs.folder / "whole")
         assert len(curve) == STEPS
         assert curve[-1] < curve[0] - 0.3
-        evaluated = [row for row in found if "evaluation" in row]
-        assert [row["step"] for row in evaluated] == [8, 16]
-        assert evaluated[1]["evaluation"]["loss"] < evaluated[0]["evaluation"]["loss"]
+        evaluated = evaluations(runs.folder / "whole")
+        assert [row["step"] for row in evaluated] == [0, 8, 16]
+        assert evaluated[2]["loss"] < evaluated[1]["loss"] < evaluated[0]["loss"]
         assert runs.steps("whole") == [6, 12, 16, 18, STEPS]  # 16 is the best
         assert runs.position("whole")["step"] == STEPS
 
@@ -79,8 +80,9 @@ class RunTests(Twin):
         assert runs.train("stopped", resume=True) == 0
         assert same_bits(runs.state("stopped"), runs.state("whole"))
         assert runs.position("stopped") == runs.position("whole")
-        one, other = (runs.folder / name / "metrics.jsonl" for name in ("stopped", "whole"))
-        assert one.read_bytes() == other.read_bytes()
+        for file in ("metrics.jsonl", "evaluations.jsonl"):
+            one, other = (runs.folder / name / file for name in ("stopped", "whole"))
+            assert one.read_bytes() == other.read_bytes()
 
     def test_the_state_of_each_step_differs(self, runs: Runs) -> None:
         one, other = runs.state("whole", 6), runs.state("whole", 12)

@@ -150,7 +150,8 @@ class TrainConfig:
         max_skipped_steps: so many steps in a row with a loss or a gradient that is not finite end
             the run.
         checkpoint_every: steps between two checkpoints.
-        eval_every: steps between two evaluations on the validation data; 0: none.
+        eval_every: steps between two evaluations on the validation data, the first of them before
+            the first step; 0: none.
         log_every: steps between two lines of the log and two points in TensorBoard.
         keep_last: how many of the newest checkpoints are kept.
         keep_every: checkpoints at multiples of this step are kept for good; 0: none.

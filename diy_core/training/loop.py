@@ -87,7 +87,7 @@ class _Run:
         trainer = pieces.trainer
         positions = config.batch_size * config.sequence_length
         self._clock = Clock(positions, trainer.flops_per_token, trainer.matmul_peak)
-        self._metrics = Metrics(directory.metrics_file, position.step)
+        self._metrics = Metrics(directory.metrics_file, directory.evaluations_file, position.step)
         self._timings = JsonLines(directory.timings_file, position.step)
         self._events = Events(directory.tensorboard, position.step)
         self._keeper = Keeper(
@@ -229,8 +229,9 @@ class _Run:
             total += float(loss)
             tokens += int(counted)
         mean = total / tokens if tokens else math.nan
-        row = self._metrics.evaluation(step, mean, tokens)["evaluation"]
-        self._events.write(step, {f"validation/{name}": row[name] for name in row})
+        row = self._metrics.evaluation(step, mean, tokens)
+        names = ("loss", "perplexity", "tokens")
+        self._events.write(step, {f"validation/{name}": row[name] for name in names})
         self._report.say(f"step {step}: validation loss {mean:.4f}, perplexity {row['perplexity']}")
         self._clock.reset(step)
 
@@ -277,7 +278,7 @@ class _Run:
 
 
 def _is_due(every: int, step: int) -> bool:
-    return every > 0 and step > 0 and step % every == 0
+    return every > 0 and step % every == 0
 
 
 def _is_ready(result: StepResult) -> bool:

@@ -1,14 +1,13 @@
-"""`metrics.jsonl`, `timings.jsonl` and TensorBoard's events, each of which reads as one run.
+"""`metrics.jsonl` and the files beside it, each of which reads as one run.
 
-A line of `metrics.jsonl` is one of
+    metrics.jsonl      {"step": 7, "loss": 2.1, "grad_norm": 0.8, "learning_rate": 0.001,
+                        "tokens": 512, "total_tokens": 3584, "skipped": false}
+    evaluations.jsonl  {"step": 10, "loss": 2.0, "perplexity": 7.4, "tokens": 4096}
 
-    {"step": 7, "loss": 2.1, "grad_norm": 0.8, "learning_rate": 0.001, "tokens": 512,
-     "total_tokens": 3584, "skipped": false}
-    {"step": 10, "evaluation": {"loss": 2.0, "perplexity": 7.4, "tokens": 4096}}
-
-with steps counted from 1, so that step 7 is what the checkpoint of step 7 holds. `tokens` are those
-that the loss counts; what is not finite is null. Nothing in it depends on the clock, so a run that
-was killed and resumed has the same bytes as one that was not. Seconds are in `timings.jsonl`.
+A line for each step, counted from 1, so that step 7 is what the checkpoint of step 7 holds; and a
+line for each evaluation, that of step 0 before the first step. `tokens` are those that the loss
+counts; what is not finite is null. Nothing in them depends on the clock, so a run that was killed
+and resumed has the same bytes as one that was not. Seconds are in `timings.jsonl`.
 """
 
 from __future__ import annotations
@@ -92,7 +91,8 @@ class Metrics:
     """What a run computed so far.
 
     Args:
-        path: of `metrics.jsonl`.
+        steps: the file `metrics.jsonl`.
+        evaluations: the file `evaluations.jsonl`.
         last_step: of the checkpoint from which the run goes on; 0: it begins.
 
     Attributes:
@@ -101,16 +101,18 @@ class Metrics:
         complete: False where lines of the steps before `last_step` are missing.
     """
 
-    def __init__(self, path: Path, last_step: int) -> None:
-        self._lines = JsonLines(path, last_step)
+    def __init__(self, steps: Path, evaluations: Path, last_step: int) -> None:
+        self._steps = JsonLines(steps, last_step)
+        # A run that begins has not evaluated, whatever began here before.
+        self._evaluations = JsonLines(evaluations, last_step or -1)
         self.losses: list[tuple[int, float]] = []
         self.evaluations: dict[int, float] = {}
-        seen = 0
-        for row in self._lines.kept:
-            seen += "loss" in row
-            self._note(row)
-        self._lines.kept.clear()
-        self.complete = seen == last_step
+        for row in self._steps.kept:
+            self._note_step(row)
+        for row in self._evaluations.kept:
+            self._note_evaluation(row)
+        self.complete = len(self._steps.kept) == last_step
+        self._steps.kept.clear()
 
     def step(
         self,
@@ -133,13 +135,18 @@ class Metrics:
             "total_tokens": total_tokens,
             "skipped": skipped,
         }
-        return self._add(row)
+        self._steps.write(row)
+        self._note_step(row)
+        return row
 
     def evaluation(self, step: int, loss: float, tokens: int) -> dict[str, Any]:
         """Add an evaluation: the mean loss over so many tokens; returns the line."""
         perplexity = math.exp(loss) if loss < _MOST else math.inf
         values = {"loss": finite(loss), "perplexity": finite(perplexity), "tokens": tokens}
-        return self._add({"step": step, "evaluation": values})
+        row = {"step": step, **values}
+        self._evaluations.write(row)
+        self._note_evaluation(row)
+        return row
 
     def is_best(self, step: int) -> bool:
         """Whether the evaluation of this step has the lowest loss so far."""
@@ -149,23 +156,20 @@ class Metrics:
 
     def sync(self) -> None:
         """Return when the disk holds all lines."""
-        self._lines.sync()
+        self._steps.sync()
+        self._evaluations.sync()
 
     def close(self) -> None:
-        """Close the file."""
-        self._lines.close()
+        """Close the files."""
+        self._steps.close()
+        self._evaluations.close()
 
-    def _add(self, row: dict[str, Any]) -> dict[str, Any]:
-        self._lines.write(row)
-        self._note(row)
-        return row
-
-    def _note(self, row: Mapping[str, Any]) -> None:
-        if "evaluation" in row:
-            loss = row["evaluation"]["loss"]
-            self.evaluations[row["step"]] = math.inf if loss is None else loss
-        elif row["loss"] is not None and not row["skipped"]:
+    def _note_step(self, row: Mapping[str, Any]) -> None:
+        if row["loss"] is not None and not row["skipped"]:
             self.losses.append((row["step"], row["loss"]))
+
+    def _note_evaluation(self, row: Mapping[str, Any]) -> None:
+        self.evaluations[row["step"]] = math.inf if row["loss"] is None else row["loss"]
 
 
 def finite(number: float) -> float | None:

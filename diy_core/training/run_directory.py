@@ -1,7 +1,8 @@
 """The directory of a run: who may write into it, and what was run there.
 
 config.yaml      the config as resolved: defaults, file and command line together
-metrics.jsonl    what the run computed, a line for each step and each evaluation
+metrics.jsonl    what the run computed, a line for each step
+evaluations.jsonl  the same for each evaluation
 timings.jsonl    how fast it was
 tensorboard/     both as TensorBoard's events
 loss.png         the curves
@@ -57,6 +58,7 @@ class RunDirectory:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.evaluations_file = self.path / "evaluations.jsonl"
         self.timings_file = self.path / "timings.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.plot_file = self.path / "loss.png"

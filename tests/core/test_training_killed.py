@@ -57,7 +57,7 @@ def wait_for_step(process: subprocess.Popen[str], metrics: Path, step: int) -> N
 
 def result(run: Path) -> dict[str, bytes]:
     """Every byte that must not depend on how often the run was killed."""
-    files = [run / "metrics.jsonl", *(run / "checkpoints").rglob("*")]
+    files = [run / "metrics.jsonl", run / "evaluations.jsonl", *(run / "checkpoints").rglob("*")]
     return {str(p.relative_to(run)): p.read_bytes() for p in sorted(files) if p.is_file()}
 
 

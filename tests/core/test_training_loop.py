@@ -33,7 +33,7 @@ def runner(tmp_path: Path) -> Runner:
 
 def test_a_run_leaves_metrics_events_a_plot_and_checkpoints(runner: Runner) -> None:
     assert runner(eval_every=4) == 0
-    steps = [row for row in runner.rows if "loss" in row]
+    steps = runner.rows
     assert [row["step"] for row in steps] == list(range(1, 13))
     config = runner.config()
     assert [row["learning_rate"] for row in steps] == [
@@ -43,8 +43,8 @@ def test_a_run_leaves_metrics_events_a_plot_and_checkpoints(runner: Runner) -> N
     assert np.cumsum([row["tokens"] for row in steps]).tolist() == [
         row["total_tokens"] for row in steps
     ]
-    evaluations = {row["step"]: row["evaluation"] for row in runner.rows if "evaluation" in row}
-    assert list(evaluations) == [4, 8, 12]
+    evaluations = {row["step"]: row for row in runner.evaluations}
+    assert list(evaluations) == [0, 4, 8, 12]
     for evaluation in evaluations.values():
         assert evaluation["perplexity"] == math.exp(evaluation["loss"])
     weights = runner.trainer.weights
@@ -77,12 +77,12 @@ def test_tensorboard_shows_what_the_metrics_hold(runner: Runner) -> None:
     runner(eval_every=6, stop_at=7)
     runner(eval_every=6, resume=True)
     events = EventAccumulator(str(runner.path / "tensorboard")).Reload()
-    losses = {row["step"]: row["loss"] for row in runner.rows if "loss" in row}
+    losses = {row["step"]: row["loss"] for row in runner.rows}
     # Steps where a line of the log was due; the end of the first start was one.
     assert {event.step: event.value for event in events.Scalars("train/loss")} == pytest.approx(
         {step: losses[step] for step in (3, 6, 7, 9, 12)}
     )
-    assert [event.step for event in events.Scalars("validation/loss")] == [6, 12]
+    assert [event.step for event in events.Scalars("validation/loss")] == [0, 6, 12]
 
 
 @pytest.mark.parametrize("background", [False, True])

@@ -33,7 +33,7 @@ def test_the_last_the_best_and_every_so_manieth_are_kept(runner: Runner) -> None
     options: dict[str, Any] = {"steps": 60, "checkpoint_every": 3, "eval_every": 4, "keep_last": 2}
     options["optimizer"] = OptimizerConfig(learning_rate=0.3, schedule="constant")
     runner(keep_every=15, **options)
-    losses = {r["step"]: r["evaluation"]["loss"] for r in runner.rows if "evaluation" in r}
+    losses = {row["step"]: row["loss"] for row in runner.evaluations}
     best = min(losses, key=lambda step: losses[step])
     assert best not in (15, 30, 45, 57, 60)
     assert runner.checkpoints == sorted({15, 30, 45, 57, 60, best})
@@ -162,16 +162,26 @@ def test_metrics_with_a_gap_are_noticed(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1, "loss": 2.0, "skipped": false}\n')
     for step, complete in ((1, True), (2, False), (0, True)):
-        metrics = Metrics(file, step)
+        metrics = Metrics(file, tmp_path / "evaluations.jsonl", step)
         metrics.close()
         assert metrics.complete is complete
 
 
 def test_an_infinite_perplexity_is_null(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    metrics = Metrics(tmp_path / "metrics.jsonl", tmp_path / "evaluations.jsonl", 0)
     row = metrics.evaluation(1, 1000.0, 3)
-    assert row["evaluation"] == {"loss": 1000.0, "perplexity": None, "tokens": 3}
+    assert row == {"step": 1, "loss": 1000.0, "perplexity": None, "tokens": 3}
     assert metrics.is_best(1)
     metrics.evaluation(2, math.nan, 0)
     assert not metrics.is_best(2)
     metrics.close()
+
+
+def test_a_run_that_begins_anew_evaluates_anew(runner: Runner) -> None:
+    """Of a run that left no checkpoint, whatever it evaluated at step 0."""
+    runner.path.mkdir()
+    file = runner.path / "evaluations.jsonl"
+    file.write_text('{"step": 0, "loss": 9.0, "perplexity": 8103.1, "tokens": 1}\n')
+    assert runner(eval_every=4) == 0
+    assert [row["step"] for row in runner.evaluations] == [0, 4, 8, 12]
+    assert runner.evaluations[0]["loss"] != 9.0

@@ -207,6 +207,12 @@ class Runner:
         return (self.path / "metrics.jsonl").read_bytes()
 
     @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The lines of evaluations.jsonl."""
+        lines = (self.path / "evaluations.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.metrics.splitlines()]
 

@@ -13,7 +13,7 @@ from diy_torch.train import assemble as assemble_torch
 from diy_torch.training_store import TrainingStore as TorchStore
 from parity.environment import Device, exact
 from tests.jax_cache import compiled_once
-from tests.training_runs import STEPS, Runs, distance, losses, rows
+from tests.training_runs import STEPS, Runs, distance, evaluations, losses, rows
 
 
 @pytest.fixture
@@ -36,13 +36,10 @@ def test_runs_that_are_started_apart_lie_on_each_other(
     one, other = (losses(folder / name) for name in ("torch", "jax"))
     assert len(one) == len(set(one)) == STEPS
     assert one == pytest.approx(other, rel=1e-11, abs=0)
-    evaluated = [
-        [row["evaluation"]["loss"] for row in rows(folder / name) if "evaluation" in row]
-        for name in ("torch", "jax")
-    ]
-    assert len(evaluated[0]) == 2
+    evaluated = [[row["loss"] for row in evaluations(folder / name)] for name in ("torch", "jax")]
+    assert len(evaluated[0]) == 3
     assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-11, abs=0)
-    assert all(row["grad_norm"] > 0.5 for row in rows(folder / "torch") if "loss" in row)  # clipped
+    assert all(row["grad_norm"] > 0.5 for row in rows(folder / "torch"))  # clipped
     state, twin = twins[0].state("torch"), twins[1].state("jax")
     assert distance(state, twin) <= 1e-9
     assert distance(state, twins[0].state("torch-first", 1)) > 1e-3  # they did move

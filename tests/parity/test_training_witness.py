@@ -23,7 +23,7 @@ from parity.random_models import write_random_model
 from tests.jax_cache import compiled_once
 from tests.parity import transformers_oracle, transformers_trainer
 from tests.tiny_checkpoints import PIECES, put_tokenizer
-from tests.training_runs import STEPS, Runs, distance, rows
+from tests.training_runs import STEPS, Runs, distance, evaluations, rows
 
 TWINS = ("torch", "jax")
 
@@ -54,7 +54,7 @@ class Trained:
 
     def steps(self, twin: str) -> Any:
         """Loss and norm of the gradient at each step: float64 (20, 2)."""
-        found = [row for row in rows(self.runs[twin].folder / twin) if "loss" in row]
+        found = rows(self.runs[twin].folder / twin)
         return np.array([(row["loss"], row["grad_norm"]) for row in found])
 
     def witness(self, **optimizer: Any) -> tuple[Any, Any]:
@@ -103,7 +103,7 @@ def test_an_export_says_in_transformers_what_the_run_said_of_held_out_text(
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (trained.model / name).read_bytes()
 
-    (said,) = [r["evaluation"] for r in rows(runs.folder / twin) if "evaluation" in r]
+    _, said = evaluations(runs.folder / twin)
     documents, total, counted, cut = TokenData(runs.folder / twin / "data/validation"), 0.0, 0, 0
     with exact(device), torch.no_grad():
         model = transformers_oracle.load(tmp_path / "out", torch.float64, device.torch)

@@ -104,7 +104,7 @@ class _Runs:
         run = self.folder / name
         kept = whole_checkpoints(run / "checkpoints")
         files = [checkpoint_path(run / "checkpoints", step) / "position.json" for step in kept]
-        files.append(run / "metrics.jsonl")
+        files += [run / "metrics.jsonl", run / "evaluations.jsonl"]
         return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
@@ -183,4 +183,4 @@ def _switch(runs: _Runs, switches: int, seed: int) -> Figures:
 
 def _losses(run: Path) -> Sequence[float]:
     rows = (json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines())
-    return [row["loss"] for row in rows if "loss" in row]
+    return [row["loss"] for row in rows]
