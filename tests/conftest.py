@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,16 @@ import torch  # noqa: E402
 
 import parity  # noqa: E402, F401  (it sets XLA's flags, which JAX reads when it starts)
 from parity.environment import Device, choose_device  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes of one session share what XLA compiled: it takes half of their time."""
+    if getattr(config.option, "numprocesses", None):  # not in the processes themselves
+        folder = tempfile.TemporaryDirectory(prefix="jax-compiled-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
