@@ -32,6 +32,7 @@ STORES = {"diy_torch": TorchStore, "diy_jax": JaxStore}
 STEPS = 100
 _WORDS = ("--resume=auto", "--device=cpu")
 _DTYPES = ("float32", "float64")
+_REST = 15  # last steps, in which a run could be over before it is killed
 _BOUND = 1e-9  # relative L2 of weights and moments after switches, float64
 
 State = dict[str, NDArray[Any]]
@@ -109,26 +110,34 @@ class _Runs:
 
 
 def _kill(runs: _Runs, package: str, trials: int, seed: int) -> Figures:
-    """Moments are drawn over the whole run; those that lie behind fall into the start."""
+    """So many kills on the way through one run; one in three of them while a process starts."""
     figures = Figures(f"kill -9, training, {package}")
     whole, name = f"{package}-whole", f"{package}-killed"
-    seconds, rng = runs.finish(package, whole), random.Random(f"{seed} {package}")
-    steps = sorted(rng.randrange(runs.steps) for _ in range(trials))
-    for step in steps:
+    begun = time.monotonic()
+    process = runs.start(package, whole)
+    while runs.step(whole) == 0 and process.poll() is None:
+        time.sleep(0.001)
+    starting, _ = time.monotonic() - begun, process.communicate()
+    assert process.returncode == 0
+    pace = (time.monotonic() - begun - starting) / runs.steps
+    rng, steps = random.Random(f"{seed} {package}"), []
+    for trial in range(trials):
+        now, begun = runs.step(name), time.monotonic()
+        # Never so far that the steps that are left would not do for the kills that are left.
+        target = now + rng.randint(1, max(1, (runs.steps - _REST - now) // (trials - trial)))
+        moment = rng.uniform(0, starting) if trial % 3 == 0 else None
         process = runs.start(package, name)
-        begun, patience = time.monotonic(), rng.uniform(0, 0.3 * seconds)
-        behind = runs.step(name) >= step
         while process.poll() is None:
-            if time.monotonic() - begun > patience if behind else runs.step(name) >= step:
+            if runs.step(name) >= target or (moment and time.monotonic() - begun > moment):
                 break
             time.sleep(0.001)
-        if not behind:
-            time.sleep(rng.uniform(0, 2 * seconds / runs.steps))
+        if moment is None:
+            time.sleep(rng.uniform(0, pace))
         process.kill()
         _, said = process.communicate()
-        assert process.returncode in (-9, 0), said
-        after = runs.step(name)
-        figures.outcomes[_outcome(process.returncode, after, behind)] += 1
+        assert process.returncode == -9, f"trial {trial}: over before it was killed: {said}"
+        steps.append(runs.step(name))
+        figures.outcomes["killed while it started" if moment else "killed at work"] += 1
     runs.finish(package, name)
     one, other = runs.state(package, whole), runs.state(package, name)
     assert set(one) == set(other)
@@ -141,14 +150,6 @@ def _kill(runs: _Runs, package: str, trials: int, seed: int) -> Figures:
         f"at steps {', '.join(map(str, steps))}"
     )
     return figures
-
-
-def _outcome(code: int, step: int, behind: bool) -> str:
-    if code == 0:
-        return "it was over before"
-    if step == 0:
-        return "killed before the first step"
-    return "killed at a random time" if behind else "killed at a random step"
 
 
 def _switch(runs: _Runs, switches: int, seed: int) -> Figures:
