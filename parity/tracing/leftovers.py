@@ -51,7 +51,8 @@ def fused(
     found = []
     for one in list(left):
         for group in _groups(list(right)):
-            if links := _split_links(one, torch[one], {n: flax[n].shape for n in group}):
+            shapes = {n: flax[n].shape for n in group}
+            if links := _part_links(one, torch[one], shapes, torch_is_whole=True):
                 found.append(links)
                 del left[one]
                 for name in group:
@@ -59,7 +60,8 @@ def fused(
                 break
     for other in list(right):
         for group in _groups(list(left)):
-            if links := _join_links(other, flax[other], {n: torch[n].shape for n in group}):
+            shapes = {n: torch[n].shape for n in group}
+            if links := _part_links(other, flax[other], shapes, torch_is_whole=False):
                 found.append(links)
                 del right[other]
                 for name in group:
@@ -85,40 +87,27 @@ def _groups(names: Sequence[str]) -> list[list[str]]:
     ]
 
 
-def _split_links(one: str, array: NDArray[Any], parts: Mapping[str, tuple[int, ...]]) -> list[Link]:
-    for axis in range(array.ndim):
-        rest = array.size // array.shape[axis]
-        sizes = [int(np.prod(shape)) / rest for shape in parts.values()]
-        if sum(sizes) != array.shape[axis] or any(size != int(size) for size in sizes):
-            continue
-        links, start = [], 0
-        for (other, target), size in zip(parts.items(), map(int, sizes), strict=True):
-            shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
-            operation = usual_operation(one, other, shape, target)
-            if operation is None:
-                break
-            links.append(Link(one, other, operation, torch_part=(axis, start, start + size)))
-            start += size
-        if len(links) == len(parts):
-            return links
-    return []
-
-
-def _join_links(
-    other: str, array: NDArray[Any], parts: Mapping[str, tuple[int, ...]]
+def _part_links(
+    whole: str, array: NDArray[Any], parts: Mapping[str, tuple[int, ...]], *, torch_is_whole: bool
 ) -> list[Link]:
+    """Links between one tensor and parts of the other side that fill an axis of it; [] if none."""
+    side = "torch_part" if torch_is_whole else "flax_part"
     for axis in range(array.ndim):
         rest = array.size // array.shape[axis]
         sizes = [int(np.prod(shape)) / rest for shape in parts.values()]
         if sum(sizes) != array.shape[axis] or any(size != int(size) for size in sizes):
             continue
         links, start = [], 0
-        for (one, shape), size in zip(parts.items(), map(int, sizes), strict=True):
-            target = (*array.shape[:axis], size, *array.shape[axis + 1 :])
-            operation = usual_operation(one, other, shape, target)
+        for (part, shape), size in zip(parts.items(), map(int, sizes), strict=True):
+            cut = (*array.shape[:axis], size, *array.shape[axis + 1 :])
+            (one, source), (other, target) = (
+                ((whole, cut), (part, shape)) if torch_is_whole else ((part, shape), (whole, cut))
+            )
+            operation = usual_operation(one, other, source, target)
             if operation is None:
                 break
-            links.append(Link(one, other, operation, flax_part=(axis, start, start + size)))
+            place = {side: (axis, start, start + size)}
+            links.append(Link(one, other, operation, **place))
             start += size
         if len(links) == len(parts):
             return links
