@@ -87,7 +87,7 @@ def number(value: float, bound: float) -> str:
     if bound == 0:
         return f"{value:.0f} differ"
     if bound >= 1:
-        return f"{value:.2f} x"
+        return f"{value:.2f} x" if value < 1000 else f"{value:.1e} x"
     return f"{value:.1e}" if value else "0"
 
 
