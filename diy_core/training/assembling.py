@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import os
+import shlex
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
@@ -26,6 +29,7 @@ _SIZES = (
     "num_hidden_layers",
     "num_attention_heads",
 )
+_MOST_VERIFIED = 10 * 10**9  # bytes of data that are read at every start: ten seconds or twenty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,8 @@ def assemble_parts(config: TrainConfig, directory: RunDirectory) -> Parts:
     """Read the model's config, and prepare and open the data.
 
     A run keeps the model's config and tokenizer, and a text as tokens. What it goes on with are
-    these, whatever has become of the directories that they came from.
+    these, whatever has become of the directories that they came from. Data that were prepared
+    before stay where they are: the run needs them there. All are compared with their sha256.
 
     Args:
         config: of the run.
@@ -142,14 +147,14 @@ def _open_data(
             "was prepared without validation documents: prepare it with --validation, or set "
             "data.validation to 0 or to other data",
         )
-    return train, TokenData(train.path / VALIDATION)
+    return train, _verified(TokenData(train.path / VALIDATION))
 
 
 def _open(config: TrainConfig, source: str, out: Path, share: float, going_on: bool) -> TokenData:
     if (Path(source) / DESCRIPTION).is_file():
-        return TokenData(source)
+        return _verified(TokenData(source))
     if going_on and (out / DESCRIPTION).is_file():
-        return TokenData(out)
+        return _verified(TokenData(out))
     tokenizer = _tokenizer(config)
     if tokenizer is None:
         raise ValueError(
@@ -167,6 +172,25 @@ def _open(config: TrainConfig, source: str, out: Path, share: float, going_on: b
         overwrite=True,
         progress=True,
     )
+
+
+def _verified(data: TokenData) -> TokenData:
+    """The data, if they are still what was prepared. Of very large ones a line says how to see."""
+    if data.nbytes > _MOST_VERIFIED:
+        program = (
+            f"from diy_core.data import TokenData; TokenData({json.dumps(str(data.path))}).verify()"
+        )
+        _say(
+            f"{data.path}: its {data.nbytes / 1e9:.1f} GB were not compared with their sha256: "
+            f"python -c {shlex.quote(program)} does it"
+        )
+        return data
+    data.verify()
+    return data
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _batches(config: TrainConfig, data: TokenData, fixed: bool = False) -> Batches:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from diy_core.training.progress import Report
 from diy_core.training.restoring import restore
 from diy_core.training.run_directory import RunDirectory, whole_checkpoints
 from diy_core.training.signals import Interruption
+from diy_core.training.standard_error import complain
 from diy_core.training.state import Position
 
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
@@ -42,7 +42,7 @@ def build_parser(program: str) -> Any:
         """Errors without the usage, which would fill the screen, and with the nearest name."""
 
         def error(self, message: str, error: Exception | None = None) -> Any:
-            print(f"{self.prog}: {message}", file=sys.stderr)
+            complain(f"{self.prog}: {message}")
             raise SystemExit(EXIT_BAD_INPUT)
 
     parser = Parser(
@@ -106,10 +106,10 @@ def run(program: str, argv: Sequence[str], assemble: Assemble) -> int:
         config, resume, device = parse(program, argv)
         return train_config(config, assemble, resume=resume, device=device)
     except TrainingError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        complain(f"{program}: {error}")
         return EXIT_FAILED
     except (ValueError, OSError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        complain(f"{program}: {error}")
         return EXIT_BAD_INPUT
 
 

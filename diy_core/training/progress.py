@@ -6,13 +6,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from diy_core.config import DIYConfig
+from diy_core.training.standard_error import StandardError
 
 
 def flops_per_token(config: DIYConfig, sequence_length: int) -> float:
@@ -100,13 +101,16 @@ class Clock:
 class Report:
     """Lines on standard error; on a terminal the line of the current step stays in its place.
 
+    Where nobody reads any more, they are dropped.
+
     Args:
         steps: where this start of the run ends.
     """
 
     def __init__(self, steps: int = 0) -> None:
         self.steps = steps
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        stream = cast(IO[str], StandardError())
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
         self._live: Live | None = None
 
     def __enter__(self) -> Report:

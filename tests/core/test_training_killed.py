@@ -138,3 +138,28 @@ def test_a_run_that_another_process_holds_is_refused(tmp_path: Path) -> None:
     third = start([*options(run, step_seconds=0.05), "--resume=auto", "--stop_at=2"])
     _, said = third.communicate(timeout=60)
     assert third.returncode == 0, said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_whose_reader_is_gone_saves_and_leaves(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """As after Ctrl-C in `... 2>&1 | tee log`, which ends tee first."""
+    run = tmp_path / "run"
+    process = start([*options(run, step_seconds=0.01), "--log_every=1"])
+    wait_for_step(process, run / "metrics.jsonl", 3)
+    assert process.stderr is not None
+    process.stderr.close()
+    wait_for_step(process, run / "metrics.jsonl", 12)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    last = json.loads((run / "metrics.jsonl").read_bytes().splitlines()[-1])["step"]
+    assert last >= 12
+    assert (run / "checkpoints" / f"{last:08d}").is_dir()
+
+
+def test_a_refusal_that_nobody_reads_keeps_its_exit_code(tmp_path: Path) -> None:
+    process = start([*options(tmp_path / "run"), "--steps=0"])
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait(timeout=60) == 2
