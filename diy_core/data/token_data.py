@@ -101,13 +101,25 @@ class TokenData:
         Raises:
             DataError: the files that differ, all of them.
         """
+        told = self.description["files"]
         faults = [
-            f"{name} has sha256 {found}, {files.DESCRIPTION} says {entry['sha256']}. {_AGAIN}"
-            for name, entry in self.description["files"].items()
-            if (found := files.file_hash(self.path / name)) != entry["sha256"]
+            f"{name} has sha256 {found}, {files.DESCRIPTION} says {_sum(told.get(name))}. {_AGAIN}"
+            for name in self._names
+            if (found := files.file_hash(self.path / name)) != _sum(told.get(name))
         ]
         if faults:
             raise DataError(self.path, faults)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the files that `verify` reads."""
+        return sum((self.path / name).stat().st_size for name in self._names)
+
+    @property
+    def _names(self) -> list[str]:
+        """The files that are read, whatever else the description names."""
+        counted = [] if self.counted is None else [files.COUNTED]
+        return [files.TOKENS, files.DOCUMENTS, *counted]
 
     def _map(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         # A plain view: slicing the subclass costs several times as much.
@@ -133,6 +145,11 @@ class TokenData:
 
 
 _AGAIN = "Copy or prepare the data again"
+
+
+def _sum(entry: object) -> str:
+    """The sha256 of a file's entry; a damaged description may have none."""
+    return str(entry.get("sha256")) if isinstance(entry, dict) else "nothing"
 
 
 def _named(tokenizer: str) -> str:

@@ -1,0 +1,93 @@
+"""What a run makes of the data that its config names, before the first step and when it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diy_core.data import DataError, TokenData, prepare
+from diy_core.training import assembling
+from diy_core.training.assembling import Parts, assemble_parts
+from diy_core.training.config import DataConfig
+from diy_core.training.run_directory import RunDirectory
+from tests.data_files import jsonl
+from tests.training_runs import run_config
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    rows = [{"text": f"document number {i} " * (i % 5 + 1)} for i in range(40)]
+    source = jsonl(tmp_path / "a.jsonl", rows)
+    return prepare(source, tmp_path / "data", tokenizer="bytes", validation=0.2).path
+
+
+def start(folder: Path, *, step: int = 0, **data: Any) -> Parts:
+    """What a run begins with; with a step it goes on from a checkpoint of it."""
+    values = {"tokenizer": "bytes", "validation": 0.2} | data
+    values["train"] = str(values["train"])
+    config = run_config(folder / "run", folder / "a.jsonl", data=DataConfig(**values))
+    with RunDirectory(folder / "run", lambda text: None) as directory:
+        directory.begin(config, resume=True)
+        if step:
+            (directory.checkpoints / f"{step:08d}").mkdir(exist_ok=True)
+        return assemble_parts(config, directory)
+
+
+def overwrite_a_byte(file: Path) -> tuple[str, str]:
+    """Returns the sha256 before and after."""
+    content = bytearray(file.read_bytes())
+    before = hashlib.sha256(content).hexdigest()
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    return before, hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("step", [0, 3])
+@pytest.mark.parametrize("part", [".", "validation"])
+@pytest.mark.parametrize("name", ["tokens.bin", "documents.bin"])
+def test_prepared_data_of_which_a_byte_changed_are_refused(
+    tmp_path: Path, prepared: Path, step: int, part: str, name: str
+) -> None:
+    start(tmp_path, train=prepared)
+    if name == "documents.bin":  # the ends still rise
+        content = bytearray((prepared / part / name).read_bytes())
+        before = hashlib.sha256(content).hexdigest()
+        content[0] -= 1
+        (prepared / part / name).write_bytes(content)
+        after = hashlib.sha256(content).hexdigest()
+    else:
+        before, after = overwrite_a_byte(prepared / part / name)
+    words = rf"{name} has sha256 {after}, data\.json says {before}\. Copy or prepare the data again"
+    with pytest.raises(DataError, match=f"^{re.escape(str(prepared / part))}: {words}"):
+        start(tmp_path, step=step, train=prepared)
+
+
+def test_changed_tokens_that_a_run_kept_are_refused(tmp_path: Path, prepared: Path) -> None:
+    start(tmp_path, train=tmp_path / "a.jsonl")
+    start(tmp_path, step=3, train=tmp_path / "a.jsonl")
+    before, after = overwrite_a_byte(tmp_path / "run" / "data" / "tokens.bin")
+    with pytest.raises(DataError, match=rf"has sha256 {after}, data\.json says {before}"):
+        start(tmp_path, step=3, train=tmp_path / "a.jsonl")
+
+
+def test_data_too_large_to_be_compared_at_every_start_are_named(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    start(tmp_path, train=prepared)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(assembling, "_MOST_VERIFIED", TokenData(prepared / "validation").nbytes)
+    start(tmp_path, train=prepared)
+    (said,) = capsys.readouterr().err.splitlines()  # the validation data are just small enough
+    assert f"{prepared}: its 0.0 GB were not compared with their sha256: " in said
+    command = shlex.split(said.partition("sha256: ")[2].removesuffix(" does it"))
+    assert subprocess.run([sys.executable, *command[1:]], check=False).returncode == 0
+    overwrite_a_byte(prepared / "tokens.bin")
+    done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True)
+    assert "tokens.bin has sha256" in done.stderr
