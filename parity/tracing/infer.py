@@ -115,9 +115,9 @@ def infer(
             evidence.append("values" if sure else "names")
     left = {name: torch[name].shape for name in torch if name not in {k.torch for k in links}}
     right = {name: flax[name].shape for name in flax if name not in {k.flax for k in links}}
-    for group in fused(torch, flax, left, right):
+    for group, why in fused(torch, flax, left, right, usual):
         links += group
-        evidence += ["shapes"] * len(group)
+        evidence += [why] * len(group)
     for link, why in singles(torch, flax, left, right, usual):
         links.append(link)
         evidence.append(why)

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parity.tracing.fused import Cut, index
 from parity.tracing.names import parse, words_and_kind
 from parity.tracing.operations import Rearrange, candidates
 from parity.tracing.rules import Link, usual_operation
 
 _PART = 1 << 18  # values at a time
+_FUSED = ("query", "key", "value", "gate", "up")  # in the order in which they are fused
 
 
 def by_values(one: NDArray[Any], other: NDArray[Any]) -> Rearrange | None:
@@ -46,72 +48,157 @@ def fused(
     flax: Mapping[str, NDArray[Any]],
     left: dict[str, tuple[int, ...]],
     right: dict[str, tuple[int, ...]],
-) -> list[list[Link]]:
-    """One tensor against several of the same leaf whose sizes add up; found ones leave the rest."""
+    usual: Container[str],
+) -> list[tuple[list[Link], str]]:
+    """One tensor against several whose sizes add up, and why; found ones leave the rest.
+
+    Equal values say which parts they are, in which order, and how they lie; else their names do
+    (query before key), and what is usual.
+    """
     found = []
-    for one in list(left):
-        for group in _groups(list(right)):
-            shapes = {n: flax[n].shape for n in group}
-            if links := _part_links(one, torch[one], shapes, torch_is_whole=True):
-                found.append(links)
-                del left[one]
-                for name in group:
-                    del right[name]
-                break
-    for other in list(right):
-        for group in _groups(list(left)):
-            shapes = {n: torch[n].shape for n in group}
-            if links := _part_links(other, flax[other], shapes, torch_is_whole=False):
-                found.append(links)
-                del right[other]
-                for name in group:
-                    del left[name]
-                break
+    for torch_is_whole in (True, False):
+        wholes, parts = (left, right) if torch_is_whole else (right, left)
+        arrays, others = (torch, flax) if torch_is_whole else (flax, torch)
+        prints = {name: fingerprint(others[name]) for name in parts} if wholes else {}
+        for one in list(wholes):
+            cuts = _by_prints(arrays[one], {n: others[n] for n in parts}, prints)
+            options = [cuts] if cuts else _by_names(arrays[one], {n: others[n] for n in parts})
+            made = [
+                _part_links(one, arrays[one], option, others, usual, torch_is_whole)
+                for option in options
+            ]
+            # Of several axes that can be cut, the one with the most equal values.
+            if best := max((m for m in made if m), key=lambda m: m[1], default=None):
+                links, same, ordered = best
+                if same or ordered:
+                    found.append((links, "values" if same == len(links) else "shapes"))
+                    del wholes[one]
+                    for link in links:
+                        del parts[link.flax if torch_is_whole else link.torch]
+    return found
+
+
+def _by_prints(
+    array: NDArray[Any],
+    parts: Mapping[str, NDArray[Any]],
+    prints: Mapping[str, tuple[int, int] | None],
+) -> dict[str, Cut]:
+    """Equal cuts along an axis that are other tensors, by their values; where most of them are.
+
+    Those that are not are what is left of the same kind, if that is as many.
+    """
+    by_print = {mark: name for name, mark in prints.items() if mark is not None}
+
+    def known_as(part: NDArray[Any]) -> str | None:
+        mark = fingerprint(part)
+        return None if mark is None else by_print.get(mark)
+
+    for axis, length in enumerate(array.shape):
+        for size in sorted({p.size for p in parts.values() if p.size}):
+            count = array.size // size
+            if count < 2 or array.size % size or length % count:
+                continue
+            width = length // count
+            places = [(axis, i * width, (i + 1) * width) for i in range(count)]
+            names = [known_as(array[index(place)]) for place in places]
+            known = [name for name in names if name is not None]
+            if 2 * len(known) < count or len(set(known)) < len(known):
+                continue
+            rest = (
+                []
+                if len(known) == count
+                else [
+                    name
+                    for name, part in parts.items()
+                    if name not in known
+                    and part.shape == parts[known[0]].shape
+                    and all(_kin(name, other) for other in known)
+                ]
+            )
+            missing = iter(rest)
+            if len(rest) == count - len(known):
+                return {n or next(missing): p for n, p in zip(names, places, strict=True)}
+    return {}
+
+
+def _kin(one: str, other: str) -> bool:
+    """Whether two names differ in one part only, as those of q, k and v of a layer do."""
+    a, b = (re.split(r"[./]", name) for name in (one, other))
+    return len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) == 1
+
+
+def _by_names(array: NDArray[Any], parts: Mapping[str, NDArray[Any]]) -> list[dict[str, Cut]]:
+    """Cuts along each axis into tensors whose names differ in one part, in the order of these."""
+    found = []
+    for group in _groups(list(parts)):
+        for axis, length in enumerate(array.shape):
+            rest = array.size // length
+            sizes = [parts[name].size / rest for name in group]
+            if sum(sizes) == length and all(size == int(size) for size in sizes):
+                ends = np.cumsum(sizes).astype(int)
+                starts = [0, *ends[:-1]]
+                found.append(
+                    {
+                        name: (axis, int(start), int(end))
+                        for name, start, end in zip(group, starts, ends, strict=True)
+                    }
+                )
+        if found:
+            break
     return found
 
 
 def _groups(names: Sequence[str]) -> list[list[str]]:
-    """Names that differ in one word only, as q, k and v of a layer do."""
+    """Names that differ in one part only, in the order in which they are usually fused."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name in names:
         head, _, leaf = re.sub("/", ".", name).rpartition(".")
         groups.setdefault((head.rpartition(".")[0], leaf), []).append(name)
-    order = ("query", "key", "value")
-
-    def rank(name: str) -> int:
-        words = parse(name)[0]
-        return next((i for i, word in enumerate(order) if word in words), len(order))
-
     return [
-        sorted(group[:n], key=rank) for group in groups.values() for n in range(len(group), 1, -1)
+        sorted(group[:n], key=_rank) for group in groups.values() for n in range(len(group), 1, -1)
     ]
 
 
+def _rank(name: str) -> int:
+    """The place of a tensor among those that it is fused with."""
+    words = parse(name)[0]
+    return next((i for i, word in enumerate(_FUSED) if word in words), len(_FUSED))
+
+
 def _part_links(
-    whole: str, array: NDArray[Any], parts: Mapping[str, tuple[int, ...]], *, torch_is_whole: bool
-) -> list[Link]:
-    """Links between one tensor and parts of the other side that fill an axis of it; [] if none."""
-    side = "torch_part" if torch_is_whole else "flax_part"
-    for axis in range(array.ndim):
-        rest = array.size // array.shape[axis]
-        sizes = [int(np.prod(shape)) / rest for shape in parts.values()]
-        if sum(sizes) != array.shape[axis] or any(size != int(size) for size in sizes):
-            continue
-        links, start = [], 0
-        for (part, shape), size in zip(parts.items(), map(int, sizes), strict=True):
-            cut = (*array.shape[:axis], size, *array.shape[axis + 1 :])
-            (one, source), (other, target) = (
-                ((whole, cut), (part, shape)) if torch_is_whole else ((part, shape), (whole, cut))
-            )
-            operation = usual_operation(one, other, source, target)
-            if operation is None:
-                break
-            place = {side: (axis, start, start + size)}
-            links.append(Link(one, other, operation, **place))
-            start += size
-        if len(links) == len(parts):
-            return links
-    return []
+    whole: str,
+    array: NDArray[Any],
+    cuts: Mapping[str, Cut],
+    others: Mapping[str, NDArray[Any]],
+    usual: Container[str],
+    torch_is_whole: bool,
+) -> tuple[list[Link], int, bool] | None:
+    """Links between parts of one tensor and tensors of the other side; None where shapes forbid.
+
+    Returns them, how many hold equal values, and whether their names say their order.
+    """
+    sides = []
+    for name, place in cuts.items():
+        part = array[index(place)]
+        one, other = (part, others[name]) if torch_is_whole else (others[name], part)
+        torch_name, flax_name = (whole, name) if torch_is_whole else (name, whole)
+        operation = usual_operation(torch_name, flax_name, one.shape, other.shape)
+        if operation is None:
+            return None
+        sides.append((torch_name, flax_name, place, operation, by_values(one, other)))
+    votes = Counter(o.axes for *_, o in sides if o is not None)
+    links = []
+    for torch_name, flax_name, place, operation, _ in sides:
+        if votes and torch_name not in usual:
+            most, _count = votes.most_common(1)[0]
+            fitting = candidates(operation.source, operation.merged)
+            operation = next((o for o in fitting if o.axes == most), operation)
+        torch_part, flax_part = (place, None) if torch_is_whole else (None, place)
+        links.append(Link(torch_name, flax_name, operation, torch_part, flax_part))
+    ranks = [_rank(name) for name in cuts]
+    ordered = len(set(ranks)) == len(ranks) and max(ranks) < len(_FUSED)
+    same = sum(link.operation == o for link, (*_, o) in zip(links, sides, strict=True))
+    return links, same, ordered
 
 
 def singles(

@@ -58,6 +58,7 @@ class Link:
         operation: from the part in torch's layout to the part in Flax's.
         torch_part: `(axis, start, stop)` of the torch tensor, or None for all of it.
         flax_part: the same of the Flax tensor, in its own layout.
+        fixed: whether a rule says the operation; else it is the usual one.
     """
 
     torch: str
@@ -65,10 +66,15 @@ class Link:
     operation: Rearrange
     torch_part: tuple[int, int, int] | None = None
     flax_part: tuple[int, int, int] | None = None
+    fixed: bool = False
+
+    def cut_torch(self, array: Any) -> Any:
+        """The part of a torch tensor, in its own layout."""
+        return _part(array, self.torch_part)
 
     def from_torch(self, array: Any) -> Any:
         """The part of a torch tensor, in Flax's layout."""
-        return self.operation(_part(array, self.torch_part))
+        return self.operation(self.cut_torch(array))
 
     def from_flax(self, array: Any) -> Any:
         """The part of a Flax tensor."""
@@ -215,7 +221,7 @@ def _link(
         operation = usual_operation(one, other, shape, target)
         if operation is None:
             raise RuleError(f"{one} {shape} and {other} {target}: no operation leads between them")
-    return Link(one, other, operation, **parts)
+    return Link(one, other, operation, **parts, fixed=rule.axes is not None)
 
 
 def _split(rule: Rule, one: str, others: list[str], torch: Shapes, flax: Shapes) -> list[Link]:
@@ -245,7 +251,9 @@ def _join(rule: Rule, ones: list[str], other: str, torch: Shapes, flax: Shapes) 
     for one in ones:
         size = torch[one][rule.axis]
         where = (axis, start, start + size)
-        links.append(Link(one, other, permutation(torch[one], whole.axes), flax_part=where))
+        operation = permutation(torch[one], whole.axes)
+        fixed = rule.axes is not None
+        links.append(Link(one, other, operation, flax_part=where, fixed=fixed))
         start += size
     return links
 
@@ -259,7 +267,8 @@ def usual_operation(
     (O, I, H, W) to (H, W, I, O). Any other tensor keeps its layout where the shapes allow it.
     """
     found = list(candidates(shape, target))
-    if other.rpartition("/")[2] == "kernel" and one.rpartition(".")[2] == "weight":
+    weight = re.search(r"(^|[._])weight(_|$)", one)  # or `in_proj_weight`, `weight_hh_l0`
+    if other.rpartition("/")[2] == "kernel" and weight:
         turned = (*range(2, len(shape)), 1, 0)
         found.sort(key=lambda o: o.axes != turned if o.split == o.source else not _output_last(o))
     return found[0] if found else None

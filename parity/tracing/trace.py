@@ -21,6 +21,7 @@ from parity.tracing.errors import relative_error, worst
 from parity.tracing.flax_side import calls_of
 from parity.tracing.infer import Inferred, infer
 from parity.tracing.inputs import answering, as_jax, as_torch, both, check_models
+from parity.tracing.leftovers import by_values
 from parity.tracing.notes import notes_of, require_something_to_compare, unnoticed
 from parity.tracing.result import Divergence, Row, TraceResult
 from parity.tracing.rules import Link, Rule, links_of
@@ -130,10 +131,12 @@ def _by_numbers(name: str) -> list[Any]:
 def _usual(module: torch.nn.Module) -> set[str]:
     """Tensors of layers whose layout in Flax is known."""
     kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+    inside = (torch.nn.MultiheadAttention, torch.nn.RNNBase)  # with names of their own
     return {
-        f"{path}.weight" if path else "weight"
+        f"{path}.{name}" if path else name
         for path, part in module.named_modules()
-        if isinstance(part, kinds)
+        for name, _ in part.named_parameters(recurse=False)
+        if (isinstance(part, kinds) and name == "weight") or isinstance(part, inside)
     }
 
 
@@ -147,11 +150,21 @@ def _links(
 ) -> tuple[list[Link], Inferred | None]:
     if rules is not None:
         wanted = [{name: a.shape for name, a in side.items()} for side in (mine, theirs)]
-        return links_of(rules, *wanted), None
+        usual = _usual(module)
+        return [
+            link if link.fixed or link.torch in usual else _by_values(link, mine, theirs)
+            for link in links_of(rules, *wanted)
+        ], None
     mine = _in_order(mine, record.calls, ".")
     theirs = _in_order(theirs, shapes, "/")
     found = infer(mine, theirs, _usual(module))
     return found.links, found
+
+
+def _by_values(link: Link, mine: Arrays, theirs: Arrays) -> Link:
+    """The link with the operation that makes both tensors equal, if there is one."""
+    one, other = link.cut_torch(mine[link.torch]), link.from_flax(theirs[link.flax])
+    return dataclasses.replace(link, operation=by_values(one, other) or link.operation)
 
 
 def _in_order(arrays: Arrays, calls: Mapping[Site, Call[Any]], separator: str) -> Arrays:

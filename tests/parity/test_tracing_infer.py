@@ -171,7 +171,7 @@ def test_what_is_fused_on_one_side_only() -> None:
     }
     for link in found.links:
         np.testing.assert_array_equal(link.from_torch(whole), link.from_flax(flax[link.flax]))
-    assert found.evidence == ["shapes"] * 3
+    assert found.evidence == ["values"] * 3
     torch_side = {f"{name.replace('/', '.')}.weight": part for name, part in parts.items()}
     found = infer(torch_side, {"attn/qkv/kernel": whole.T})
     for link in found.links:
@@ -179,6 +179,46 @@ def test_what_is_fused_on_one_side_only() -> None:
             link.from_torch(torch_side[link.torch]), link.from_flax(whole.T)
         )
     assert found.torch_left == found.flax_left == {}
+
+
+def test_what_is_fused_lies_as_equal_values_say() -> None:
+    """As in GPT-2's Conv1D: (in, 3 * out), and square parts; one of them is damaged."""
+    whole = np.random.default_rng(0).normal(size=(4, 12))
+    flax = {f"{n}/kernel": whole[:, i * 4 : i * 4 + 4] for i, n in enumerate("qkv")}
+    flax["v/kernel"] = flax["v/kernel"].T
+    found = infer({"attn.weight": whole}, flax)
+    assert {link.flax: link.torch_part for link in found.links} == {
+        f"{name}/kernel": (1, i * 4, i * 4 + 4) for i, name in enumerate("qkv")
+    }
+    assert all(link.operation.is_identity for link in found.links)
+    assert found.evidence == ["shapes"] * 3
+
+
+def test_the_order_of_what_is_fused_is_that_of_equal_values() -> None:
+    """Gates of a recurrent cell, in an order that their names do not say."""
+    whole = np.random.default_rng(0).normal(size=(12, 3))
+    flax = {f"cell/{n}/kernel": whole[i * 3 : i * 3 + 3].T for i, n in enumerate("ifgo")}
+    shuffled = {name: flax[name] for name in sorted(flax)}
+    found = infer({"lstm.weight_ih_l0": whole}, shuffled)
+    assert {link.flax: link.torch_part for link in found.links} == {
+        f"cell/{name}/kernel": (0, i * 3, i * 3 + 3) for i, name in enumerate("ifgo")
+    }
+    others = {name: array + 1 for name, array in shuffled.items()}
+    found = infer({"lstm.weight_ih_l0": whole}, others)
+    assert found.links == []
+    assert list(found.flax_left) == list(others)
+
+
+def test_experts_that_are_stacked_are_known_by_their_values() -> None:
+    generator = np.random.default_rng(0)
+    torch_side = {f"experts.{i}.w1.weight": generator.normal(size=(5, 3)) for i in range(4)}
+    stack = np.stack([torch_side[f"experts.{i}.w1.weight"].T for i in range(4)])
+    found = infer(torch_side, {"moe/w_gate": stack})
+    assert found.torch_left == found.flax_left == {}
+    for link in found.links:
+        np.testing.assert_array_equal(
+            link.from_torch(torch_side[link.torch]), link.from_flax(stack)
+        )
 
 
 def test_what_has_no_partner_is_shown() -> None:
@@ -200,6 +240,6 @@ def test_parts_of_tensors_are_shown() -> None:
     whole = np.random.default_rng(0).normal(size=(6, 4))
     found = infer({"q.kv.weight": whole}, {"q/k/kernel": whole[:3].T, "q/v/kernel": whole[3:].T})
     assert table(found)[1:] == [
-        "q.kv.weight[0:3] q/k/kernel transpose (1, 0) shapes",
-        "q.kv.weight[3:6] q/v/kernel transpose (1, 0) shapes",
+        "q.kv.weight[0:3] q/k/kernel transpose (1, 0) values",
+        "q.kv.weight[3:6] q/v/kernel transpose (1, 0) values",
     ]
