@@ -18,6 +18,7 @@ from diy_core.config import DIYConfig
 from diy_core.data import BYTES, VALIDATION, Batches, TokenData, prepare
 from diy_core.data import tokenizer_hash as hash_of
 from diy_core.data.files import DESCRIPTION, DataError
+from diy_core.data.sources import with_escapes
 from diy_core.training.config import TrainConfig
 from diy_core.training.interfaces import Batch, Data
 from diy_core.training.run_directory import RunDirectory, whole_checkpoints
@@ -134,6 +135,7 @@ def _open_data(
     config: TrainConfig, directory: RunDirectory, going_on: bool
 ) -> tuple[TokenData, TokenData | None]:
     """Training data and validation data, prepared where the config names a source."""
+    _name_unused(config)
     share = 0.0 if isinstance(config.data.validation, str) else config.data.validation
     train = _open(config, config.data.train, directory.data, share, going_on)
     if isinstance(config.data.validation, str):
@@ -151,7 +153,7 @@ def _open_data(
 
 
 def _open(config: TrainConfig, source: str, out: Path, share: float, going_on: bool) -> TokenData:
-    if (Path(source) / DESCRIPTION).is_file():
+    if _is_prepared(source):
         return _verified(TokenData(source))
     if going_on and (out / DESCRIPTION).is_file():
         return _verified(TokenData(out))
@@ -172,6 +174,24 @@ def _open(config: TrainConfig, source: str, out: Path, share: float, going_on: b
         overwrite=True,
         progress=True,
     )
+
+
+def _is_prepared(source: str) -> bool:
+    return (Path(source) / DESCRIPTION).is_file()
+
+
+def _name_unused(config: TrainConfig) -> None:
+    """Say which options of reading a text are without effect, as all data were prepared before."""
+    data = config.data
+    sources = [data.train, *([data.validation] if isinstance(data.validation, str) else [])]
+    if not all(map(_is_prepared, sources)):
+        return
+    separator = None if data.separator is None else with_escapes(data.separator)
+    for name, value, default in (("separator", separator, None), ("field", data.field, "text")):
+        if value != default:
+            listed = " and ".join(sources)
+            was = "were" if sources[1:] else "was"
+            _say(f"data.{name} {value!r} is not used: {listed} {was} prepared before")
 
 
 def _verified(data: TokenData) -> TokenData:

@@ -22,6 +22,7 @@ from diy_core.training.run_directory import RunDirectory
 from diy_core.training.saving import Keeper
 from diy_core.training.schedule import learning_rate
 from diy_core.training.signals import Interruption
+from diy_core.training.skipping import skipped_line, too_many_skipped
 from diy_core.training.state import Position
 
 _PAUSE = 30.0  # seconds between two drawings of the curves
@@ -98,6 +99,7 @@ class _Run:
             report.say,
             saved=position.step,
         )
+        self._keeper.holding = position.skipped_in_a_row > 0
         if not self._metrics.complete:
             report.say(
                 f"{directory.metrics_file} lacks lines of steps before {position.step}: the run "
@@ -162,6 +164,7 @@ class _Run:
             skipped_steps=old.skipped_steps + skipped,
             skipped_in_a_row=old.skipped_in_a_row + 1 if skipped else 0,
         )
+        self._keeper.holding = skipped
         row = self._metrics.step(
             self._position.step,
             loss=loss,
@@ -197,19 +200,14 @@ class _Run:
 
     def _skip(self, loss: float, norm: float) -> None:
         """Report a skipped step, and end the run where there were too many."""
-        position, most = self._position, self._config.max_skipped_steps
-        self._report.say(
-            f"step {position.step} was skipped: loss {loss}, gradient norm {norm} "
-            f"({position.skipped_in_a_row} in a row, {position.skipped_steps} in all)"
-        )
-        if position.skipped_in_a_row >= most:
+        position = self._position
+        self._report.say(skipped_line(position, loss, norm))
+        if position.skipped_in_a_row >= self._config.max_skipped_steps:
             self._draw()
-            raise TrainingError(
-                f"{most} steps in a row, up to {position.step}, had a loss or a gradient that is "
-                "not finite. The checkpoints before are as they were. Begin a run in another "
-                "run_dir with a lower optimizer.learning_rate, more optimizer.warmup_steps, a "
-                "smaller optimizer.clip_norm or dtype float32; if the loss was never finite, look "
-                "at the model's weights and the data"
+            # One that is being written may be the newest from before.
+            self._keeper.finish()
+            raise too_many_skipped(
+                position, self._pieces.store.steps(), self._directory.checkpoints
             )
 
     def _evaluate_if_due(self) -> None:
@@ -236,7 +234,10 @@ class _Run:
         self._clock.reset(step)
 
     def _save_if_due(self) -> None:
+        """Save, but not while steps are skipped: what made them so may be in the weights."""
         step = self._position.step
+        if self._position.skipped_in_a_row:
+            return
         best = self._config.keep_best and self._metrics.is_best(step)
         if self._keeper.saved != step and (best or _is_due(self._config.checkpoint_every, step)):
             self._save()

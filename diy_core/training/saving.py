@@ -29,6 +29,8 @@ class Keeper:
 
     Attributes:
         saved: the step of the last checkpoint that was written, as far as is known by now.
+        holding: True: nothing is deleted, since steps are being skipped and the run may have to go
+            back to any checkpoint that there is.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Keeper:
         saved: int = 0,
     ) -> None:
         self.saved = self._newest = self._begun = saved
+        self.holding = False
         self._store, self._config, self._folder = store, config, folder
         self._evaluations, self._report = evaluations, report
         # They were damaged, and the run went back behind them.
@@ -88,6 +91,8 @@ class Keeper:
         )
 
     def _prune(self) -> None:
+        if self.holding:
+            return
         whole = self._store.steps()
         steps = [step for step in whole if step not in self._abandoned]
         kept = {self.saved, *steps[-self._config.keep_last :]}

@@ -171,16 +171,6 @@ def test_what_is_not_finite_is_skipped_counted_and_reported(
     assert "step 10 was skipped: loss nan, gradient norm inf (1 in a row, 3 in all)" in said
 
 
-def test_too_many_skipped_steps_end_the_run_and_the_checkpoint_stays(runner: Runner) -> None:
-    options = {"model": {"nan_at": list(range(7, 12))}, "max_skipped_steps": 3}
-    with pytest.raises(TrainingError, match=r"3 steps in a row, up to 10, .*lower optimizer.lear"):
-        runner(**options)
-    assert runner.checkpoints == [5]
-    assert runner.rows[-1]["step"] == 10
-    with pytest.raises(TrainingError, match="3 steps in a row, up to 10"):
-        runner(resume=True, **options)
-
-
 def test_data_that_ends_is_an_error(runner: Runner) -> None:
     with pytest.raises(TrainingError, match="the data ended after 7 steps"):
         runner(model={"batches": 7})

@@ -1,0 +1,100 @@
+"""Steps that are not finite, with a trainer of numpy alone: they cost no good checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diy_core.training.interfaces import TrainingError
+from tests.core.training_fake import FakeTrainer, Runner
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path / "run")
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send a signal while this step (from 0) runs, the first time that it does."""
+    train_step, sent = FakeTrainer.train_step, []
+
+    def signalling(trainer: FakeTrainer, batch: Any, rate: float, number: int) -> Any:
+        if number == step and not sent:
+            sent.append(number)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(trainer, batch, rate, number)
+
+    monkeypatch.setattr(FakeTrainer, "train_step", signalling)
+
+
+def test_too_many_skipped_steps_end_the_run_and_the_checkpoint_stays(runner: Runner) -> None:
+    options = {"model": {"nan_at": list(range(7, 12))}, "max_skipped_steps": 3}
+    said = r"3 steps in a row, up to 10, .*of step 5 in .*`export --step 5`.*lower optimizer.lear"
+    with pytest.raises(TrainingError, match=said):
+        runner(**options)
+    assert runner.checkpoints == [5]
+    assert runner.rows[-1]["step"] == 10
+    with pytest.raises(TrainingError, match="3 steps in a row, up to 10"):
+        runner(resume=True, **options)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_streak_writes_and_deletes_no_checkpoint(runner: Runner, background: bool) -> None:
+    options: dict[str, Any] = {"checkpoint_every": 1, "eval_every": 1, "max_skipped_steps": 5}
+    options["model"] = {"nan_at": list(range(4, 9)), "background": background}
+    with pytest.raises(TrainingError, match="newest checkpoint from before them is that of step 4"):
+        runner(**options)
+    # In the background that of step 4 was not whole yet when old ones were deleted for it.
+    assert runner.checkpoints == ([2, 3, 4] if background else [3, 4])
+
+
+def test_without_a_checkpoint_from_before_the_error_says_so(runner: Runner) -> None:
+    with pytest.raises(TrainingError, match="There is no checkpoint from before them in"):
+        runner(model={"nan_at": [0, 1, 2]}, max_skipped_steps=3, checkpoint_every=1)
+    assert runner.checkpoints == []
+
+
+def test_after_a_streak_checkpoints_are_written_and_deleted_again(runner: Runner) -> None:
+    assert runner(model={"nan_at": [4, 5]}, checkpoint_every=1) == 0
+    assert runner.checkpoints == [11, 12]
+    assert runner.pieces is not None
+    assert runner.pieces.store.deleted == [1, 2, 3, 4, 7, 8, 9, 10]  # type: ignore[attr-defined]
+
+
+def test_a_signal_in_a_streak_saves_and_the_checkpoints_before_stay(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"checkpoint_every": 1, "max_skipped_steps": 5, "keep_last": 1}
+    options["model"] = {"nan_at": [4, 5, 6, 7]}
+    whole = Runner(runner.path.with_name("whole"))
+    assert whole(**options) == 0
+    interrupt_at(monkeypatch, 5)
+    assert runner(**options) == 143
+    assert runner.checkpoints == [4, 6]
+    assert runner(resume=True, stop_at=7, **options) == 0
+    assert runner.checkpoints == [4, 6, 7]
+    assert runner(resume=True, **options) == 0
+    assert runner.checkpoints == whole.checkpoints == [12]
+    assert runner.metrics == whole.metrics
+    assert runner.trainer.weights.tobytes() == whole.trainer.weights.tobytes()
+
+
+def test_a_checkpoint_from_a_streak_is_not_named_as_one_from_before(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"max_skipped_steps": 4, "model": {"nan_at": list(range(6, 12))}}
+    interrupt_at(monkeypatch, 7)
+    assert runner(**options) == 143
+    assert runner.checkpoints == [5, 8]
+    with pytest.raises(TrainingError, match=r"up to 10, .*that of step 5 in"):
+        runner(resume=True, **options)
+    assert runner.checkpoints == [5, 8]
