@@ -16,6 +16,7 @@ import multiprocessing.connection
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,7 +31,7 @@ from diy_core.data.encoding import Encoder
 from diy_core.data.files import DESCRIPTION, FORMAT, DataError
 from diy_core.data.merge import merge
 from diy_core.data.shards import Reading, is_whole, save, shard_file, tokenise
-from diy_core.data.sources import Part, Source, find, plan
+from diy_core.data.sources import Part, Source, find, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
 
 _PLAN = "plan.json"
@@ -48,7 +49,7 @@ def prepare(
     overwrite: bool = False,
     progress: bool = False,
 ) -> TokenData:
-    """Tokenise sources into a directory that `TokenData` opens.
+    r"""Tokenise sources into a directory that `TokenData` opens.
 
     The output depends on the sources, the tokenizer and the options, to the byte; not on `workers`.
     Documents that hold nothing but white space are left out.
@@ -63,12 +64,14 @@ def prepare(
         validation: share of the documents that goes to `out/validation`, at least one. They are
             those whose tokens have the smallest hashes, so equal documents stay together and the
             order does not matter.
-        separator: what stands between the documents of a text file.
+        separator: what stands between the documents of a text file; `\n`, `\r` and `\t` are
+            understood, as one types them in a shell.
         field: where JSONL and parquet hold the text.
         workers: processes. They are spawned: a script that asks for more than one needs
             `if __name__ == "__main__":`.
         overwrite: replace prepared data at `out`.
-        progress: show a bar on standard error.
+        progress: say on standard error what goes on: a bar on a terminal, and what a separator did
+            not separate.
 
     Raises:
         DataError: a source that is missing, empty or cannot be read, with its place; no documents;
@@ -82,10 +85,14 @@ def prepare(
         raise ValueError(f"workers must be 1 or more, got {workers}")
     if separator == "":
         raise ValueError("separator must not be empty: None makes each text file one document")
+    separator = None if separator is None else with_escapes(separator)
     out = Path(os.path.realpath(out))
     _check_target(out, overwrite)
     encoder = Encoder(tokenizer)
-    files, shards = plan(find(sources), separator)
+    paths = find(sources)
+    files, shards = plan(paths, separator)
+    if progress and separator and (said := unused(paths, separator)):
+        print(said, file=sys.stderr)
     reading = Reading(separator, field)
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.with_name(f".{out.name}.parts")

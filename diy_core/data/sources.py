@@ -52,6 +52,13 @@ def builtin_documents() -> list[str]:
     return [topics[name] for name in sorted(topics)]
 
 
+def with_escapes(separator: str) -> str:
+    r"""A separator as it is typed: `\n`, `\r` and `\t` mean what they mean in most languages."""
+    for typed, meant in ((r"\n", "\n"), (r"\r", "\r"), (r"\t", "\t")):
+        separator = separator.replace(typed, meant)
+    return separator
+
+
 def find(sources: str | Path | Sequence[str | Path]) -> list[str]:
     """The files behind names, patterns and directories: each file once, in a fixed order.
 
@@ -116,6 +123,37 @@ def plan(paths: Sequence[str], separator: str | None) -> tuple[list[Source], lis
     return sources, [*shards, shard] if shard else shards
 
 
+def unused(paths: Sequence[str], separator: str) -> str | None:
+    """What there is to say of a separator that separates nothing; None: each text file has it.
+
+    Args:
+        paths: of `plan`, which has refused empty ones.
+        separator: what stands between the documents of a text file.
+    """
+    texts = [path for path in paths if path != BUILTIN and _kind(path) == "text"]
+    if not texts:
+        return f"separator {separator!r} is not used: no source is a text file"
+    without = [path for path in texts if not _holds(Path(path), separator.encode())]
+    if not without:
+        return None
+    if len(texts) == 1:
+        return f"separator {separator!r} is not in {texts[0]}: it is one document"
+    more = f" and {len(without) - 1} more" if without[1:] else ""
+    return (
+        f"separator {separator!r} is not in {without[0]}{more}, of {len(texts)} text files: one "
+        "document for each"
+    )
+
+
+def _holds(file: Path, between: bytes) -> bool:
+    with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        return view.find(between) >= 0
+
+
+def _kind(path: str) -> str:
+    return _KINDS.get(Path(path).suffix.lower(), "text")
+
+
 def _cut(path: str, separator: str | None) -> tuple[Source, list[Part]]:
     if path == BUILTIN:
         content = json.dumps(builtin_documents()).encode()
@@ -129,20 +167,22 @@ def _cut(path: str, separator: str | None) -> tuple[Source, list[Part]]:
         raise DataError(path, f"is compressed ({suffix}): unpack it first")
     if suffix == ".json":
         raise DataError(path, "is .json: write one object a line and name it .jsonl")
-    kind = _KINDS.get(suffix, "text")
+    kind = _kind(path)
     source = Source(path, file_hash(file), size)
     if kind == "parquet":
         return source, [Part(path, kind, i, i + 1, n) for i, n in enumerate(_row_groups(path))]
     between = b"\n" if kind == "jsonl" else (separator or "").encode()
-    if not between and size > _LONGEST_DOCUMENT:
-        raise DataError(
-            path,
-            f"is one document of {size} bytes, more than {_LONGEST_DOCUMENT}: say what stands "
-            "between its documents (--separator)",
-        )
     ends = list(_boundaries(file, between, size)) if between else [size]
     starts = [0, *ends[:-1]]
-    return source, [Part(path, kind, a, b, b - a) for a, b in zip(starts, ends, strict=True)]
+    parts = [Part(path, kind, a, b, b - a) for a, b in zip(starts, ends, strict=True)]
+    longest = max(part.size for part in parts)  # with a document that is nearly as long
+    if kind == "text" and longest > _LONGEST_DOCUMENT:
+        raise DataError(
+            path,
+            f"has a document of about {longest} bytes, more than {_LONGEST_DOCUMENT}: say what "
+            "stands between its documents (--separator)",
+        )
+    return source, parts
 
 
 def _boundaries(file: Path, between: bytes, size: int) -> Iterator[int]:

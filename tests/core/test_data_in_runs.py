@@ -17,7 +17,8 @@ from diy_core.training import assembling
 from diy_core.training.assembling import Parts, assemble_parts
 from diy_core.training.config import DataConfig
 from diy_core.training.run_directory import RunDirectory
-from tests.data_files import jsonl
+from diy_torch.__main__ import main
+from tests.data_files import files, jsonl
 from tests.training_runs import run_config
 
 
@@ -91,3 +92,32 @@ def test_data_too_large_to_be_compared_at_every_start_are_named(
     overwrite_a_byte(prepared / "tokens.bin")
     done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True)
     assert "tokens.bin has sha256" in done.stderr
+
+
+def test_a_separator_means_the_same_in_train_as_in_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("one and more\n\ntwo\tand more\n\nthree and more")
+    for number, separator in enumerate((r"\n\n", "\n\n", r"\t")):
+        folder, out = tmp_path / str(number), tmp_path / f"out{number}"
+        folder.mkdir()
+        start(folder, train=tmp_path / "a.txt", validation=0.0, separator=separator)
+        words = ["data", str(tmp_path / "a.txt"), "--out", str(out), "--tokenizer", "bytes"]
+        assert main([*words, "--separator", separator, "--workers", "1"]) == 0
+        assert len(TokenData(out)) == (2 if separator == r"\t" else 3)
+        assert files(folder / "run" / "data") == files(out)
+    assert capsys.readouterr().err == ""
+
+
+def test_options_of_reading_are_not_used_for_prepared_data_and_a_line_says_so(
+    tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(tmp_path, train=prepared, separator="\n\n", field="body")
+    assert capsys.readouterr().err.splitlines() == [
+        rf"data.separator '\n\n' is not used: {prepared} was prepared before",
+        f"data.field 'body' is not used: {prepared} was prepared before",
+    ]
+    (tmp_path / "b.txt").write_text("one text\n\nand another")
+    text = str(tmp_path / "b.txt")
+    start(tmp_path / "other", train=prepared, validation=text, separator="\n\n")
+    assert capsys.readouterr().err == ""  # it is for the other

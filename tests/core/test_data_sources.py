@@ -127,3 +127,37 @@ def test_the_builtin_corpus_is_english_and_recorded(tmp_path: Path) -> None:
     (source,) = data.description["sources"]
     assert source["path"] == "builtin:pydoc"
     assert re.fullmatch("[0-9a-f]{64}", source["sha256"])
+
+
+def test_a_separator_that_is_nowhere_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in (("a.txt", "1\r\n\r\n2"), ("b.md", "1\n\n2"), ("c.txt", "\n"), ("d", "")):
+        (tmp_path / name).write_text(content, newline="")
+    jsonl(tmp_path / "e.jsonl", [{"text": "x"}])
+
+    def say(*names: str) -> str:
+        sources = [tmp_path / name for name in names]
+        options = {"tokenizer": "bytes", "separator": "\n\n", "overwrite": True}
+        prepare(sources, tmp_path / "out", progress=True, **options)  # type: ignore[arg-type]
+        return capsys.readouterr().err
+
+    assert say("b.md") == say("b.md", "e.jsonl") == ""
+    a = tmp_path / "a.txt"
+    assert say("b.md", "a.txt", "c.txt", "e.jsonl") == (
+        f"separator '\\n\\n' is not in {a} and 1 more, of 3 text files: one document for each\n"
+    )
+    assert say("a.txt") == f"separator '\\n\\n' is not in {a}: it is one document\n"
+    assert say("e.jsonl") == "separator '\\n\\n' is not used: no source is a text file\n"
+
+
+def test_a_separator_is_asked_for_where_a_document_would_not_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 10)
+    monkeypatch.setattr(cutting, "_LONGEST_DOCUMENT", 30)
+    (tmp_path / "a.txt").write_text("one\n\n" * 20)
+    for separator in (None, "<|end|>"):
+        with pytest.raises(DataError, match="document of about 100 bytes, more than 30: say what"):
+            prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", separator=separator)
+    prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", separator="\n\n")
