@@ -33,6 +33,7 @@ def _load(path: str, dtype: str, device: str | None) -> Generate:
 def _train(argv: Sequence[str]) -> int:
     from diy_core.training import command  # these need the `train` extra
     from diy_jax.train import assemble
+    from diy_jax.training_store import TrainingStore
 
     def assemble_in_dtype(config: TrainConfig, *others: Any) -> Pieces:
         if config.dtype == "float64":
@@ -41,7 +42,7 @@ def _train(argv: Sequence[str]) -> int:
             jax.config.update("jax_default_matmul_precision", "highest")
         return assemble(config, *others)
 
-    return command.run("diy-jax train", argv, assemble_in_dtype)
+    return command.run("diy-jax train", argv, assemble_in_dtype, TrainingStore.verify)
 
 
 def _export(run_directory: str, step: int | None, out: str, overwrite: bool) -> str:

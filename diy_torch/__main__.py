@@ -26,8 +26,9 @@ def _load(path: str, dtype: str, device: str | None) -> Generate:
 def _train(argv: Sequence[str]) -> int:
     from diy_core.training import command  # these need the `train` extra
     from diy_torch.train import assemble
+    from diy_torch.training_store import TrainingStore
 
-    return command.run("diy-torch train", argv, assemble)
+    return command.run("diy-torch train", argv, assemble, TrainingStore.verify)
 
 
 def _export(run_directory: str, step: int | None, out: str, overwrite: bool) -> str:

@@ -115,7 +115,9 @@ class Runs:
 
     def train_config(self, config: TrainConfig, *, resume: bool = False) -> int:
         with self.precision(config.dtype):
-            return train_config(config, self.assemble, resume=resume, device=self.device)
+            return train_config(
+                config, self.assemble, self.store.verify, resume=resume, device=self.device
+            )
 
     def steps(self, name: str) -> list[int]:
         return whole_checkpoints(self.folder / name / "checkpoints")

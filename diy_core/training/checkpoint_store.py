@@ -27,6 +27,10 @@ FORMS = {"state.safetensors": "diy-torch", "orbax": "diy-jax"}
 _REMAINS = re.compile(r"\.(\d+)\.(tmp-[0-9a-f]{8}|old)")
 
 
+class OtherTwinError(CheckpointError):
+    """A checkpoint is whole for all we know, but the other twin's."""
+
+
 class Stateful(Protocol):
     """What a store needs of a trainer.
 
@@ -84,16 +88,34 @@ class CheckpointStore(abc.ABC):
         """Open one checkpoint.
 
         Raises:
-            CheckpointError: as `Checkpoint.open`, or it is the other twin's.
+            CheckpointError: as `Checkpoint.open`.
+            OtherTwinError: it is the other twin's.
         """
         other = next((form for form in FORMS if (path / form).exists()), cls.form)
         if other != cls.form:
-            raise CheckpointError(
+            raise OtherTwinError(
                 path,
                 f"was written by {FORMS[other]}: go on with that, or `parity switch RUN NEW_RUN` "
                 f"makes a run for {FORMS[cls.form]} of it",
             )
         return Checkpoint.open(path, cls.read_arrays, config)
+
+    @classmethod
+    def verify(cls, path: Path, model: Path) -> None:
+        """Read a whole checkpoint, without a trainer.
+
+        Args:
+            path: its folder.
+            model: the directory with the config.json of its model.
+
+        Raises:
+            CheckpointError: as `restore`.
+            OtherTwinError: it is the other twin's.
+        """
+        checkpoint = cls.open(path, DIYConfig.from_pretrained(model))
+        Position.from_json(checkpoint.position, path)
+        for _ in checkpoint.read_all():
+            pass
 
     def __init__(self, trainer: Stateful, folder: Path) -> None:
         self._trainer, self._folder = trainer, folder
@@ -135,7 +157,8 @@ class CheckpointStore(abc.ABC):
         """Give the trainer the state of a checkpoint; returns what was saved with it.
 
         Raises:
-            CheckpointError: damaged, of another model or dtype, or the other twin's.
+            CheckpointError: damaged, or of another model or dtype.
+            OtherTwinError: it is the other twin's.
         """
         path = checkpoint_path(self._folder, step)
         checkpoint = self.open(path, self._trainer.model_config)

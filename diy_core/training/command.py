@@ -17,7 +17,7 @@ from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, Tr
 from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.loop import train
 from diy_core.training.progress import Report
-from diy_core.training.restoring import restore
+from diy_core.training.restoring import Verify, is_done, restore
 from diy_core.training.run_directory import RunDirectory, whole_checkpoints
 from diy_core.training.signals import Interruption
 from diy_core.training.standard_error import complain
@@ -94,17 +94,18 @@ def from_dict(values: Mapping[str, Any], where: object = "config") -> TrainConfi
         raise ValueError(f"{where}: {error}") from error
 
 
-def run(program: str, argv: Sequence[str], assemble: Assemble) -> int:
+def run(program: str, argv: Sequence[str], assemble: Assemble, verify: Verify) -> int:
     """Run the command; returns the exit code.
 
     Args:
         program: such as `diy-jax train`.
         argv: what follows it.
         assemble: builds the twin's part.
+        verify: reads a checkpoint of the twin.
     """
     try:
         config, resume, device = parse(program, argv)
-        return train_config(config, assemble, resume=resume, device=device)
+        return train_config(config, assemble, verify, resume=resume, device=device)
     except TrainingError as error:
         complain(f"{program}: {error}")
         return EXIT_FAILED
@@ -114,7 +115,12 @@ def run(program: str, argv: Sequence[str], assemble: Assemble) -> int:
 
 
 def train_config(
-    config: TrainConfig, assemble: Assemble, *, resume: bool = False, device: str | None = None
+    config: TrainConfig,
+    assemble: Assemble,
+    verify: Verify,
+    *,
+    resume: bool = False,
+    device: str | None = None,
 ) -> int:
     """Train; returns the exit code: 0, or 130 and 143 after a signal.
 
@@ -129,7 +135,8 @@ def train_config(
         RunDirectory(config.run_dir, report.say) as directory,
     ):
         going_on = directory.begin(config, resume=resume)
-        if going_on and (done := whole_checkpoints(directory.checkpoints)[-1]) >= config.last_step:
+        if going_on and is_done(config, directory, verify):
+            done = whole_checkpoints(directory.checkpoints)[-1]
             report.say(
                 f"{config.run_dir} is finished: step {done} of {config.steps}"
                 if done >= config.steps

@@ -16,7 +16,7 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
 from diy_core.training.checkpoint_files import Checkpoint
-from diy_core.training.checkpoint_store import CheckpointStore
+from diy_core.training.checkpoint_store import CheckpointStore, OtherTwinError
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
 
 
@@ -60,12 +60,27 @@ def export(
         CheckpointError: no such checkpoint, it is damaged, or `out` is in the way.
     """
     path, model = find_checkpoint(run, step), Path(run) / "model"
-    checkpoint = store.open(path, DIYConfig.from_pretrained(model))
-    source = _source(checkpoint, model)
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    transfer(source, functools.partial(HFWriter, out, overwrite=overwrite))
+    try:
+        source = _source(store.open(path, DIYConfig.from_pretrained(model)), model)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        transfer(source, functools.partial(HFWriter, out, overwrite=overwrite))
+    except OtherTwinError:
+        raise
+    except CheckpointError as error:
+        if not str(error.where).startswith(str(path)):
+            raise
+        raise CheckpointError(error.where, [*error.faults, _others(path)]) from error
     return f"{out}: {len(source.stored)} tensors of step {int(path.name)}, read back and compared"
+
+
+def _others(path: Path) -> str:
+    """What can be exported instead of a checkpoint that is damaged."""
+    steps = (str(step) for step in whole_checkpoints(path.parent) if step != int(path.name))
+    listed = ", ".join(steps)
+    return (
+        f"the other checkpoints: --step {listed}" if listed else "the run has no other checkpoint"
+    )
 
 
 def _source(checkpoint: Checkpoint, model: Path) -> MemoryReader:

@@ -12,7 +12,7 @@ from diy_core.training.command import from_dict, parse, run
 from diy_core.training.config import TrainConfig
 from diy_core.training.progress import Clock, flops_per_token, line, measure_peak
 from diy_core.training.state import Position, state_shapes
-from tests.core.training_fake import assemble
+from tests.core.training_fake import FakeStore, assemble
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 TINY = next(path for path in EXAMPLES if path.name == "tiny.yaml")
@@ -63,7 +63,7 @@ def test_a_wrong_option_is_refused_in_one_line_or_two(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        code = run("diy train", ["--config", str(TINY), *argv], assemble)
+        code = run("diy train", ["--config", str(TINY), *argv], assemble, FakeStore.verify)
     except SystemExit as error:
         code = error.code  # type: ignore[assignment]
     said = capsys.readouterr().err
@@ -83,7 +83,7 @@ def test_a_wrong_name_in_a_file_is_refused_with_the_nearest(
         part[name] = 3
         file = tmp_path / "wrong.yaml"
         file.write_text(yaml.safe_dump(values))
-        assert run("diy train", ["--config", str(file)], assemble) == 2
+        assert run("diy train", ["--config", str(file)], assemble, FakeStore.verify) == 2
         assert f"{name} is not known: did you mean {meant}?" in capsys.readouterr().err
         del part[name]
 

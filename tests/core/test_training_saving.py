@@ -102,6 +102,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert runner.checkpoints == [10, 12]
 
 
+@pytest.mark.parametrize("stop_at", [None, 11])
+def test_a_damaged_last_checkpoint_is_no_finished_run(
+    runner: Runner, capsys: pytest.CaptureFixture[str], stop_at: int | None
+) -> None:
+    runner(stop_at=stop_at)
+    last = runner.checkpoints[-1]
+    good = (runner.path / f"checkpoints/{last:08d}/mean.npy").read_bytes()
+    (runner.path / f"checkpoints/{last:08d}/mean.npy").write_bytes(b"\x93NUMPY")
+    assert runner(resume=True, stop_at=stop_at) == 0
+    said = capsys.readouterr().err
+    assert f"checkpoint {last} cannot be read, the one before is tried" in said
+    assert "going on from step 10 of 12" in said
+    assert (runner.path / f"checkpoints/{last:08d}/mean.npy").read_bytes() == good
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_damaged_checkpoints_stay_until_they_are_replaced_or_passed(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, background: bool
@@ -132,9 +147,13 @@ def test_only_damaged_checkpoints_are_an_error_and_stay(runner: Runner) -> None:
         file.write_text("{}")
     for path in runner.path.glob("checkpoints/00000012"):
         path.rename(path.with_name("00000011"))
-    with pytest.raises(CheckpointError, match=r"00000011.*no position"):
+    with pytest.raises(CheckpointError, match=r"00000011.*no position") as caught:
         runner(resume=True)
+    away = runner.path / "checkpoints"
+    assert f"with {away} moved away, --resume auto begins at step 0" in str(caught.value)
     assert runner.checkpoints == [10, 11]
+    away.rename(away.with_name("damaged"))
+    assert runner(resume=True) == 0
 
 
 def test_lines_that_find_no_room_wait(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def runner(tmp_path: Path) -> Runner:
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Send a signal while this step (from 0) runs, the first time that it does."""
-    train_step, sent = FakeTrainer.train_step, []
+    train_step = FakeTrainer.train_step
+    sent: list[int] = []
 
     def signalling(trainer: FakeTrainer, batch: Any, rate: float, number: int) -> Any:
         if number == step and not sent:
@@ -37,7 +38,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def test_too_many_skipped_steps_end_the_run_and_the_checkpoint_stays(runner: Runner) -> None:
-    options = {"model": {"nan_at": list(range(7, 12))}, "max_skipped_steps": 3}
+    options: dict[str, Any] = {"model": {"nan_at": list(range(7, 12))}, "max_skipped_steps": 3}
     said = r"3 steps in a row, up to 10, .*of step 5 in .*`export --step 5`.*lower optimizer.lear"
     with pytest.raises(TrainingError, match=said):
         runner(**options)

@@ -108,13 +108,12 @@ class FakeStore:
 
     def restore(self, step: int) -> dict[str, Any]:
         path = checkpoint_path(self._folder, step)
-        try:
-            self._trainer.weights = np.load(path / "weights.npy")
-            self._trainer.mean = np.load(path / "mean.npy")
-            extra: dict[str, Any] = json.loads((path / "extra.json").read_text())
-        except (OSError, ValueError, EOFError) as error:
-            raise CheckpointError(path, f"is damaged: {error}") from error
+        self._trainer.weights, self._trainer.mean, extra = _read(path)
         return extra
+
+    @staticmethod
+    def verify(path: Path, model: Path) -> None:
+        _read(path)
 
     def delete(self, step: int) -> None:
         self.deleted.append(step)
@@ -122,6 +121,14 @@ class FakeStore:
 
     def nbytes(self) -> int:
         return 8 * self._trainer.options["size"]
+
+
+def _read(path: Path) -> tuple[Any, Any, dict[str, Any]]:
+    try:
+        extra = json.loads((path / "extra.json").read_text())
+        return np.load(path / "weights.npy"), np.load(path / "mean.npy"), extra
+    except (OSError, ValueError, EOFError) as error:
+        raise CheckpointError(path, f"is damaged: {error}") from error
 
 
 class FakeData:
@@ -194,7 +201,7 @@ class Runner:
             self.pieces = assemble(*arguments)
             return self.pieces
 
-        return train_config(self.config(**changes), keep, resume=resume)
+        return train_config(self.config(**changes), keep, FakeStore.verify, resume=resume)
 
     @property
     def trainer(self) -> FakeTrainer:
@@ -222,4 +229,4 @@ class Runner:
 
 
 if __name__ == "__main__":
-    sys.exit(run("fake train", sys.argv[1:], assemble))
+    sys.exit(run("fake train", sys.argv[1:], assemble, FakeStore.verify))
