@@ -11,15 +11,10 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -33,6 +28,7 @@ from diy_core.data.merge import merge
 from diy_core.data.shards import Reading, is_whole, save, shard_file, tokenise
 from diy_core.data.sources import Part, Source, find, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
+from diy_core.data.workers import tokenise_all
 
 _PLAN = "plan.json"
 
@@ -70,8 +66,8 @@ def prepare(
         workers: processes. They are spawned: a script that asks for more than one needs
             `if __name__ == "__main__":`.
         overwrite: replace prepared data at `out`.
-        progress: say on standard error what goes on: a bar on a terminal, and what a separator did
-            not separate.
+        progress: say on standard error what goes on: a bar on a terminal, what a separator did not
+            separate, what Ctrl-C leads to.
 
     Raises:
         DataError: a source that is missing, empty or cannot be read, with its place; no documents;
@@ -86,26 +82,27 @@ def prepare(
     if separator == "":
         raise ValueError("separator must not be empty: None makes each text file one document")
     separator = None if separator is None else with_escapes(separator)
+    say = _say if progress else _say_nothing
     out = Path(os.path.realpath(out))
     _check_target(out, overwrite)
     encoder = Encoder(tokenizer)
     paths = find(sources)
     files, shards = plan(paths, separator)
-    if progress and separator and (said := unused(paths, separator)):
-        print(said, file=sys.stderr)
+    if separator and (said := unused(paths, separator)):
+        say(said)
     reading = Reading(separator, field)
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.with_name(f".{out.name}.parts")
     with _locked(folder):
         _begin_or_go_on(folder, _settings(encoder, reading, files))
-        todo = {i: shard for i, shard in enumerate(shards) if not is_whole(shard_file(folder, i))}
-        console = Console(stderr=True)
-        with Progress(console=console, disable=not (progress and console.is_terminal)) as bar:
-            sizes = [sum(part.size for part in shard) for shard in shards]
-            done = sum(sizes) - sum(sizes[i] for i in todo)
-            task = bar.add_task("tokenising", total=sum(sizes), completed=done)
-            for i in _tokenise_all(todo, folder, tokenizer, encoder, reading, workers):
-                bar.advance(task, sizes[i])
+        with _bar(folder, shards, progress) as done:
+            todo = {i: parts for i, parts in enumerate(shards) if not _is_there(folder, i)}
+            if workers == 1 or len(todo) < 2:
+                for i, parts in todo.items():
+                    save(tokenise(parts, encoder, reading), shard_file(folder, i))
+                    done(i)
+            else:
+                tokenise_all(todo, folder, tokenizer, reading, workers, done, say)
         with atomic_directory(out, overwrite=overwrite) as temporary:
             merge(
                 [shard_file(folder, i) for i in range(len(shards))],
@@ -120,6 +117,29 @@ def prepare(
             )
         shutil.rmtree(folder)
     return TokenData(out)
+
+
+@contextlib.contextmanager
+def _bar(folder: Path, shards: list[list[Part]], shown: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; it is told the number of each shard that is made."""
+    console = Console(stderr=True)
+    sizes = [sum(part.size for part in shard) for shard in shards]
+    there = sum(size for i, size in enumerate(sizes) if _is_there(folder, i))
+    with Progress(console=console, disable=not (shown and console.is_terminal)) as bar:
+        task = bar.add_task("tokenising", total=sum(sizes), completed=there)
+        yield lambda i: bar.advance(task, sizes[i])
+
+
+def _is_there(folder: Path, index: int) -> bool:
+    return is_whole(shard_file(folder, index))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -172,66 +192,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _tokenise_all(
-    shards: dict[int, list[Part]],
-    folder: Path,
-    tokenizer: str | Path,
-    encoder: Encoder,
-    reading: Reading,
-    workers: int,
-) -> Iterator[int]:
-    """Make the files of the shards; yields their numbers in order. The first fault is raised."""
-    if workers == 1 or len(shards) < 2:
-        for i, parts in shards.items():
-            save(tokenise(parts, encoder, reading), shard_file(folder, i))
-            yield i
-        return
-    executor = ProcessPoolExecutor(
-        min(workers, len(shards)),
-        mp_context=multiprocessing.get_context("spawn"),  # a fork would copy locks that are held
-        initializer=_start_worker,
-        initargs=(tokenizer, reading, folder),
-    )
-    try:
-        with _interrupts_blocked():
-            futures = {i: executor.submit(_work, i, parts) for i, parts in shards.items()}
-        for i, future in futures.items():
-            future.result()
-            yield i
-    finally:
-        # After Ctrl-C or a fault each worker ends the shard at hand, which is kept.
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Workers are started in here and inherit the mask: Ctrl-C, sent to all, is the parent's."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_worker: tuple[Encoder, Reading, Path]
-
-
-def _start_worker(tokenizer: str | Path, reading: Reading, folder: Path) -> None:
-    global _worker
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = Encoder(tokenizer), reading, folder
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot say so, and its workers would wait for it forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _work(index: int, parts: Sequence[Part]) -> None:
-    encoder, reading, folder = _worker
-    save(tokenise(parts, encoder, reading), shard_file(folder, index))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,3 +250,67 @@ def test_the_command_prepares_and_says_what_it_made(tmp_path: Path, capsys: Any)
     assert re.search(r"out: 2 documents, \d+ tokens\n.*validation: 1 documents, ", printed.out)
     assert main(arguments) == 2
     assert "exists already: --overwrite" in capsys.readouterr().err
+
+
+def interrupted(tmp_path: Path, source: Path, times: int) -> tuple[int, str, float]:
+    """`diy-torch data` in two processes, after so many Ctrl-C's: its code, words and seconds."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from diy_core.command_line import build_parser, run\n"
+        "from diy_core.data import sources\n"
+        "if __name__ == '__main__':\n"
+        "    sources.SHARD_BYTES = 300_000\n"
+        "    print('begun', flush=True)\n"
+        "    sys.exit(run(build_parser('diy', 'T', 'cpu'), None, None))\n"
+    )
+    options = ["--out", str(tmp_path / "out"), "--tokenizer", str(tmp_path / "model")]
+    process = subprocess.Popen(
+        [sys.executable, str(program), "data", str(source), *options, "--workers", "2"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while not (tmp_path / ".out.parts" / "plan.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    time.sleep(0.3)  # the workers are being started, or have begun
+    said = process.stdout.readline()
+    begun = time.monotonic()
+    for number in range(times):
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        if number == 0:
+            said += process.stdout.readline() + process.stdout.readline()
+            begun = time.monotonic()
+        else:
+            time.sleep(0.02)
+            if process.poll() is not None:
+                break
+    said += process.communicate(timeout=100)[0]
+    for _ in range(1000):
+        if not alive(process.pid):
+            break
+        time.sleep(0.01)
+    assert not alive(process.pid)
+    return process.returncode, said, time.monotonic() - begun
+
+
+def test_an_interrupt_says_that_it_waits_and_a_second_one_does_not(tmp_path: Path) -> None:
+    directory = tokenizer(tmp_path / "model")
+    source = jsonl(tmp_path / "a.jsonl", [{"text": f"he the {i} " * 2000} for i in range(200)])
+    finishing = "\nfinishing the shards in hand; Ctrl-C again leaves at once\n"
+    code, said, slow = interrupted(tmp_path, source, 1)
+    assert (code, said) == (130, f"begun\n{finishing}\ndiy data: interrupted\n")
+    parts = tmp_path / ".out.parts"
+    assert list(parts.glob("*.npz"))
+    for times in (2, 4):
+        shutil.rmtree(parts)
+        code, said, quick = interrupted(tmp_path, source, times)
+        assert (code, said) == (130, f"begun\n{finishing}\ndiy data: interrupted\n")
+        assert quick < slow / 2
+        assert not list(parts.glob("*.npz"))
+    data = prepare(source, tmp_path / "out", tokenizer=directory)
+    assert len(data) == 200

@@ -1,0 +1,120 @@
+"""Shards tokenised by several processes. Ctrl-C lets each finish its own; a second one does not."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from diy_core.data.encoding import Encoder
+from diy_core.data.shards import Reading, save, shard_file, tokenise
+from diy_core.data.sources import Part
+
+
+def tokenise_all(
+    shards: dict[int, list[Part]],
+    folder: Path,
+    tokenizer: str | Path,
+    reading: Reading,
+    workers: int,
+    done: Callable[[int], None],
+    say: Callable[[str], None],
+) -> None:
+    """Make the files of the shards in `workers` processes. The first fault is raised.
+
+    Args:
+        shards: what each number stands for.
+        folder: where the files go.
+        tokenizer: of `Encoder`; each process loads its own.
+        reading: how sources are read.
+        workers: processes.
+        done: is told the number of each shard, in order.
+        say: is told what an interrupt leads to.
+    """
+    others = set(multiprocessing.active_children())
+    executor = ProcessPoolExecutor(
+        min(workers, len(shards)),
+        mp_context=multiprocessing.get_context("spawn"),  # a fork would copy locks that are held
+        initializer=_start_worker,
+        initargs=(tokenizer, reading, folder),
+    )
+
+    def leave() -> None:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+
+    try:
+        with _interrupts_held():
+            futures = {i: executor.submit(_work, i, parts) for i, parts in shards.items()}
+        for i, future in futures.items():
+            future.result()
+            done(i)
+    except KeyboardInterrupt:
+        with _on_interrupt(leave):
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Python ends in peace
+            say("\nfinishing the shards in hand; Ctrl-C again leaves at once")
+            executor.shutdown(wait=True, cancel_futures=True)
+        raise
+    finally:
+        with _on_interrupt(leave):  # after a fault too, the shards at hand are finished and kept
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C, sent to all, is the parent's, and takes effect when this is over.
+
+    Workers that are started in here inherit the mask. The parent's other threads may not have it,
+    and a signal that one of them takes would reach Python all the same.
+    """
+    received: list[bool] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with _on_interrupt(lambda: received.append(True)):
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if received:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _on_interrupt(react: Callable[[], None]) -> Iterator[None]:
+    """What Ctrl-C does inside; only the main thread can say so, and only there it does anything."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: react())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+_worker: tuple[Encoder, Reading, Path]
+
+
+def _start_worker(tokenizer: str | Path, reading: Reading, folder: Path) -> None:
+    global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = Encoder(tokenizer), reading, folder
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot say so, and its workers would wait for it forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _work(index: int, parts: Sequence[Part]) -> None:
+    encoder, reading, folder = _worker
+    save(tokenise(parts, encoder, reading), shard_file(folder, index))
