@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
 
 from diy_core.checkpoints.atomic import atomic_directory
 from diy_core.config import DIYConfig
+from diy_core.data.room import room_for
 from diy_core.errors import CheckpointError
+from diy_core.training.checkpoint_files import Arrays, Checkpoint
 from diy_core.training.checkpoint_store import FORMS, CheckpointStore
 from diy_core.training.export import find_checkpoint
-from diy_core.training.run_directory import RunDirectory, checkpoint_path
+from diy_core.training.run_directory import RunDirectory, checkpoint_path, whole_checkpoints
 from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.training_store import TrainingStore as TorchStore
 
@@ -47,27 +50,64 @@ def switch(
         The program that goes on with it, `diy-torch` or `diy-jax`.
 
     Raises:
-        CheckpointError: no such checkpoint, it is damaged, or `new_run` exists.
+        CheckpointError: no such checkpoint, it is damaged, or `new_run` exists or lies in `run`.
         ValueError: another process trains in `run`.
+        DiskFull: there is no room for it.
     """
     run, new_run = Path(run), Path(new_run)
     find_checkpoint(run, step)  # before anything is made: the lock would make a directory
+    _check_target(run, new_run)
     with RunDirectory(run, report) as old:
         path = find_checkpoint(run, step)
-        source, target = _direction(path)
         config = DIYConfig.from_pretrained(old.model)
-        checkpoint = source.open(path, config)
+        with _naming_others(path):
+            source, target = _direction(path)
+            checkpoint = source.open(path, config)
         values = old.read_config() | {"run_dir": str(new_run)}
         new_run.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_directory(new_run, overwrite=False) as folder:
+        needed = _history_size(run) + sum(a.nbytes for a in checkpoint.layout.values())
+        advice = "Free some, or choose a NEW_RUN on another disk"
+        with (
+            room_for(new_run, needed, advice, at_once=True),
+            atomic_directory(new_run, overwrite=False) as folder,
+        ):
             _copy_history(run, folder)
             text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
             (folder / "checkpoints").mkdir()
             written = checkpoint_path(folder / "checkpoints", int(path.name))
-            target.write(written, checkpoint.layout, checkpoint.parts(_PART), checkpoint.position)
+            target.write(written, checkpoint.layout, _parts(checkpoint), checkpoint.position)
             _compare(target, written, config, checkpoint.manifest.tensors)
     return FORMS[target.form]
+
+
+def _check_target(run: Path, new_run: Path) -> None:
+    if new_run.exists() or new_run.is_symlink():
+        raise CheckpointError(new_run, "exists already: choose another NEW_RUN, or remove it first")
+    if new_run.resolve().is_relative_to(run.resolve()):
+        raise CheckpointError(new_run, f"is inside of {run}: choose a NEW_RUN beside it")
+
+
+@contextlib.contextmanager
+def _naming_others(path: Path) -> Iterator[None]:
+    """The error of a checkpoint that cannot be read says which ones may be taken instead."""
+    try:
+        yield
+    except CheckpointError as error:
+        others = [str(n) for n in whole_checkpoints(path.parent) if n != int(path.name)]
+        advice = (
+            f"take another checkpoint, of step {', '.join(others)}: --step {others[-1]}"
+            if others
+            else "there is no other checkpoint in this run"
+        )
+        *faults, last = error.faults
+        raise CheckpointError(error.where, [*faults, f"{last}; {advice}"]) from error
+
+
+def _parts(checkpoint: Checkpoint) -> Iterator[Arrays]:
+    """The arrays of a checkpoint as they are read; errors of who writes them stay what they are."""
+    with _naming_others(checkpoint.path):
+        yield from checkpoint.parts(_PART)
 
 
 def _direction(path: Path) -> tuple[type[CheckpointStore], type[CheckpointStore]]:
@@ -76,6 +116,11 @@ def _direction(path: Path) -> tuple[type[CheckpointStore], type[CheckpointStore]
         if (path / source.form).exists():
             return source, target
     raise CheckpointError(path, f"is of neither twin: it has none of {', '.join(FORMS)}")
+
+
+def _history_size(run: Path) -> int:
+    files = [file for name in _HISTORY for file in (run / name, *(run / name).rglob("*"))]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _copy_history(run: Path, folder: Path) -> None:

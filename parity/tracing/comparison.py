@@ -44,6 +44,7 @@ class Comparison:
             is wrong before them does not count.
         kind: which of its arrays: `inputs`, or `output_gradients`.
         before: a comparison of the whole model, which knows the layouts.
+        repaired: a pair whose outputs are the PyTorch side's too.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Comparison:
         alone: Pair | None = None,
         kind: Kind = "inputs",
         before: Comparison | None = None,
+        repaired: Pair | None = None,
     ) -> None:
         self.errors: dict[tuple[Pair, Kind], list[LeafError]] = {}
         self.dtype: dict[Pair, str] = {}
@@ -65,6 +67,7 @@ class Comparison:
         self._views = {pair: views(pair, record.calls, shapes) for pair in alignment.pairs}
         self._expecting = False
         self._alone, self._kind, self._before = alone, kind, before
+        self._repaired = repaired
         self._wanted = alignment.inside(alone)
         self._replaced = (
             {alone} if kind == "inputs" else alignment.sharing(alone) if alone else set()
@@ -93,6 +96,7 @@ class Comparison:
         if pair is None or pair not in self._wanted | self._replaced or self._before is None:
             return None
         own = kind == self._kind and pair in self._replaced
+        own |= kind == "outputs" and pair is self._repaired
         if not own and (self._kind == "inputs" or kind in _FORWARD_OF):
             return None
         forward, parts = _FORWARD_OF.get(kind, kind), []

@@ -17,145 +17,105 @@ from diy_torch.checkpoint import to_numpy
 from parity.tracing.errors import relative_error
 from parity.tracing.names import words_of
 from parity.tracing.result import Suspect
+from parity.tracing.suspects.attention_changes import CHANGES, NUMBERS, SIZES, THETA
 from parity.tracing.suspects.evidence import Evidence, Part
 from parity.tracing.suspects.reference_attention import Setting, attend
+from parity.tracing.suspects.reference_rotary import Tables
 
 Array = NDArray[Any]
+Change = Mapping[str, Any]
 _FARTHEST = 20.0  # of the logarithm of a number that is sought
 _FITTED = 1e-9  # what is left where a number was fitted
 _ROLES = ("query", "key", "value")
+_LOW = -1e3  # of what hides a score
+_THETAS = (1e4, 1e5, 5e5, 1e6)
 _HEADS = ("heads", "num_heads", "num_attention_heads", "n_head", "n_heads", "nhead", "h")
-# One thing done otherwise, and how it is said.
-CHANGES: dict[str, tuple[str, str, str]] = {
-    "rope-interleaved": ("rope", "interleaved", "rotates neighbouring channels"),
-    "rope-left-out": ("rope", "none", "does not rotate"),
-    "rope-backwards": ("rope", "backwards", "rotates the other way"),
-    "rope-query-only": ("rope", "query", "rotates queries only"),
-    "rope-key-only": ("rope", "key", "rotates keys only"),
-    "rope-value-too": ("rope", "value", "rotates values too"),
-    "position-ahead": ("offset", "1", "has positions one too high for queries"),
-    "position-behind": ("offset", "-1", "has positions one too low for queries"),
-    "scale-missing": ("scale", "none", "does not scale the scores"),
-    "scale-head-dim": ("scale", "1/H", "scales the scores by 1/H, or by 1/sqrt(H) twice"),
-    "scale-hidden": ("scale", "1/sqrt(D)", "scales the scores by 1/sqrt of the whole width"),
-    "mask-left-out": ("mask", "none", "has no mask"),
-    "mask-one-ahead": ("mask", "ahead", "lets each query see one key of the future"),
-    "mask-one-behind": ("mask", "behind", "hides each query's own key"),
-    "heads-regrouped": ("grouping", "modulo", "gives query head n the key head n % K"),
-    "heads-split-otherwise": ("split", "inner", "splits and merges heads as (H, N)"),
-    "heads-merged-otherwise": ("merge", "inner", "merges heads as (H, N)"),
-    "heads-not-moved-back": ("merge", "plain", "merges heads without moving them behind positions"),
-    "heads-not-moved": ("split", "plain", "splits heads without moving them before positions"),
-    "mask-diagonal": ("mask", "own", "lets each query see its own key only"),
-    "mask-causal-only": ("mask", "causal", "masks the future only, not padding or documents"),
-    "mask-causal-too": ("mask", "past", "masks the future too"),
-    "mask-queries": ("mask", "queries", "masks the queries that are padding, not the keys"),
-    "weights-transposed": ("weights", "transposed", "mixes values by transposed probabilities"),
-    "bias-left-out": ("biases", "qkv", "leaves out the biases of queries, keys and values"),
-    "query-bias-left-out": ("biases", "q", "leaves out the bias of queries"),
-    "key-bias-left-out": ("biases", "k", "leaves out the bias of keys"),
-    "value-bias-left-out": ("biases", "v", "leaves out the bias of values"),
-    "heads-first": ("grouping", "first", "gives all query heads the first key head"),
-    "heads-reversed": ("grouping", "reversed", "pairs query heads with key heads in reverse"),
-    "softmax-float32": ("precision", "float32", "computes the softmax in float32"),
-    "softmax-float16": ("precision", "float16", "computes the softmax in float16"),
-    "softmax-bfloat16": ("precision", "bfloat16", "computes the softmax in bfloat16"),
-    "scores-float32": ("scores", "float32", "rounds the scores to float32"),
-    "scores-float16": ("scores", "float16", "rounds the scores to float16"),
-    "scores-bfloat16": ("scores", "bfloat16", "rounds the scores to bfloat16"),
-    "probabilities-float32": ("probabilities", "float32", "rounds the probabilities to float32"),
-    "probabilities-float16": ("probabilities", "float16", "rounds the probabilities to float16"),
-    "probabilities-bfloat16": ("probabilities", "bfloat16", "rounds the probabilities to bfloat16"),
-    "softmax-queries": ("axis", "queries", "takes the softmax over queries, not keys"),
-    "softmax-plus-one": ("axis", "one more", "has 1 more in the softmax's sum (a sink)"),
-    "softmax-left-out": ("axis", "none", "has no softmax"),
-    "softmax-masked-after": ("axis", "after", "masks after the softmax, not before"),
-    "query-key-norm": ("norm", "before", "normalises queries and keys in each head"),
-    "query-key-norm-rotated": ("norm", "after", "normalises rotated queries and keys"),
-    "query-norm": ("norm", "query", "normalises queries in each head"),
-    "key-norm": ("norm", "key", "normalises keys in each head"),
-    "value-norm": ("norm", "value", "normalises values in each head"),
-    "query-key-norm-l2": ("norm", "length", "normalises queries and keys to length 1"),
-    "query-key-cosine": ("norm", "cosine", "scores by the cosine of query and key, unscaled"),
-    "softmax-heads": ("axis", "heads", "takes the softmax over heads, not keys"),
-    "softmax-sigmoid": ("axis", "sigmoid", "has a sigmoid in place of the softmax"),
-    "values-regrouped": ("values", "modulo", "gives query head n the values of head n % K"),
-    "keys-regrouped": ("keys", "modulo", "gives query head n the keys of head n % K"),
-    "rope-quarter": ("rope", "quarter", "rotates a quarter of the channels only"),
-    "rope-part": ("rope", "part", "rotates half of the channels only"),
-    "rope-merged": ("rope", "merged", "rotates before the heads are split"),
-    "rope-twice": ("rope", "twice", "rotates twice"),
-    "rope-swapped": ("rope", "swapped", "has cos and sin swapped"),
-    "alibi": ("bias", "alibi", "adds ALiBi's distances to the scores"),
-    "key-value-swapped": ("swap", "kv", "takes keys for values"),
-    "rotated-key-value-swapped": ("swap", "rotated", "takes rotated keys for values"),
-    "query-key-swapped": ("swap", "qk", "takes keys for queries"),
-}
 
 
 def attention_suspects(evidence: Evidence) -> Iterator[Suspect]:
     """What the Flax side does otherwise between its projections."""
+    one, other = (_flat(side) for side in (evidence.target.torch, evidence.target.flax))
     for setting in _settings(evidence):
-        one, other = evidence.target.torch, evidence.target.flax
-        plain = _error(setting, {}, one), _error(setting, {}, other)
-        # One of the sides has to be the usual one, the other is that with one change.
-        for usual, odd, side in ((plain[0], other, "Flax"), (plain[1], one, "PyTorch")):
-            if usual > evidence.bound:
-                continue
-            found = False
-            for name, (key, choice, words) in CHANGES.items():
-                after = _error(setting, {key: choice}, odd)
-                if suspect := evidence.judge(name, f"attention {words} in {side}", after):
-                    found = True
-                    yield suspect
-            if not found:
-                yield from _fitted(evidence, setting, odd, side)
-            return
+        for base in _bases(evidence, setting):
+            plain = _error(setting, base, one), _error(setting, base, other)
+            # One of the sides has to be the usual one, the other is that with one change.
+            for usual, odd, side in ((plain[0], other, "Flax"), (plain[1], one, "PyTorch")):
+                if usual <= evidence.bound:
+                    yield from _changed(evidence, setting, base, odd, side)
+                    return
 
 
-def _fitted(evidence: Evidence, setting: Setting, odd: Array, side: str) -> Iterator[Suspect]:
+def _bases(evidence: Evidence, setting: Setting) -> Iterator[Change]:
+    """Ways that are usual: with the tables that were given or with tables of its own, unscaled."""
+    thetas = [*_own_thetas(evidence), *_THETAS] if setting.tables is None else []
+    for scale in ({}, {"scale": "none"}):
+        yield scale
+        for theta in dict.fromkeys(thetas):
+            yield {**scale, "theta": theta}
+            yield {**scale, "theta": theta, "rope": "interleaved"}
+
+
+def _own_thetas(evidence: Evidence) -> Iterator[float]:
+    """What the PyTorch module or its config calls theta."""
+    for owner in (evidence.module, getattr(evidence.module, "config", None)):
+        for name in ("rope_theta", "theta", "rotary_base", "base"):
+            value = getattr(owner, name, None)
+            if isinstance(value, int | float) and value > 1:
+                yield float(value)
+
+
+def _changed(
+    evidence: Evidence, setting: Setting, base: Change, odd: Array, side: str
+) -> Iterator[Suspect]:
+    """What is otherwise on the odd side, where the other one is the base."""
+    found = False
+    for name, (key, choice, words) in CHANGES.items():
+        if base.get(key) == choice:
+            continue
+        after = _error(setting, {**base, key: choice}, odd)
+        if suspect := evidence.judge(name, f"attention {words} in {side}", after):
+            found = True
+            yield suspect
+    if "scale" in base:
+        after = _error(setting, {key: base[key] for key in base if key != "scale"}, odd)
+        words = f"attention scales the scores by 1/sqrt(H) in {side}, and not on the other side"
+        if suspect := evidence.judge("scale-added", words, after):
+            found = True
+            yield suspect
+    if not found:
+        yield from _fitted(evidence, setting, base, odd, side)
+
+
+def _fitted(
+    evidence: Evidence, setting: Setting, base: Change, odd: Array, side: str
+) -> Iterator[Suspect]:
     """Changes by a number that has to be found: a window's size, a factor, a cap."""
-    length = setting.query.shape[1]
-    for size in range(1, length):
-        after = _error(setting, {"window": size}, odd)
-        words = f"attention sees the last {size} keys only in {side}"
-        if suspect := evidence.judge("mask-window", words, after):
-            yield suspect
-            return
-    for size in range(2, length):
-        after = _error(setting, {"chunk": size}, odd)
-        words = f"attention sees keys of its own chunk of {size} only in {side}"
-        if suspect := evidence.judge("mask-chunks", words, after):
-            yield suspect
-            return
-    for key, name, words in (
-        ("factor", "scale-other", "multiplies its scores by another {:.6g}"),
-        ("cap", "softcap", "caps its scores at {:.6g} (c * tanh(x / c))"),
-        ("cap_masked", "softcap", "caps scores at {:.6g} after masking, so that nothing is hidden"),
-        (
-            "length",
-            "scale-length",
-            "multiplies scores by log(position) / log({:.6g}) where above 1",
-        ),
-        ("fill", "mask-soft", "gives hidden keys a score of -{:.6g}, not -inf"),
-        ("add", "mask-soft", "takes {:.6g} from the scores of hidden keys, not infinity"),
-    ):
-        number, after = _fit(setting, key, odd)
+    for key, name, words in SIZES:
+        for size in range(1, setting.query.shape[1]):
+            after = _error(setting, {**base, key: size}, odd)
+            sentence = f"attention {words.format(size)} in {side}"
+            if suspect := evidence.judge(name, sentence, after):
+                yield suspect
+                return
+    turned = "theta" in base or setting.tables is not None
+    numbers = (*NUMBERS, *(THETA if turned else ()))
+    for key, name, words in numbers:
+        number, after = _fit(setting, base, key, odd)
         if after <= max(_FITTED, evidence.bound) < evidence.target.error:
             sentence = f"attention {words.format(number)} in {side}"
             yield Suspect(name, sentence, evidence.target.error, after)
             return
 
 
-def _fit(setting: Setting, key: str, side: Array) -> tuple[float, float]:
+def _fit(setting: Setting, base: Change, key: str, side: Array) -> tuple[float, float]:
     """The number with which attention gives this side best, and what error is left."""
 
     def values(log: float) -> Array:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            return np.nan_to_num(attend(setting, {key: math.exp(log)})).ravel()
+            return np.nan_to_num(attend(setting, {**base, key: math.exp(log)})).ravel()
 
     goal = side.ravel()
-    grid = np.linspace(-7.0, 12.0, 77)
+    grid = np.linspace(-7.0, 17.0 if key == "theta" else 12.0, 97)
     sizes = [float(np.linalg.norm(values(log) - goal)) for log in grid]
     log, best, step = float(grid[int(np.argmin(sizes))]), min(sizes), 1e-6
     for _ in range(12):  # Gauss-Newton: the rest is nearly linear there
@@ -170,10 +130,16 @@ def _fit(setting: Setting, key: str, side: Array) -> tuple[float, float]:
         if not size < best:
             break
         log, best = log - move, size
-    return math.exp(log), _error(setting, {key: math.exp(log)}, side)
+    number, after = math.exp(log), _error(setting, {**base, key: math.exp(log)}, side)
+    for digits in (1, 2, 3, 4):  # people write short numbers, and narrow dtypes blur them
+        short = float(f"{number:.{digits}g}")
+        error = _error(setting, {**base, key: short}, side)
+        if error <= 2 * after:
+            return short, error
+    return number, after
 
 
-def _error(setting: Setting, change: Mapping[str, Any], side: Array) -> float:
+def _error(setting: Setting, change: Change, side: Array) -> float:
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             value = attend(setting, change)
@@ -205,24 +171,74 @@ def _settings(evidence: Evidence) -> Iterator[Setting]:
     after = _after(evidence, last.get("out"), query.shape)
     for mask in _masks(evidence, query.shape[:2]):
         for heads in _head_counts(evidence, query.shape[-1], key.shape[-1]):
-            half = query.shape[-1] // heads // 2
-            tables = [v.torch for v in evidence.inputs if v.torch.shape[-1:] == (half,)]
-            both = (tables[0], tables[1]) if len(tables) == 2 else None
+            tables = _tables(evidence, query.shape[-1] // heads)
             three = (known[0], known[1], known[2]) if len(known) == 3 else None
-            yield Setting(query, key, value, heads, both, mask, three, *after)
+            for bias in _score_biases(evidence, heads, query.shape[1]):
+                yield Setting(query, key, value, heads, tables, mask, bias, three, *after)
+
+
+def _tables(evidence: Evidence, head_dim: int) -> Tables | None:
+    """Cos and sin among the inputs: of each pair of channels, or once for each of its two."""
+    for width in (head_dim // 2, head_dim):
+        found = [_of_rows(a) for a in _given(evidence) if a.shape[-1:] == (width,)]
+        both = [a for a in found if a.ndim == 3 and np.abs(a).max(initial=0) <= 1 + _FITTED]
+        if len(both) == 2:
+            return both[0][..., : head_dim // 2], both[1][..., : head_dim // 2]
+    return None
+
+
+def _of_rows(array: Array) -> Array:
+    """(S, H) as (1, S, H)."""
+    return array[None] if array.ndim == 2 else array
+
+
+def _score_biases(evidence: Evidence, heads: int, length: int) -> Iterator[Array | None]:
+    """What may be added to the scores, (B or 1, N, S, S): an input, or what a part gave."""
+    square = (length, length)
+    values = _given(evidence)
+    for part in evidence.parts:
+        values += [v.torch for v in part.outputs if part.name != evidence.stage]
+    yield None
+    for array in values:
+        if array.dtype != np.float64:
+            continue
+        if array.shape[-3:] == (heads, *square):
+            yield array.reshape(-1, heads, *square)
+        elif array.shape[-3:] == (*square, heads):
+            yield np.moveaxis(array.reshape(-1, *square, heads), -1, 1)
 
 
 def _masks(evidence: Evidence, shape: tuple[int, ...]) -> Iterator[Array | None]:
     """Who may see whom: as an input says, or the past; keys that are no padding; or everyone."""
-    inputs = [v.torch for v in evidence.inputs]
     length = shape[-1]
-    yield next((a for a in inputs if a.dtype == bool and a.shape[-2:] == (length,) * 2), None)
-    for array in inputs:
-        if array.shape == shape and np.isin(array, (0, 1)).all() and not array.all():
-            kept = array.astype(bool)[:, None]
-            yield np.broadcast_to(kept, (*shape, length))
-            yield np.tril(np.ones((length, length), bool)) & kept
+    causal = np.tril(np.ones((1, length, length), bool))
+    found: list[Array] = []
+    for array in _given(evidence):
+        shown = _shown(array)
+        if shown is None or shown.shape[-1:] != (length,) or shown.all():
+            continue
+        if shown.ndim > 1 and shown.shape[-2] == length:
+            if shown.size == len(shown) * length**2 or shown.ndim == 2:  # the same for all heads
+                found.insert(0, shown.reshape(-1, length, length))
+        elif shown.size == shape[0] * length:  # keys that are no padding
+            kept = np.broadcast_to(shown.reshape(-1, 1, length), (*shape, length))
+            found += [kept, causal & kept]
+    yield from found
+    yield None
     yield np.ones((1, length, length), bool)
+
+
+def _shown(array: Array) -> Array | None:
+    """A mask: of truth values, of 0 and 1, or what is added to scores: 0 and the lowest number."""
+    values = np.unique(array)
+    if array.dtype == bool or (array.size and np.isin(values, (0, 1)).all()):
+        return array.astype(bool)
+    return array == 0 if len(values) == 2 and values[1] == 0 and values[0] < _LOW else None
+
+
+def _given(evidence: Evidence) -> list[Array]:
+    """All arrays that go in, on both sides or in PyTorch alone."""
+    return [*(v.torch for v in evidence.inputs), *evidence.given]
 
 
 def _own_bias(evidence: Evidence, part: Part | None) -> Array | None:

@@ -86,6 +86,7 @@ class Evidence:
         target: the value that differs: an output, or what goes into one of the parts.
         stage: the name of that part; empty for an output.
         inputs: of the culprit; the same on both sides, since the Flax side got PyTorch's.
+        given: what PyTorch's side alone was given, as a mask or tables that Flax makes inside.
         outputs: of the culprit.
         parts: the calls made in it, in order.
         parameters: of the culprit and of its parts.
@@ -119,6 +120,7 @@ class Evidence:
     odd: str = "Flax"
     usual: str = "PyTorch"
     words: str = ""
+    given: Sequence[Array] = ()
 
     @property
     def what(self) -> str:

@@ -69,7 +69,15 @@ def gather(walk: Walk, pair: Pair, stage: Pair | None) -> Evidence | None:
         bound=FORWARD[dtype],
         with_parameters=with_parameters,
         calls=_calls(walk, pair),
+        given=_given(walk, pair),
     )
+
+
+def _given(walk: Walk, pair: Pair) -> list[Array]:
+    """Inputs of the PyTorch call that the Flax call does not have."""
+    known = {error.torch for error in walk.natural.errors.get((pair, "inputs"), [])}
+    stored = walk.record.calls[pair.torch[0]].inputs
+    return [wide(walk.record.spool.get(at)) for name, at in stored.items() if name not in known]
 
 
 def _parts(walk: Walk, pair: Pair, capture: Capture) -> list[Part]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity.tracing.suspects.evidence import ROUNDED
+from parity.tracing.suspects.reference_rotary import rotated
 
 Array = NDArray[Any]
 _HIDDEN = -1e9  # what is usually added to a score that is not to count
@@ -24,6 +25,7 @@ class Setting:
         key: and value: (B, S, K*H).
         tables: cos and sin, (B or 1, S, H/2).
         mask: True where a query may look, (B or 1, S, S); None: the past.
+        bias: what is added to the scores, (B or 1, N, S, S), as for relative positions.
         biases: of query, key and value, where these are known to have been added.
         kernel: (N*H, D), with which the heads' values are multiplied; None: they are not.
         rest: what is added to that, as a bias and a residual.
@@ -35,6 +37,7 @@ class Setting:
     heads: int
     tables: tuple[Array, Array] | None
     mask: Array | None
+    bias: Array | None = None
     biases: tuple[Array, Array, Array] | None = None
     kernel: Array | None = None
     rest: Array | float = 0.0
@@ -61,76 +64,125 @@ def attend(setting: Setting, change: Mapping[str, Any]) -> Array:
 
 
 def _heads(setting: Setting, change: Mapping[str, Any]) -> Array:
-    head_dim, heads = setting.head_dim, setting.heads
-    if setting.key.shape[-1] % head_dim:
+    query, key, value = _inputs(setting, change)
+    heads, kv_heads = setting.heads, setting.key.shape[-1] // setting.head_dim
+    groups = [
+        _groups(change.get("grouping", "") or change.get(side, ""), heads, kv_heads)
+        for side in ("keys", "values")
+    ]
+    scores = query @ key[:, groups[0]].swapaxes(2, 3)  # (B, N, S, S)
+    scores, mask = _hidden(_scored(scores, setting, change), _mask(setting, change), change)
+    precision, way = change.get("precision", ""), change.get("axis", "")
+    # Where all that a softmax sees is hidden, a finite number hides none of it.
+    finite = change.get("mask", "").startswith("queries")
+    finite |= way == "queries" and not mask.any(-2).all()
+    if change.get("mask") == "queries filled":
+        scores = np.where(mask, scores, _HIDDEN)
+    weights = _softmax(_rounded(scores, precision), mask, way, precision, finite)
+    weights = _rounded(weights, change.get("probabilities", ""))
+    weights = weights.swapaxes(2, 3) if change.get("weights") == "transposed" else weights
+    mixed = weights @ value[:, groups[1]]  # (B, N, S, H)
+    if change.get("plus") == "value":
+        mixed = mixed + value[:, groups[1]]
+    return _merged(mixed, setting, change)
+
+
+def _inputs(setting: Setting, change: Mapping[str, Any]) -> tuple[Array, Array, Array]:
+    """Query (B, N, S, H), key and value (B, K, S, H), as they are scored and mixed."""
+    heads, kv_heads = setting.heads, setting.key.shape[-1] // setting.head_dim
+    if setting.key.shape[-1] % setting.head_dim:
         raise ValueError("keys are no whole number of heads")
-    kv_heads = setting.key.shape[-1] // head_dim
-    split = change.get("split", "")
-    query = _split(setting.query, heads, split)
-    key, value = (_split(a, kv_heads, split) for a in (setting.key, setting.value))
-    if change.get("swap") == "kv":
+    flat = {name: getattr(setting, name) for name in ("query", "key", "value")}
+    if "shift" in change:
+        flat[change["shift"]] = _later(flat[change["shift"]])
+    if "clip_inputs" in change:
+        limit = change["clip_inputs"]
+        flat = {name: np.clip(array, -limit, limit) for name, array in flat.items()}
+    split, norm, swap = (change.get(name, "") for name in ("split", "norm", "swap"))
+    query = _split(flat["query"], heads, split)
+    key, value = (_split(flat[name], kv_heads, split) for name in ("key", "value"))
+    if swap == "kv":
         key, value = value, key
-    if change.get("swap") == "qk":
+    if swap == "qk":
         if heads != kv_heads:
             raise ValueError("as many keys as queries are needed")
         query, key = key, query
-    norm = change.get("norm", "")
     if norm in ("before", "query"):
         query = _normalised(query)
     if norm in ("before", "key"):
         key = _normalised(key)
     if norm == "value":
         value = _normalised(value)
-    query, key, value = _rotated(setting, change, query, key, value)
+    query, key, value = rotated(query, key, value, setting.tables, change)
     if norm == "after":
         query, key = _normalised(query), _normalised(key)
     if norm in ("length", "cosine"):
         query, key = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (query, key))
-    if change.get("swap") == "rotated":
-        key, value = value, key
-    groups = [
-        _groups(change.get("grouping", "") or change.get(side, ""), heads, kv_heads)
-        for side in ("keys", "values")
-    ]
-    scores = query @ key[:, groups[0]].swapaxes(2, 3)  # (B, N, S, S)
-    width = setting.query.shape[-1]
-    scales = {"none": 1.0, "1/H": 1 / head_dim, "1/sqrt(D)": width**-0.5}
-    scores = scores * scales.get(
-        change.get("scale", ""), 1.0 if norm == "cosine" else head_dim**-0.5
-    )
+    return (query, value, key) if swap == "rotated" else (query, key, value)
+
+
+def _scored(scores: Array, setting: Setting, change: Mapping[str, Any]) -> Array:
+    """Scores (B, N, S, S) scaled, capped, and with what is added to them."""
+    scales = {
+        "none": 1.0,
+        "1/H": 1 / setting.head_dim,
+        "1/sqrt(D)": setting.query.shape[-1] ** -0.5,
+    }
+    usual = 1.0 if change.get("norm") == "cosine" else setting.head_dim**-0.5
+    scores = scores * scales.get(change.get("scale", ""), usual)
     scores = _rounded(scores * change.get("factor", 1.0), change.get("scores", ""))
+    if "clip_scores" in change:
+        scores = np.clip(scores, -change["clip_scores"], change["clip_scores"])
+    if setting.bias is not None and change.get("bias") != "none":
+        turned = change.get("bias") == "turned"
+        scores = scores + (setting.bias.swapaxes(-1, -2) if turned else setting.bias)
     if "cap" in change:
         scores = change["cap"] * np.tanh(scores / change["cap"])
-    distance = np.arange(scores.shape[2])[:, None] - np.arange(scores.shape[3])
     if change.get("bias") == "alibi":
+        heads = scores.shape[1]
         slopes = 2.0 ** (-8.0 * np.arange(1, heads + 1) / heads)
-        scores = scores - slopes[:, None, None] * distance
+        scores = scores - slopes[:, None, None] * _distance(scores)
     if "length" in change:
         places = np.arange(1, scores.shape[2] + 1)
         scores = scores * np.maximum(np.log(places) / np.log(change["length"]), 1)[:, None]
-    mask = _mask(setting, change)[:, None] & (distance < change.get("window", distance.size))
+    return scores
+
+
+def _hidden(scores: Array, mask: Array, change: Mapping[str, Any]) -> tuple[Array, Array]:
+    """Scores, and the mask (B or 1, 1, S, S) of those that count, with a window or a soft mask."""
+    places = np.arange(scores.shape[3])
+    mask = mask[:, None] & (_distance(scores) < change.get("window", scores.size))
+    if "prefix" in change:
+        mask = mask | (places < change["prefix"])
     if "chunk" in change:
-        chunk = np.arange(scores.shape[2]) // change["chunk"]
+        chunk = places // change["chunk"]
         mask = mask & (chunk[:, None] == chunk)
     if "cap_masked" in change:
         cap = change["cap_masked"]
-        scores = np.where(mask, cap * np.tanh(scores / cap), -cap)
-        mask = np.ones_like(mask)
+        return np.where(mask, cap * np.tanh(scores / cap), -cap), np.ones_like(mask)
     if "fill" in change or "add" in change:
         low = scores - change["add"] if "add" in change else -change["fill"]
-        scores, mask = np.where(mask, scores, low), np.ones_like(mask)
-    precision = change.get("precision", "")
-    way = change.get("axis", "")
-    # Where all that a softmax sees is hidden, a finite number hides none of it.
-    finite = change.get("mask") == "queries" or (way == "queries" and not mask.any(-2).all())
-    weights = _softmax(_rounded(scores, precision), mask, way, precision, finite)
-    weights = _rounded(weights, change.get("probabilities", ""))
-    weights = weights.swapaxes(2, 3) if change.get("weights") == "transposed" else weights
-    mixed = weights @ value[:, groups[1]]  # (B, N, S, H)
-    if change.get("merge") == "plain":
+        return np.where(mask, scores, low), np.ones_like(mask)
+    return scores, mask
+
+
+def _distance(scores: Array) -> Array:
+    """How far back each key is from each query."""
+    distance: Array = np.arange(scores.shape[2])[:, None] - np.arange(scores.shape[3])
+    return distance
+
+
+def _merged(mixed: Array, setting: Setting, change: Mapping[str, Any]) -> Array:
+    """(B, N, S, H) to (B, S, N*H)."""
+    way = change.get("merge", "")
+    if way == "plain":
         return mixed.reshape(setting.query.shape)
+    if way == "mean":
+        kv_heads = setting.key.shape[-1] // setting.head_dim
+        each = mixed.reshape(len(mixed), kv_heads, -1, *mixed.shape[2:])
+        mixed = np.broadcast_to(each.mean(2, keepdims=True), each.shape).reshape(mixed.shape)
     mixed = mixed.swapaxes(1, 2)
-    if split == "inner" or change.get("merge") == "inner":
+    if change.get("split") == "inner" or way == "inner":
         mixed = mixed.swapaxes(2, 3)
     return mixed.reshape(*mixed.shape[:2], -1)
 
@@ -138,6 +190,9 @@ def _heads(setting: Setting, change: Mapping[str, Any]) -> Array:
 def _softmax(scores: Array, mask: Array, way: str, precision: str, finite: bool) -> Array:
     if way == "none":
         return np.where(mask, scores, 0.0)
+    if way in ("relu", "relu2"):
+        positive = np.where(mask, np.maximum(scores, 0.0), 0.0)
+        return positive ** (2 if way == "relu2" else 1) / scores.shape[-1]
     if way == "sigmoid":
         return np.where(mask, 1 / (1 + np.exp(-scores)), 0.0)
     if finite:
@@ -174,73 +229,9 @@ def _split(array: Array, heads: int, way: str) -> Array:
     batch, length, width = array.shape
     if way == "plain":
         return array.reshape(batch, heads, length, width // heads)
-    if way == "inner":
+    if way in ("inner", "inner in"):
         return array.reshape(batch, length, width // heads, heads).transpose(0, 3, 1, 2)
     return array.reshape(batch, length, heads, width // heads).swapaxes(1, 2)
-
-
-def _rotated(
-    setting: Setting, change: Mapping[str, Any], query: Array, key: Array, value: Array
-) -> tuple[Array, Array, Array]:
-    way = change.get("rope", "half")
-    if setting.tables is None or way == "none":
-        if setting.tables is None and ("rope" in change or "offset" in change):
-            raise ValueError("no rotary tables")
-        return query, key, value
-    cos, sin = (table[:, None] for table in setting.tables)
-    if way == "backwards":
-        sin = -sin
-    if way == "swapped":
-        cos, sin = sin, cos
-    if way in ("part", "quarter"):
-        kept = cos.shape[-1] // (2 if way == "part" else 4)
-        if not kept:
-            raise ValueError("too few channels")
-        return _rotate_part(query, cos, sin, kept), _rotate_part(key, cos, sin, kept), value
-    if way == "twice":
-        query, key = _rotate(query, cos, sin, "half"), _rotate(key, cos, sin, "half")
-    if way == "merged":
-        return _rotate_merged(query, cos, sin), _rotate_merged(key, cos, sin), value
-    pairs = "interleaved" if way == "interleaved" else "half"
-    step = int(change.get("offset", 0))
-    if way != "key":
-        query = _rotate(query, *_moved(cos, sin, step), pairs)
-    if way != "query":
-        key = _rotate(key, cos, sin, pairs)
-    if way == "value":
-        value = _rotate(value, cos, sin, pairs)
-    return query, key, value
-
-
-def _moved(cos: Array, sin: Array, step: int) -> tuple[Array, Array]:
-    """The tables of positions that are one higher or lower, going on at the end as they did."""
-    turn = cos + 1j * sin
-    if step > 0:
-        turn = np.concatenate((turn[..., 1:, :], turn[..., -1:, :] ** 2 / turn[..., -2:-1, :]), -2)
-    elif step < 0:
-        turn = np.concatenate((turn[..., :1, :] ** 2 / turn[..., 1:2, :], turn[..., :-1, :]), -2)
-    return turn.real, turn.imag
-
-
-def _rotate(x: Array, cos: Array, sin: Array, pairs: str) -> Array:
-    if pairs == "interleaved":
-        a, b = x[..., 0::2], x[..., 1::2]
-        return np.stack((a * cos - b * sin, b * cos + a * sin), -1).reshape(x.shape)
-    a, b = np.split(x, 2, axis=-1)
-    return np.concatenate((a * cos - b * sin, b * cos + a * sin), -1)
-
-
-def _rotate_part(x: Array, cos: Array, sin: Array, kept: int) -> Array:
-    turned = _rotate(x[..., : 2 * kept], cos[..., :kept], sin[..., :kept], "half")
-    return np.concatenate((turned, x[..., 2 * kept :]), -1)
-
-
-def _rotate_merged(x: Array, cos: Array, sin: Array) -> Array:
-    """Heads after one another as if they were one, turned by tables that are repeated."""
-    batch, heads, length, size = x.shape
-    merged = x.swapaxes(1, 2).reshape(batch, 1, length, heads * size)
-    turned = _rotate(merged, np.tile(cos, heads), np.tile(sin, heads), "half")
-    return turned.reshape(batch, length, heads, size).swapaxes(1, 2)
 
 
 def _mask(setting: Setting, change: Mapping[str, Any]) -> Array:
@@ -259,9 +250,23 @@ def _mask(setting: Setting, change: Mapping[str, Any]) -> Array:
     if way == "behind":
         return np.tril(np.ones((1, length, length), bool), -1)
     given = causal if setting.mask is None else setting.mask
-    if way == "queries":
+    if way == "strict":
+        behind = np.tril(np.ones((length, length), bool), -1)
+        behind[0, 0] = True
+        return given & behind
+    if way == "no first":
+        others = np.arange(length) > 0
+        return given & (others | ~others[:, None])  # the first query has no other
+    if way == "inverted":
+        return ~given
+    if way.startswith("queries"):
         return given.swapaxes(1, 2)
     return given & causal if way == "past" else given
+
+
+def _later(array: Array) -> Array:
+    """(B, S, D), each token with what the one before it has; the first has zeros."""
+    return np.concatenate((np.zeros_like(array[:, :1]), array[:, :-1]), axis=1)
 
 
 def _rounded(array: Array, precision: str) -> Array:
