@@ -252,8 +252,8 @@ def test_the_command_prepares_and_says_what_it_made(tmp_path: Path, capsys: Any)
     assert "exists already: --overwrite" in capsys.readouterr().err
 
 
-def interrupted(tmp_path: Path, source: Path, times: int) -> tuple[int, str, float]:
-    """`diy-torch data` in two processes, after so many Ctrl-C's: its code, words and seconds."""
+def interrupted(tmp_path: Path, source: Path, times: int) -> tuple[int, str]:
+    """`diy-torch data` in two processes, after so many Ctrl-C's: its code and words."""
     program = tmp_path / "program.py"
     program.write_text(
         "import sys\n"
@@ -279,12 +279,10 @@ def interrupted(tmp_path: Path, source: Path, times: int) -> tuple[int, str, flo
         time.sleep(0.001)
     time.sleep(0.3)  # the workers are being started, or have begun
     said = process.stdout.readline()
-    begun = time.monotonic()
     for number in range(times):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         if number == 0:
             said += process.stdout.readline() + process.stdout.readline()
-            begun = time.monotonic()
         else:
             time.sleep(0.02)
             if process.poll() is not None:
@@ -295,22 +293,21 @@ def interrupted(tmp_path: Path, source: Path, times: int) -> tuple[int, str, flo
             break
         time.sleep(0.01)
     assert not alive(process.pid)
-    return process.returncode, said, time.monotonic() - begun
+    return process.returncode, said
 
 
 def test_an_interrupt_says_that_it_waits_and_a_second_one_does_not(tmp_path: Path) -> None:
     directory = tokenizer(tmp_path / "model")
     source = jsonl(tmp_path / "a.jsonl", [{"text": f"he the {i} " * 2000} for i in range(200)])
     finishing = "\nfinishing the shards in hand; Ctrl-C again leaves at once\n"
-    code, said, slow = interrupted(tmp_path, source, 1)
+    code, said = interrupted(tmp_path, source, 1)
     assert (code, said) == (130, f"begun\n{finishing}\ndiy data: interrupted\n")
     parts = tmp_path / ".out.parts"
     assert list(parts.glob("*.npz"))
     for times in (2, 4):
         shutil.rmtree(parts)
-        code, said, quick = interrupted(tmp_path, source, times)
+        code, said = interrupted(tmp_path, source, times)
         assert (code, said) == (130, f"begun\n{finishing}\ndiy data: interrupted\n")
-        assert quick < slow / 2
-        assert not list(parts.glob("*.npz"))
+        assert not list(parts.glob("*.npz"))  # it did not wait for a shard
     data = prepare(source, tmp_path / "out", tokenizer=directory)
     assert len(data) == 200

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,102 @@ def test_what_cannot_be_switched_is_refused(
     said = capsys.readouterr().out
     assert f"diy-jax train --config {new}/config.yaml --resume auto" in said
     assert json.loads((Path(new) / "model" / "config.json").read_text())["vocab_size"] == 257
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, device: Device) -> Path:
+    """A run with checkpoints of steps 1 and 2; tests leave it as it is."""
+    runs = Runs(assemble_torch, TorchStore, tmp_path_factory.mktemp("switch"), device.torch.type)
+    with exact(device):
+        runs.train("run", stop_at=2, checkpoint_every=1)
+    return runs.folder / "run"
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    assert main(["switch", *map(str, words)]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    return said
+
+
+def test_a_run_is_not_switched_into_itself(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(run.rglob("*"))
+    (tmp_path / "link").symlink_to(run)
+    for new in (run / "new", run / "data" / "new", tmp_path / "link" / "data" / "new"):
+        assert f"{new}: is inside of {run}: choose a NEW_RUN" in refusal(capsys, run, new)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_what_is_in_the_way_is_left_and_no_option_is_promised(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for new in (tmp_path, tmp_path / "file", run):
+        said = refusal(capsys, run, new)
+        assert f"{new}: exists already: choose another NEW_RUN, or remove it first" in said
+        assert new.exists()
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "diy_manifest.json", "position.json"])
+@pytest.mark.parametrize("how", ["removed", "cut"])
+def test_a_damaged_checkpoint_names_the_others(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, how: str
+) -> None:
+    damaged, new = tmp_path / "damaged", tmp_path / "new"
+    shutil.copytree(run, damaged)
+    file = damaged / "checkpoints" / "00000002" / name
+    content = file.read_bytes()
+    file.unlink()
+    if how == "cut":
+        file.write_bytes(content[:-50])
+    assert main(["switch", str(damaged), str(new)]) == 2
+    said = capsys.readouterr().err
+    assert f"{damaged}/checkpoints/00000002" in said
+    assert "take another checkpoint, of step 1: --step 1" in said
+    assert not list(tmp_path.glob("*new*"))
+    assert main(["switch", str(damaged), str(new), "--step", "1"]) == 0
+    shutil.rmtree(damaged / "checkpoints" / "00000001")
+    assert main(["switch", str(damaged), str(tmp_path / "again")]) == 2
+    assert "there is no other checkpoint in this run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["shutil.copyfile", "parity.switch._compare"])
+def test_a_full_disk_is_told_with_the_file_and_what_is_needed(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(where, full)
+    said = refusal(capsys, run, tmp_path / "new")
+    assert re.search(r"No space left on device: it takes [\d,]{6,} bytes, [\d,]+ are free", said)
+    assert f"Free some, or choose a NEW_RUN on another disk: '{tmp_path}/new'" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_too_small_is_refused_at_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=50_000))
+    said = refusal(capsys, run, tmp_path / "new")
+    assert re.search(r"it takes [\d,]{6,} bytes, 50,000 are free. Free some, or choose a NEW", said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_leaves_one_line_and_nothing_half_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("parity.switch._compare", interrupted)
+    assert main(["switch", str(run), str(tmp_path / "new")]) == 130
+    assert capsys.readouterr().err == "parity switch: interrupted\n"
+    assert not list(tmp_path.iterdir())
