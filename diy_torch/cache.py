@@ -80,15 +80,19 @@ def update_cache(
     rows = torch.arange(key.shape[0], device=key.device)[:, None]
     # Padded columns must leave no trace. They repeat their row's last valid column (and write the
     # same numbers to the same slot again); where a row has none, they write back what was there.
-    column = torch.arange(columns, device=key.device)[None, :]
-    column = torch.minimum(column, seq_lengths[:, None] - 1).clamp(min=0)
+    place = torch.arange(columns, device=key.device)[None, :]
+    column = torch.minimum(place, seq_lengths[:, None] - 1).clamp(min=0)
     slot = (position[:, None] + column).clamp(max=capacity - 1)
     empty = (seq_lengths == 0)[:, None, None, None]
+    repeated = (place != column)[:, :, None, None]
     updated = {}
     for name, new in (("key", key), ("value", value)):
         old = cached[name]
+        written = torch.where(empty, old[rows, :, slot], new[rows, :, column])
         if torch.is_grad_enabled() and (new.requires_grad or old.requires_grad):
             old = old.clone()
-        old[rows, :, slot] = torch.where(empty, old[rows, :, slot], new[rows, :, column])
+            # Each write to a slot would get the whole gradient of that slot.
+            written = torch.where(repeated, written.detach(), written)
+        old[rows, :, slot] = written
         updated[name] = old
     return updated, position + seq_lengths

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,32 @@ def test_padded_columns_leave_no_trace() -> None:
     for name in ("key", "value"):
         assert after[name].tobytes() == expected[name].tobytes()
         assert after[name].tobytes() != before[name].tobytes()
+
+
+def test_every_value_gets_the_gradient_of_its_own_slot() -> None:
+    """Padded columns get none; what is overwritten gets none; what stays gets its own."""
+    before, new, weights = filled(), filled(capacity=4), filled()
+    written = np.zeros((4, CAPACITY), bool)
+    expected = {name: np.zeros_like(array) for name, array in new.items()}
+    for row, (start, length) in enumerate(zip(POSITION, LENGTHS, strict=True)):
+        written[row, start : start + length] = True
+        for name, array in expected.items():
+            array[row, :, :length] = weights[name][row, :, start : start + length]
+    kept = np.where(written[:, None, :, None], 0, 1)
+
+    def weighted(before: dict[str, Array], new: dict[str, Array]) -> Any:
+        after, _ = update_cache(
+            before,
+            jnp.asarray(POSITION, jnp.int32),
+            *new.values(),
+            jnp.asarray(LENGTHS, jnp.int32),
+        )
+        return sum((after[name] * weights[name]).sum() for name in after)
+
+    gradients = jax.grad(weighted, (0, 1))(before, new)
+    for name in ("key", "value"):
+        np.testing.assert_array_equal(gradients[1][name], expected[name])
+        np.testing.assert_array_equal(gradients[0][name], weights[name] * kept)
 
 
 def test_key_and_value_are_not_confused() -> None:

@@ -92,6 +92,33 @@ def test_padded_columns_leave_no_trace() -> None:
         assert after[name].tobytes() != before[name].tobytes()
 
 
+def test_every_value_gets_the_gradient_of_its_own_slot() -> None:
+    """Padded columns get none; what is overwritten gets none; what stays gets its own."""
+    before, new, weights = filled(), filled(capacity=4), filled()
+    written = np.zeros((4, CAPACITY), bool)
+    expected = {name: np.zeros_like(array) for name, array in new.items()}
+    for row, (start, length) in enumerate(zip(POSITION, LENGTHS, strict=True)):
+        written[row, start : start + length] = True
+        for name, array in expected.items():
+            array[row, :, :length] = weights[name][row, :, start : start + length]
+    kept = np.where(written[:, None, :, None], 0, 1)
+
+    leaves = {
+        side: {name: torch.tensor(array, requires_grad=True) for name, array in arrays.items()}
+        for side, arrays in (("before", before), ("new", new))
+    }
+    after, _ = update_cache(
+        leaves["before"],
+        torch.tensor(POSITION, dtype=torch.int32),
+        *leaves["new"].values(),
+        torch.tensor(LENGTHS, dtype=torch.int32),
+    )
+    sum((after[name] * torch.tensor(weights[name])).sum() for name in after).backward()
+    for name in ("key", "value"):
+        np.testing.assert_array_equal(leaves["new"][name].grad.numpy(), expected[name])
+        np.testing.assert_array_equal(leaves["before"][name].grad.numpy(), weights[name] * kept)
+
+
 def test_key_and_value_are_not_confused() -> None:
     after, _ = update(filled(), [0] * 4, new := filled(capacity=CAPACITY), [CAPACITY] * 4)
     assert (after["key"] == new["key"]).all()
