@@ -25,7 +25,8 @@ from diy_core.checkpoints.atomic import atomic_directory, recover
 from diy_core.data.encoding import Encoder
 from diy_core.data.files import DESCRIPTION, FORMAT, DataError
 from diy_core.data.merge import merge
-from diy_core.data.shards import Reading, is_whole, save, shard_file, tokenise
+from diy_core.data.room import room_for
+from diy_core.data.shards import MORE_ROOM, Reading, is_whole, save, shard_file, tokenise
 from diy_core.data.sources import Part, Source, find, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
 from diy_core.data.workers import tokenise_all
@@ -74,6 +75,7 @@ def prepare(
             `out` exists, or another process prepares it.
         CheckpointError: no readable tokenizer.
         ValueError: an option out of range.
+        DiskFull: there is no room for the shards, or for what is made of them.
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be a share from 0 up to 1, got {validation}")
@@ -103,9 +105,13 @@ def prepare(
                     done(i)
             else:
                 tokenise_all(todo, folder, tokenizer, reading, workers, done, say)
-        with atomic_directory(out, overwrite=overwrite) as temporary:
+        made = [shard_file(folder, i) for i in range(len(shards))]
+        with (
+            room_for(out, sum(file.stat().st_size for file in made), MORE_ROOM),
+            atomic_directory(out, overwrite=overwrite) as temporary,
+        ):
             merge(
-                [shard_file(folder, i) for i in range(len(shards))],
+                made,
                 temporary,
                 validation,
                 {
@@ -176,7 +182,13 @@ def _begin_or_go_on(folder: Path, settings: str) -> None:
     file.unlink(missing_ok=True)
     for old in folder.iterdir():
         old.unlink()
-    file.write_text(settings, encoding="utf-8")
+    _write_plan(file, settings)
+
+
+def _write_plan(file: Path, settings: str) -> None:
+    content = settings.encode()
+    with room_for(file, len(content), MORE_ROOM):
+        file.write_bytes(content)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,11 @@ from numpy.typing import NDArray
 from diy_core.data.documents import documents
 from diy_core.data.encoding import Encoder
 from diy_core.data.files import DTYPES, FLAGS, DataError, token_dtype
+from diy_core.data.room import room_for
 from diy_core.data.sources import Part
+
+# What to do on a full disk.
+MORE_ROOM = "Free some there, then start again: the shards that are finished are kept"
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,22 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reading: Reading) -> Shard
 
 
 def save(shard: Shard, file: Path) -> None:
-    """Write a shard's file, whole or not at all."""
+    """Write a shard's file, whole or not at all.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
     temporary = file.with_suffix(".tmp")
-    with temporary.open("wb") as handle:
-        np.savez(handle, allow_pickle=False, **vars(shard))
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(file)
+    arrays: dict[str, NDArray[Any]] = vars(shard)
+    with room_for(file, sum(array.nbytes for array in arrays.values()), MORE_ROOM):
+        try:
+            with temporary.open("wb") as handle:
+                np.savez(handle, allow_pickle=False, **arrays)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def load(file: Path, *names: str) -> Shard:

@@ -311,3 +311,35 @@ def test_an_interrupt_says_that_it_waits_and_a_second_one_does_not(tmp_path: Pat
         assert not list(parts.glob("*.npz"))  # it did not wait for a shard
     data = prepare(source, tmp_path / "out", tokenizer=directory)
     assert len(data) == 200
+
+
+@pytest.mark.parametrize(
+    ("patched", "file", "size"),
+    [
+        ("preparation.Path.write_bytes", ".out.parts/plan.json", "[0-9]{3,}"),
+        ("shards.np.savez", ".out.parts/00000000.npz", "[0-9]{3}"),
+        ("preparation.merge", "out", "[0-9,]{4,}"),
+    ],
+)
+def test_a_full_disk_is_told_with_the_file_and_what_is_needed(
+    tmp_path: Path,
+    small_shards: None,
+    monkeypatch: pytest.MonkeyPatch,
+    patched: str,
+    file: str,
+    size: str,
+) -> None:
+    source, out = jsonl(tmp_path / "a.jsonl", [{"text": "x" * 90}] * 20), tmp_path / "out"
+    with monkeypatch.context() as patch:
+
+        def full(*_: Any, **__: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(f"diy_core.data.{patched}", full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            prepare(source, out, tokenizer="bytes")
+    assert re.search(f"it takes {size} bytes, [0-9,]+ are free. Free some", str(caught.value))
+    assert "then start again: the shards that are finished are kept" in str(caught.value)
+    assert caught.value.filename == str(tmp_path / file)
+    assert not list(tmp_path.rglob("*.tmp*"))
+    assert len(prepare(source, out, tokenizer="bytes")) == 20
