@@ -135,15 +135,13 @@ class RunTests(Twin):
         assert not (runs.folder / "other").exists()
 
     def damaged(self, runs: Runs, folder: Path, step: int) -> Runs:
-        """A copy of `whole`, in which one byte of this step's arrays is another."""
+        """A copy of `whole`, in which the arrays of this step were cut off."""
         own = self.make(folder)
         shutil.copytree(runs.folder / "whole", own.folder / "whole")
         shutil.copyfile(runs.text, own.text)
         found = [file for file in own.path("whole", step).rglob("*") if file.is_file()]
         file = max(found, key=lambda file: file.stat().st_size)  # arrays, in either form
-        content = bytearray(file.read_bytes())
-        content[-9] ^= 1
-        file.write_bytes(content)
+        file.write_bytes(file.read_bytes()[:100])
         return own
 
     def test_a_run_whose_last_checkpoint_is_damaged_is_not_finished(
@@ -209,6 +207,22 @@ class RunTests(Twin):
         with pytest.raises(ValueError, match=words):
             own.train("run", **changes)  # type: ignore[arg-type]
         assert not own.steps("run")
+
+    def test_a_start_that_failed_leaves_nothing_that_the_next_would_use(
+        self, runs: Runs, tmp_path: Path
+    ) -> None:
+        own = self.make(tmp_path)
+        two = DataConfig(train=str(own.text), validation=str(own.text), tokenizer="bytes")
+        with pytest.raises(ValueError, match="vocab_size is 100"):
+            own.train("run", model={"vocab_size": 100}, data=two)
+        assert (tmp_path / "run" / "validation").is_dir()
+        write_text(own.text, seed=1)
+        assert own.train("run", stop_at=1) == 0
+        assert own.train("fresh", stop_at=1) == 0
+        for name in ("model/config.json", "data/tokens.bin"):
+            one, other = (tmp_path / run / name for run in ("run", "fresh"))
+            assert one.read_bytes() == other.read_bytes()
+        assert not (tmp_path / "run" / "validation").exists()
 
     def test_an_unknown_device_is_refused(self, runs: Runs, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="--device nonsense"):

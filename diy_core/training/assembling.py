@@ -7,7 +7,7 @@ import difflib
 import json
 import os
 import shlex
-import sys
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
@@ -22,6 +22,7 @@ from diy_core.data.sources import with_escapes
 from diy_core.training.config import TrainConfig
 from diy_core.training.interfaces import Batch, Data
 from diy_core.training.run_directory import RunDirectory, whole_checkpoints
+from diy_core.training.standard_error import complain
 
 _SIZES = (
     "vocab_size",
@@ -67,6 +68,8 @@ def assemble_parts(config: TrainConfig, directory: RunDirectory) -> Parts:
         OSError: a file cannot be read or written.
     """
     going_on = bool(whole_checkpoints(directory.checkpoints))
+    if not going_on:
+        _clear(directory)
     if not (going_on and directory.model.is_dir()):
         _keep_model(config, directory)
     model = DIYConfig.from_pretrained(directory.model)
@@ -108,6 +111,15 @@ def model_config(config: TrainConfig) -> DIYConfig:
     if missing := [name for name in _SIZES if name not in config.model]:
         raise ValueError(f"model needs {', '.join(missing)}, or is a Hugging Face directory")
     return DIYConfig.from_dict({"model_type": "llama"} | dict(config.model))
+
+
+def _clear(directory: RunDirectory) -> None:
+    """Remove what an earlier start left that came to no checkpoint: another text, perhaps.
+
+    What it tokenised of a text is beside `data`, and saves the work where the text is the same.
+    """
+    for folder in (directory.data, directory.validation):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keep_model(config: TrainConfig, directory: RunDirectory) -> None:
@@ -191,7 +203,7 @@ def _name_unused(config: TrainConfig) -> None:
         if value != default:
             listed = " and ".join(sources)
             was = "were" if sources[1:] else "was"
-            _say(f"data.{name} {value!r} is not used: {listed} {was} prepared before")
+            complain(f"data.{name} {value!r} is not used: {listed} {was} prepared before")
 
 
 def _verified(data: TokenData) -> TokenData:
@@ -200,17 +212,13 @@ def _verified(data: TokenData) -> TokenData:
         program = (
             f"from diy_core.data import TokenData; TokenData({json.dumps(str(data.path))}).verify()"
         )
-        _say(
+        complain(
             f"{data.path}: its {data.nbytes / 1e9:.1f} GB were not compared with their sha256: "
             f"python -c {shlex.quote(program)} does it"
         )
         return data
     data.verify()
     return data
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def _batches(config: TrainConfig, data: TokenData, fixed: bool = False) -> Batches:

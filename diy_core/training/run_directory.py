@@ -111,7 +111,8 @@ class RunDirectory:
     def begin(self, config: TrainConfig, *, resume: bool) -> bool:
         """Decide between a new run and going on with the one in the directory; keep the config.
 
-        A run without a whole checkpoint has nothing to go on with and is begun anew.
+        A run without a whole checkpoint has nothing to go on with and is begun anew. One that has
+        not taken a step either, as the start failed, is not in the way of another.
 
         Args:
             config: what shall be run.
@@ -126,7 +127,7 @@ class RunDirectory:
             CheckpointError: its config cannot be read.
         """
         going_on = bool(whole_checkpoints(self.checkpoints))
-        if not resume and (going_on or self.metrics_file.exists() or self.config_file.exists()):
+        if not resume and (going_on or _has_lines(self.metrics_file)):
             raise ValueError(
                 f"{self.path} holds a run: --resume auto goes on with it; else choose another "
                 "run_dir"
@@ -156,6 +157,10 @@ class RunDirectory:
         if not isinstance(values, dict):
             raise CheckpointError(self.config_file, f"holds no config, but {values!r:.200}")
         return values
+
+
+def _has_lines(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _close_in_children(descriptor: int) -> None:

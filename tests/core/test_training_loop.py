@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diy_core.training.interfaces import TrainingError
+from diy_core.training.command import train_config
+from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.run_directory import RunDirectory
 from diy_core.training.schedule import learning_rate
-from tests.core.training_fake import Runner
+from tests.core.training_fake import FakeStore, Runner
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +135,21 @@ def test_a_directory_with_a_run_is_refused_without_resume(runner: Runner) -> Non
     with pytest.raises(ValueError, match="holds a run: --resume auto goes on with it"):
         runner()
     assert runner.checkpoints == [2]
+
+
+def test_a_start_that_failed_is_not_in_the_way(runner: Runner) -> None:
+    def fails(*arguments: object) -> Pieces:
+        raise ValueError("sequence_length")
+
+    with pytest.raises(ValueError, match="sequence_length"):
+        train_config(runner.config(sequence_length=99), fails, FakeStore.verify)
+    assert (runner.path / "config.yaml").exists()
+    (runner.path / "metrics.jsonl").touch()
+    assert runner() == 0
+    assert "sequence_length: 8\n" in (runner.path / "config.yaml").read_text()
+    shutil.rmtree(runner.path / "checkpoints")
+    with pytest.raises(ValueError, match="holds a run"):  # its metrics are worth something
+        runner()
 
 
 def test_another_config_is_refused_with_both_values(runner: Runner) -> None:
