@@ -218,10 +218,35 @@ class TrainConfig:
                 f"batch_size ({self.batch_size}) must be a multiple of accumulation_steps "
                 f"({self.accumulation_steps})"
             )
+        for name, part in (
+            ("data", DataConfig),
+            ("optimizer", OptimizerConfig),
+            ("loss", LossConfig),
+        ):
+            if not isinstance(getattr(self, name), part):
+                raise ValueError(f"{name} must be of {part.__name__}, got {getattr(self, name)!r}")
+        self._require_held()
         if self.optimizer.warmup_steps > self.steps:
             raise ValueError(
                 f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) must not be more than "
                 f"steps ({self.steps})"
+            )
+
+    def _require_held(self) -> None:
+        """Raise for a number that overflows in the dtype of the weights, where AdamW uses it."""
+        dtype, most = ("float64", 1.7e308) if self.dtype == "float64" else ("float32", 3.4e38)
+        adam = self.optimizer
+        for name, value in (
+            *((f"optimizer.{n}", getattr(adam, n)) for n in ("eps", "weight_decay", "clip_norm")),
+            ("loss.z_loss", self.loss.z_loss),
+        ):
+            if value > most:
+                raise ValueError(f"{name} must be at most {most}, which {dtype} holds, got {value}")
+        largest = most / max(1 / (1 - adam.beta1), adam.weight_decay)
+        if adam.learning_rate > largest:
+            raise ValueError(
+                f"optimizer.learning_rate must be at most {largest:.2g}, else a step overflows in "
+                f"{dtype}, got {adam.learning_rate!r}"
             )
 
     @property

@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from diy_core.config import DIYConfig
-from diy_core.training.command import from_dict, parse, run
+from diy_core.training.command import run
 from diy_core.training.config import TrainConfig
+from diy_core.training.options import from_dict, parse
 from diy_core.training.progress import Clock, flops_per_token, line, measure_peak
 from diy_core.training.state import Position, state_shapes
-from tests.core.training_fake import FakeStore, assemble
+from tests.core.training_fake import FakeStore, Runner, assemble
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 TINY = next(path for path in EXAMPLES if path.name == "tiny.yaml")
@@ -54,8 +55,19 @@ def test_the_command_line_goes_over_the_file() -> None:
         (["--learning_rate", "1"], "did you mean --optimizer.learning_rate?"),
         (["--stpes=1"], "--stpes is not known: did you mean --steps?"),
         (["--optimizer.beta1", "2"], "beta1 must be less than 1, got 2.0"),
-        (["--steps", "many"], "steps"),
-        (["--dtype", "float16"], "float32"),
+        (["--optimizer.lr", "1"], "did you mean --optimizer.learning_rate?"),
+        (["--steps", "many"], "diy train: steps must be an integer, got many\n"),
+        (["--steps", "1000.0"], "diy train: steps must be an integer, got 1000.0\n"),
+        (["--steps", "null"], "diy train: steps must be an integer, got None\n"),
+        (["--stop_at", "x"], "stop_at must be an integer or null, got x"),
+        (["--optimizer.beta1", "x"], "optimizer.beta1 must be a number, got x"),
+        (["--remat", "perhaps"], "remat must be true or false, got perhaps"),
+        (["--dtype", "float16"], "dtype must be one of float32, bfloat16, float64, got float16"),
+        (["--optimizer", "null"], "--optimizer must be a YAML file of options such as --optimiz"),
+        (["--optimizer.learning_rate", "1e38"], "optimizer.learning_rate must be at most 3.4e+37"),
+        (["--config", "nowhere.yaml"], "there is no file nowhere.yaml"),
+        (["--loss.z_loss", "-1", "--print_config"], "z_loss must be at least 0"),
+        (["--seed", "null", "--print_config"], "seed must be an integer, got None"),
         (["--resume", "always"], "auto"),
     ],
 )
@@ -86,6 +98,84 @@ def test_a_wrong_name_in_a_file_is_refused_with_the_nearest(
         assert run("diy train", ["--config", str(file)], assemble, FakeStore.verify) == 2
         assert f"{name} is not known: did you mean {meant}?" in capsys.readouterr().err
         del part[name]
+
+
+@pytest.mark.parametrize("part", ["optimizer", "loss", "data"])
+@pytest.mark.parametrize("value", [None, 3, "fast"])
+def test_a_part_of_a_file_that_holds_no_names_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str, value: object
+) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {part: value}))
+    assert run("diy train", ["--config", str(file)], assemble, FakeStore.verify) == 2
+    said = capsys.readouterr().err
+    assert f"{file}: {part} must hold names and values, such as " in said
+    assert f"got {value!r}" in said
+    with pytest.raises(ValueError, match=f"{part} must hold names and values"):
+        from_dict(yaml.safe_load(file.read_text()))
+
+
+def test_a_name_that_is_given_twice_is_refused_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, number, name in (
+        ("steps: 5\nseed: 1\nsteps: 6\n", 3, "steps"),
+        ("optimizer: {eps: 1.0e-6, beta1: 0.5, eps: 1.0e-5}\n", 1, "eps"),
+    ):
+        file = tmp_path / "twice.yaml"
+        file.write_text(text)
+        assert run("diy train", ["--config", str(file)], assemble, FakeStore.verify) == 2
+        said = capsys.readouterr().err
+        assert f"{file}, line {number}: {name} is given twice: keep one of them" in said
+    file.write_text("a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: [*a, {<<: *a, <<: *b}]\n")
+    assert run("diy train", ["--config", str(file)], assemble, FakeStore.verify) == 2
+    assert "a is not known" in capsys.readouterr().err
+
+
+def test_a_run_that_was_moved_is_the_directory_of_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Runner(tmp_path / "old")
+    assert old(stop_at=5) == 0
+    moved = (tmp_path / "old").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    for words, where in (
+        (["--config", "moved/config.yaml", "--resume", "auto"], "moved"),
+        (["--config", str(moved / "config.yaml"), "--resume=auto"], str(moved)),
+        (["--config", "moved/config.yaml", "--resume", "auto", "--run_dir", "x"], "x"),
+        (["--config", "moved/config.yaml", "--run_dir=x", "--resume", "auto"], "x"),
+        (["--config", "moved/config.yaml"], str(tmp_path / "old")),
+    ):
+        assert parse("diy train", words)[0].run_dir == where
+    monkeypatch.chdir(moved)
+    words = ["--config", "config.yaml", "--resume", "auto"]
+    assert parse("diy train", words)[0].run_dir == "."
+    assert run("diy train", [*words, "--stop_at=null"], assemble, FakeStore.verify) == 0
+    assert (moved / "checkpoints" / "00000012").is_dir()
+    assert not (tmp_path / "old").exists()
+    other = tmp_path / "config.yaml"  # in no run directory
+    other.write_text((moved / "config.yaml").read_text())
+    words = ["--config", str(other), "--resume", "auto"]
+    assert parse("diy train", words)[0].run_dir == "."
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("model", "model"), ("steps", "steps"), ("seed", "seed must be an integer, got None")],
+)
+def test_what_could_not_be_run_is_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {name: None}))
+    words = ["--config", str(file), "--print_config"]
+    try:
+        code = run("diy train", words, assemble, FakeStore.verify)
+    except SystemExit as error:
+        code = error.code  # type: ignore[assignment]
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (2, "")
+    assert message in printed.err
 
 
 def test_the_printed_config_can_be_run_again(

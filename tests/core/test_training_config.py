@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from diy_core.training.command import from_dict
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig, as_dict
+from diy_core.training.options import from_dict
 from diy_core.training.resuming import MAY_DIFFER, differences
 
 
@@ -39,6 +39,16 @@ def config(**changes: Any) -> TrainConfig:
         ({"remat": 1}, "remat must be true or false"),
         ({"keep_last": 0}, "keep_last must be a positive integer"),
         ({"stop_at": -1}, "stop_at must be an integer of at least 0"),
+        ({"optimizer": None}, "optimizer must be of OptimizerConfig, got None"),
+        (
+            {"optimizer": OptimizerConfig(learning_rate=1e38)},
+            "learning_rate must be at most 3.4e+3",
+        ),
+        (
+            {"optimizer": OptimizerConfig(eps=1e39)},
+            "optimizer.eps must be at most 3.4e+38, which fl",
+        ),
+        ({"loss": LossConfig(z_loss=1e39)}, "loss.z_loss must be at most"),
         (
             {"optimizer": OptimizerConfig(warmup_steps=11)},
             "optimizer.warmup_steps (11) must not be more than steps (10)",

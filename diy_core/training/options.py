@@ -1,0 +1,185 @@
+"""The options of `diy-torch train` and `diy-jax train`: the fields of the config, and a few."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig, as_dict
+from diy_core.training.standard_error import complain
+from diy_core.training.yaml_file import read_yaml
+
+EXIT_BAD_INPUT = 2
+_PARTS = {"optimizer": OptimizerConfig, "loss": LossConfig, "data": DataConfig}
+_TYPES = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "null",
+}
+
+
+def build_parser(program: str) -> Any:
+    """The parser: an option for each field of the config, `--config`, `--print_config`, `--resume`.
+
+    Args:
+        program: what usage messages call it, such as `diy-jax train`.
+    """
+    from jsonargparse import ArgumentParser  # late: only training needs it
+
+    class Parser(ArgumentParser):
+        """Errors without the usage, which would fill the screen, and in plain words."""
+
+        def error(self, message: str, error: Exception | None = None) -> Any:
+            complain(f"{self.prog}: {_plain(message)}")
+            raise SystemExit(EXIT_BAD_INPUT)
+
+    parser = Parser(
+        prog=program,
+        description="Train a model. What the config file says is replaced by what the command "
+        "line says. Exit codes: 0 done, 1 failed, 2 bad input, 130 (Ctrl-C) and 143 (SIGTERM) "
+        "saved and left.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file of the options below")
+    parser.add_argument(
+        "--resume",
+        choices=["auto"],
+        help="auto: go on from the newest whole checkpoint of run_dir, or begin if there is none",
+    )
+    parser.add_argument("--device", type=str | None, help="where to train; default: the best")
+    parser.add_class_arguments(TrainConfig)
+    return parser
+
+
+def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | None]:
+    """Config, whether to resume, and the device, from a command line.
+
+    Raises:
+        ValueError: an unknown name, with the nearest known one, or a value out of range.
+        SystemExit: after `--help` or `--print_config` (0), or a value of another type (2).
+    """
+    parser = build_parser(program)
+    _refuse_unknown(parser, argv)
+    # What is printed is checked first, as if it were run.
+    checked = [word for word in argv if word.partition("=")[0] != "--print_config"]
+    values: dict[str, Any] = parser.instantiate(parser.parse_args(checked)).as_dict()
+    file = values.pop("config")
+    resume, device = values.pop("resume") == "auto", values.pop("device")
+    if resume and not any(word.partition("=")[0] == "--run_dir" for word in argv):
+        values["run_dir"] = _moved(file, values["run_dir"])
+    config = TrainConfig(**values)
+    if checked != list(argv):
+        parser.parse_args(list(argv))  # prints, and leaves
+    return config, resume, device
+
+
+def _moved(files: Any, run_dir: str) -> str:
+    """The run directory that the config file lies in, whatever name it had; else `run_dir`."""
+    for file in reversed(files or []):
+        folder = Path(str(file)).parent
+        if Path(str(file)).name == "config.yaml" and (folder / "checkpoints").is_dir():
+            return run_dir if _same_place(folder, run_dir) else str(folder)
+    return run_dir
+
+
+def _same_place(one: Path, other: str) -> bool:
+    return isinstance(other, str) and one.resolve() == Path(other).resolve()
+
+
+def from_dict(values: Mapping[str, Any], where: object = "config") -> TrainConfig:
+    """A config from nested dicts, as `config.yaml` of a run holds them.
+
+    Raises:
+        ValueError: an unknown or missing name, or a value out of range.
+    """
+    _refuse_keys(values, where)
+    try:
+        built = {name: part(**values[name]) for name, part in _PARTS.items() if name in values}
+        return TrainConfig(**{**values, **built})
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _refuse_unknown(parser: Any, argv: Sequence[str]) -> None:
+    """Raise for a name that no field has; argparse would not say which one was meant."""
+    known = [name for name in parser._option_string_actions if name.startswith("--")]
+    for i, word in enumerate(argv):
+        name, given, value = word.partition("=")
+        value = value if given or i + 1 == len(argv) else argv[i + 1]
+        if name == "--config" and value:
+            _refuse_keys(read_yaml(Path(value)), value)
+        elif name[2:] in _PARTS and name.startswith("--"):
+            if not Path(value).is_file():
+                example = f"{name}.{next(iter(get_type_hints(_PARTS[name[2:]])))}"
+                raise ValueError(
+                    f"{name} must be a YAML file of options such as {example}, got {value!r}"
+                )
+            _refuse_keys({name[2:]: read_yaml(Path(value))}, value)
+        elif name.startswith("--") and name not in known and not name.startswith("--model."):
+            raise ValueError(f"{name} is not known{_nearest(name, known)}")
+
+
+def _refuse_keys(values: Mapping[str, Any], where: object) -> None:
+    """Raise for a key of a config that no field has."""
+    example = TrainConfig(
+        run_dir="-", model="-", data=DataConfig(train="-"), steps=1, batch_size=1, sequence_length=1
+    )
+    fields = as_dict(example)
+    names = [
+        *fields,
+        *(f"{part}.{name}" for part in _PARTS for name in fields[part]),
+    ]
+    given = [str(name) for name in values]
+    for part in _PARTS:
+        if part not in values:
+            continue
+        if not isinstance(values[part], Mapping):
+            raise ValueError(
+                f"{where}: {part} must hold names and values, such as "
+                f"{next(iter(fields[part]))}, got {values[part]!r:.100}"
+            )
+        given += [f"{part}.{name}" for name in values[part]]
+    for name in given:
+        if name not in (*names, "resume", "device"):
+            raise ValueError(f"{where}: {name} is not known{_nearest(name, names)}")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """`: did you mean x?`, by the initials of the last part, the whole name, or the last part."""
+    last = {other.rpartition(".")[2].lstrip("-"): other for other in known}
+    part = name.rpartition(".")[2].lstrip("-")
+    nearest = (
+        [other for word, other in last.items() if "_" in word and _initials(word) == part]
+        or difflib.get_close_matches(name, [other for other in known if other != "--config"], 1)
+        or [last[match] for match in difflib.get_close_matches(part, list(last), 1)]
+    )
+    return f": did you mean {nearest[0]}?" if nearest else ""
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
+
+
+def _plain(message: str) -> str:
+    """A type error of the parser as `steps must be an integer, got 1000.0`; others as they are."""
+    name = re.search(r'key "([\w.]+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if name is None or value is None:
+        return message
+    part, _, field = name[1].rpartition(".")
+    hints = get_type_hints(_PARTS.get(part, TrainConfig))
+    if field not in hints:
+        return message
+    return f"{name[1]} must be {_type_words(hints[field])}, got {value[1]}"
+
+
+def _type_words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    kinds = get_args(hint) if hint not in _TYPES else (hint,)
+    return " or ".join(_TYPES.get(kind, str(kind)) for kind in kinds)
