@@ -60,7 +60,7 @@ def _lines(part: Part, field: str) -> Iterator[tuple[str, Document]]:
         if text.strip():
             try:
                 row = json.loads(text)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits
                 raise DataError(
                     where, f"is no JSON ({error}): each line of a .jsonl file is one object"
                 ) from error

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from diy_core.data import files
 from diy_core.data.files import DataError
 from diy_core.data.shards import Shard, load
+from diy_core.data.sources import SOURCES
 
 
 def merge(
@@ -33,7 +34,7 @@ def merge(
     heads = [load(shard, "lengths", "hashes") for shard in shards]
     hashes = np.concatenate([np.empty(0, np.uint64), *(head.hashes for head in heads)])
     if hashes.size == 0:
-        raise DataError("sources", "hold no documents: every text is empty or white space")
+        raise DataError(SOURCES, "hold no documents: every text is empty or white space")
     held_out = _held_out(hashes, validation)
     chats = any(load(shard, "counted").counted.size for shard in shards)
     _write(out, shards, ~held_out, chats, description)
@@ -52,7 +53,7 @@ def _held_out(hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
     if chosen.all():
         different = len(np.unique(hashes))
         raise DataError(
-            "sources",
+            SOURCES,
             f"hold {hashes.size} documents, {different} of them different: too few for a "
             f"validation share of {share}. Give a separator between the documents of a text file "
             "(--separator), more documents, or a share of 0",

@@ -19,6 +19,7 @@ from typing import Any
 from diy_core.data.files import DataError, file_hash
 
 BUILTIN = "builtin:pydoc"
+SOURCES = "sources"  # where a fault is that no single file has
 _KINDS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _KINDS[".parquet"] = "parquet"
 _PACKED = {".gz", ".zst", ".xz", ".bz2", ".zip", ".tar"}
@@ -88,7 +89,7 @@ def find(sources: str | Path | Sequence[str | Path]) -> list[str]:
         for file in files:
             found.setdefault(file.resolve(), file.as_posix())
     if faults or not found:
-        raise DataError("sources", faults or "none were given")
+        raise DataError(SOURCES, faults or "none were given")
     return list(found.values())
 
 
@@ -119,7 +120,7 @@ def plan(paths: Sequence[str], separator: str | None) -> tuple[list[Source], lis
                 shards.append(shard)
                 shard, size = [], 0
     if faults:
-        raise DataError("sources", faults)
+        raise DataError(SOURCES, faults)
     return sources, [*shards, shard] if shard else shards
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +19,7 @@ from diy_core.config import DIYConfig
 from diy_core.data import BYTES, VALIDATION, Batches, TokenData, prepare
 from diy_core.data import tokenizer_hash as hash_of
 from diy_core.data.files import DESCRIPTION, DataError
-from diy_core.data.sources import with_escapes
+from diy_core.data.sources import SOURCES, find, with_escapes
 from diy_core.training.config import TrainConfig
 from diy_core.training.interfaces import Batch, Data
 from diy_core.training.run_directory import RunDirectory, whole_checkpoints
@@ -149,10 +150,12 @@ def _open_data(
     """Training data and validation data, prepared where the config names a source."""
     _name_unused(config)
     share = 0.0 if isinstance(config.data.validation, str) else config.data.validation
-    train = _open(config, config.data.train, directory.data, share, going_on)
+    with _naming("data.train", config.data.train, going_on):
+        train = _open(config, config.data.train, directory.data, share, going_on)
     if isinstance(config.data.validation, str):
         source = config.data.validation
-        return train, _open(config, source, directory.validation, 0.0, going_on)
+        with _naming("data.validation", source, going_on):
+            return train, _open(config, source, directory.validation, 0.0, going_on)
     if not share:
         return train, None
     if not (train.path / VALIDATION).is_dir():
@@ -169,6 +172,8 @@ def _open(config: TrainConfig, source: str, out: Path, share: float, going_on: b
         return _verified(TokenData(source))
     if going_on and (out / DESCRIPTION).is_file():
         return _verified(TokenData(out))
+    if going_on:
+        find(source)  # what is gone is more important than how it would be tokenised
     tokenizer = _tokenizer(config)
     if tokenizer is None:
         raise ValueError(
@@ -186,6 +191,23 @@ def _open(config: TrainConfig, source: str, out: Path, share: float, going_on: b
         overwrite=True,
         progress=True,
     )
+
+
+@contextlib.contextmanager
+def _naming(option: str, source: str, going_on: bool) -> Iterator[None]:
+    """Errors of the sources say which option named them, and what a run that goes on needs."""
+    try:
+        yield
+    except DataError as error:
+        if error.where != SOURCES:
+            raise
+        *faults, last = error.faults
+        if going_on and not Path(source).exists():
+            last += (
+                ". The run needs the data that it began with: move them back, or make a link: "
+                f"ln -s NEW_PLACE {shlex.quote(source)}"
+            )
+        raise DataError(option, [*faults, last]) from error
 
 
 def _is_prepared(source: str) -> bool:

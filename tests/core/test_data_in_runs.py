@@ -121,3 +121,32 @@ def test_options_of_reading_are_not_used_for_prepared_data_and_a_line_says_so(
     text = str(tmp_path / "b.txt")
     start(tmp_path / "other", train=prepared, validation=text, separator="\n\n")
     assert capsys.readouterr().err == ""  # it is for the other
+
+
+@pytest.mark.parametrize("option", ["train", "validation"])
+def test_a_source_that_does_not_exist_is_named_with_its_option(
+    tmp_path: Path, prepared: Path, option: str
+) -> None:
+    data: dict[str, Any] = {"train": prepared, option: str(tmp_path / "no.txt")}
+    with pytest.raises(DataError, match=rf"^data\.{option}: no file at {tmp_path}/no\.txt$"):
+        start(tmp_path, **data)
+
+
+@pytest.mark.parametrize("option", ["train", "validation"])
+def test_prepared_data_that_were_moved_are_asked_for_and_a_link_will_do(
+    tmp_path: Path, prepared: Path, option: str
+) -> None:
+    data: dict[str, Any] = {"train": prepared, "tokenizer": None}
+    if option == "validation":
+        data["validation"] = str(prepared / "validation")
+    start(tmp_path, **data)
+    old, new = Path(data[option]), tmp_path / "moved"
+    old.rename(new)
+    words = (
+        rf"^data\.{option}: no file at {old}\. The run needs the data that it began with: move "
+        rf"them back, or make a link: ln -s NEW_PLACE {old}$"
+    )
+    with pytest.raises(DataError, match=words):
+        start(tmp_path, step=3, **data)
+    old.symlink_to(new)
+    start(tmp_path, step=3, **data)
