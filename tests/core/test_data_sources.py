@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -11,7 +13,13 @@ import pytest
 
 from diy_core.data import DataError, TokenData, prepare
 from diy_core.data import sources as cutting
-from tests.data_files import jsonl, texts
+from tests.data_files import files, jsonl, texts, tokenizer
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] }}<|end|>{% endgeneration %}"
+    "{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
+)
 
 
 def test_each_text_file_is_a_document(tmp_path: Path) -> None:
@@ -169,3 +177,30 @@ def test_a_separator_is_asked_for_where_a_document_would_not_fit_into_memory(
         with pytest.raises(DataError, match="document of about 100 bytes, more than 30: say what"):
             prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", separator=separator)
     prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", separator="\n\n")
+
+
+@pytest.mark.parametrize("kind", ["texts", "chats"])
+def test_parquet_and_jsonl_of_the_same_rows_come_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 500)
+    chat = [{"role": "user", "content": "the "}, {"role": "assistant", "content": "he"}]
+    rows: list[Any] = [{"text": f"he the {i} ü🙂\n\n" * (i % 7 + 1)} for i in range(60)]
+    if kind == "chats":
+        rows = [{"messages": chat * (i + 1)} for i in range(60)]
+    directory = tokenizer(tmp_path / "model")
+    (directory / "chat_template.jinja").write_text(TEMPLATE)
+    sources = jsonl(tmp_path / "a.jsonl", rows), tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sources[1], row_group_size=7)
+    one, other = (
+        prepare(source, tmp_path / source.suffix, tokenizer=directory, validation=0.2)
+        for source in sources
+    )
+    for part in (".", "validation"):
+        told = [json.loads((data.path / part / "data.json").read_text()) for data in (one, other)]
+        del told[0]["sources"], told[1]["sources"]
+        assert told[0] == told[1]
+        written = [files(data.path / part) for data in (one, other)]
+        names = {name for name in written[0] if name.endswith(".bin")}
+        assert ("counted.bin" in names) == (kind == "chats")
+        assert {n: written[0][n] for n in names} == {n: written[1][n] for n in names}
