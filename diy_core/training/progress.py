@@ -127,6 +127,11 @@ class Report:
         """Say something that stays."""
         self._console.print(Text(text))
 
+    def last_words(self, text: str) -> None:
+        """Say what a signal leads to; the next one may end the process without another word."""
+        self._console.show_cursor(True)  # a line that stays in its place hides it
+        self.say(text)
+
     def step(self, row: dict[str, Any], timing: dict[str, Any], due: bool) -> None:
         """Show a step: its line of `metrics.jsonl` and the last of `timings.jsonl`.
 
@@ -137,17 +142,41 @@ class Report:
         """
         if self._live is None and not due:
             return
-        text = Text(line(row, timing, self.steps))
+        width = self._console.width if self._live is not None else None
+        text = Text(line(row, timing, self.steps, width))
         if self._live is not None:
             self._live.update(text)
         else:
             self._console.print(text)
 
 
-def line(row: dict[str, Any], timing: dict[str, Any], steps: int) -> str:
-    """One line of progress, such as `step 20/100  loss 2.3456  ...  0:01:20 left  1.20 GB`."""
-    loss = "not finite, skipped" if row["skipped"] else f"{row['loss']:.4f}"
-    parts = [f"step {row['step']}/{steps}", f"loss {loss}"]
+def line(row: dict[str, Any], timing: dict[str, Any], steps: int, width: int | None = None) -> str:
+    """One line of progress, such as `step 20/100  loss 2.3456  ...  0:01:20 left  1.20 GB`.
+
+    Args:
+        row: of `metrics.jsonl`.
+        timing: of `timings.jsonl`.
+        steps: of the run.
+        width: norm and learning rate are left out where the line would be longer; None: any length.
+    """
+    parts = [f"step {row['step']}/{steps}", *_losses(row)]
+    details = [] if row["grad_norm"] is None else [f"norm {row['grad_norm']:.3g}"]
+    details.append(f"rate {row['learning_rate']:.3g}")
+    rest = _timings(row, timing, steps)
+    whole = "  ".join([*parts, *details, *rest])
+    return whole if width is None or len(whole) <= width else "  ".join([*parts, *rest])
+
+
+def _losses(row: dict[str, Any]) -> list[str]:
+    loss = "loss not finite" if row["loss"] is None else f"loss {row['loss']:.4f}"
+    if not row["skipped"]:
+        return [loss]
+    finite = row["loss"] is None or row["grad_norm"] is not None  # the norm is not what to name
+    return [loss, "skipped" if finite else "gradient norm not finite, skipped"]
+
+
+def _timings(row: dict[str, Any], timing: dict[str, Any], steps: int) -> list[str]:
+    parts = []
     if (speed := timing.get("tokens_per_second")) is not None:
         parts.append(f"{speed:,.0f} tokens/s")
     if (share := timing.get("mfu")) is not None:
@@ -158,4 +187,4 @@ def line(row: dict[str, Any], timing: dict[str, Any], steps: int) -> str:
         parts.append(f"{hours}:{minutes:02d}:{rest:02d} left")
     if (memory := timing.get("memory")) is not None:
         parts.append(f"{memory / 1e9:.2f} GB")
-    return "  ".join(parts)
+    return parts

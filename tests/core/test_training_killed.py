@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -35,14 +37,14 @@ def options(run_dir: Path, **model: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in values.items()]
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
+def start(arguments: list[str], **changes: Any) -> subprocess.Popen[str]:
     """Python starts in a second; a process group of its own takes no signals from the tests'."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", str(SCRIPT), *arguments],
-        stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"},
         start_new_session=True,
+        **({"stderr": subprocess.PIPE} | changes),
     )
 
 
@@ -91,7 +93,9 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(
     assert len(json.loads(whole["metrics.jsonl"].splitlines()[-1])) > 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_saves_and_leaves(
     tmp_path: Path, whole: dict[str, bytes], number: signal.Signals, code: int
 ) -> None:
@@ -101,7 +105,7 @@ def test_a_signal_saves_and_leaves(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert f"{number.name}: saving and leaving after this step" in said
+    assert f"{number.name}: saving and leaving after this step" in said or "this eval" in said
     last = json.loads((run / "metrics.jsonl").read_bytes().splitlines()[-1])["step"]
     assert (run / "checkpoints" / f"{last:08d}").is_dir()
     process = start([*options(run), "--resume=auto"])
@@ -123,6 +127,41 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     process.communicate(timeout=20)  # the checkpoint would take two minutes
     assert process.returncode == -signal.SIGINT  # a shell says 130
     assert not list((run / "checkpoints").glob("[0-9]*"))
+
+
+def test_under_nohup_the_end_of_the_terminal_is_ignored(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(options(run, step_seconds=0.01), preexec_fn=_ignore_hangups)
+    wait_for_step(process, run / "metrics.jsonl", 3)
+    process.send_signal(signal.SIGHUP)
+    wait_for_step(process, run / "metrics.jsonl", 20)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def _ignore_hangups() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_a_second_interrupt_leaves_a_terminal_with_its_cursor(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    master, terminal = pty.openpty()
+    process = start(options(run, step_seconds=0.01, save_seconds=60), stderr=terminal)
+    os.close(terminal)
+    wait_for_step(process, run / "metrics.jsonl", 3)
+    process.send_signal(signal.SIGINT)
+    said = b""
+    while b"SIGINT" not in said:
+        said += os.read(master, 65536)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == -signal.SIGINT
+    with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+        while more := os.read(master, 65536):
+            said += more
+    os.close(master)
+    hidden, shown = said.rindex(b"\x1b[?25l"), said.rindex(b"\x1b[?25h")
+    assert hidden < shown
 
 
 def test_a_run_that_another_process_holds_is_refused(tmp_path: Path) -> None:
