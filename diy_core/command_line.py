@@ -17,6 +17,8 @@ from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.errors import CheckpointError
 from diy_core.generation import OnTokens
 from diy_core.tokenizer import Tokenizer
+from diy_core.training.disk import described
+from diy_core.training.standard_error import complain
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 DTYPES = ("float32", "bfloat16", "float64")
@@ -139,18 +141,20 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, commands: C
             print(commands.export(arguments.run, step, out, arguments.overwrite))
         else:
             _generate(arguments, commands.load)
-    except (CheckpointError, ValueError, OSError) as error:
-        print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
+    except (CheckpointError, ValueError) as error:
+        complain(f"{parser.prog} {arguments.command}: {error}")
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        complain(f"{parser.prog} {arguments.command}: {described(error)}")
         return EXIT_BAD_INPUT
     except ModuleNotFoundError as error:
-        print(
+        complain(
             f"{parser.prog} {arguments.command}: {error} (pip install 'diy-lm[train]' has all that "
-            "training needs)",
-            file=sys.stderr,
+            "training needs)"
         )
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print(f"\n{parser.prog} {arguments.command}: interrupted", file=sys.stderr)
+        complain(f"\n{parser.prog} {arguments.command}: interrupted")
         return EXIT_INTERRUPTED
     return 0
 

@@ -67,7 +67,7 @@ class RunTests(Twin):
         assert len(curve) == STEPS
         assert curve[-1] < curve[0] - 0.3
         evaluated = evaluations(runs.folder / "whole")
-        assert [row["step"] for row in evaluated] == [0, 8, 16]
+        assert [row["step"] for row in evaluated] == [0, 8, 16, STEPS]
         assert evaluated[2]["loss"] < evaluated[1]["loss"] < evaluated[0]["loss"]
         assert runs.steps("whole") == [6, 12, 16, 18, STEPS]  # 16 is the best
         assert runs.position("whole")["step"] == STEPS
@@ -128,6 +128,9 @@ class RunTests(Twin):
         assert json.loads((out / "config.json").read_text())["dtype"] == "float64"
         with pytest.raises(CheckpointError, match="exists already"):
             export(runs.store, runs.folder / "whole", None, out)
+        for inside in (".", "model", "../whole/x"):
+            with pytest.raises(ValueError, match="lies inside the run"):
+                export(runs.store, runs.folder / "whole", None, runs.folder / "whole" / inside)
         with pytest.raises(CheckpointError, match="no checkpoint of step 7; there are 6, 12, "):
             export(runs.store, runs.folder / "whole", 7, runs.folder / "other")
         with pytest.raises(CheckpointError, match="holds no training checkpoint"):

@@ -3,14 +3,16 @@
 0     all steps are done (or those up to `stop_at`), or were done before
 1     the run cannot go on: steps that are not finite, or no room for the last checkpoint
 2     a config, data or files that cannot be used
-130   Ctrl-C, 143 SIGTERM: the step was finished and saved; `--resume auto` goes on from there
+130   Ctrl-C, 143 SIGTERM, 129 SIGHUP: the step was finished and saved; `--resume auto` goes on
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from diy_core.training.config import TrainConfig
+from diy_core.training.disk import described
 from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.loop import train
 from diy_core.training.options import EXIT_BAD_INPUT, parse
@@ -43,8 +45,11 @@ def run(program: str, argv: Sequence[str], assemble: Assemble, verify: Verify) -
     except TrainingError as error:
         complain(f"{program}: {error}")
         return EXIT_FAILED
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         complain(f"{program}: {error}")
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        complain(f"{program}: {described(error)}")
         return EXIT_BAD_INPUT
 
 
@@ -56,7 +61,7 @@ def train_config(
     resume: bool = False,
     device: str | None = None,
 ) -> int:
-    """Train; returns the exit code: 0, or 130 and 143 after a signal.
+    """Train; returns the exit code: 0, or 130, 143 and 129 after a signal.
 
     Raises:
         TrainingError: the run cannot go on.
@@ -65,7 +70,7 @@ def train_config(
     """
     with (
         Report(config.last_step) as report,
-        Interruption(report.say) as interruption,
+        Interruption(report.last_words) as interruption,
         RunDirectory(config.run_dir, report.say) as directory,
     ):
         going_on = directory.begin(config, resume=resume)
@@ -83,6 +88,15 @@ def train_config(
             position = restore(config, pieces, directory, report)
         elif resume:
             report.say(f"{config.run_dir} holds no whole checkpoint: beginning at step 0")
+        begun = position.step
         position = train(config, pieces, directory, position, report, interruption)
-        report.say(f"saved step {position.step} of {config.steps} in {directory.checkpoints}")
+        report.say(_outcome(config, begun, position.step, directory.checkpoints))
         return interruption.exit_code
+
+
+def _outcome(config: TrainConfig, begun: int, step: int, checkpoints: Path) -> str:
+    if step > begun:
+        return f"saved step {step} of {config.steps} in {checkpoints}"
+    if step:
+        return f"no step was taken: step {step} of {config.steps} was saved before"
+    return "no step was taken, and nothing was saved"

@@ -20,6 +20,8 @@ def naming_full_disks(path: Path) -> Iterator[None]:
     """Inside, the system's error of a full disk becomes `DiskFull`; others stay what they are."""
     try:
         yield
+    except DiskFull:
+        raise
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -35,7 +37,24 @@ def require_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DiskFull(
-            errno.ENOSPC,
-            f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free",
-            str(folder),
+            errno.ENOSPC, f"{_size(needed)} are needed, {_size(free)} are free", str(folder)
         )
+
+
+def spare(nbytes: int) -> int:
+    """Bytes beside a checkpoint that stay free, for metrics and for what it holds beside arrays."""
+    return min(64 << 20, nbytes // 10 + (1 << 20))
+
+
+def described(error: OSError) -> str:
+    """An error in words; of a full disk: the file, how much there is, and what to do."""
+    if error.errno not in _FULL:
+        return str(error)
+    return (
+        f"{error.filename or 'the disk'}: {error.strerror}: free some, or choose another "
+        "directory, then give the same command again"
+    )
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"

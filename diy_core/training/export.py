@@ -17,6 +17,7 @@ from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
 from diy_core.training.checkpoint_files import Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore, OtherTwinError
+from diy_core.training.disk import require_room
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
 
 
@@ -58,12 +59,17 @@ def export(
 
     Raises:
         CheckpointError: no such checkpoint, it is damaged, or `out` is in the way.
+        ValueError: `out` lies inside the run, which would take it for its own.
+        DiskFull: there is no room for the model.
     """
     path, model = find_checkpoint(run, step), Path(run) / "model"
     out = Path(out)
+    if out.resolve().is_relative_to(Path(run).resolve()):
+        raise ValueError(f"--out {out} lies inside the run {run}: choose a directory outside of it")
     try:
         source = _source(store.open(path, DIYConfig.from_pretrained(model)), model)
         out.parent.mkdir(parents=True, exist_ok=True)
+        require_room(out.parent, sum(stored.nbytes for stored in source.stored.values()))
         transfer(source, functools.partial(HFWriter, out, overwrite=overwrite))
     except OtherTwinError:
         raise

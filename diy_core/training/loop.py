@@ -8,15 +8,13 @@ happens than the next step (an evaluation, a checkpoint, the end) every result h
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from typing import Any
 
 from diy_core.training.config import TrainConfig
-from diy_core.training.disk import DiskFull, naming_full_disks
+from diy_core.training.evaluating import evaluate, evaluation_line, is_evaluation_due
 from diy_core.training.interfaces import Batch, Pieces, StepResult, TrainingError
 from diy_core.training.metrics import Events, JsonLines, Metrics
-from diy_core.training.plot import draw_losses
+from diy_core.training.plot import Plot
 from diy_core.training.progress import Clock, Report, process_memory
 from diy_core.training.run_directory import RunDirectory
 from diy_core.training.saving import Keeper
@@ -84,11 +82,11 @@ class _Run:
         self._position = position
         self._pending: _Pending | None = None
         self._timing: dict[str, Any] = {}
-        self._drawn = time.monotonic()
         trainer = pieces.trainer
         positions = config.batch_size * config.sequence_length
         self._clock = Clock(positions, trainer.flops_per_token, trainer.matmul_peak)
         self._metrics = Metrics(directory.metrics_file, directory.evaluations_file, position.step)
+        self._plot = Plot(directory.plot_file, self._metrics, report.say)
         self._timings = JsonLines(directory.timings_file, position.step)
         self._events = Events(directory.tensorboard, position.step)
         self._keeper = Keeper(
@@ -100,33 +98,49 @@ class _Run:
             saved=position.step,
         )
         self._keeper.holding = position.skipped_in_a_row > 0
-        if not self._metrics.complete:
-            report.say(
-                f"{directory.metrics_file} lacks lines of steps before {position.step}: the run "
-                "goes on, its curves have a gap"
-            )
 
     def run(self) -> Position:
         """Take the steps."""
+        self._say_what_is_missing()
         begun = self._position.step  # one more than were read, while a result is pending
         while True:
             if self._is_boundary(begun):
                 self._read_pending()
                 self._evaluate_if_due()
                 self._save_if_due()
-            if begun >= self._config.last_step or self._interruption.received:
+            if self._is_the_end(begun):
                 break
-            rate = learning_rate(self._config.optimizer, begun, self._config.steps)
-            batch = self._next_batch(begun)
-            result = self._pieces.trainer.train_step(batch, rate, begun)
-            begun += 1
-            self._read_pending()
-            self._pending = _Pending(rate, result)
-            if _is_ready(result):  # else two steps would seem to end at the same moment
-                self._read_pending()
+            with self._interruption.answering("saving and leaving after this step"):
+                begun = self._begin_step(begun)
         self._read_pending()
         self._save_at_the_end()
         return self._position
+
+    def _say_what_is_missing(self) -> None:
+        config, step = self._config, self._position.step
+        if not self._metrics.complete:
+            self._report.say(
+                f"{self._directory.metrics_file} lacks lines of steps before {step}: the run goes "
+                "on, its curves have a gap"
+            )
+        if config.eval_every and self._pieces.validation is None:
+            self._report.say(
+                f"eval_every is {config.eval_every}, but there is no validation data: nothing is "
+                "evaluated (data.validation says where to take it from)"
+            )
+        if not self._is_the_end(step):
+            self._keeper.say_if_there_is_no_room()
+
+    def _begin_step(self, begun: int) -> int:
+        """Begin the next step, and read what is there of those before; returns how many began."""
+        rate = learning_rate(self._config.optimizer, begun, self._config.steps)
+        batch = self._next_batch(begun)
+        result = self._pieces.trainer.train_step(batch, rate, begun)
+        self._read_pending()
+        self._pending = _Pending(rate, result)
+        if _is_ready(result):  # else two steps would seem to end at the same moment
+            self._read_pending()
+        return begun + 1
 
     def close(self) -> None:
         """Wait for the checkpoint that is being written, and close the files."""
@@ -139,7 +153,7 @@ class _Run:
         config = self._config
         return (
             step >= config.last_step
-            or _is_due(config.eval_every, step)
+            or is_evaluation_due(config, step)
             or _is_due(config.checkpoint_every, step)
         )
 
@@ -203,7 +217,7 @@ class _Run:
         position = self._position
         self._report.say(skipped_line(position, loss, norm))
         if position.skipped_in_a_row >= self._config.max_skipped_steps:
-            self._draw()
+            self._plot.draw()
             # One that is being written may be the newest from before.
             self._keeper.finish()
             raise too_many_skipped(
@@ -215,67 +229,52 @@ class _Run:
         step, validation = self._position.step, self._pieces.validation
         if (
             validation is None
-            or not _is_due(self._config.eval_every, step)
+            or not is_evaluation_due(self._config, step)
             or step in self._metrics.evaluations
         ):
             return
-        total, tokens = 0.0, 0
-        for batch in validation():
-            if self._interruption.received:
-                return  # it is made up for when the run goes on
-            loss, counted = self._pieces.trainer.evaluate(batch)
-            total += float(loss)
-            tokens += int(counted)
-        mean = total / tokens if tokens else math.nan
-        row = self._metrics.evaluation(step, mean, tokens)
+        found = evaluate(self._pieces, self._interruption)
+        if found is None:
+            return  # it is made up for when the run goes on
+        row = self._metrics.evaluation(step, *found)
         names = ("loss", "perplexity", "tokens")
         self._events.write(step, {f"validation/{name}": row[name] for name in names})
-        self._report.say(f"step {step}: validation loss {mean:.4f}, perplexity {row['perplexity']}")
+        self._report.say(evaluation_line(row))
         self._clock.reset(step)
 
     def _save_if_due(self) -> None:
         """Save, but not while steps are skipped: what made them so may be in the weights."""
         step = self._position.step
-        if self._position.skipped_in_a_row:
+        if self._position.skipped_in_a_row or self._is_the_end(step):
             return
         best = self._config.keep_best and self._metrics.is_best(step)
         if self._keeper.saved != step and (best or _is_due(self._config.checkpoint_every, step)):
             self._save()
 
     def _save_at_the_end(self) -> None:
-        step = self._position.step
-        if self._keeper.saved != step:
-            self._save()
-        self._keeper.finish()
-        self._draw()
-        if self._keeper.saved != step:
-            raise TrainingError(
-                f"there was no room for a checkpoint of step {step}: free some in "
-                f"{self._directory.checkpoints}, then --resume auto goes on from the newest one"
-            )
+        step, keeper = self._position.step, self._keeper
+        with self._interruption.answering("leaving after this checkpoint"):
+            if keeper.saved != step:
+                self._save(last=True)
+            keeper.finish()
+        self._plot.draw()
+        if keeper.saved != step:
+            raise keeper.no_room(step)
 
-    def _save(self) -> None:
+    def _is_the_end(self, step: int) -> bool:
+        return step >= self._config.last_step or self._interruption.received is not None
+
+    def _save(self, last: bool = False) -> None:
         self._position = dataclasses.replace(self._position, data=self._pieces.data.state())
-        self._keeper.save(self._position.step, self._position.to_json(), self._sync)
-        self._draw(pause=_PAUSE)
-        self._clock.reset(self._position.step)
+        position = self._position
+        self._keeper.save(position.step, position.to_json(), self._sync, last)
+        self._plot.draw(pause=_PAUSE)
+        self._clock.reset(position.step)
 
     def _sync(self) -> None:
         """A checkpoint never knows more steps than the metrics."""
         self._metrics.sync()
         self._timings.sync()
-
-    def _draw(self, pause: float = 0.0) -> None:
-        """Draw the curves, unless that was done less than so many seconds ago."""
-        if time.monotonic() - self._drawn < pause:
-            return
-        path = self._directory.plot_file
-        try:
-            with naming_full_disks(path):
-                draw_losses(path, self._metrics.losses, self._metrics.evaluations)
-        except DiskFull as error:
-            self._report.say(f"{path} was not drawn: {error.strerror}")
-        self._drawn = time.monotonic()
 
 
 def _is_due(every: int, step: int) -> bool:

@@ -87,6 +87,12 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
+def logged_steps(path: Path) -> set[int]:
+    """The steps of which a file has a line; none where there is no file."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return {row["step"] for row in map(_parse, lines) if row is not None}
+
+
 class Metrics:
     """What a run computed so far.
 

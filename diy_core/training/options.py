@@ -13,6 +13,12 @@ from diy_core.training.standard_error import complain
 from diy_core.training.yaml_file import read_yaml
 
 EXIT_BAD_INPUT = 2
+_EXAMPLES = """
+examples:
+  PROGRAM --config examples/tiny.yaml --optimizer.learning_rate 1e-3
+  PROGRAM --config examples/tiny.yaml --run_dir runs/wide --model.hidden_size 256
+  PROGRAM --config runs/tiny/config.yaml --resume auto
+"""
 _PARTS = {"optimizer": OptimizerConfig, "loss": LossConfig, "data": DataConfig}
 _TYPES = {
     int: "an integer",
@@ -38,11 +44,16 @@ def build_parser(program: str) -> Any:
             complain(f"{self.prog}: {_plain(message)}")
             raise SystemExit(EXIT_BAD_INPUT)
 
+        def format_help(self, formatter: Any = None) -> str:
+            return super().format_help(formatter) + _EXAMPLES.replace("PROGRAM", program)
+
     parser = Parser(
         prog=program,
         description="Train a model. What the config file says is replaced by what the command "
-        "line says. Exit codes: 0 done, 1 failed, 2 bad input, 130 (Ctrl-C) and 143 (SIGTERM) "
-        "saved and left.",
+        "line says. --model.NAME VALUE gives one entry of the model's config.json, such as "
+        "--model.hidden_size 256. --data, --optimizer and --loss take a YAML file of the options "
+        "that follow them here. Exit codes: 0 done, 1 failed, 2 bad input, 130 (Ctrl-C), 143 "
+        "(SIGTERM) and 129 (SIGHUP) saved and left.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="a YAML file of the options below")

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from diy_core.checkpoints.atomic import atomic_file
+from diy_core.training.disk import DiskFull, naming_full_disks
+from diy_core.training.metrics import Metrics
 
 _POINTS = 2000  # a line has no more than this; each is the mean of its stretch
+
+
+class Plot:
+    """The file with the curves of a run.
+
+    Args:
+        path: of the PNG.
+        metrics: of the run; they grow.
+        report: is told when the disk is full.
+    """
+
+    def __init__(self, path: Path, metrics: Metrics, report: Callable[[str], None]) -> None:
+        self._path, self._metrics, self._report = path, metrics, report
+        self._drawn = time.monotonic()
+
+    def draw(self, pause: float = 0.0) -> None:
+        """Draw the curves, unless that was done less than so many seconds ago."""
+        if time.monotonic() - self._drawn < pause:
+            return
+        try:
+            with naming_full_disks(self._path):
+                draw_losses(self._path, self._metrics.losses, self._metrics.evaluations)
+        except DiskFull as error:
+            self._report(f"{self._path} was not drawn: {error.strerror}")
+        self._drawn = time.monotonic()
 
 
 def draw_losses(

@@ -9,6 +9,7 @@ from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_store import OtherTwinError
 from diy_core.training.config import TrainConfig
 from diy_core.training.interfaces import Pieces
+from diy_core.training.metrics import logged_steps
 from diy_core.training.progress import Report
 from diy_core.training.run_directory import RunDirectory, checkpoint_path, whole_checkpoints
 from diy_core.training.state import Position
@@ -21,7 +22,8 @@ Verify = Callable[[Path, Path], None]
 def is_done(config: TrainConfig, directory: RunDirectory, verify: Verify) -> bool:
     """Whether the newest checkpoint is that of the last step or a later one, and can be read.
 
-    One that cannot be read is none: `restore` says so, and goes on from the one before.
+    One that cannot be read is none: `restore` says so, and goes on from the one before. Nor is a
+    run done that was interrupted in its last evaluation.
 
     Raises:
         ValueError: the model's config in the run directory cannot be used.
@@ -33,7 +35,8 @@ def is_done(config: TrainConfig, directory: RunDirectory, verify: Verify) -> boo
         verify(checkpoint_path(directory.checkpoints, steps[-1]), directory.model)
     except CheckpointError:
         return False
-    return True
+    evaluated = logged_steps(directory.evaluations_file)
+    return steps[-1] < config.steps or not evaluated or config.steps in evaluated
 
 
 def restore(

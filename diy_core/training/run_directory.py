@@ -29,8 +29,10 @@ import yaml
 from diy_core.checkpoints.atomic import atomic_file
 from diy_core.errors import CheckpointError
 from diy_core.training.config import TrainConfig, as_dict
+from diy_core.training.disk import DiskFull, naming_full_disks, require_room
 from diy_core.training.resuming import differences
 
+_ROOM = 1 << 20  # bytes, for the config and the first lines of metrics
 _HELD: set[int] = set()  # descriptors with a lock
 
 
@@ -92,8 +94,9 @@ class RunDirectory:
                 "trains there"
             )
         _close_in_children(self._lock)
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with contextlib.suppress(DiskFull), naming_full_disks(self.path):
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         return self
 
     def __exit__(
@@ -125,6 +128,7 @@ class RunDirectory:
             ValueError: the directory holds a run and `resume` is False, or the run was started with
                 another config.
             CheckpointError: its config cannot be read.
+            DiskFull: there is no room for the first files.
         """
         going_on = bool(whole_checkpoints(self.checkpoints))
         if not resume and (going_on or _has_lines(self.metrics_file)):
@@ -138,6 +142,7 @@ class RunDirectory:
                 f"{self.path} was started with another config, and would become another run:\n"
                 f"{listed}\nGive the old values, or choose another run_dir"
             )
+        require_room(self.path, _ROOM)
         self.checkpoints.mkdir(exist_ok=True)
         with atomic_file(self.config_file) as file:
             text = yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)

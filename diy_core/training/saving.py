@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diy_core.training.config import TrainConfig
-from diy_core.training.disk import DiskFull, naming_full_disks, require_room
-from diy_core.training.interfaces import Store
-
-_SPARE = 64 << 20  # bytes that stay free, for metrics and for what a checkpoint holds beside arrays
+from diy_core.training.disk import DiskFull, naming_full_disks, require_room, spare
+from diy_core.training.interfaces import Store, TrainingError
 
 
 class Keeper:
@@ -44,25 +42,43 @@ class Keeper:
     ) -> None:
         self.saved = self._newest = self._begun = saved
         self.holding = False
+        self._error: DiskFull | None = None  # the last one
+        self._last: int | None = None  # the step after which there is no other try
+        self._told = False  # that the run goes on
         self._store, self._config, self._folder = store, config, folder
         self._evaluations, self._report = evaluations, report
         # They were damaged, and the run went back behind them.
         self._abandoned = {step for step in store.steps() if step > saved}
 
-    def save(self, step: int, extra: Mapping[str, Any], before: Callable[[], None]) -> None:
+    def say_if_there_is_no_room(self) -> None:
+        """Before the first step: hours later would be late."""
+        try:
+            self._require_room()
+        except DiskFull as error:
+            self._told = True
+            self._report(
+                f"a checkpoint does not fit on the disk: {error.strerror} ({error.filename}). The "
+                "run goes on and tries when one is due: free some by then"
+            )
+
+    def save(
+        self, step: int, extra: Mapping[str, Any], before: Callable[[], None], last: bool = False
+    ) -> None:
         """Write a checkpoint; where the disk has no room for it, say so and go on without.
 
         Args:
             step: of the checkpoint.
             extra: goes into it.
             before: writes what has to be on the disk before it.
+            last: the run ends here; where there is no room, `no_room` says so.
         """
+        self._last = step if last else None
         self._settle()
         self._newest = step
         try:
             with naming_full_disks(self._folder):
                 before()
-                require_room(self._folder, self._store.nbytes() + _SPARE)
+                self._require_room()
                 self._store.save(step, extra)
             self.saved = step
         except DiskFull as error:
@@ -84,11 +100,28 @@ class Keeper:
             self._skip(error)
 
     def _skip(self, error: DiskFull) -> None:
-        self.saved = 0
+        self.saved, self._error = 0, error
+        if self._newest == self._last:
+            return
+        told, self._told = self._told or self._last is not None, True
+        again = "" if told else ". The run goes on and tries again at the next"
         self._report(
-            f"no checkpoint of step {self._newest}: {error.strerror} ({error.filename}). The run "
-            "goes on and tries again at the next"
+            f"no checkpoint of step {self._newest}: {error.strerror} ({error.filename}){again}"
         )
+
+    def no_room(self, step: int) -> TrainingError:
+        """The error of a last checkpoint that found no room."""
+        error, steps = self._error, self._store.steps()
+        why = f"{error.strerror} ({error.filename})" if error else str(self._folder)
+        then = f"goes on from step {steps[-1]}" if steps else "begins at step 0"
+        return TrainingError(
+            f"there was no room for a checkpoint of step {step}: {why}: free some, then --resume "
+            f"auto {then}"
+        )
+
+    def _require_room(self) -> None:
+        nbytes = self._store.nbytes()
+        require_room(self._folder, nbytes + spare(nbytes))
 
     def _prune(self) -> None:
         if self.holding:

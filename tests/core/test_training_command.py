@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -161,7 +162,7 @@ def test_a_run_that_was_moved_is_the_directory_of_its_config(
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("model", "model"), ("steps", "steps"), ("seed", "seed must be an integer, got None")],
+    [("model", "model"), ("steps", "steps"), ("seed", "seed must be an integer")],
 )
 def test_what_could_not_be_run_is_not_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
@@ -216,9 +217,42 @@ def test_the_share_of_the_peak_is_speed_times_flops(monkeypatch: pytest.MonkeyPa
     clock.reset(5)
     timing = clock.read(7)
     assert timing == {"seconds_per_step": 2.0, "tokens_per_second": 50.0, "mfu": 0.1}
-    row = {"step": 7, "loss": 1.5, "skipped": False}
-    shown = line(row, timing | {"memory": 2e9}, 37)
-    assert shown == ("step 7/37  loss 1.5000  50 tokens/s  MFU 10%  0:01:00 left  2.00 GB")
+    row = {"step": 7, "loss": 1.5, "skipped": False, "grad_norm": 0.25, "learning_rate": 1e-3}
+    rest = "50 tokens/s  MFU 10%  0:01:00 left  2.00 GB"
+    short = f"step 7/37  loss 1.5000  {rest}"
+    long = f"step 7/37  loss 1.5000  norm 0.25  rate 0.001  {rest}"
+    assert line(row, timing | {"memory": 2e9}, 37) == long
+    assert line(row, timing | {"memory": 2e9}, 37, len(long)) == long
+    assert line(row, timing | {"memory": 2e9}, 37, len(long) - 1) == short
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "words"),
+    [
+        (None, None, "loss not finite  skipped"),
+        (1.5, None, "loss 1.5000  gradient norm not finite, skipped"),
+        (None, 2.0, "loss not finite  skipped"),
+    ],
+)
+def test_what_is_not_finite_is_called_so(loss: Any, norm: Any, words: str) -> None:
+    row = {"step": 7, "loss": loss, "skipped": True, "grad_norm": norm, "learning_rate": 1e-3}
+    assert line(row, {}, 9, 10) == f"step 7/9  {words}"
+
+
+def test_the_help_ends_with_examples_and_explains_what_is_short(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("diy train", ["--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    examples = said[said.index("\nexamples:\n") :].splitlines()[2:]
+    assert len(examples) == 3
+    assert all(words.startswith("  diy train --config ") for words in examples)
+    plain = " ".join(said.split())
+    assert "--model.NAME VALUE gives one entry of the model's config.json" in plain
+    assert "--data, --optimizer and --loss take a YAML file" in plain
+    assert "129 (SIGHUP)" in plain
 
 
 def test_a_state_has_three_arrays_for_every_weight() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from diy_core.training.command import train_config
 from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.run_directory import RunDirectory
 from diy_core.training.schedule import learning_rate
-from tests.core.training_fake import FakeStore, Runner
+from tests.core.training_fake import FakeStore, Runner, assemble
 
 
 @pytest.fixture(autouse=True)
@@ -185,6 +188,55 @@ def test_what_is_not_finite_is_skipped_counted_and_reported(
     said = capsys.readouterr().err
     assert "step 5 was skipped: loss nan, gradient norm inf (2 in a row, 2 in all)" in said
     assert "step 10 was skipped: loss nan, gradient norm inf (1 in a row, 3 in all)" in said
+
+
+def test_the_last_step_is_evaluated_whatever_its_number(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = Runner(runner.path.with_name("parts"))
+    assert runner(eval_every=5) == 0
+    assert [row["step"] for row in runner.evaluations] == [0, 5, 10, 12]
+    said = [line for line in capsys.readouterr().err.splitlines() if "perplexity" in line]
+    assert len(said) == 4
+    for words, row in zip(said, runner.evaluations, strict=True):
+        assert words.endswith(f"perplexity {row['perplexity']:.4f}")
+    assert parts(eval_every=5, stop_at=7) == 0  # which is not the last step of the run
+    assert [row["step"] for row in parts.evaluations] == [0, 5]
+    assert parts(eval_every=5, resume=True) == 0
+    assert parts.evaluations == runner.evaluations
+    assert parts.checkpoints[-1] == 12
+
+
+def test_evaluations_without_data_are_named_once(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without(*arguments: Any) -> Pieces:
+        return dataclasses.replace(assemble(*arguments), validation=None)
+
+    assert train_config(runner.config(eval_every=5), without, FakeStore.verify) == 0
+    said = capsys.readouterr().err
+    assert said.count("eval_every is 5, but there is no validation data: nothing is evaluated") == 1
+
+
+def test_what_was_not_saved_is_not_said_to_be(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runner(stop_at=0) == 0
+    assert capsys.readouterr().err == "no step was taken, and nothing was saved\n"
+
+    def interrupted(*arguments: Any) -> Pieces:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return assemble(*arguments)
+
+    assert train_config(runner.config(), interrupted, FakeStore.verify) == 143
+    said = capsys.readouterr().err
+    assert "SIGTERM: leaving as soon as everything is loaded, before the next step (Ctrl-C" in said
+    assert "saved step" not in said
+    assert "after this step" not in said
+    assert runner(stop_at=5) == 0
+    assert "saved step 5 of 12 in " in capsys.readouterr().err
+    assert train_config(runner.config(), interrupted, FakeStore.verify, resume=True) == 143
+    assert "no step was taken: step 5 of 12 was saved before" in capsys.readouterr().err
 
 
 def test_data_that_ends_is_an_error(runner: Runner) -> None:

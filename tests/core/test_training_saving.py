@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 
 from diy_core.errors import CheckpointError
 from diy_core.training import disk
+from diy_core.training.command import run
 from diy_core.training.config import OptimizerConfig
 from diy_core.training.interfaces import TrainingError
 from diy_core.training.metrics import JsonLines, Metrics
-from tests.core.training_fake import FakeStore, Runner
+from tests.core.training_fake import FakeStore, FakeTrainer, Runner, assemble
 
 
 @pytest.fixture(autouse=True)
@@ -44,20 +46,86 @@ def test_without_keep_best_evaluations_save_nothing(runner: Runner) -> None:
     assert runner.checkpoints == [5, 10, 12]
 
 
+def set_free(monkeypatch: pytest.MonkeyPatch, *free: int) -> None:
+    """What the disk says, each time that it is asked, and at last for good."""
+    answers = list(free)
+
+    def usage(path: Any) -> Any:
+        return type("Usage", (), {"free": answers.pop(0) if answers[1:] else answers[0]})
+
+    monkeypatch.setattr(disk.shutil, "disk_usage", usage)
+
+
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    free = iter([0, 10**12, 10**12])
-
-    def usage(path: Any) -> Any:
-        return type("Usage", (), {"free": next(free)})
-
-    monkeypatch.setattr(disk.shutil, "disk_usage", usage)
+    enough = 10**12
+    set_free(monkeypatch, enough, enough, 0, enough)  # to begin, before step 1, at 5
     assert runner() == 0
     assert runner.checkpoints == [10, 12]
+    said = capsys.readouterr().err
+    where = runner.path / "checkpoints"
     assert (
-        "no checkpoint of step 5: 0.07 GB are needed, 0.00 GB are free" in capsys.readouterr().err
+        f"no checkpoint of step 5: 1.0 MB are needed, 0.0 MB are free ({where}). The run goes on "
+        "and tries again at the next\n" in said
     )
+
+
+def test_a_disk_without_room_is_named_before_the_first_step_and_once(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_free(monkeypatch, 10**12, 0)
+    with pytest.raises(TrainingError) as caught:
+        runner(steps=15)  # which is a multiple of checkpoint_every
+    said = capsys.readouterr().err
+    assert said.index("a checkpoint does not fit on the disk: 1.0 MB are n") < said.index("step 3/")
+    assert said.count("The run goes on") == 1
+    assert said.count("no checkpoint of step") == 2  # 5 and 10; the error speaks of 15
+    assert "there was no room for a checkpoint of step 15: 1.0 MB are needed, 0.0 MB are " in str(
+        caught.value
+    )
+    assert str(caught.value).endswith("free some, then --resume auto begins at step 0")
+
+
+@pytest.mark.parametrize(("nbytes", "wanted"), [(10**6, 100_000 + 2**20), (10**12, 2**26)])
+def test_what_stays_free_is_a_tenth_and_not_more_than_64_mb(nbytes: int, wanted: int) -> None:
+    assert disk.spare(nbytes) == wanted
+
+
+def test_a_full_disk_at_the_start_is_named_with_what_to_do(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_free(monkeypatch, 1000)
+    words = ["--run_dir", str(runner.path), "--model.size=8", "--data.train=builtin:pydoc"]
+    words += ["--steps=12", "--batch_size=4", "--sequence_length=8"]
+    assert run("diy train", words, assemble, FakeStore.verify) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        f"diy train: {runner.path}: 1.0 MB are needed, 0.0 MB are free: free some, or choose "
+        "another directory, then give the same command again\n"
+    )
+
+
+def test_a_last_evaluation_that_was_interrupted_is_made_up_for(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate, calls = FakeTrainer.evaluate, []
+
+    def interrupted(trainer: FakeTrainer, batch: Any) -> Any:
+        calls.append(batch)
+        if len(calls) == 7:  # two batches at steps 0, 5, 10, 12
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(trainer, batch)
+
+    monkeypatch.setattr(FakeTrainer, "evaluate", interrupted)
+    assert runner(eval_every=5) == 143
+    assert "SIGTERM: leaving this evaluation, which is made up for" in capsys.readouterr().err
+    assert [row["step"] for row in runner.evaluations] == [0, 5, 10]
+    assert runner(eval_every=5, resume=True) == 0
+    assert [row["step"] for row in runner.evaluations] == [0, 5, 10, 12]
+    runner.pieces = None
+    assert runner(eval_every=5, resume=True) == 0
+    assert runner.pieces is None
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -81,9 +149,10 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
 def test_no_room_for_the_last_checkpoint_is_an_error(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
-    with pytest.raises(TrainingError, match="no room for a checkpoint of step 12: free some"):
+    set_free(monkeypatch, 10**12, 10**12, 10**12, 0)
+    with pytest.raises(TrainingError, match="no room for a checkpoint of step 12") as e:
         runner()
+    assert "free some, then --resume auto goes on from step 5" in str(e.value)
     monkeypatch.undo()
     assert runner(resume=True) == 0
     assert runner.checkpoints == [10, 12]
