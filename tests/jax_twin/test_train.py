@@ -10,6 +10,7 @@ import jax
 from diy_jax.train import assemble
 from diy_jax.training_store import TrainingStore
 from tests.jax_cache import compiled_once
+from tests.training_damage_tests import DamageTests
 from tests.training_twin_tests import ProcessTests, RunTests
 
 
@@ -25,7 +26,7 @@ class This:
             yield
 
 
-class TestRuns(This, RunTests):
+class TestRuns(This, RunTests, DamageTests):
     pass
 
 

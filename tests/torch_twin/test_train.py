@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diy_torch.train import assemble
 from diy_torch.training_store import TrainingStore
+from tests.training_damage_tests import DamageTests
 from tests.training_twin_tests import ProcessTests, RunTests
 
 
@@ -13,7 +14,7 @@ class This:
     store = TrainingStore
 
 
-class TestRuns(This, RunTests):
+class TestRuns(This, RunTests, DamageTests):
     pass
 
 
