@@ -21,8 +21,14 @@ _FUSED = ("query", "key", "value", "gate", "up")  # in the order in which they a
 
 
 def by_values(one: NDArray[Any], other: NDArray[Any]) -> Rearrange | None:
-    """The operation that leads to equal values, if there is one."""
-    operations = candidates(one.shape, other.shape)
+    """The operation that leads to equal values, if there is one.
+
+    The spatial axes of a kernel may run the other way, as those of a transposed convolution do.
+    """
+    operations = list(candidates(one.shape, other.shape))
+    if one.ndim == other.ndim > 2:
+        spatial = tuple(range(2, one.ndim))
+        operations += [dataclasses.replace(o, flipped=spatial) for o in operations]
     return next((o for o in operations if np.array_equal(o(one), other)), None)
 
 

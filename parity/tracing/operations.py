@@ -28,28 +28,36 @@ class Rearrange:
         axes: the new order of these.
         merged: the shape of the result.
         source: the shape that is taken.
+        flipped: axes of `split` that run the other way, as a transposed convolution's do.
     """
 
     source: tuple[int, ...]
     split: tuple[int, ...]
     axes: tuple[int, ...]
     merged: tuple[int, ...]
+    flipped: tuple[int, ...] = ()
 
     def __call__(self, array: Any) -> Any:
         """The array in the other layout; it must have the shape `source`."""
-        return array.reshape(self.split).transpose(self.axes).reshape(self.merged)
+        split = array.reshape(self.split)
+        if self.flipped:
+            ways = (slice(None), slice(None, None, -1))
+            split = split[tuple(ways[axis in self.flipped] for axis in range(len(self.split)))]
+        return split.transpose(self.axes).reshape(self.merged)
 
     @property
     def is_identity(self) -> bool:
         """True where nothing moves."""
-        return self.source == self.merged and Permute(self.axes).is_identity
+        same = self.source == self.merged and not self.flipped
+        return same and Permute(self.axes).is_identity
 
     @property
     def inverse(self) -> Rearrange:
         """The operation that undoes this one."""
         moved = tuple(self.split[axis] for axis in self.axes)
         back = Permute(self.axes).inverse.axes
-        return Rearrange(self.merged, moved, back, self.source)
+        flipped = tuple(i for i, axis in enumerate(self.axes) if axis in self.flipped)
+        return Rearrange(self.merged, moved, back, self.source, flipped)
 
     def __str__(self) -> str:
         """What it does, for a table: `transpose (1, 0)`, `reshape (4, 2, 8)`, or nothing."""
@@ -58,6 +66,8 @@ class Rearrange:
         steps = []
         if self.split != self.source:
             steps.append(f"reshape {self.split}")
+        if self.flipped:
+            steps.append(f"flip {self.flipped}")
         if not Permute(self.axes).is_identity:
             steps.append(f"transpose {self.axes}")
         if self.merged != tuple(self.split[axis] for axis in self.axes):

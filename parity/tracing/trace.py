@@ -18,6 +18,7 @@ from parity.tracing.align import Alignment, Pair, align
 from parity.tracing.calls import Call, Kind, Site
 from parity.tracing.comparison import Comparison
 from parity.tracing.errors import relative_error, worst
+from parity.tracing.flax_model import FlaxModel, projection
 from parity.tracing.flax_side import calls_of
 from parity.tracing.infer import Inferred, infer
 from parity.tracing.inputs import answering, as_jax, as_torch, both, check_models
@@ -28,7 +29,7 @@ from parity.tracing.rules import Link, Rule, links_of
 from parity.tracing.spool import Spool
 from parity.tracing.tensors import Arrays, flax_tensors, tied_names, torch_tensors
 from parity.tracing.torch_side import TorchRecord, leaf_name, record_torch
-from parity.tracing.walk import FlaxModel, Walk, projection
+from parity.tracing.walk import Walk
 
 
 def trace(
@@ -100,6 +101,7 @@ def trace(
             notes=[
                 *notes_of(record, flax, links, (mine, theirs), alignment, walk.natural),
                 *(unnoticed(alignment, walk.natural) if found is None else []),
+                *([f"{walk.rounding}: the search went on"] if walk.rounding else []),
             ],
         )
     finally:

@@ -8,102 +8,28 @@ is the call's own code. Backward: the same with the gradients of outputs, from t
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import linen as nn
 from numpy.typing import NDArray
 
 from parity.tracing.align import Alignment, Pair
-from parity.tracing.comparison import Comparison, Ended, Shapes
+from parity.tracing.comparison import Comparison, Shapes
 from parity.tracing.errors import BACKWARD, FORWARD, worst
-from parity.tracing.flax_side import traced
+from parity.tracing.flax_model import FlaxModel
 from parity.tracing.parameter_gradients import gradient_errors, parameter_gradients
 from parity.tracing.result import Divergence
 from parity.tracing.rules import Link
 from parity.tracing.spool import Spool
 from parity.tracing.suspects import find_backward_suspects, find_suspects
 from parity.tracing.tensors import flax_tensors, tied_names, torch_tensors
-from parity.tracing.torch_side import TorchRecord, leaf_name
+from parity.tracing.torch_side import TorchRecord
 
 _PARTS = 4
-
-
-def projection(shape: Sequence[int], name: str) -> NDArray[np.float64]:
-    """The weights of the default loss for one output: random, and always the same."""
-    generator = np.random.default_rng([7, *name.encode()])
-    return generator.standard_normal(shape) / math.sqrt(max(1, math.prod(shape)))
-
-
-@dataclasses.dataclass
-class FlaxModel:
-    """The Flax side, ready to run."""
-
-    module: nn.Module
-    variables: Mapping[str, Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    jit: bool = False
-    loss: Callable[[Any], Any] | None = None
-
-    def with_variables(self, variables: Mapping[str, Any]) -> FlaxModel:
-        """The same model with other parameters."""
-        return dataclasses.replace(self, variables=variables)
-
-    def forward(self, comparison: Comparison) -> Any:
-        """The outputs; or None where the comparison ended the run."""
-        run, arrays, _ = traced(self.module, self.args, self.kwargs, comparison)
-        with contextlib.suppress(Ended):
-            outputs = (jax.jit(run) if self.jit else run)(self.variables, arrays)
-            jax.effects_barrier()
-            return outputs
-        return None
-
-    def backward(self, comparison: Comparison, root: Pair) -> tuple[float, Any]:
-        """The loss, and its gradients by the parameters."""
-        run, arrays, _ = traced(self.module, self.args, self.kwargs, comparison)
-        call = jax.jit(run) if self.jit else run
-        fixed = {name: tree for name, tree in self.variables.items() if name != "params"}
-        outputs, pull = jax.vjp(
-            lambda params: call({**fixed, "params": params}, arrays), self.variables["params"]
-        )
-        jax.effects_barrier()
-        if self.loss is not None:
-            value, pull_loss = jax.vjp(self.loss, outputs)
-            (cotangent,) = pull_loss(jnp.ones_like(value))
-        else:
-            value, cotangent = _project(outputs, comparison, root)
-        (gradients,) = pull(cotangent)
-        jax.effects_barrier()
-        return float(value), gradients
-
-
-def _project(outputs: Any, comparison: Comparison, root: Pair) -> tuple[float, Any]:
-    """The default loss on the Flax side, and its gradient by the outputs."""
-    total = 0.0
-
-    def weights(keys: Any, leaf: Any) -> Any:
-        nonlocal total
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return np.zeros(leaf.shape, jax.dtypes.float0)
-        found = comparison.leaf(root, "outputs", leaf_name("", keys))
-        if found is None:
-            return jnp.zeros_like(leaf)
-        array = found.operation(projection(found.operation.source, found.torch))
-        array = jnp.asarray(array, leaf.dtype)
-        total += float((leaf * array).sum(dtype=np.promote_types(leaf.dtype, np.float32)))
-        return array
-
-    cotangent = jax.tree_util.tree_map_with_path(weights, outputs)
-    return total, cotangent
+_LARGER = 1000.0  # times the error of a narrower dtype: that is something else
 
 
 class Walk:
@@ -114,6 +40,8 @@ class Walk:
         gradient_errors: of every parameter's gradient, by its PyTorch name.
         loss: of the Flax side.
         again: runs the PyTorch side once more, forward; None where that cannot be done.
+        least: errors up to this are passed over.
+        rounding: a culprit that was passed over, since it is only a narrower dtype.
     """
 
     def __init__(
@@ -131,6 +59,8 @@ class Walk:
         self.natural = Comparison(record, alignment, shapes)
         self.gradient_errors: dict[str, float] = {}
         self.loss: float | None = None
+        self.least, self.rounding = 0.0, ""
+        self._parts = _PARTS
 
     @functools.cached_property
     def tensors(self) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
@@ -147,12 +77,29 @@ class Walk:
         root = self.alignment.pairs[0]
         if not backward:
             self.model.forward(self.natural)
-            return self._forward(root, self.natural)
+            return self._first(root)
         self.loss, gradients = self.model.backward(self.natural, root)
         self.gradient_errors = self._gradient_errors(gradients)
         del gradients  # as large as the model
-        errors = self.gradient_errors
-        return self._forward(root, self.natural) or self._backward(root, self.natural, errors)
+        return self._first(root) or self._backward(root, self.natural, self.gradient_errors)
+
+    def _first(self, root: Pair) -> Divergence | None:
+        """The first culprit forward; a narrower dtype is none where much larger errors follow.
+
+        Some models compute their norms in float32, whatever dtype they are given.
+        """
+        found = self._forward(root, self.natural)
+        least = FORWARD["float32"]
+        if found is None or found.dtype != "float64" or found.alone_error > least / 4:
+            return found
+        if self._error(self.natural, root, "outputs") > _LARGER * found.alone_error:
+            self.least = least
+            if further := self._forward(root, self.natural):
+                self.rounding = f"{found.torch or '(root)'}: {found.where} is off by "
+                self.rounding += f"{found.alone_error:.1e} alone, as in a narrower dtype"
+                return further
+            self.least = 0.0
+        return found
 
     # Forward.
 
@@ -161,6 +108,18 @@ class Walk:
         bound = self._bound(FORWARD, pair)
         if self._error(alone, pair, "outputs") <= bound:
             return None
+        if found := self._inside(pair, alone):
+            return found
+        if self._parts > 1 and bound > FORWARD[self.natural.dtype.get(pair, "float64")]:
+            self._parts = 1  # something is wrong here: its parts get no more than single calls do
+            found = self._inside(pair, alone)
+            self._parts = _PARTS
+            if found:
+                return found
+        return self._culprit(pair, alone, self._error(self.natural, pair, "outputs"))
+
+    def _inside(self, pair: Pair, alone: Comparison) -> Divergence | None:
+        """The culprit among the calls made in a call, or what it hands to one of them."""
         clean = True  # whatever ended before this agrees
         for child in self.alignment.children(pair):
             limit = self._bound(FORWARD, child)
@@ -173,8 +132,7 @@ class Walk:
                 clean = False
                 if found := self._forward(child, self._run_alone(child)):
                     return found
-        error = self._error(self.natural, pair, "outputs")
-        return self._culprit(pair, alone, error)
+        return None
 
     def _is_made_up_for(self, pair: Pair, alone: Comparison, child: Pair) -> bool:
         """Whether a call around another makes up for its difference, as where it scales for it.
@@ -227,7 +185,7 @@ class Walk:
         """What is allowed; in narrow dtypes more for a call whose parts all add their rounding."""
         dtype = self.natural.dtype.get(pair, "float64")
         parts = dtype != "float64" and bool(self.alignment.children(pair))
-        return table[dtype] * (_PARTS if parts else 1)
+        return max(table[dtype] * (self._parts if parts else 1), self.least)
 
     @staticmethod
     def _error(comparison: Comparison, pair: Pair, kind: Any) -> float:

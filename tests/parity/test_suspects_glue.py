@@ -59,6 +59,7 @@ def test_an_activation_is_another(name: str, gated: bool, odd: str) -> None:
     before = {"gate_proj": gate, "up_proj": up} if gated else {"fc": gate}
     evidence = evidence_of(right, wrong, odd, before=before, stage="down_proj")
     said = f"{name} of {'gate_proj, times up_proj' if gated else 'fc'} in {odd}"
+    said = said.removeprefix("no activation of ")
     suspect = first(evidence, "activation", "what goes into down_proj is")
     assert said in suspect.sentence
 

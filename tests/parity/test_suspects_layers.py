@@ -42,7 +42,7 @@ NORMS: dict[str, tuple[Norm, str]] = {
     "sum": (lambda x, w, b: x / (x.square().sum(-1, keepdim=True) + 1e-5).sqrt() * w, "a sum in"),
     "positions": (
         lambda x, w, b: functional.rms_norm(x.mT, (x.shape[1],), None, 1e-5).mT * w,
-        "normalised over positions",
+        "statistics over positions in {odd}",
     ),
 }
 
@@ -186,11 +186,11 @@ def test_another_embedding_altogether() -> None:
 @pytest.mark.parametrize(
     ("groups", "eps", "weighted", "words"),
     [
-        (2, 1e-5, True, "2 groups of channels in {}"),
-        (1, 1e-5, True, "1 groups of channels in {}"),
+        (2, 1e-5, True, "each of 2 groups of channels in {}"),
+        (1, 1e-5, True, "statistics over positions and channels in {}"),
         (D, 1e-5, True, "each channel by itself in {}"),
         (4, 1e-3, True, "eps 0.001 in {}"),
-        (4, 1e-5, False, "weight left out in {}"),
+        (4, 1e-5, False, "weight none in {}"),
     ],
 )
 def test_a_group_norm_is_another(

@@ -91,16 +91,16 @@ def test_a_value_is_changed(case: str, odd: str) -> None:
 
 
 @both_sides
-@pytest.mark.parametrize(("shift", "words"), [(1, "behind"), (-1, "ahead")])
+@pytest.mark.parametrize(("shift", "words"), [(1, "behind"), (-1, "ahead of")])
 def test_a_value_stands_one_position_off(shift: int, words: str, odd: str) -> None:
     right = normal(*SHAPE)
     evidence = evidence_of(right, np.roll(right, shift, 1), odd)
-    turned = {"ahead": "behind", "behind": "ahead"}
+    turned = {"ahead of": "behind", "behind": "ahead of"}
     said = words if odd == "Flax" else turned[words]
-    first(evidence, "shifted", f"one position {said} of PyTorch's in Flax")
+    first(evidence, "shifted", f"one position {said} PyTorch's in Flax")
     ids = np.arange(10).reshape(2, 5) * 7 % 11
     evidence = evidence_of(ids, np.roll(ids, shift, 1), odd)
-    first(evidence, "shifted", f"one position {said} of PyTorch's in Flax")
+    first(evidence, "shifted", f"one position {said} PyTorch's in Flax")
 
 
 @both_sides

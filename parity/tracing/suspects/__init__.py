@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ from parity.tracing.suspects.glue import call_suspects, glue_suspects, unknown_i
 from parity.tracing.suspects.gradients import gradient_suspects, missing_gradient
 from parity.tracing.suspects.layers import layer_suspects
 from parity.tracing.suspects.masks import causal_suspects, differing_mask, mask_suspects
-from parity.tracing.suspects.outputs import channel_suspects, output_suspects, rounding_suspects
+from parity.tracing.suspects.outputs import channel_suspects, output_suspects
 from parity.tracing.suspects.parameters import parameter_suspects
 from parity.tracing.suspects.places import place_suspects
 from parity.tracing.suspects.reductions import reduction_suspects
+from parity.tracing.suspects.rounding import rounding_suspects
 from parity.tracing.suspects.tables import table_suspects
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def explain(evidence: Evidence) -> tuple[Suspect, ...]:
     with np.errstate(all="ignore"):  # one that overflows explains nothing
         for hypothesis in HYPOTHESES:
             for view in (evidence, evidence.mirrored())[: 1 + (hypothesis in _ONE_SIDED)]:
-                for suspect in hypothesis(view):
+                for suspect in _tried(hypothesis, view):
                     found.setdefault(suspect.name, suspect)
                 if found:
                     break
@@ -92,6 +94,21 @@ def explain(evidence: Evidence) -> tuple[Suspect, ...]:
     # What is tried first says most; what cannot be tried comes last.
     best = sorted(found.values(), key=lambda suspect: suspect.after is None)
     return tuple(best[:_SHOWN])
+
+
+def _tried(
+    hypothesis: Callable[[Evidence], Iterable[Suspect]], evidence: Evidence
+) -> list[Suspect]:
+    """What a hypothesis finds; one that fails says nothing, and does not hide what was found."""
+    try:
+        return list(hypothesis(evidence))
+    except (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError) as error:
+        warnings.warn(
+            f"{hypothesis.__name__} could not be tried on {evidence.name or 'the model'}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return []
 
 
 def find_backward_suspects(walk: Walk, pair: Pair, stage: Pair | None) -> tuple[Suspect, ...]:

@@ -69,8 +69,10 @@ def _changed(
 ) -> Iterator[Suspect]:
     """What is otherwise on the odd side, where the other one is the base."""
     found = False
+    past = np.tril(np.ones((setting.query.shape[1],) * 2, bool))
+    causal = setting.mask is None or (setting.mask == past).all()  # no padding is hidden
     for name, (key, choice, words) in CHANGES.items():
-        if base.get(key) == choice:
+        if base.get(key) == choice or (causal and "mask-queries" in name):
             continue
         after = _error(setting, {**base, key: choice}, odd)
         if suspect := evidence.judge(name, f"attention {words} in {side}", after):

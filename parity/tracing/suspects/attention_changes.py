@@ -32,6 +32,7 @@ CHANGES: dict[str, tuple[str, str, str]] = {
         "queries filled",
         "masks the queries that are padding, not the keys, by a number in place of their scores",
     ),
+    "mask-transposed": ("mask", "transposed", "has queries and keys swapped in its mask"),
     "weights-transposed": ("weights", "transposed", "mixes values by transposed probabilities"),
     "bias-left-out": ("biases", "qkv", "leaves out the biases of queries, keys and values"),
     "query-bias-left-out": ("biases", "q", "leaves out the bias of queries"),

@@ -109,13 +109,47 @@ def _ways(module: Any, sizes: Sequence[int], kernel: Sequence[int], biased: bool
     for p in paddings:
         for mode in _MODES:
             yield dataclasses.replace(own, padding=p, mode=mode)
-    for p in (padding, "SAME", ((0, 0),) * axes):
+    wide = [tuple((n * (k // 2),) * 2 for k in kernel) for n in (1, 2, 3)]
+    for p in (padding, "SAME", ((0, 0),) * axes, *wide):
         for n in (1, 2, 3, 4):
             yield dataclasses.replace(own, padding=p, stride=(n,) * axes)
             yield dataclasses.replace(own, padding=p, dilation=(n,) * axes)
         yield dataclasses.replace(own, padding=p, flipped=True)
     if biased:
         yield dataclasses.replace(own, biased=False)
+
+
+def transposed_suspects(evidence: Evidence, x: Array) -> Iterator[Suspect]:
+    """Where the output of a transposed convolution begins in the one without padding, on each side.
+
+    Args:
+        evidence: the culprit; its module is PyTorch's.
+        x: (B, ..., I), channels last.
+    """
+    module: Any = evidence.module
+    axes = x.ndim - 2
+    function = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[axes - 1]
+    weight, bias = module.weight.detach().double().cpu(), module.bias
+    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    found: list[tuple[float, str]] = [(np.inf, ""), (np.inf, "")]
+    for flipped in (False, True):
+        kernel = weight.flip(tuple(range(2, 2 + axes))) if flipped else weight
+        whole = function(image, kernel, None, module.stride, 0, 0, module.groups, module.dilation)
+        full = np.moveaxis(whole.numpy(), 1, -1)
+        full = full if bias is None else full + bias.detach().double().cpu().numpy()
+        for start in range(max(kernel.shape[2:]) + 1):
+            for i, side in enumerate((evidence.target.torch, evidence.target.flax)):
+                place = tuple(slice(start, start + n) for n in side.shape[1:-1])
+                part = full[(slice(None), *place)]
+                if part.shape == side.shape:
+                    words = f"starts {start} into the full output"
+                    words += ", kernel flipped" if flipped else ""
+                    found[i] = min(found[i], (relative_error(part, side), words))
+    (_, mine), (_, theirs) = found
+    sentence = f"the transposed convolution {theirs} in Flax, {mine} in PyTorch"
+    after = max(error for error, _ in found)
+    if mine != theirs and (suspect := evidence.judge("conv-transposed", sentence, after)):
+        yield suspect
 
 
 def convolved(x: Array, kernel: Array, bias: Array | None, way: Way) -> Array | None:

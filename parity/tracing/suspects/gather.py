@@ -60,13 +60,13 @@ def gather(walk: Walk, pair: Pair, stage: Pair | None) -> Evidence | None:
         others=[
             (link, wide(link.from_torch(mine[link.torch])))
             for link in walk.links
-            if any(link.operation.merged == p.flax.shape for p in parameters)
+            if any(sorted(link.operation.merged) == sorted(p.flax.shape) for p in parameters)
             or link.torch.startswith(f"{path.rpartition('.')[0]}.")
         ]
         if any(not np.array_equal(p.torch, p.flax) for p in parameters)
         else [],
         dtype=dtype,
-        bound=FORWARD[dtype],
+        bound=max(FORWARD[dtype], walk.least),
         with_parameters=with_parameters,
         calls=_calls(walk, pair),
         given=_given(walk, pair),

@@ -20,6 +20,7 @@ _NEAR = 1e-9
 _BETAS = (0.5, 1.5, 2.0)
 _LIMITS = (1.0, 5.0, 7.0, 10.0, 20.0)
 _FITTED = 20_000  # values that weights are fitted to
+_TERMS, _MANY = 5, 10  # of a sum that is looked for, and values that it may be one of
 
 
 def _gelu_tanh(x: Array) -> Array:
@@ -59,16 +60,24 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "hard swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "no activation": lambda x: x,
 }
+_NONE = "no activation"
 
 
 def glue_suspects(evidence: Evidence) -> Iterator[Suspect]:
-    """Another activation, or another sum of what is there."""
-    known = _known(evidence)
-    yield from _activation(evidence, known)
-    yield from _sum(evidence, known)
+    """Another activation, or another sum of what is there.
+
+    Values of both sides say most. What PyTorch alone has, as the output of a module that is only
+    an activation, is taken where they do not suffice.
+    """
+    for alone in (False, True):
+        known = _known(evidence, alone)
+        found = [*_activation(evidence, known), *_sum(evidence, known)]
+        yield from found
+        if found:
+            return
 
 
-def _known(evidence: Evidence) -> dict[str, Array]:
+def _known(evidence: Evidence, alone: bool) -> dict[str, Array]:
     """What the code has at hand, as float64: inputs, and outputs of the parts before the target.
 
     Both sides have these alike: the target is the first value that differs.
@@ -82,7 +91,7 @@ def _known(evidence: Evidence) -> dict[str, Array]:
         if part.name == evidence.stage:
             break
         for i, value in enumerate(part.outputs):
-            if value.torch.dtype == np.float64:
+            if value.torch.dtype == np.float64 and (alone or not part.alone):
                 found[part.name if i == 0 else f"{part.name}.{i}"] = value.torch
     return found
 
@@ -97,7 +106,8 @@ def _activation(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Susp
             if error < best[i][1]:
                 best[i] = (words, error)
     (mine, error), (theirs, after) = best
-    if mine != theirs and error <= evidence.bound:
+    plain = all(words in alike for words in (mine, theirs))  # sums say that too
+    if mine != theirs and error <= evidence.bound and not plain:
         what = evidence.what
         sentence = f"{what} is {theirs} in Flax, {mine} in PyTorch"
         if suspect := evidence.judge("activation", sentence, after):
@@ -110,15 +120,16 @@ def _ways(alike: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
                for name, a in alike.items()}  # fmt: skip
     for a, values in applied.items():
         for f, value in values.items():
-            yield f"{f} of {a}", value
+            yield (a if f == _NONE else f"{f} of {a}"), value
     for a, b in itertools.permutations(alike, 2):
         for f, value in applied[a].items():
-            yield f"{f} of {a}, times {b}", value * alike[b]
-            yield f"{f} of {a}, times 1 + {b}", value * (alike[b] + 1)
-            if f != "no activation":
-                yield f"{f} of {a}, plus {b}", value + alike[b]
+            said = a if f == _NONE else f"{f} of {a}"
+            yield f"{said}, times {b}", value * alike[b]
+            yield f"{said}, times 1 + {b}", value * (alike[b] + 1)
+            if f != _NONE:
+                yield f"{said}, plus {b}", value + alike[b]
         for f, value in applied[a].items():
-            if f != "no activation":
+            if f != _NONE:
                 yield f"{f} of {a}, times {f} of {b}", value * applied[b][f]
         for beta in _BETAS:
             swish = alike[a] * expit(beta * alike[a])
@@ -146,10 +157,11 @@ def _sum(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:
     if not alike:
         return
     (mine, error), (theirs, after) = (
-        _weights(alike, side) for side in (evidence.target.torch, evidence.target.flax)
+        weighted_sum(alike, side, evidence.bound)
+        for side in (evidence.target.torch, evidence.target.flax)
     )
     if error <= evidence.bound and not np.allclose(mine, theirs, atol=1e-6):
-        words = [_formula(weights, list(alike)) for weights in (theirs, mine)]
+        words = [formula(weights, list(alike)) for weights in (theirs, mine)]
         where = evidence.what
         sentence = f"{where} is {words[0]} in Flax, {words[1]} in PyTorch"
         used = {int(i) for weights in (mine, theirs) for i in np.flatnonzero(weights)}
@@ -162,6 +174,22 @@ def _broadcast(known: Mapping[str, Array], shape: tuple[int, ...]) -> dict[str, 
     """What can be added to an array of this shape: a table of positions has no rows."""
     fitting = {n: a for n, a in known.items() if a.shape and shape[-a.ndim :] == a.shape}
     return {n: np.broadcast_to(a, shape) for n, a in fitting.items()}
+
+
+def _addend(evidence: Evidence, alike: Mapping[str, Array]) -> Iterator[Suspect]:
+    """One of the values, which one side adds to something unknown, and the other does not."""
+    one, other = evidence.target.torch, evidence.target.flax
+    for name, array in alike.items():
+        size = float(np.vdot(array, array))
+        factor = float(np.vdot(array, other - one)) / size if size else 0.0
+        if abs(factor) < _NEAR:
+            continue
+        more, fewer = ("Flax", "PyTorch") if factor > 0 else ("PyTorch", "Flax")
+        times = "" if abs(abs(factor) - 1) < 1e-6 else f"{abs(factor):.4g} times "
+        words = f"{evidence.what} has {times}{name} added in {more}, not in {fewer}"
+        if suspect := evidence.suspect("sum", words, one + factor * array, other):
+            yield suspect
+            return
 
 
 def call_suspects(evidence: Evidence) -> Iterator[Suspect]:
@@ -177,33 +205,60 @@ def _times(count: int) -> str:
 
 def unknown_input(evidence: Evidence) -> Iterator[Suspect]:
     """What one side makes of the known values, where the other makes something else of them."""
-    known = _known(evidence)
+    known = _known(evidence, alone=False)
     alike = _broadcast(known, evidence.target.torch.shape)
     if evidence.target.torch.dtype != np.float64 or not alike:
         return
-    weights, error = _weights(alike, evidence.target.torch)
+    yield from _addend(evidence, alike)
+    weights, error = weighted_sum(alike, evidence.target.torch, evidence.bound)
     if error <= evidence.bound and weights.any():
         where = evidence.what
-        said = _formula(weights, list(alike))
+        said = formula(weights, list(alike))
         words = (
             f"{where} is {said} in {evidence.usual}, and no sum of such values in {evidence.odd}"
         )
         yield Suspect("other-input", words, evidence.target.error, None)
 
 
-def _weights(alike: Mapping[str, Array], side: Array) -> tuple[Array, float]:
-    """The weighted sum of the values that is nearest to one side, and what error is left."""
+def weighted_sum(alike: Mapping[str, Array], side: Array, bound: float) -> tuple[Array, float]:
+    """The weighted sum of the fewest values that is one side, and what error is left.
+
+    Where there is none, the nearest one.
+    """
     step = max(1, side.size // _FITTED)
     matrix = np.stack([array.ravel()[::step] for array in alike.values()], axis=1)
     values = side.ravel()[::step]
     if not (np.isfinite(matrix).all() and np.isfinite(values).all()):
         return np.zeros(len(alike)), math.inf
-    weights, *_ = np.linalg.lstsq(matrix, values, rcond=None)
-    weights = np.where(np.abs(weights) < _NEAR, 0.0, weights)
-    return weights, relative_error(matrix @ weights, values)
+
+    def fitted(columns: tuple[int, ...]) -> tuple[Array, float]:
+        weights = np.zeros(len(alike))
+        weights[list(columns)] = np.linalg.lstsq(matrix[:, columns], values, rcond=None)[0]
+        rounded = np.round(weights, 6)
+        near = rounded if relative_error(matrix @ rounded, values) <= bound else weights
+        return near, relative_error(matrix @ near, values)
+
+    columns = tuple(range(len(alike)))
+    best = fitted(columns)
+    if best[1] > bound:
+        return best
+    while len(columns) > _MANY:  # too many to try all sums: the smallest summands go first
+        sizes = np.abs(best[0]) * np.linalg.norm(matrix, axis=0)
+        fewer = tuple(c for c in columns if c != min(columns, key=lambda c: sizes[c]))
+        rest = fitted(fewer)
+        if rest[1] > bound:
+            return best
+        columns, best = fewer, rest
+    for size in range(1, min(len(columns), _TERMS)):
+        for some in itertools.combinations(columns, size):
+            found = fitted(some)
+            if found[1] <= bound:
+                return found
+    return best
 
 
-def _formula(weights: Array, names: list[str]) -> str:
+def formula(weights: Array, names: list[str]) -> str:
+    """A weighted sum in words: `x + 0.5 mlp`, or `0`."""
     parts = []
     for weight, name in zip(weights, names, strict=True):
         if weight:

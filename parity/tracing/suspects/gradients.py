@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from parity.tracing.errors import relative_error
 from parity.tracing.result import Suspect
 from parity.tracing.suspects.evidence import Value, value_evidence
-from parity.tracing.suspects.outputs import channel_suspects, output_suspects, rounding_suspects
+from parity.tracing.suspects.glue import formula, weighted_sum
+from parity.tracing.suspects.outputs import channel_suspects, output_suspects
 from parity.tracing.suspects.places import place_suspects
+from parity.tracing.suspects.rounding import rounding_suspects
 
 Array = NDArray[Any]
 
@@ -71,8 +73,10 @@ def _explained(
     elif not np.any(a):
         yield missing_gradient(what, "PyTorch", before)
     else:
-        yield from _related(what, a, b, before, bound)
-        yield from _sum(what, value, known, bound)
+        said = [*_related(what, a, b, before, bound)] or [*_sum(what, value, known, bound)]
+        yield from said
+        if said:
+            return
         evidence = value_evidence(value, f"the gradient of {what}", bound)
         for hypothesis in _OF_VALUES:
             for view in (evidence, evidence.mirrored()):
@@ -93,21 +97,12 @@ def _sum(what: str, value: Value, known: Mapping[str, Value], bound: float) -> I
     }
     if not alike:
         return
-    found: list[tuple[list[float], float]] = []
-    for side in ("torch", "flax"):
-        matrix = np.stack([getattr(v, side).ravel() for v in alike.values()], axis=1)
-        target = getattr(value, side).ravel()
-        if not (np.isfinite(matrix).all() and np.isfinite(target).all()):
-            return
-        weights, *_ = np.linalg.lstsq(matrix, target, rcond=None)
-        rounded = [round(float(weight), 6) for weight in weights]
-        found.append((rounded, relative_error(matrix @ weights, target)))
-    (mine, error), (theirs, after) = found
-    if max(error, after) <= bound and mine != theirs:
-        words = [
-            " + ".join(name for name, weight in zip(alike, side, strict=True) if weight)
-            for side in (theirs, mine)
-        ]
+    (mine, error), (theirs, after) = (
+        weighted_sum({n: getattr(v, side) for n, v in alike.items()}, getattr(value, side), bound)
+        for side in ("torch", "flax")
+    )
+    if max(error, after) <= bound and not np.allclose(mine, theirs, atol=1e-6):
+        words = [formula(side, list(alike)) for side in (theirs, mine)]
         sentence = f"the gradient of {what} is that of {words[0]} in Flax, of {words[1]} in PyTorch"
         yield Suspect("gradient-sum", sentence, value.error, after)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from parity.tracing.errors import relative_error
 from parity.tracing.result import Suspect
 from parity.tracing.suspects.cells import NAMES, cells
-from parity.tracing.suspects.convolutions import convolution_suspects
+from parity.tracing.suspects.convolutions import convolution_suspects, transposed_suspects
 from parity.tracing.suspects.evidence import Evidence, rounded
 from parity.tracing.suspects.norms import batch_norms, group_norms, norms, own_eps
 
@@ -49,6 +49,8 @@ def layer_suspects(evidence: Evidence) -> Iterator[Suspect]:
         yield from _named(evidence, "norm", _norms(evidence, x, tensors))
     elif weight.ndim == 2 and weight.shape[0] == x.shape[-1]:
         yield from _named(evidence, "linear", _linears(x, weight, bias))
+    elif "Transpose" in type(evidence.module).__name__:
+        yield from transposed_suspects(evidence, x)
     elif 3 <= weight.ndim == x.ndim <= 5 and x.shape[-1] % weight.shape[-2] == 0:
         yield from convolution_suspects(evidence, x, weight, bias)
 
@@ -81,6 +83,8 @@ def _named(evidence: Evidence, kind: str, ways: Ways) -> Iterator[Suspect]:
     if mine == theirs:
         return
     said = [(a, b) for a, b in itertools.zip_longest(mine, theirs, fillvalue="") if a != b]
+    if len(mine) != len(theirs):  # ways of different kinds
+        said = [(", ".join(filter(None, mine)), ", ".join(filter(None, theirs)))]
     sentence = "; ".join(f"{b or 'plain'} in Flax, {a or 'plain'} in PyTorch" for a, b in said)
     names = sorted({(b or a).split(" ")[0] for a, b in said})
     if suspect := evidence.judge(f"{kind}-{'-'.join(names)}", sentence, max(after, best[0][0])):

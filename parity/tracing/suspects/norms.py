@@ -18,54 +18,105 @@ _TYPES = ("float32", "bfloat16", "float16")
 
 
 def norms(x: Array, weight: Array, bias: Array | None, evidence: Evidence) -> Ways:
-    """RMSNorm and LayerNorm, with every eps, weight and precision."""
+    """RMSNorm and LayerNorm, with every eps, weight and precision, over all channels or some.
+
+    The words of a way: over what, mean, eps, where it is, weight, precision, bias.
+    """
     sides = (evidence.target.torch, evidence.target.flax)
     fitted = [_fitted_eps(x, weight, bias, y, c) for y in sides for c in (False, True)]
     eps = dict.fromkeys((*own_eps(evidence), *EPS, *(e for e in fitted if e is not None)))
     for centred, e, precision in itertools.product((False, True), eps, ("", *_TYPES)):
+        mean = "mean subtracted" if centred else ""
         y = rounded(x, precision)
         if centred:
             y = y - y.mean(axis=-1, keepdims=True)
         square = rounded(np.square(y), precision).mean(axis=-1, keepdims=True)
-        size = x.shape[-1]
-        for where, scale in (
-            ("eps inside the root", np.sqrt(rounded(square, precision) + e)),
-            ("eps outside the root", np.sqrt(square) + e),
-            ("eps as the least mean square", np.sqrt(np.maximum(square, e))),
-            ("a sum in place of the mean", np.sqrt(square * size + e)),
-            ("size - 1 in place of size", np.sqrt(square * size / max(size - 1, 1) + e)),
-            ("no root", square + e),
-            ("mean of absolute values", np.abs(y).mean(axis=-1, keepdims=True) + e),
-            ("root left out: not normalised", np.ones_like(square)),
-        ):
+        for where, scale in _scales(y, square, rounded(square, precision), e):
             with np.errstate(divide="ignore", invalid="ignore"):
                 normal = rounded(y / scale, precision)
-            for text, w in (
-                ("weight w", weight),
-                ("weight 1 + w", weight + 1),
-                ("weight none", np.ones_like(weight)),
-                ("weight w - 1", weight - 1),
-                ("weight exp(w)", np.exp(np.minimum(weight, 100))),
-            ):
-                for said, b in (("", bias), ("bias left out", None))[: 1 if bias is None else 2]:
-                    words = (
-                        "mean subtracted" if centred else "",
-                        f"eps {e:.9g}",
-                        where,
-                        text,
-                        f"precision {precision}" if precision else "",
-                        said,
-                    )
-                    yield words, normal * w + (0 if b is None else b)
+            for text, said, value in _weighted(normal, weight, bias):
+                narrow = f"precision {precision}" if precision else ""
+                yield ("", mean, f"eps {e:.9g}", where, text, narrow, said), value
     yield ("output is the input",), x
+    own = next(iter(eps))
+    for over, y, square in _partial(x, sides, weight):
+        for e in eps:
+            words = (over, "", f"eps {e:.9g}", "eps inside the root", "weight w", "", "")
+            yield words, y / np.sqrt(square + e) * weight + (0 if bias is None else bias)
     for centred in (False, True) if x.ndim > 2 else ():
-        y = x - x.mean(axis=-2, keepdims=True) if centred else x
-        normal = y / np.sqrt(np.square(y).mean(axis=-2, keepdims=True) + next(iter(eps)))
-        yield ("normalised over positions", "mean subtracted" if centred else ""), normal * weight
+        mean = "mean subtracted" if centred else ""
+        for over, axes in (("over positions", (-2,)), ("over positions and channels", (-2, -1))):
+            y = x - x.mean(axis=axes, keepdims=True) if centred else x
+            normal = y / np.sqrt(np.square(y).mean(axis=axes, keepdims=True) + own) * weight
+            said = f"statistics {over}"
+            words = (said, mean, f"eps {own:.9g}", "eps inside the root", "weight w", "", "")
+            yield words, normal + (0 if bias is None else bias)
     for e in eps:
         once = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + e) * weight
         again = once / np.sqrt(np.square(once).mean(axis=-1, keepdims=True) + e) * weight
-        yield ("applied twice", f"eps {e:.9g}"), again
+        yield (
+            ("applied twice", "", f"eps {e:.9g}", "eps inside the root", "weight w", "", ""),
+            again,
+        )
+
+
+def _scales(y: Array, square: Array, narrow: Array, e: float) -> Iterator[tuple[str, Array]]:
+    """What values are divided by, given their mean square."""
+    size = y.shape[-1]
+    yield "eps inside the root", np.sqrt(narrow + e)
+    yield "eps outside the root", np.sqrt(square) + e
+    yield "eps as the least mean square", np.sqrt(np.maximum(square, e))
+    yield "a sum in place of the mean", np.sqrt(square * size + e)
+    yield "size - 1 in place of size", np.sqrt(square * size / max(size - 1, 1) + e)
+    yield "no root", square + e
+    yield "mean of absolute values", np.abs(y).mean(axis=-1, keepdims=True) + e
+    yield "root left out: not normalised", np.ones_like(square)
+
+
+def _weighted(normal: Array, weight: Array, bias: Array | None) -> Iterator[tuple[str, str, Array]]:
+    """What is made of normalised values: words for the weight, words for the bias."""
+    for text, w in (
+        ("weight w", weight),
+        ("weight 1 + w", weight + 1),
+        ("weight none", np.ones_like(weight)),
+        ("weight w - 1", weight - 1),
+        ("weight exp(w)", np.exp(np.minimum(weight, 100))),
+    ):
+        yield text, "", normal * w + (0 if bias is None else bias)
+        if bias is not None:
+            yield text, "bias left out", normal * w
+    yield "weight added, not multiplied", "", normal + weight + (0 if bias is None else bias)
+
+
+def _partial(
+    x: Array, sides: tuple[Array, Array], weight: Array
+) -> Iterator[tuple[str, Array, Array]]:
+    """Values and mean squares of groups of channels, of the first channels, of values cut off."""
+    size = x.shape[-1]
+    for count in (n for n in range(2, size) if size % n == 0):
+        groups = np.square(x.reshape(*x.shape[:-1], count, size // count))
+        square = np.repeat(groups.mean(-1), size // count, axis=-1)
+        yield f"statistics of each group of {size // count} channels", x, square
+        first = np.square(x[..., : size // count]).mean(-1, keepdims=True)
+        yield f"statistics of the first {size // count} channels", x, first
+    for limit in dict.fromkeys(filter(None, (_limit(x, y, weight) for y in sides))):
+        cut = np.clip(x, -limit, limit)
+        words = f"values cut off at {limit:.6g} before"
+        yield words, cut, np.square(cut).mean(-1, keepdims=True)
+
+
+def _limit(x: Array, y: Array, weight: Array) -> float | None:
+    """Where values are cut off before they are normalised: as far as the largest one goes."""
+    flat, out = x.reshape(-1, x.shape[-1]), y.reshape(-1, x.shape[-1])
+    row = int(np.abs(flat).max(-1).argmax())
+    order = np.argsort(np.abs(flat[row]))
+    largest, middle = int(order[-1]), int(order[len(order) // 2])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        normal = out[row] / weight
+        limit = float(abs(flat[row, middle] * normal[largest] / normal[middle]))
+    return (
+        limit if np.isfinite(limit) and 0 < limit < abs(flat[row, largest]) * (1 - 1e-9) else None
+    )
 
 
 def batch_norms(
@@ -105,14 +156,21 @@ def group_norms(x: Array, weight: Array, bias: Array | None, own: list[float], g
         y = y - y.mean(axes, keepdims=True) if centred else y
         square = np.square(y).mean(axes, keepdims=True)
         number = y[0].size // count
-        said = "each channel by itself" if count == size else f"{count} groups of channels"
-        of_all = "" if centred else "mean not subtracted"
+        said = f"statistics of positions and each of {count} groups of channels"
+        if count == size:
+            said = "statistics of each channel by itself"
+        elif count == 1:
+            said = "statistics over positions and channels"
+        mean = "mean subtracted" if centred else ""
         for e in dict.fromkeys((*own, *EPS)):
             for unbiased in ("", "size - 1 in place of size"):
                 scale = number / (number - 1) if unbiased else 1.0
                 normal = (y / np.sqrt(square * scale + e)).reshape(x.shape)
                 for left_out, value in _affine(normal, weight, bias):
-                    yield (said, of_all, f"eps {e:.9g}", unbiased, left_out), value
+                    where = unbiased or "eps inside the root"
+                    weighted = "weight none" if left_out == "weight left out" else "weight w"
+                    dropped = left_out if left_out == "bias left out" else ""
+                    yield (said, mean, f"eps {e:.9g}", where, weighted, "", dropped), value
 
 
 def _affine(normal: Array, weight: Array, bias: Array | None) -> Iterator[tuple[str, Array]]:

@@ -32,6 +32,7 @@ def output_suspects(evidence: Evidence) -> Iterator[Suspect]:
         *_zeroed(evidence, one, other, what),
         *_factor(evidence, one, other, what),
         *_capped(evidence, one, other, what),
+        *_normalised(evidence, one, other, what),
         *_constant(evidence, one, other, what),
         *_moved(evidence, one, other, what),
         *_rounded(evidence, one, other, what),
@@ -41,11 +42,17 @@ def output_suspects(evidence: Evidence) -> Iterator[Suspect]:
 
 def _of_integers(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
     """Ids, or positions."""
+    one, other = one.astype(np.int64), other.astype(np.int64)
     low, high = int(other.min()), int(other.max())
-    step = int(other.flat[0]) - int(one.flat[0])
+    steps, counts = np.unique(other - one, return_counts=True)
+    step = int(steps[counts.argmax()])
     if low == high:
         yield e.suspect("constant", f"{what} is {low} everywhere in {e.odd}", one * 0 + low, other)
     yield e.suspect("shifted", f"{what} is {step:+d} off everywhere in {e.odd}", one + step, other)
+    share = counts.max() / one.size
+    if step and _MOST < share < 1:  # as where ids begin again at 0
+        words = f"{what} is {step:+d} off in {share:.0%} of its values in {e.odd}"
+        yield e.judge("shifted", words, 0.0)
     yield from _along(e, one, other, what)
     for axis in range(one.ndim):
         words = f"{what} is in the reverse order along its axis {axis} in {e.odd}"
@@ -102,12 +109,6 @@ def _capped(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspec
         if cap is not None:
             words = f"{what} is softly capped in {e.odd}: {cap:.6g} * tanh(x / {cap:.6g})"
             yield e.suspect("softcap", words, cap * np.tanh(one / cap), other)
-    size = np.linalg.norm(one, axis=-1, keepdims=True) if one.ndim else 0
-    if one.ndim and np.all(size):
-        width = one.shape[-1]
-        for factor, text in ((1.0, "length 1"), (width**0.5, "a mean square of 1")):
-            words = f"{what} is normalised to {text} in {e.odd}"
-            yield e.suspect("normalised", words, one / size * factor, other)
     yield e.suspect("negative", f"{what} has the other sign in {e.odd}", -one, other)
     for name, function in (
         ("softmax", lambda a: _softmax(a)),
@@ -117,6 +118,25 @@ def _capped(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspec
             yield e.suspect(
                 name, f"{what} has gone through {name} in {e.odd}", function(one), other
             )
+
+
+def _normalised(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
+    """A norm without a weight, with the eps that explains it."""
+    if not one.ndim or one.shape[-1] < 2:
+        return
+    length = np.linalg.norm(one, axis=-1, keepdims=True)
+    if np.all(length):
+        words = f"{what} is normalised to length 1 in {e.odd}"
+        yield e.suspect("normalised", words, one / length, other)
+    for said, y in (("", one), ("its mean subtracted and ", one - one.mean(-1, keepdims=True))):
+        square = np.square(y).mean(-1, keepdims=True)
+        products = (y * other).mean(-1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            eps = float(np.median(np.square(square / products) - square))
+        eps = float(f"{eps:.3g}") if eps > _NO_EPS else 0.0
+        if eps < 1 and np.all(square + eps):
+            words = f"{what} is {said}normalised to a mean square of 1 in {e.odd}, eps {eps:g}"
+            yield e.suspect("normalised", words, y / np.sqrt(square + eps), other)
 
 
 def _cap(one: Array, other: Array) -> float | None:
@@ -165,7 +185,11 @@ def _by_channel(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Su
         (one * other).sum(axes, keepdims=True), sizes, out=np.ones_like(sizes), where=sizes > 0
     )
     words = f"every token of {what} has a factor of its own in {e.odd}"
-    words += f" ({factors.min():.3g} to {factors.max():.3g})"
+    largest = float(np.abs(factors - 1).max())
+    if largest < _NARROW:
+        words += f", 1 to {largest:.1e}: its statistics are rounded"
+    else:
+        words += f" ({factors.min():.3g} to {factors.max():.3g})"
     yield e.suspect("token-scaled", words, one * factors, other)
 
 
@@ -246,9 +270,9 @@ def _along(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect
         ahead = [slice(None)] * one.ndim
         behind = list(ahead)
         ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-        if one.shape[axis] > 2:
-            for a, b, words in ((ahead, behind, "ahead"), (behind, ahead, "behind")):
-                said = f"{what} is one position {words} of {e.usual}'s in {e.odd}"
+        if one.shape[axis] > (2 if one.dtype.kind in "iu" else 1):
+            for a, b, words in ((ahead, behind, "ahead of"), (behind, ahead, "behind")):
+                said = f"{what} is one position {words} {e.usual}'s in {e.odd}"
                 yield e.suspect("shifted", said, one[tuple(a)], other[tuple(b)])
 
 
@@ -268,32 +292,8 @@ def _rounded(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspe
                 yield e.suspect("quantised", words, np.nan_to_num(np.rint(one / s) * s), other)
 
 
+_MOST = 0.8  # of integers that are off by the same
+_NO_EPS = 1e-13
+_NARROW = 1e-2  # a factor as near to 1 is that of a narrower dtype
 _TELLING = 8  # values of a channel, to which two numbers are fitted
 _AXES = 4  # 24 orders
-# Half a unit in the last place, relative, of the dtypes that are narrower.
-_UNITS = {"float32": 2.0**-24, "TF32 or float16": 2.0**-11, "bfloat16": 2.0**-8}
-_ROUNDINGS = {"float32": 16.0, "TF32 or float16": 4.0, "bfloat16": 4.0}  # more is no rounding
-
-
-def rounding_suspects(evidence: Evidence) -> Iterator[Suspect]:
-    """Differences as small, and as patternless, as those of a narrower dtype.
-
-    Which way a sum is rounded depends on its order, so that this error cannot be made to vanish:
-    it is told by its size, and by having no part that is proportional to the value.
-    """
-    one, other = evidence.target.torch, evidence.target.flax
-    if one.dtype != np.float64 or not np.isfinite(other).all() or not np.any(one):
-        return
-    error = evidence.target.error
-    unit = min(_UNITS, key=lambda name: abs(np.log(error / _UNITS[name])))
-    most = _ROUNDINGS[unit]
-    if not 1 / most < error / _UNITS[unit] < most or evidence.dtype == unit:
-        return
-    difference = other - one
-    proportional = abs(float(np.vdot(one, difference))) / float(np.vdot(one, one))
-    scale = float(np.sqrt(np.mean(one**2)))
-    largest = float(np.max(np.abs(difference) / (np.abs(one) + scale)))
-    if proportional < error / 2 and largest < most * _UNITS[unit]:
-        what = evidence.what
-        words = f"{what} differs as by rounding to {unit}: {error / _UNITS[unit]:.2g} units of it"
-        yield Suspect(f"precision-{unit.split()[0]}", words, error, None)

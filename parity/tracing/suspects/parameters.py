@@ -50,6 +50,8 @@ def _judged(evidence: Evidence, parameter: Parameter, after: float) -> Suspect |
 def _looks(parameter: Parameter, evidence: Evidence) -> tuple[str, str]:
     """The name of what happened to a tensor, and words for it."""
     one, other = (np.asarray(a, np.float64) for a in (parameter.torch, parameter.flax))
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return _not_finite(one, other)
     if np.count_nonzero(one != other) < _TELLING:
         return _by_size(one, other)
     # Either side may be the right one.
@@ -83,7 +85,7 @@ def _looks(parameter: Parameter, evidence: Evidence) -> tuple[str, str]:
         if same or (array.T.shape == one.shape and np.array_equal(array.T, one)):
             words = f"holds the values of {link.torch}{'' if same else ', transposed'}"
             return "weight-of-another", f"{words} (on the PyTorch side)"
-    if found := _of_others(other, others):
+    if found := _of_others(other, others) or _reordered_of_another(other, others):
         return found
     for a, b, side in sides:
         cut = slice(None) if part is None else part
@@ -133,6 +135,27 @@ def _of_others(wrong: Array, others: Sequence[tuple[Link, Array]]) -> tuple[str,
     return "weight-of-another", words
 
 
+def _reordered_of_another(
+    wrong: Array, others: Sequence[tuple[Link, Array]]
+) -> tuple[str, str] | None:
+    """All values of another tensor, in another order."""
+    for link, array in others:
+        if array.shape == wrong.shape and same_values(array, wrong):
+            found = describe(array, wrong)
+            how = f", and {found[1]}" if found else ", in another order"
+            return "weight-of-another", f"holds the values of {link.torch}{how}"
+    return None
+
+
+def _not_finite(one: Array, other: Array) -> tuple[str, str]:
+    """NaN or infinity on one side, or on both."""
+    sides = [int(np.count_nonzero(~np.isfinite(a))) for a in (other, one)]
+    words = f"has {sides[0]} values that are no finite numbers in Flax, {sides[1]} in PyTorch"
+    bad = ~(np.isfinite(one) & np.isfinite(other))
+    part = part_that_differs(np.where(bad, 1.0, 0.0), np.zeros(one.shape))
+    return "weight-not-finite", words + ("" if part is None else f", {place(one.shape, part)}")
+
+
 def _by_size(one: Array, other: Array) -> tuple[str, str]:
     """What is left to say: where, by how much, and whether it looks like noise."""
     differing = int(np.count_nonzero(one != other))
@@ -140,10 +163,6 @@ def _by_size(one: Array, other: Array) -> tuple[str, str]:
         return "weight-reordered", f"has its values in another order ({differing} moved)"
     difference = other - one
     everywhere = differing > one.size // 2
-    if not np.isfinite(difference).all():
-        sides = [int(np.count_nonzero(~np.isfinite(a))) for a in (other, one)]
-        words = f"has {sides[0]} values that are no finite numbers in Flax, {sides[1]} in PyTorch"
-        return "weight-not-finite", words
     if everywhere and one.ndim == 2 and max(one.shape) <= _LARGEST and min(one.shape) > 3:
         sizes = np.linalg.svd(difference, compute_uv=False)
         unit = 2.0**-8 if _narrow(one) or _narrow(other) else 2.0**-23

@@ -39,9 +39,12 @@ def reduction_suspects(evidence: Evidence) -> Iterator[Suspect]:
     one, other = evidence.target.torch, evidence.target.flax
     if one.dtype != np.float64 or one.ndim < 2 or one.shape != other.shape:
         return
-    known = _known(evidence)
-    mine = _described(known, one, evidence.bound)
-    theirs = _described(known, other, evidence.bound) if mine else None
+    for alone in (False, True):
+        known = _known(evidence, alone)
+        mine = _described(known, one, evidence.bound)
+        theirs = _described(known, other, evidence.bound) if mine else None
+        if mine is not None and theirs is not None:
+            break
     if mine is None or theirs is None or mine[0] == theirs[0]:
         return
     said = [(a, b) for a, b in zip(mine[0], theirs[0], strict=True) if a != b]
@@ -51,14 +54,16 @@ def reduction_suspects(evidence: Evidence) -> Iterator[Suspect]:
         yield suspect
 
 
-def _known(evidence: Evidence) -> dict[str, Array]:
-    """Values with channels that the code has at hand, the latest first."""
+def _known(evidence: Evidence, alone: bool) -> dict[str, Array]:
+    """Values with channels that the code has at hand, the latest first; PyTorch's own ones too."""
     found: dict[str, Array] = {}
     for value in evidence.inputs:
         found["x" if value.name == "args.0" else value.name] = value.torch
     for part in evidence.parts:
         if part.name == evidence.stage:
             break
+        if part.alone and not alone:
+            continue
         if part.inputs:
             found.setdefault(f"what goes into {part.name}", part.inputs[0].torch)
         if part.outputs:

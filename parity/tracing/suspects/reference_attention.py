@@ -259,6 +259,8 @@ def _mask(setting: Setting, change: Mapping[str, Any]) -> Array:
         return given & (others | ~others[:, None])  # the first query has no other
     if way == "inverted":
         return ~given
+    if way == "transposed":
+        return given.swapaxes(1, 2)
     if way.startswith("queries"):
         return given.swapaxes(1, 2)
     return given & causal if way == "past" else given

@@ -17,6 +17,7 @@ from parity.tracing.suspects.evidence import ROUNDED, Evidence, Value
 Array = NDArray[Any]
 _FIT = 1e-6
 _ROUNDED_FIT = 5e-3  # frequencies that differ by less may be the same ones, rounded
+_NARROW = 0.2  # what cos^2 + sin^2 may be off by where both are rounded
 _READ = 1e-9  # what reading frequencies off the tables costs
 
 
@@ -27,8 +28,12 @@ def table_suspects(evidence: Evidence) -> Iterator[Suspect]:
     if stage is None or target.torch.ndim < 2 or np.abs(target.torch).max(initial=0) > 1 + _FIT:
         return
     tables = [v for v in stage.inputs if v.torch.shape == target.torch.shape]
-    if len(tables) == 2:
+    if len(tables) == 2 and any(map(_are_angles, *((t.torch, t.flax) for t in tables))):
         yield from _angles(evidence, *tables)  # cos comes before sin wherever both are passed
+
+
+def _are_angles(cos: Array, sin: Array) -> bool:
+    return bool(np.abs(np.square(cos) + np.square(sin) - 1).max() < _NARROW)
 
 
 def _angles(evidence: Evidence, cos: Value, sin: Value) -> Iterator[Suspect]:

@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 
 from parity.tracing.errors import relative_error
 from parity.tracing.suspects.evidence import ROUNDED
+from parity.tracing.suspects.quantised import Changed, quantised
 
 Array = NDArray[Any]
-Changed = tuple[str, str, Array]  # name, what it looks like, the tensor that would have become so
 Order = tuple[str, str, Callable[[Array], Array]]  # name, what it looks like, what to do
 _EQUAL = 1e-12
 _FEW = 4
 _LARGE = 1 << 18  # values of which a tensor that has more is first tried on a part
-_ROWS, _SAMPLE = 256, 4096  # rows, and values of a row, by which quantisation is known
-_TOLD = 1e-6  # of values whose scale was rounded in some other way
 
 
 @np.errstate(all="ignore")  # what overflows explains nothing
@@ -32,7 +30,7 @@ def describe(right: Array, wrong: Array) -> tuple[str, str] | None:
     if same_values(right, wrong):
         ways = _reordered(right, wrong)
     elif _hopeless(right, wrong, _changed):
-        ways = _quantised(right, wrong)
+        ways = quantised(right, wrong)
     else:
         ways = _changed(right, wrong)
     for name, words, changed in ways:
@@ -71,7 +69,7 @@ def _changed(array: Array, other: Array) -> Iterator[Changed]:
     yield "weight-reciprocal", "looks stored as 1 / w", 1 / np.where(array == 0, np.inf, array)
     yield "weight-absolute", "has lost its signs", np.abs(array)
     with np.errstate(over="ignore"):
-        yield "weight-exponential", "looks stored as its logarithm", np.exp(array)
+        yield "weight-exponential", "is the exponential", np.exp(array)
     for name, dtype in ROUNDED.items():
         for first in (np.float64, np.float32):  # some libraries go by way of float32
             narrow = array.astype(first, copy=False).astype(dtype)
@@ -82,52 +80,9 @@ def _changed(array: Array, other: Array) -> Iterator[Changed]:
     limit = float(np.abs(other).max())
     if limit < np.abs(array).max():
         yield "weight-clipped", f"is cut off at {limit:.6g}", np.clip(array, -limit, limit)
-    yield "weight-squared", "looks stored as its square root", np.square(array)
-    yield from _quantised(array, other)
+    yield "weight-squared", "is squared", np.square(array)
+    yield from quantised(array, other)
     yield from _scaled(array, other)
-
-
-def _quantised(array: Array, other: Array) -> Iterator[Changed]:
-    """Whole numbers of a step that the largest value sets: of all, of a row, of a block."""
-    sides = (array, other)
-    groups: list[tuple[str, list[Array]]] = [("the tensor", [a.reshape(1, -1) for a in sides])]
-    if array.ndim == 2:
-        groups += [("each output", [a.T for a in sides]), ("each input", list(sides))]
-        for block in (b for b in (32, 64, 128) if array.shape[0] % b == 0):
-            few = max(1, _ROWS * block // array.shape[0])  # outputs that have so many blocks
-            blocks = [a[:, :few].T.reshape(-1, block) for a in sides]
-            groups.append((f"{block} inputs of an output", blocks))
-    for per, (rows, wrong) in groups:
-        rows, wrong = rows[:_ROWS], wrong[:_ROWS]
-        low, high = rows.min(1, keepdims=True), rows.max(1, keepdims=True)
-        rows, wrong = rows[:, :_SAMPLE], wrong[:, :_SAMPLE]
-        for words in _steps(rows, wrong, low, high):
-            yield "weight-quantised", f"{words}, with a scale for {per}", other
-            return
-
-
-def _steps(rows: Array, wrong: Array, low: Array, high: Array) -> Iterator[str]:
-    """How rows with these bounds were quantised, if they were."""
-    largest = np.maximum(-low, high)
-    signed = np.where(-low >= high, low, high)
-    for bits in (8, 4):
-        top = 2 ** (bits - 1)
-        for step, offset, bottom, most in (
-            (largest / (top - 1), 0.0, -top, top - 1),
-            (largest / top, 0.0, -top, top - 1),
-            (signed / -top, 0.0, -top, top - 1),
-            ((high - low) / (2 * top - 1), low, 0, 2 * top - 1),
-        ):
-            for narrow in (np.float64, np.float32, np.float16):  # the dtype of the scale
-                unit = np.asarray(step).astype(narrow).astype(np.float64)
-                unit = np.where(unit == 0, 1, unit)
-                # llama.cpp rounds the scale only after it has divided by it.
-                full = np.where(step == 0, 1, step)
-                levels = [np.rint((rows - offset) / size) for size in (unit, full)]
-                for clipped in (*levels, *(np.clip(a, bottom, most) for a in levels)):
-                    if relative_error(clipped * unit + offset, wrong) <= _TOLD:
-                        yield f"is quantised to {bits} bits"
-                        return
 
 
 def _scaled(array: Array, other: Array) -> Iterator[Changed]:
@@ -219,6 +174,10 @@ def _orders_along(array: Array, axis: int) -> Iterator[Order]:
         words = f"looks grouped as {second} x {first} in place of {first} x {second}"
         regroup = partial(_regroup, axis=axis, shape=(1, first, second))
         yield "heads-regrouped", f"{words}, in its {side}", regroup
+    for first, second, size in _triples(length):
+        words = f"has its groups of {size} {side} as {second} x {first} in place of "
+        regroup = partial(_regroup, axis=axis, shape=(first, second, size), swapped=(0, 1))
+        yield "heads-regrouped", f"{words}{first} x {second}", regroup
     for heads, size in divisions(length):
         for name, words, change in _INSIDE:
             if change is not _halves or size % 2 == 0:
@@ -267,10 +226,22 @@ def divisions(size: int) -> list[tuple[int, int]]:
     return [(n, size // n) for n in range(1, size + 1) if size % n == 0 and size // n > 1]
 
 
-def _regroup(array: Array, axis: int, shape: tuple[int, int, int]) -> Array:
-    """Swap the two inner axes that an axis is made of."""
+def _triples(size: int) -> list[tuple[int, int, int]]:
+    """Ways to see an axis as groups of groups: a key head repeated for its queries, or tiled."""
+    return [
+        (first, second, rest // second)
+        for first, rest in divisions(size)
+        for second in range(2, rest)
+        if first > 1 and rest % second == 0 and rest // second > 1
+    ]
+
+
+def _regroup(
+    array: Array, axis: int, shape: tuple[int, int, int], swapped: tuple[int, int] = (1, 2)
+) -> Array:
+    """Swap two, as a rule the inner ones, of the axes that an axis is made of."""
     moved = np.moveaxis(array, axis, 0)
-    grouped = moved.reshape(*shape, *moved.shape[1:]).swapaxes(1, 2)
+    grouped = moved.reshape(*shape, *moved.shape[1:]).swapaxes(*swapped)
     return np.moveaxis(grouped.reshape(moved.shape), 0, axis)
 
 
