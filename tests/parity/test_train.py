@@ -37,7 +37,7 @@ def test_runs_that_are_started_apart_lie_on_each_other(
     assert len(one) == len(set(one)) == STEPS
     assert one == pytest.approx(other, rel=1e-11, abs=0)
     evaluated = [[row["loss"] for row in evaluations(folder / name)] for name in ("torch", "jax")]
-    assert len(evaluated[0]) == 3
+    assert len(evaluated[0]) == 4
     assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-11, abs=0)
     assert all(row["grad_norm"] > 0.5 for row in rows(folder / "torch"))  # clipped
     state, twin = twins[0].state("torch"), twins[1].state("jax")
