@@ -60,10 +60,16 @@ def attended(
     group: list[int] | None = None,
     prepare: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
     merge: Callable[[torch.Tensor], torch.Tensor] = lambda x: x.transpose(1, 2).flatten(2),
+    split: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+    weigh: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    later: str = "",
 ) -> Any:
     """Grouped-query attention, (B, S, N*H); hidden keys are False in the mask."""
+    split = split or (lambda x, n: x.view(B, S, n, H).transpose(1, 2))
+    given = {n: np.pad(a[:, :-1], ((0, 0), (1, 0), (0, 0))) if n == later else a
+             for n, a in given.items()}  # fmt: skip
     heads = [
-        torch.from_numpy(given[name]).view(B, S, n, H).transpose(1, 2)
+        split(torch.from_numpy(given[name]), n)
         for name, n in (("q_proj", N), ("k_proj", kv_heads), ("v_proj", kv_heads))
     ]
     q, k = (rope(prepare(x), role) for x, role in zip(heads[:2], "qk", strict=True))
@@ -71,7 +77,9 @@ def attended(
     order = group or [n * kv_heads // N for n in range(N)]
     k, v = k[:, order], v[:, order]
     mask = torch.ones(S, S).tril().bool() if mask is None else mask
-    if score is None:
+    if weigh is not None:
+        mixed = weigh(torch.einsum("bnsh,bnth->bnst", q, k) / H**0.5, mask) @ v
+    elif score is None:
         mixed = functional.scaled_dot_product_attention(q, k, v, mask, scale=scale)
     else:
         scores = score(torch.einsum("bnsh,bnth->bnst", q, k) / H**0.5)
@@ -103,6 +111,36 @@ def chunks(size: int) -> torch.Tensor:
 
 def ahead() -> torch.Tensor:
     return torch.tensor([[j <= i + 1 for j in range(S)] for i in range(S)])
+
+
+def averaged(x: torch.Tensor) -> torch.Tensor:
+    mean = x.view(B, K, N // K, S, H).mean(2, keepdim=True).expand(B, K, N // K, S, H)
+    return mean.reshape(B, N, S, H).transpose(1, 2).flatten(2)
+
+
+def behind() -> torch.Tensor:
+    return torch.tensor([[j < i or i == j == 0 for j in range(S)] for i in range(S)])
+
+
+def without_first() -> torch.Tensor:
+    return torch.tensor([[0 < j <= i or i == j == 0 for j in range(S)] for i in range(S)])
+
+
+def prefix(size: int) -> torch.Tensor:
+    return torch.tensor([[j <= i or j < size for j in range(S)] for i in range(S)])
+
+
+def rotated_plainly(x: torch.Tensor) -> torch.Tensor:
+    (cos, sin), (a, b) = tables(), x.chunk(2, -1)
+    return torch.cat((a * cos + b * sin, b * cos + a * sin), -1)
+
+
+def rotated_from_0(x: torch.Tensor, theta: float) -> torch.Tensor:
+    angles = (
+        torch.arange(S).double()[:, None] * theta ** (-torch.arange(H // 2) / (H // 2)).double()
+    )
+    (a, b), cos, sin = x.chunk(2, -1), angles.cos(), angles.sin()
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
 SLOPES = torch.tensor([2.0 ** (-8 * (n + 1) / N) for n in range(N)], dtype=torch.float64)
@@ -151,8 +189,34 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "alibi": ({"score": lambda s: s - SLOPES[:, None, None] * DISTANCE}, "ALiBi"),
     "softcap": ({"score": lambda s: 1.5 * torch.tanh(s / 1.5)}, "caps its scores at 1.5 "),
     "scale-other": ({"scale": 0.3 * H**-0.5}, "by another 0.3"),
+    "rope-no-minus": ({"rope": lambda x, _: rotated_plainly(x)}, "without the minus"),
+    "heads-split-only": (
+        {"split": lambda x, n: x.view(B, S, H, n).permute(0, 3, 1, 2)},
+        "splits heads as (H, N)",
+    ),
+    "softmax-relu": ({"weigh": lambda s, m: torch.relu(s) * m / S}, "ReLU"),
+    "softmax-relu-squared": ({"weigh": lambda s, m: torch.relu(s) ** 2 * m / S}, "squared ReLU"),
+    "values-shifted": ({"later": "v_proj"}, "values of the token before"),
+    "keys-shifted": ({"later": "k_proj"}, "keys of the token before"),
+    "values-added": (
+        {"weigh": lambda s, m: s.masked_fill(~m, -torch.inf).softmax(-1) + torch.eye(S)},
+        "own values",
+    ),
+    "heads-averaged": (
+        {"merge": averaged},
+        "averages the query heads",
+    ),
+    "mask-one-behind-but-first": ({"mask": behind()}, "but the first's"),
+    "mask-first-key": ({"mask": without_first()}, "hides the first key"),
+    "mask-transposed": ({"mask": torch.ones(S, S).triu().bool()}, "swapped in its mask"),
+    "mask-prefix": ({"mask": prefix(3)}, "the first 3 keys to all"),
+    "scores-clipped": ({"score": lambda s: s.clamp(-0.5, 0.5)}, "scores off at 0.5"),
+    "rope-theta": ({"rope": lambda x, _: rotated_from_0(x, 2e4)}, "rope theta of 20000"),
     "scores-bfloat16": ({"score": lambda s: s.bfloat16().double()}, "scores to bfloat16"),
 }
+
+
+FITTED = {"softcap", "scale-other", "scores-clipped", "rope-theta"}
 
 
 @both_sides
@@ -161,7 +225,7 @@ def test_one_thing_is_done_otherwise(name: str, odd: str) -> None:
     change, words = CASES[name]
     given = projected()
     right, wrong = attended(given), attended(given, **change)
-    bound = 1e-9 if name in ("softcap", "scale-other") else 1e-12
+    bound = 1e-9 if name in FITTED else 1e-12
     found = explain(evidence(right, wrong, odd, given, bound=bound))
     known = {suspect.name: suspect.sentence for suspect in found}
     if name == "query-key-norm-rotated":  # a norm without a weight does not care for rotations
@@ -206,6 +270,74 @@ def test_roles_that_are_exchanged(name: str, order: int, odd: str) -> None:
     other = dict(zip(given, ((q, v, k), (k, q, v))[order], strict=True))
     right, wrong = attended(given, N), attended(other, N)
     first(evidence(right, wrong, odd, given), name, f"in {odd}")
+
+
+@both_sides
+def test_queries_keys_and_values_are_cut_off(odd: str) -> None:
+    given = projected()
+    right = attended(given)
+    wrong = attended({name: np.clip(array, -0.7, 0.7) for name, array in given.items()})
+    found = evidence(right, wrong, odd, given, bound=1e-9)
+    first(found, "inputs-clipped", f"cuts queries, keys and values off at 0.7 in {odd}")
+
+
+@both_sides
+def test_a_mask_the_wrong_way_round(odd: str) -> None:
+    given = projected()
+    kept = torch.ones(B, S).bool()
+    kept[:, 5:] = False
+    right, wrong = (
+        attended(given, mask=m[:, None, None].expand(B, 1, S, S)) for m in (kept, ~kept)
+    )
+    inputs = {"mask": kept.numpy().astype(np.int64)}
+    first(evidence(right, wrong, odd, given, inputs=inputs), "mask-inverted", f"in {odd}")
+
+
+def given_to_torch_alone() -> list[Any]:
+    """As transformers hands them on: tables for both halves, and a mask that is added."""
+    cos, sin = (np.concatenate([table.numpy()] * 2, -1) for table in tables())
+    added = np.where(window(3).numpy(), 0.0, np.finfo(np.float32).min)
+    return [cos, sin, np.broadcast_to(added, (B, 1, S, S))]
+
+
+@both_sides
+def test_tables_and_masks_that_only_pytorch_is_given(odd: str) -> None:
+    given = projected()
+    right, wrong = attended(given, mask=window(3)), attended(given, mask=window(3), scale=1.0)
+    known = evidence_of(
+        right, wrong, odd, before=given, stage="o_proj", module=Heads(),
+        given=given_to_torch_alone(),
+    )  # fmt: skip
+    first(known, "scale-missing", f"in {odd}")
+
+
+@both_sides
+def test_what_is_added_to_the_scores_as_for_relative_positions(odd: str) -> None:
+    """T5 scales nothing, and adds a table of distances."""
+    given, bias = projected(), normal(S, S, N, seed=7)
+    added = torch.from_numpy(bias).permute(2, 0, 1)
+
+    def unscaled(scores: torch.Tensor, with_bias: bool = True) -> torch.Tensor:
+        return scores * H**0.5 + added * with_bias
+
+    plain: dict[str, Any] = {"rope": lambda x, _: x}
+    right = attended(given, score=unscaled, **plain)
+    for wrong, name in (
+        (attended(given, score=lambda s: unscaled(s, with_bias=False), **plain), "left-out"),
+        (attended(given, score=lambda s: s * H**0.5 + added.mT, **plain), "transposed"),
+    ):
+        known = evidence_of(
+            right, wrong, odd, before={**given, "bias": bias}, stage="o_proj", module=Heads()
+        )
+        first(known, f"score-bias-{name}", f"in {odd}")
+
+
+@both_sides
+def test_heads_that_are_kept_apart(odd: str) -> None:
+    """Flax's DenseGeneral takes (B, S, N, H)."""
+    given = projected()
+    right, wrong = (attended(given, scale=scale).reshape(B, S, N, H) for scale in (None, 1.0))
+    first(evidence(right, wrong, odd, given), "scale-missing", f"in {odd}")
 
 
 def test_healthy_and_unrelated_attention() -> None:

@@ -50,6 +50,7 @@ def evidence_of(
     stage: str = "",
     module: torch.nn.Module | None = None,
     bound: float = 1e-12,
+    given: Sequence[Any] = (),
 ) -> Evidence:
     """A culprit that gets the same, with the same parameters, on both sides."""
     known = [
@@ -62,6 +63,7 @@ def evidence_of(
         parts=[*parts(before or {}), *([Part(stage, [], [])] if stage else [])],
         stage=stage,
         module=module or torch.nn.Identity(),
+        given=given,
     )
 
 

@@ -41,8 +41,10 @@ def attention_suspects(evidence: Evidence) -> Iterator[Suspect]:
             # One of the sides has to be the usual one, the other is that with one change.
             for usual, odd, side in ((plain[0], other, "Flax"), (plain[1], one, "PyTorch")):
                 if usual <= evidence.bound:
-                    yield from _changed(evidence, setting, base, odd, side)
-                    return
+                    found = [*_changed(evidence, setting, base, odd, side)]
+                    yield from found
+                    if found:
+                        return
 
 
 def _bases(evidence: Evidence, setting: Setting) -> Iterator[Change]:
