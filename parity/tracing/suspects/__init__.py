@@ -17,8 +17,14 @@ from parity.tracing.suspects.cache import cache_suspects
 from parity.tracing.suspects.chance import chance_suspects
 from parity.tracing.suspects.evidence import Evidence, GradientCapture, Value, wide
 from parity.tracing.suspects.gather import gather, within
-from parity.tracing.suspects.glue import call_suspects, glue_suspects, unknown_input
+from parity.tracing.suspects.glue import (
+    call_suspects,
+    glue_suspects,
+    lonely_tensors,
+    unknown_input,
+)
 from parity.tracing.suspects.gradients import gradient_suspects, missing_gradient
+from parity.tracing.suspects.integers import integer_suspects
 from parity.tracing.suspects.layers import layer_suspects
 from parity.tracing.suspects.masks import causal_suspects, differing_mask, mask_suspects
 from parity.tracing.suspects.outputs import channel_suspects, output_suspects
@@ -43,12 +49,14 @@ HYPOTHESES: tuple[Callable[[Evidence], Iterable[Suspect]], ...] = (
     mask_suspects,
     causal_suspects,
     table_suspects,
+    integer_suspects,
     output_suspects,
     channel_suspects,
     rounding_suspects,
     differing_mask,
     call_suspects,
     unknown_input,
+    lonely_tensors,
     place_suspects,
 )
 # These take PyTorch's side for the right one, and are tried the other way round too.
@@ -57,6 +65,7 @@ _ONE_SIDED = {
     mask_suspects,
     causal_suspects,
     table_suspects,
+    integer_suspects,
     output_suspects,
     unknown_input,
 }

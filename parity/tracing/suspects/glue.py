@@ -220,6 +220,19 @@ def unknown_input(evidence: Evidence) -> Iterator[Suspect]:
         yield Suspect("other-input", words, evidence.target.error, None)
 
 
+def lonely_tensors(evidence: Evidence) -> Iterator[Suspect]:
+    """Tensors of the culprit that one side alone has, as an output matrix that is not tied."""
+    for side, other, arrays in (
+        ("PyTorch", "Flax", evidence.torch_only),
+        ("Flax", "PyTorch", evidence.flax_only),
+    ):
+        names = [name for name, array in arrays.items() if array.ndim > 1]
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            words = f"{names[0]}{more} of {side} has no partner in {other}"
+            yield Suspect("tensor-alone", words, evidence.target.error, None)
+
+
 def weighted_sum(alike: Mapping[str, Array], side: Array, bound: float) -> tuple[Array, float]:
     """The weighted sum of the fewest values that is one side, and what error is left.
 

@@ -21,11 +21,11 @@ Array = NDArray[Any]
 def output_suspects(evidence: Evidence) -> Iterator[Suspect]:
     """A factor, a constant, a shift, another order, a rounding."""
     one, other = evidence.target.torch, evidence.target.flax
-    if one.dtype != np.float64:
-        if one.dtype.kind in "iu" and one.size:
-            yield from filter(None, _of_integers(evidence, one, other, evidence.what))
-        return
-    if not one.size or not (np.isfinite(one).all() and np.isfinite(other).all()):
+    if (
+        one.dtype != np.float64
+        or not one.size
+        or not (np.isfinite(one).all() and np.isfinite(other).all())
+    ):
         return  # numbers that are fitted to these would explain anything
     what = evidence.what
     found = [
@@ -38,25 +38,6 @@ def output_suspects(evidence: Evidence) -> Iterator[Suspect]:
         *_rounded(evidence, one, other, what),
     ]
     yield from (suspect for suspect in found if suspect is not None)
-
-
-def _of_integers(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
-    """Ids, or positions."""
-    one, other = one.astype(np.int64), other.astype(np.int64)
-    low, high = int(other.min()), int(other.max())
-    steps, counts = np.unique(other - one, return_counts=True)
-    step = int(steps[counts.argmax()])
-    if low == high:
-        yield e.suspect("constant", f"{what} is {low} everywhere in {e.odd}", one * 0 + low, other)
-    yield e.suspect("shifted", f"{what} is {step:+d} off everywhere in {e.odd}", one + step, other)
-    share = counts.max() / one.size
-    if step and _MOST < share < 1:  # as where ids begin again at 0
-        words = f"{what} is {step:+d} off in {share:.0%} of its values in {e.odd}"
-        yield e.judge("shifted", words, 0.0)
-    yield from _along(e, one, other, what)
-    for axis in range(one.ndim):
-        words = f"{what} is in the reverse order along its axis {axis} in {e.odd}"
-        yield e.suspect("flipped", words, np.flip(one, axis), other)
 
 
 def channel_suspects(evidence: Evidence) -> Iterator[Suspect]:
@@ -128,14 +109,17 @@ def _normalised(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Su
     if np.all(length):
         words = f"{what} is normalised to length 1 in {e.odd}"
         yield e.suspect("normalised", words, one / length, other)
-    for said, y in (("", one), ("its mean subtracted and ", one - one.mean(-1, keepdims=True))):
+    for said, y in (
+        ("is", one),
+        ("has its mean subtracted and is", one - one.mean(-1, keepdims=True)),
+    ):
         square = np.square(y).mean(-1, keepdims=True)
         products = (y * other).mean(-1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             eps = float(np.median(np.square(square / products) - square))
         eps = float(f"{eps:.3g}") if eps > _NO_EPS else 0.0
         if eps < 1 and np.all(square + eps):
-            words = f"{what} is {said}normalised to a mean square of 1 in {e.odd}, eps {eps:g}"
+            words = f"{what} {said} normalised to a mean square of 1 in {e.odd}, eps {eps:g}"
             yield e.suspect("normalised", words, y / np.sqrt(square + eps), other)
 
 
@@ -240,7 +224,7 @@ def _constant(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Susp
 
 
 def _moved(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
-    yield from _along(e, one, other, what)
+    yield from along(e, one, other, what)
     for axis in range(one.ndim):
         if one.shape[axis] > 1:
             name = "channels" if axis == one.ndim - 1 else f"axis {axis}"
@@ -264,7 +248,7 @@ def _moved(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect
             yield e.suspect("transposed", words, one.transpose(axes), other)
 
 
-def _along(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
+def along(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspect | None]:
     """Shifted by one along an axis that is not the batch."""
     for axis in range(1, one.ndim if one.dtype.kind in "iu" else one.ndim - 1):
         ahead = [slice(None)] * one.ndim
@@ -292,7 +276,6 @@ def _rounded(e: Evidence, one: Array, other: Array, what: str) -> Iterator[Suspe
                 yield e.suspect("quantised", words, np.nan_to_num(np.rint(one / s) * s), other)
 
 
-_MOST = 0.8  # of integers that are off by the same
 _NO_EPS = 1e-13
 _NARROW = 1e-2  # a factor as near to 1 is that of a narrower dtype
 _TELLING = 8  # values of a channel, to which two numbers are fitted

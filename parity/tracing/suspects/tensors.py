@@ -172,12 +172,18 @@ def _orders_along(array: Array, axis: int) -> Iterator[Order]:
             yield "rope-interleaved", words, partial(_regroup, axis=axis, shape=shape)
     for first, second in divisions(length):
         words = f"looks grouped as {second} x {first} in place of {first} x {second}"
+        if first == second:
+            words = f"looks transposed within its groups, {first} x {second}"
         regroup = partial(_regroup, axis=axis, shape=(1, first, second))
         yield "heads-regrouped", f"{words}, in its {side}", regroup
     for first, second, size in _triples(length):
-        words = f"has its groups of {size} {side} as {second} x {first} in place of "
+        words = (
+            f"has its {first} x {second} groups of {size} {side} in the order of {second} x {first}"
+        )
+        if first == second:
+            words = f"has its {first} x {second} groups of {size} {side} transposed"
         regroup = partial(_regroup, axis=axis, shape=(first, second, size), swapped=(0, 1))
-        yield "heads-regrouped", f"{words}{first} x {second}", regroup
+        yield "heads-regrouped", words, regroup
     for heads, size in divisions(length):
         for name, words, change in _INSIDE:
             if change is not _halves or size % 2 == 0:
