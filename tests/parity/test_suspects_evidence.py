@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from parity.tracing import suspects
 from parity.tracing.operations import Rearrange
 from parity.tracing.result import Suspect
 from parity.tracing.rules import Link
@@ -220,3 +221,14 @@ def test_unrelated_values_have_no_exact_cause(shape: tuple[int, ...]) -> None:
             assert names <= vague, names
     for evidence in (evidence_of(right, right), evidence_of(right, right, **shown)):
         assert not explain(evidence)
+
+
+def test_a_hypothesis_that_fails_is_told_and_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(evidence: Evidence) -> Any:
+        raise ValueError("shapes")
+
+    monkeypatch.setattr(suspects, "HYPOTHESES", (broken, *suspects.HYPOTHESES))
+    right = normal(*(3, 4))
+    with pytest.warns(RuntimeWarning, match="broken could not be tried on the model: shapes"):
+        found = explain(evidence_of(right, -right))
+    assert found[0].name in ("scale", "negative")

@@ -151,3 +151,36 @@ def test_healthy_sums_and_gates() -> None:
     gate, up = normal(*SHAPE), normal(*SHAPE, seed=1)
     right = apply(lambda g, u: functional.silu(g) * u, gate, up)
     assert not explain(evidence_of(right, right, before={"gate": gate, "up": up}, stage="down"))
+
+
+@both_sides
+def test_a_known_value_is_missing_from_something_unknown(odd: str) -> None:
+    """As where a shared expert is left out: what the others give is no part."""
+    shared, unknown = normal(*SHAPE), normal(*SHAPE, seed=1)
+    right, wrong = unknown + shared, unknown
+    evidence = evidence_of(right, wrong, odd, before={"shared": shared})
+    more, fewer = ("PyTorch", "Flax") if odd == "Flax" else ("Flax", "PyTorch")
+    first(evidence, "sum", f"has shared added in {more}, not in {fewer}")
+
+
+def test_a_sum_is_said_in_the_fewest_values() -> None:
+    x, a = normal(*SHAPE), normal(*SHAPE, seed=1)
+    before = {"x": x, "a": a, "both": x + a, "none": 0 * x, "noise": normal(*SHAPE, seed=2)}
+    suspect = first(evidence_of(x + a, x, before=before), "sum")
+    assert suspect.sentence == "the output is x in Flax, both in PyTorch"
+
+
+def test_many_values_take_no_longer_than_a_moment() -> None:
+    values = {f"layers.{i}": normal(*SHAPE, seed=i) for i in range(40)}
+    right = values["layers.3"] + values["layers.30"]
+    suspect = first(evidence_of(right, values["layers.3"], before=values), "sum")
+    assert suspect.sentence == "the output is layers.3 in Flax, layers.3 + layers.30 in PyTorch"
+
+
+def test_a_tensor_that_one_side_alone_has_is_said() -> None:
+    evidence = dataclasses.replace(
+        evidence_of(normal(*SHAPE), normal(*SHAPE, seed=1)),
+        torch_only={"lm_head.weight": normal(4, 5), "inv_freq": normal(3)},
+    )
+    suspect = first(evidence, "tensor-alone")
+    assert suspect.sentence == "lm_head.weight of PyTorch has no partner in Flax"

@@ -25,6 +25,11 @@ def layer(x: Tensor, w: Tensor, b: Tensor | None, eps: float = 1e-5) -> Tensor:
     return functional.layer_norm(x, (D,), w, b, eps)
 
 
+def in_groups(x: torch.Tensor) -> torch.Tensor:
+    halves = x.unflatten(-1, (2, -1))
+    return (halves / (halves.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten(-2)
+
+
 NORMS: dict[str, tuple[Norm, str]] = {
     "eps": (lambda x, w, b: rms(x, w, 1e-6), "eps 1e-06 in {odd}"),
     "any eps": (lambda x, w, b: rms(x, w, 0.0123), "eps 0.0123 in {odd}"),
@@ -43,6 +48,23 @@ NORMS: dict[str, tuple[Norm, str]] = {
     "positions": (
         lambda x, w, b: functional.rms_norm(x.mT, (x.shape[1],), None, 1e-5).mT * w,
         "statistics over positions in {odd}",
+    ),
+    "positions and channels": (
+        lambda x, w, b: x / (x.square().mean((-2, -1), keepdim=True) + 1e-5).sqrt() * w,
+        "statistics over positions and channels in {odd}",
+    ),
+    "groups": (
+        lambda x, w, b: rms(x.unflatten(-1, (2, -1)), None).flatten(-2) * w,
+        "each group of",
+    ),
+    "first half": (
+        lambda x, w, b: x / (x[..., : D // 2].square().mean(-1, keepdim=True) + 1e-5).sqrt() * w,
+        f"statistics of the first {D // 2} channels in {{odd}}",
+    ),
+    "added": (lambda x, w, b: rms(x, None) + w, "weight added, not multiplied in {odd}"),
+    "cut off": (
+        lambda x, w, b: rms(x.clamp(-0.1, 0.1), w),
+        "values cut off at 0.1 before in {odd}",
     ),
 }
 
@@ -278,3 +300,33 @@ def test_a_gru_of_another_formula(way: str, odd: str) -> None:
     )
     (suspect,) = explain(evidence)
     assert f"{words.get(way, 'hard sigmoid (x / 6 + 1 / 2)')} in {odd}" in suspect.sentence
+
+
+@both_sides
+@pytest.mark.parametrize("axes", [1, 2])
+def test_a_transposed_convolution_is_another(axes: int, odd: str) -> None:
+    """Its output begins elsewhere in the full one, or its kernel runs the other way."""
+    kind = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d)[axes - 1]
+    module = kind(3, 4, 4, stride=2, padding=1, dtype=torch.float64)
+    x = normal(2, *(5,) * axes, 3)
+    image = torch.from_numpy(x).movedim(-1, 1)
+
+    def output(padding: int, flip: bool = False) -> Any:
+        function = (functional.conv_transpose1d, functional.conv_transpose2d)[axes - 1]
+        kernel = module.weight.flip(tuple(range(2, 2 + axes))) if flip else module.weight
+        full = function(image, kernel, module.bias, stride=2)
+        place = (slice(padding, padding + 10),) * axes
+        return full[(..., *place)].detach().movedim(1, -1).numpy()
+
+    weight = module.weight.detach().numpy().transpose(*range(2, 2 + axes), 0, 1)
+    known: dict[str, Any] = {
+        "inputs": {"args.0": x},
+        "parameters": {"weight": weight, "bias": module.bias.detach().numpy()},
+        "module": module,
+    }
+    right = output(1)
+    (suspect,) = explain(evidence_of(right, output(2), odd, **known))
+    assert f"starts 2 into the full output in {odd}" in suspect.sentence
+    (suspect,) = explain(evidence_of(right, output(1, flip=True), odd, **known))
+    assert f"kernel flipped in {odd}" in suspect.sentence
+    assert not explain(evidence_of(right, right, odd, **known))

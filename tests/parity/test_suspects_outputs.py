@@ -170,3 +170,26 @@ def test_a_part_that_is_zero(odd: str) -> None:
 def test_unrelated_values_have_no_cause() -> None:
     for shape in ((8,), (6, 8), SHAPE):
         assert not explain(evidence_of(normal(*shape), normal(*shape, seed=1)))
+
+
+@both_sides
+@pytest.mark.parametrize(("centred", "eps"), [(False, 0.0), (False, 1e-5), (True, 1e-3)])
+def test_a_value_is_normalised_without_a_weight(centred: bool, eps: float, odd: str) -> None:
+    right = normal(*SHAPE) + 1
+    x = right - right.mean(-1, keepdims=True) if centred else right
+    wrong = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps)
+    words = f"normalised to a mean square of 1 in {odd}, eps {eps:g}"
+    first(evidence_of(right, wrong, odd), "normalised", words, "mean sub" if centred else " is ")
+
+
+def test_statistics_that_are_rounded() -> None:
+    right = normal(*SHAPE)
+    wrong = right * (1 + 1e-8 * normal(*SHAPE[:-1], 1, seed=3))
+    first(evidence_of(right, wrong), "token-scaled", "its statistics are rounded")
+
+
+def test_ids_most_of_which_are_off_by_one() -> None:
+    ids = np.arange(40).reshape(4, 10)
+    found = explain(evidence_of(ids, (ids + 1) % 40))
+    assert (found[0].name, found[0].after) == ("shifted", None)
+    assert "+1 off in 98% of its values in Flax" in found[0].sentence

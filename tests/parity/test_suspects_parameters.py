@@ -101,3 +101,34 @@ def test_a_tensor_that_is_not_to_blame() -> None:
     innocent = dataclasses.replace(evidence, with_parameters=lambda _: 0.5)
     assert not [s for s in explain(innocent) if s.name.startswith("weight")]
     assert not explain(damaged(normal(IN, OUT), normal(IN, OUT), "Flax"))
+
+
+@both_sides
+def test_values_that_are_no_numbers(odd: str) -> None:
+    right, wrong = normal(IN, OUT), normal(IN, OUT)
+    wrong[:, 3] = np.nan
+    evidence = dataclasses.replace(damaged(right, wrong, odd), with_parameters=lambda changes: 0.0)
+    words = f"{IN} values that are no finite numbers in {odd}", f"outputs 3 of {OUT}"
+    (suspect,) = explain(evidence)
+    assert suspect.name == "weight-not-finite"
+    if odd == "Flax":
+        assert all(part in suspect.sentence for part in words), suspect.sentence
+
+
+def test_the_values_of_another_tensor_in_another_order() -> None:
+    right, other = normal(IN, OUT), normal(IN, OUT, seed=5)
+    wrong = np.concatenate((other[:, 6:], other[:, :6]), 1)
+    first(
+        damaged(right, wrong, "Flax", {"k_proj.weight": other}),
+        "weight-of-another",
+        "holds the values of k_proj.weight, and has its outputs with the halves exchanged",
+    )
+
+
+@both_sides
+def test_key_heads_that_are_tiled_and_not_repeated(odd: str) -> None:
+    """Two heads of 2 for 3 queries each."""
+    heads = normal(IN, 2, 2)
+    right = np.repeat(heads, 3, axis=1).reshape(IN, OUT) + 1e-3 * normal(IN, OUT, seed=3)
+    wrong = right.reshape(IN, 2, 3, 2).swapaxes(1, 2).reshape(IN, OUT)
+    first(damaged(right, wrong, odd), "heads-regrouped", "groups of 2 outputs")

@@ -243,3 +243,10 @@ def test_parts_of_tensors_are_shown() -> None:
         "q.kv.weight[0:3] q/k/kernel transpose (1, 0) values",
         "q.kv.weight[3:6] q/v/kernel transpose (1, 0) values",
     ]
+
+
+def test_a_transposed_convolution_may_run_the_other_way() -> None:
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 2))
+    turned = kernel[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)
+    (link,) = infer({"up.weight": kernel}, {"up/kernel": turned}).links
+    np.testing.assert_array_equal(link.from_torch(kernel), turned)

@@ -103,3 +103,14 @@ def test_an_operation_takes_any_array_library() -> None:
     operation = Rearrange((6,), (2, 3), (1, 0), (3, 2))
     expected = numbers((6,)).reshape(2, 3).T
     np.testing.assert_array_equal(operation(jnp.arange(6)), expected)
+
+
+def test_axes_that_run_the_other_way() -> None:
+    """As the spatial ones of a transposed convolution's kernel do."""
+    kernel = numbers((2, 3, 4, 5))
+    turned = Rearrange(kernel.shape, kernel.shape, (2, 3, 0, 1), (4, 5, 2, 3), flipped=(2, 3))
+    np.testing.assert_array_equal(turned(kernel), kernel[:, :, ::-1, ::-1].transpose(2, 3, 0, 1))
+    np.testing.assert_array_equal(turned.inverse(turned(kernel)), kernel)
+    assert str(turned) == "flip (2, 3), transpose (2, 3, 0, 1)"
+    assert not turned.is_identity
+    assert not Rearrange((4,), (4,), (0,), (4,), flipped=(0,)).is_identity

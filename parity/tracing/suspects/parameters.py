@@ -85,7 +85,7 @@ def _looks(parameter: Parameter, evidence: Evidence) -> tuple[str, str]:
         if same or (array.T.shape == one.shape and np.array_equal(array.T, one)):
             words = f"holds the values of {link.torch}{'' if same else ', transposed'}"
             return "weight-of-another", f"{words} (on the PyTorch side)"
-    if found := _of_others(other, others) or _reordered_of_another(other, others):
+    if found := _reordered_of_another(other, others) or _of_others(other, others):
         return found
     for a, b, side in sides:
         cut = slice(None) if part is None else part
