@@ -53,10 +53,7 @@ NORMS: dict[str, tuple[Norm, str]] = {
         lambda x, w, b: x / (x.square().mean((-2, -1), keepdim=True) + 1e-5).sqrt() * w,
         "statistics over positions and channels in {odd}",
     ),
-    "groups": (
-        lambda x, w, b: rms(x.unflatten(-1, (2, -1)), None).flatten(-2) * w,
-        "each group of",
-    ),
+    "groups": (lambda x, w, b: in_groups(x) * w, f"each group of {D // 2} channels in {{odd}}"),
     "first half": (
         lambda x, w, b: x / (x[..., : D // 2].square().mean(-1, keepdim=True) + 1e-5).sqrt() * w,
         f"statistics of the first {D // 2} channels in {{odd}}",
