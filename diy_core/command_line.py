@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from diy_core.checkpoints.hf_directory import require_directory
+from diy_core.disk import described
 from diy_core.errors import CheckpointError
 from diy_core.generation import OnTokens
 from diy_core.tokenizer import Tokenizer
-from diy_core.training.disk import described
 from diy_core.training.standard_error import complain
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -188,13 +188,12 @@ def _generate(arguments: argparse.Namespace, load: Load) -> None:
 def _prepare(arguments: argparse.Namespace) -> None:
     from diy_core.data import VALIDATION, TokenData, prepare  # other commands do without
 
-    separator = arguments.separator
     data = prepare(
         arguments.sources,
         arguments.out,
         tokenizer=arguments.tokenizer,
         validation=arguments.validation,
-        separator=None if separator is None else separator.replace("\\n", "\n"),
+        separator=arguments.separator,
         field=arguments.field,
         workers=(os.cpu_count() or 1) if arguments.workers is None else arguments.workers,
         overwrite=arguments.overwrite,

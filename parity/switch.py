@@ -11,7 +11,7 @@ import yaml
 
 from diy_core.checkpoints.atomic import atomic_directory
 from diy_core.config import DIYConfig
-from diy_core.data.room import room_for
+from diy_core.disk import room_for
 from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_files import Arrays, Checkpoint
 from diy_core.training.checkpoint_store import FORMS, CheckpointStore

@@ -25,11 +25,11 @@ from diy_core.checkpoints.atomic import atomic_directory, recover
 from diy_core.data.encoding import Encoder
 from diy_core.data.files import DESCRIPTION, FORMAT, DataError
 from diy_core.data.merge import merge
-from diy_core.data.room import room_for
 from diy_core.data.shards import MORE_ROOM, Reading, is_whole, save, shard_file, tokenise
 from diy_core.data.sources import Part, Source, find, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
 from diy_core.data.workers import tokenise_all
+from diy_core.disk import room_for
 
 _PLAN = "plan.json"
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from diy_core.data.documents import documents
 from diy_core.data.encoding import Encoder
 from diy_core.data.files import DTYPES, FLAGS, DataError, token_dtype
-from diy_core.data.room import room_for
 from diy_core.data.sources import Part
+from diy_core.disk import room_for
 
 # What to do on a full disk.
 MORE_ROOM = "Free some there, then start again: the shards that are finished are kept"

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from diy_core.disk import described
 from diy_core.training.config import TrainConfig
-from diy_core.training.disk import described
 from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.loop import train
 from diy_core.training.options import EXIT_BAD_INPUT, parse

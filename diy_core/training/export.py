@@ -13,11 +13,11 @@ from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.checkpoints.interface import MemoryReader, Stored
 from diy_core.checkpoints.transfer import transfer
 from diy_core.config import DIYConfig
+from diy_core.disk import require_room
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
 from diy_core.training.checkpoint_files import Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore, OtherTwinError
-from diy_core.training.disk import require_room
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
 
 

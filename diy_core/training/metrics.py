@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diy_core.training.disk import DiskFull, naming_full_disks
+from diy_core.disk import DiskFull, naming_full_disks
 
 _MOST = math.log(1.7e308)  # above it exp overflows
 

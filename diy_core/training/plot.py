@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diy_core.checkpoints.atomic import atomic_file
-from diy_core.training.disk import DiskFull, naming_full_disks
+from diy_core.disk import DiskFull, naming_full_disks
 from diy_core.training.metrics import Metrics
 
 _POINTS = 2000  # a line has no more than this; each is the mean of its stretch

@@ -27,9 +27,9 @@ from typing import Any
 import yaml
 
 from diy_core.checkpoints.atomic import atomic_file
+from diy_core.disk import DiskFull, naming_full_disks, require_room
 from diy_core.errors import CheckpointError
 from diy_core.training.config import TrainConfig, as_dict
-from diy_core.training.disk import DiskFull, naming_full_disks, require_room
 from diy_core.training.resuming import differences
 
 _ROOM = 1 << 20  # bytes, for the config and the first lines of metrics

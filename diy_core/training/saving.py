@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diy_core.disk import DiskFull, naming_full_disks, require_room, spare
 from diy_core.training.config import TrainConfig
-from diy_core.training.disk import DiskFull, naming_full_disks, require_room, spare
 from diy_core.training.interfaces import Store, TrainingError
 
 
