@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from diy_core import disk
 from diy_core.errors import CheckpointError
-from diy_core.training import disk
 from diy_core.training.checkpoint_store import FORMS
 from diy_core.training.export import export
 from tests.training_runs import STEPS, Runs, same_bits

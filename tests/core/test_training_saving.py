@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diy_core import disk
 from diy_core.errors import CheckpointError
-from diy_core.training import disk
 from diy_core.training.command import run
 from diy_core.training.config import OptimizerConfig
 from diy_core.training.interfaces import TrainingError
