@@ -17,8 +17,8 @@ from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.disk import described
 from diy_core.errors import CheckpointError
 from diy_core.generation import OnTokens
+from diy_core.standard_error import complain
 from diy_core.tokenizer import Tokenizer
-from diy_core.training.standard_error import complain
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 DTYPES = ("float32", "bfloat16", "float64")

@@ -20,10 +20,10 @@ from diy_core.data import BYTES, VALIDATION, Batches, TokenData, prepare
 from diy_core.data import tokenizer_hash as hash_of
 from diy_core.data.files import DESCRIPTION, DataError
 from diy_core.data.sources import SOURCES, find, with_escapes
+from diy_core.standard_error import complain
 from diy_core.training.config import TrainConfig
 from diy_core.training.interfaces import Batch, Data
 from diy_core.training.run_directory import RunDirectory, whole_checkpoints
-from diy_core.training.standard_error import complain
 
 _SIZES = (
     "vocab_size",

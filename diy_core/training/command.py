@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diy_core.disk import described
+from diy_core.standard_error import complain
 from diy_core.training.config import TrainConfig
 from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.loop import train
@@ -20,7 +21,6 @@ from diy_core.training.progress import Report
 from diy_core.training.restoring import Verify, is_done, restore
 from diy_core.training.run_directory import RunDirectory, whole_checkpoints
 from diy_core.training.signals import Interruption
-from diy_core.training.standard_error import complain
 from diy_core.training.state import Position
 
 EXIT_FAILED = 1

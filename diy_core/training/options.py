@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from diy_core.standard_error import complain
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig, as_dict
-from diy_core.training.standard_error import complain
 from diy_core.training.yaml_file import read_yaml
 
 EXIT_BAD_INPUT = 2

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from diy_core.config import DIYConfig
-from diy_core.training.standard_error import StandardError
+from diy_core.standard_error import StandardError
 
 
 def flops_per_token(config: DIYConfig, sequence_length: int) -> float:
