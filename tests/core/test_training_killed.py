@@ -131,17 +131,18 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
 
 def test_under_nohup_the_end_of_the_terminal_is_ignored(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(options(run, step_seconds=0.01), preexec_fn=_ignore_hangups)
+    # What a process ignores its children ignore; no code between fork and exec, as JAX has threads.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(options(run, step_seconds=0.01))
+    finally:
+        signal.signal(signal.SIGHUP, before)
     wait_for_step(process, run / "metrics.jsonl", 3)
     process.send_signal(signal.SIGHUP)
     wait_for_step(process, run / "metrics.jsonl", 20)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143
-
-
-def _ignore_hangups() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def test_a_second_interrupt_leaves_a_terminal_with_its_cursor(tmp_path: Path) -> None:

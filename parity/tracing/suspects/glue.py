@@ -20,6 +20,7 @@ _NEAR = 1e-9
 _BETAS = (0.5, 1.5, 2.0)
 _LIMITS = (1.0, 5.0, 7.0, 10.0, 20.0)
 _FITTED = 20_000  # values that weights are fitted to
+_LATEST = 6  # values that an activation may be one of
 _TERMS, _MANY = 5, 10  # of a sum that is looked for, and values that it may be one of
 
 
@@ -98,7 +99,9 @@ def _known(evidence: Evidence, alone: bool) -> dict[str, Array]:
 
 def _activation(evidence: Evidence, known: Mapping[str, Array]) -> Iterator[Suspect]:
     """f(a), or f(a) * b as in gated layers."""
-    alike = {n: a for n, a in known.items() if a.shape == evidence.target.torch.shape}
+    shape = evidence.target.torch.shape
+    # Of a model with many layers the latest: there are many ways to combine them.
+    alike = dict([(n, a) for n, a in known.items() if a.shape == shape][-_LATEST:])
     best = [("", math.inf), ("", math.inf)]
     for words, value in _ways(alike):
         for i, side in enumerate((evidence.target.torch, evidence.target.flax)):
