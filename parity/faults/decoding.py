@@ -10,19 +10,14 @@ import jax.numpy as jnp
 import diy_jax.attention
 import diy_jax.model
 from parity.faults.fault import Fault, Patch
+from parity.faults.patches import instead
 
 _ATTENTION = "model.layers.0.attention"
 
 
 def _update(change: Callable[..., Any]) -> tuple[Patch, ...]:
     """`change(original, cached, position, key, value, seq_lengths)` in place of the update."""
-    return (
-        Patch(
-            diy_jax.attention,
-            "update_cache",
-            lambda original: lambda *arguments: change(original, *arguments),
-        ),
-    )
+    return instead(diy_jax.attention, "update_cache", change)
 
 
 def _positions(change: Callable[[Any, Any], tuple[Any, Any]]) -> tuple[Patch, ...]:

@@ -100,26 +100,19 @@ def queries_ahead(x: Any, cos: Any, sin: Any) -> Any:
     return halves(x, cos, sin)
 
 
+def instead(owner: Any, name: str, change: Callable[..., Any]) -> tuple[Patch, ...]:
+    """`change(original, *arguments)` in place of a function `name` of a module."""
+    return (Patch(owner, name, lambda original: lambda *arguments: change(original, *arguments)),)
+
+
 def tables(change: Callable[..., Any]) -> tuple[Patch, ...]:
     """`change(original, config, positions, dtype)` in place of the rotary tables."""
-    return (
-        Patch(
-            diy_jax.model,
-            "rope_tables",
-            lambda original: lambda *arguments: change(original, *arguments),
-        ),
-    )
+    return instead(diy_jax.model, "rope_tables", change)
 
 
 def mask(change: Callable[..., Any]) -> tuple[Patch, ...]:
     """`change(original, query_positions, key_positions, ...)` in place of the mask."""
-    return (
-        Patch(
-            diy_jax.model,
-            "attention_mask_from_positions",
-            lambda original: lambda *arguments: change(original, *arguments),
-        ),
-    )
+    return instead(diy_jax.model, "attention_mask_from_positions", change)
 
 
 def gated(combine: Callable[[Any, Any], Any]) -> tuple[Patch, ...]:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from parity.tracing.align import Alignment, Pair
+from parity.tracing.calls import Kind
 from parity.tracing.comparison import Comparison, Shapes
 from parity.tracing.errors import BACKWARD, FORWARD, worst
 from parity.tracing.flax_model import FlaxModel
@@ -155,12 +156,16 @@ class Walk:
 
     def _run_alone(self, pair: Pair, repaired: Pair | None = None) -> Comparison:
         """A call of the Flax side, on the inputs of the PyTorch side; the model has its own."""
-        alone = pair if self.alignment.parent[pair] is not None else None
-        comparison = Comparison(
-            self.record, self.alignment, self.shapes, alone, "inputs", self.natural, repaired
-        )
+        comparison = Comparison(*self.alone(pair), repaired=repaired)
         self.model.forward(comparison)
         return comparison
+
+    def alone(
+        self, pair: Pair
+    ) -> tuple[TorchRecord, Alignment, Shapes, Pair | None, Kind, Comparison]:
+        """What a comparison of a call alone is made from; the whole model gets its own inputs."""
+        alone = pair if self.alignment.parent[pair] is not None else None
+        return (self.record, self.alignment, self.shapes, alone, "inputs", self.natural)
 
     def _culprit(
         self, pair: Pair, alone: Comparison, error: float, stage: Pair | None = None

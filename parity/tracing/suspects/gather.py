@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 def gather(walk: Walk, pair: Pair, stage: Pair | None) -> Evidence | None:
     """Run the culprit alone once more and keep its arrays; None where nothing can be compared."""
-    capture = Capture(walk.alignment, pair, *_alone(walk, pair))
+    capture = Capture(walk.alignment, pair, *walk.alone(pair))
     walk.model.forward(capture)
     path = pair.torch[0].path
     place: tuple[Pair, Kind] = (pair, "outputs") if stage is None else (stage, "inputs")
@@ -38,7 +38,7 @@ def gather(walk: Walk, pair: Pair, stage: Pair | None) -> Evidence | None:
 
     def with_parameters(changes: Mapping[Link, Array]) -> float:
         model = walk.model.with_variables(_changed(walk.model.variables, changes))
-        comparison = Comparison(*_alone(walk, pair))
+        comparison = Comparison(*walk.alone(pair))
         model.forward(comparison)
         return worst(comparison.errors.get(place, []))
 
@@ -145,12 +145,6 @@ def _is_call(site: Site, path: str) -> bool:
 def _first_turn(calls: Mapping[Site, Call[Any]], path: str) -> int | None:
     """In a loop of layers each turn counts by itself."""
     return next((call.layer for site, call in calls.items() if _is_call(site, path)), None)
-
-
-def _alone(walk: Walk, pair: Pair) -> tuple[Any, ...]:
-    """What a comparison of a call alone is made from; the whole model gets its own inputs."""
-    alone = pair if walk.alignment.parent[pair] is not None else None
-    return (walk.record, walk.alignment, walk.shapes, alone, "inputs", walk.natural)
 
 
 def _parameters(walk: Walk, path: str) -> list[Parameter]:
