@@ -36,7 +36,7 @@ demo: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
 	$(BIN)/parity demo --out $(OUT) $(if $(MODEL),--model $(MODEL))
 
 test: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
-	$(BIN)/python -m pytest $(if $(DEVICE),--device $(if $(GPU),gpu,$(DEVICE)),-n $(WORKERS)) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(if $(DEVICE),--device $(if $(GPU),gpu,$(DEVICE)),-n $(WORKERS) --dist worksteal) $(PYTEST_ARGS)
 
 lint: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
 	$(BIN)/ruff format --check .

@@ -79,10 +79,10 @@ class OrbaxReader(Reader):
         try:
             with without_reports():
                 metadata = ocp.metadata(path).metadata
+                if not isinstance(metadata, Mapping):  # it failed without an error
+                    raise TypeError(f"it finds no params: {metadata!r}")
         except Exception as error:  # damaged files surface as exceptions of many kinds
             raise cannot_read(path, error) from error
-        if not isinstance(metadata, Mapping):
-            raise CheckpointError(path, f"Orbax finds no params in it: {metadata!r}")
         self._leaves = flatten(metadata)
         if config.num_hidden_layers > len(self._leaves):  # the table of their names could be huge
             raise CheckpointError(

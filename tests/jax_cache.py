@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 
@@ -18,7 +19,13 @@ _SETTINGS = {
 
 @contextlib.contextmanager
 def compiled_once() -> Iterator[None]:
-    """Inside, a program that was compiled inside before is taken from a folder of this process."""
+    """Inside, a program that was compiled inside before is taken from a folder of this process.
+
+    Where all processes of the session share a folder, from that.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        yield
+        return
     before = {name: getattr(jax.config, name) for name in _SETTINGS}
     for name, value in _SETTINGS.items():
         jax.config.update(name, value)

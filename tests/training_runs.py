@@ -26,13 +26,11 @@ from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
 ROOT = Path(__file__).parents[1]
 STEPS = 20
 _COMPILED = tempfile.TemporaryDirectory(prefix="jax-processes-")
-_ENVIRONMENT = {
-    "PYTHONPATH": str(ROOT),
-    "OMP_NUM_THREADS": "1",
+_ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # A process that goes on from another need not compile what that one did.
-    "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-}
+    _ENVIRONMENT["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+    _ENVIRONMENT["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 TEXT = "the cat sat on a mat and the dog saw it from afar while rain fell over quiet hills"
 
 

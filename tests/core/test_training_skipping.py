@@ -54,8 +54,8 @@ def test_a_streak_writes_and_deletes_no_checkpoint(runner: Runner, background: b
     options["model"] = {"nan_at": list(range(4, 9)), "background": background}
     with pytest.raises(TrainingError, match="newest checkpoint from before them is that of step 4"):
         runner(**options)
-    # In the background that of step 4 was not whole yet when old ones were deleted for it.
-    assert runner.checkpoints == ([2, 3, 4] if background else [3, 4])
+    # In the background that of step 4 may not be whole yet when old ones are deleted for it.
+    assert runner.checkpoints in ([[2, 3, 4], [3, 4]] if background else [[3, 4]])
 
 
 def test_without_a_checkpoint_from_before_the_error_says_so(runner: Runner) -> None:
