@@ -215,7 +215,7 @@ class ProcessTests(Twin):
         runs.train("long", **long)  # type: ignore[arg-type]
         words = [*arguments(runs.config("run", **long)), "--resume=auto"]
         metrics, rng = runs.folder / "run" / "metrics.jsonl", random.Random(int(time.time()))
-        for target in (4, 20, 40):
+        for target in (4, 30):
             process = start(self.package, words)
             wait_for(process, metrics, target)
             delay = rng.uniform(0, 0.1)

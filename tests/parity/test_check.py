@@ -35,6 +35,7 @@ QUICK = Plan(
     decode_positions=100,
     greedy_tokens=8,
 )
+BOTH_SCALES = ("gqa", "biases", "rope-llama3")  # the witnesses have all models at both
 SMALLEST = DIYConfig(
     vocab_size=37,
     hidden_size=16,
@@ -49,8 +50,8 @@ SMALLEST = DIYConfig(
 def test_the_twins_are_equal_on_every_small_model(
     name: str, tmp_path: Path, device: Device
 ) -> None:
-    """At both scales in one test: what is compiled for the first serves the second."""
-    for scale in SCALES:
+    """Scales share a test: what is compiled for the first serves the second."""
+    for scale in SCALES if name in BOTH_SCALES else ["fan-in"]:
         write_random_model(tmp_path / scale, small_configs()[name], scale)
         rounded = scale == "fan-in" and name in ("gqa", "biases")
         dtypes = DTYPES if rounded else ("float64",)
