@@ -209,6 +209,20 @@ def test_the_order_of_what_is_fused_is_that_of_equal_values() -> None:
     assert list(found.flax_left) == list(others)
 
 
+def test_the_one_of_them_that_differs_is_the_one_of_their_layer() -> None:
+    """Not another tensor of the same shape that is left."""
+    generator = np.random.default_rng(0)
+    whole = generator.normal(size=(12, 3))
+    flax = {f"cell/{n}/kernel": whole[i * 3 : i * 3 + 3].T for i, n in enumerate("ifgo")}
+    flax["cell/g/kernel"] = flax["cell/g/kernel"] * 2
+    other = {"elsewhere/table": generator.normal(size=(3, 3))}
+    found = infer({"lstm.weight_ih_l0": whole}, other | {name: flax[name] for name in sorted(flax)})
+    assert {link.flax: link.torch_part for link in found.links} == {
+        f"cell/{name}/kernel": (0, i * 3, i * 3 + 3) for i, name in enumerate("ifgo")
+    }
+    assert list(found.flax_left) == list(other)
+
+
 def test_experts_that_are_stacked_are_known_by_their_values() -> None:
     generator = np.random.default_rng(0)
     torch_side = {f"experts.{i}.w1.weight": generator.normal(size=(5, 3)) for i in range(4)}
