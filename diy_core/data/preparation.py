@@ -13,9 +13,9 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 import tokenizers
 from rich.console import Console
@@ -30,6 +30,7 @@ from diy_core.data.sources import Part, Source, find, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
 from diy_core.data.workers import tokenise_all
 from diy_core.disk import room_for
+from diy_core.standard_error import StandardError, complain
 
 _PLAN = "plan.json"
 
@@ -128,7 +129,7 @@ def prepare(
 @contextlib.contextmanager
 def _bar(folder: Path, shards: list[list[Part]], shown: bool) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; it is told the number of each shard that is made."""
-    console = Console(stderr=True)
+    console = Console(file=cast(IO[str], StandardError()))
     sizes = [sum(part.size for part in shard) for shard in shards]
     there = sum(size for i, size in enumerate(sizes) if _is_there(folder, i))
     with Progress(console=console, disable=not (shown and console.is_terminal)) as bar:
@@ -141,7 +142,7 @@ def _is_there(folder: Path, index: int) -> bool:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    complain(text)
 
 
 def _say_nothing(text: str) -> None:

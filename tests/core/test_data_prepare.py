@@ -252,8 +252,8 @@ def test_the_command_prepares_and_says_what_it_made(tmp_path: Path, capsys: Any)
     assert "exists already: --overwrite" in capsys.readouterr().err
 
 
-def interrupted(tmp_path: Path, source: Path, times: int) -> tuple[int, str]:
-    """`diy-torch data` in two processes, after so many Ctrl-C's: its code and words."""
+def begin(tmp_path: Path, source: Path) -> subprocess.Popen[str]:
+    """`diy-torch data` in two processes, which are being started or have begun."""
     program = tmp_path / "program.py"
     program.write_text(
         "import sys\n"
@@ -277,7 +277,14 @@ def interrupted(tmp_path: Path, source: Path, times: int) -> tuple[int, str]:
     while not (tmp_path / ".out.parts" / "plan.json").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)
-    time.sleep(0.3)  # the workers are being started, or have begun
+    time.sleep(0.3)
+    return process
+
+
+def interrupted(tmp_path: Path, source: Path, times: int) -> tuple[int, str]:
+    """Its code and words after so many Ctrl-C's."""
+    process = begin(tmp_path, source)
+    assert process.stdout is not None
     said = process.stdout.readline()
     for number in range(times):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -311,6 +318,18 @@ def test_an_interrupt_says_that_it_waits_and_a_second_one_does_not(tmp_path: Pat
         assert not list(parts.glob("*.npz"))  # it did not wait for a shard
     data = prepare(source, tmp_path / "out", tokenizer=directory)
     assert len(data) == 200
+
+
+def test_an_interrupt_that_nobody_hears_of_keeps_the_shards_too(tmp_path: Path) -> None:
+    """As in `... 2>&1 | tee log`, where Ctrl-C ends tee first."""
+    tokenizer(tmp_path / "model")
+    source = jsonl(tmp_path / "a.jsonl", [{"text": f"he the {i} " * 2000} for i in range(200)])
+    process = begin(tmp_path, source)
+    assert process.stdout is not None
+    process.stdout.close()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=100) == 130
+    assert list((tmp_path / ".out.parts").glob("*.npz"))
 
 
 @pytest.mark.parametrize(

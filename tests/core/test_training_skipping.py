@@ -81,6 +81,13 @@ def test_a_signal_in_a_streak_saves_and_the_checkpoints_before_stay(
     interrupt_at(monkeypatch, 5)
     assert runner(**options) == 143
     assert runner.checkpoints == [4, 6]
+    with monkeypatch.context() as patch:  # a signal before the first step
+        patch.setattr(
+            "diy_core.training.saving.Keeper.say_if_there_is_no_room",
+            lambda keeper: os.kill(os.getpid(), signal.SIGTERM),
+        )
+        assert runner(resume=True, **options) == 143
+    assert runner.checkpoints == [4, 6]
     assert runner(resume=True, stop_at=7, **options) == 0
     assert runner.checkpoints == [4, 6, 7]
     assert runner(resume=True, **options) == 0
