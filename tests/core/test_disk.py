@@ -1,0 +1,44 @@
+"""A full disk is told apart from every other error of the system."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from diy_core.disk import DiskFull, described, naming_full_disks, require_room, room_for
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_has_a_name_of_its_own(tmp_path: Path, code: int) -> None:
+    with pytest.raises(DiskFull) as caught, naming_full_disks(tmp_path):
+        raise OSError(code, os.strerror(code))
+    assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path))
+    assert "free some, or choose another directory" in described(caught.value)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO])
+def test_another_error_stays_what_it_is(tmp_path: Path, code: int) -> None:
+    error = OSError(code, os.strerror(code), "a file")
+    for context in (naming_full_disks(tmp_path), room_for(tmp_path / "new", 1, "Free some.")):
+        with pytest.raises(OSError, match="a file") as caught, context:
+            raise error
+        assert caught.value is error
+    assert described(error) == str(error)
+
+
+def test_room_is_asked_for_in_numbers(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    require_room(tmp_path, 1)
+    with pytest.raises(DiskFull, match="GB are needed, "):
+        require_room(tmp_path, 2 * free + 10**10)
+    entered = []
+    with (
+        pytest.raises(DiskFull, match=r"it takes [\d,]+ bytes, [\d,]+ are free. Free some."),
+        room_for(tmp_path / "new", 2 * free + 10**10, "Free some.", at_once=True),
+    ):
+        entered.append(True)
+    assert not entered
