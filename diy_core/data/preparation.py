@@ -85,7 +85,7 @@ def prepare(
     if separator == "":
         raise ValueError("separator must not be empty: None makes each text file one document")
     separator = None if separator is None else with_escapes(separator)
-    say = _say if progress else _say_nothing
+    say = complain if progress else _say_nothing
     out = Path(os.path.realpath(out))
     _check_target(out, overwrite)
     encoder = Encoder(tokenizer)
@@ -139,10 +139,6 @@ def _bar(folder: Path, shards: list[list[Part]], shown: bool) -> Iterator[Callab
 
 def _is_there(folder: Path, index: int) -> bool:
     return is_whole(shard_file(folder, index))
-
-
-def _say(text: str) -> None:
-    complain(text)
 
 
 def _say_nothing(text: str) -> None:

@@ -163,15 +163,11 @@ class Evidence:
 
 
 def value_evidence(value: Value, words: str, bound: float) -> Evidence:
-    """A value alone, of which nothing else is known."""
-
-    def unknown(changes: Mapping[Link, Array]) -> float:
-        raise NotImplementedError("a value has no parameters")
-
+    """A value alone, of which nothing else is known; no parameter's change changes its error."""
     return Evidence(
         name="", module=torch.nn.Identity(), target=value, stage="", inputs=[], outputs=[],
         parts=[], parameters=[], torch_only={}, flax_only={}, others=[], dtype="float64",
-        bound=bound, with_parameters=unknown, words=words,
+        bound=bound, with_parameters=lambda changes: value.error, words=words,
     )  # fmt: skip
 
 
