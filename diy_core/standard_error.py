@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TextIO
+from typing import IO, TextIO, cast
 
 
 class StandardError:
@@ -58,13 +58,18 @@ class StandardError:
         return self._stream.fileno()
 
     def _give_up(self) -> None:
-        """Lead the descriptor nowhere: what is left in the buffer would be an error at the end."""
+        """Lead the descriptor nowhere: what others print there must be no error either."""
         stream, self._stream = self._stream, None
         with contextlib.suppress(OSError, ValueError, AttributeError):
             descriptor = stream.fileno()  # type: ignore[union-attr]
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, descriptor)
             os.close(nowhere)
+
+
+def standard_error() -> IO[str]:
+    """A `StandardError` for what wants a stream: it has all that rich asks of one."""
+    return cast(IO[str], StandardError())
 
 
 def complain(text: str) -> None:

@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, cast
 
 import tokenizers
 from rich.console import Console
@@ -30,7 +29,7 @@ from diy_core.data.sources import Part, Source, find, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
 from diy_core.data.workers import tokenise_all
 from diy_core.disk import room_for
-from diy_core.standard_error import StandardError, complain
+from diy_core.standard_error import complain, standard_error
 
 _PLAN = "plan.json"
 
@@ -129,7 +128,7 @@ def prepare(
 @contextlib.contextmanager
 def _bar(folder: Path, shards: list[list[Part]], shown: bool) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; it is told the number of each shard that is made."""
-    console = Console(file=cast(IO[str], StandardError()))
+    console = Console(file=standard_error())
     sizes = [sum(part.size for part in shard) for shard in shards]
     there = sum(size for i, size in enumerate(sizes) if _is_there(folder, i))
     with Progress(console=console, disable=not (shown and console.is_terminal)) as bar:

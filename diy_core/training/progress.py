@@ -6,14 +6,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import IO, Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from diy_core.config import DIYConfig
-from diy_core.standard_error import StandardError
+from diy_core.standard_error import standard_error
 
 
 def flops_per_token(config: DIYConfig, sequence_length: int) -> float:
@@ -109,8 +109,7 @@ class Report:
 
     def __init__(self, steps: int = 0) -> None:
         self.steps = steps
-        stream = cast(IO[str], StandardError())
-        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._console = Console(file=standard_error(), highlight=False, soft_wrap=True)
         self._live: Live | None = None
 
     def __enter__(self) -> Report:

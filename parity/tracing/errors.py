@@ -68,16 +68,22 @@ def _squares(a: NDArray[Any], b: NDArray[Any], scale: float) -> tuple[float, flo
     """`|a - b|^2`, `|a|^2` and `|b|^2` in float64, or None if only one is finite somewhere."""
     sums = np.zeros(3)
     for start in range(0, a.size, _PART):
-        x = a[start : start + _PART].astype(np.float64) / scale
-        y = b[start : start + _PART].astype(np.float64) / scale
-        finite = np.isfinite(x)
-        if not np.array_equal(finite, np.isfinite(y)):
-            return None
-        if not finite.all():
-            x, y = x[finite], y[finite]
-        with np.errstate(over="ignore"):
-            sums += [np.square(v).sum() for v in (x - y, x, y)]
+        x, y = (np.asarray(v[start : start + _PART], np.float64) for v in (a, b))
+        if scale != 1:
+            x, y = x / scale, y / scale
+        part = _three(x, y)
+        if not math.isfinite(sum(part)):  # values that are not, or squares that are too large
+            finite = np.isfinite(x)
+            if not np.array_equal(finite, np.isfinite(y)):
+                return None
+            part = _three(x[finite], y[finite])
+        sums += part
     return float(sums[0]), float(sums[1]), float(sums[2])
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _three(x: NDArray[Any], y: NDArray[Any]) -> list[float]:
+    return [float(np.dot(v, v)) for v in (x - y, x, y)]
 
 
 def not_finite(one: NDArray[Any], other: NDArray[Any], error: float) -> str:

@@ -24,15 +24,7 @@ from diy_core.training.run_directory import RunDirectory
 from diy_core.training.schedule import learning_rate
 from tests.core.training_fake import FakeStore, Runner, assemble
 
-
-@pytest.fixture(autouse=True)
-def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def runner(tmp_path: Path) -> Runner:
-    return Runner(tmp_path / "run")
+pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
 
 
 def test_a_run_leaves_metrics_events_a_plot_and_checkpoints(runner: Runner) -> None:

@@ -19,15 +19,7 @@ from diy_core.training.interfaces import TrainingError
 from diy_core.training.metrics import JsonLines, Metrics
 from tests.core.training_fake import FakeStore, FakeTrainer, Runner, assemble
 
-
-@pytest.fixture(autouse=True)
-def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def runner(tmp_path: Path) -> Runner:
-    return Runner(tmp_path / "run")
+pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
 
 
 def test_the_last_the_best_and_every_so_manieth_are_kept(runner: Runner) -> None:

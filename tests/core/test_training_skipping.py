@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +11,7 @@ import pytest
 from diy_core.training.interfaces import TrainingError
 from tests.core.training_fake import FakeTrainer, Runner
 
-
-@pytest.fixture(autouse=True)
-def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def runner(tmp_path: Path) -> Runner:
-    return Runner(tmp_path / "run")
+pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
