@@ -104,7 +104,7 @@ class _Run:
         self.kinds = set().union(*self.wanted.values())
         self.checks: list[Check] = []
         self.curves: list[Curve] = []
-        config = DIYConfig.from_pretrained(path)
+        self.config = config = DIYConfig.from_pretrained(path)
         limit = config.max_position_embeddings
         self.batch = make_batch(config, plan)
         self.ragged = random_batch(
@@ -124,7 +124,7 @@ class _Run:
         self._float64()
         for dtype in DTYPES[1:]:
             if self.wanted[dtype]:
-                release_memory()
+                release_memory(self.config)
                 self._rounding(dtype)
         return Result(self.checks, layer_curves(self.checks) + self.curves)
 
@@ -164,7 +164,7 @@ class _Run:
         self.checks += lines.same(self.truth, found, wanted, self.batch, self.device.name)
         self._forward_positions("float64", {"flax": found})
         del found
-        release_memory()
+        release_memory(self.config)
 
     def _decode(self, pair: Pair) -> None:
         self.progress("float64: cached decoding")
@@ -220,7 +220,7 @@ class _Run:
             )
             self._forward_positions(dtype, {"torch": one, "flax": other})
             del one, other
-            release_memory()
+            release_memory(self.config)
         if "decode" in wanted:
             self.progress(f"{dtype}: cached decoding")
             logits = cached_logits(pair, self.decoding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from parity.environment import TORCH_DTYPES, Device
 
 EMBEDDING = "model.embed_tokens"
 LOGITS = "logits"
+_SMALL = 1_000_000  # weights
 _PARTS = (
     ".attention_norm",
     *(f".attention.{name}_proj" for name in "qkvo"),
@@ -116,7 +118,7 @@ class Pair:
     def drop_torch(self) -> None:
         """Free the PyTorch twin's memory; it is loaded again when it is asked for."""
         self._torch = None
-        release_memory()
+        release_memory(self.config)
 
     @property
     def config(self) -> DIYConfig:
@@ -202,8 +204,13 @@ class Pair:
         return Observation(activations, found, by_position)
 
 
-def release_memory() -> None:
-    """Give freed memory back to the system: thousands of freed tensors else stay in the heap."""
+def release_memory(config: DIYConfig) -> None:
+    """Give freed memory back to the system: thousands of freed tensors else stay in the heap.
+
+    A small model leaves none to speak of, and to look for it takes longer than to run the model.
+    """
+    if sum(math.prod(tensor.shape) for tensor in tensors(config)) < _SMALL:
+        return
     gc.collect()
     trim()
     torch.cuda.empty_cache()  # JAX shares that memory; nothing happens where there is none
