@@ -197,7 +197,7 @@ def test_a_run_that_was_ended_leaves_no_process_and_goes_on(
         os.killpg(process.pid, end)  # as a terminal does
     else:
         process.kill()
-    error = process.communicate()[1]
+    error = process.communicate(timeout=60)[1]  # until all that could write is gone
     assert process.returncode != 0
     assert error.count("Traceback") <= (end == signal.SIGINT), error
     assert not (tmp_path / "out").exists()
