@@ -16,7 +16,7 @@ EXIT_BAD_INPUT = 2
 _EXAMPLES = """
 examples:
   PROGRAM --config examples/tiny.yaml --optimizer.learning_rate 1e-3
-  PROGRAM --config examples/tiny.yaml --run_dir runs/wide --model.hidden_size 256
+  PROGRAM --config examples/tiny.yaml --run_dir runs/wide --model.hidden_size 192
   PROGRAM --config runs/tiny/config.yaml --resume auto
 """
 _PARTS = {"optimizer": OptimizerConfig, "loss": LossConfig, "data": DataConfig}
@@ -51,7 +51,7 @@ def build_parser(program: str) -> Any:
         prog=program,
         description="Train a model. What the config file says is replaced by what the command "
         "line says. --model.NAME VALUE gives one entry of the model's config.json, such as "
-        "--model.hidden_size 256. --data, --optimizer and --loss take a YAML file of the options "
+        "--model.hidden_size 192. --data, --optimizer and --loss take a YAML file of the options "
         "that follow them here. Exit codes: 0 done, 1 failed, 2 bad input, 130 (Ctrl-C), 143 "
         "(SIGTERM) and 129 (SIGHUP) saved and left.",
         allow_abbrev=False,
