@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 LINES = """
-import sys, warnings
+import sys
 from diy_core.standard_error import StandardError, complain
 """
 
