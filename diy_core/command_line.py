@@ -17,6 +17,7 @@ from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.disk import described
 from diy_core.errors import CheckpointError
 from diy_core.generation import OnTokens
+from diy_core.launch import plain_ctrl_c
 from diy_core.standard_error import complain
 from diy_core.tokenizer import Tokenizer
 
@@ -133,7 +134,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, commands: C
     arguments = parser.parse_args(words[:1] if training else words)
     try:
         if training:
-            return commands.train(words[1:])
+            with plain_ctrl_c():  # until the run answers signals: there is nothing to save yet
+                return commands.train(words[1:])
         if arguments.command == "data":
             _prepare(arguments)
         elif arguments.command == "export":

@@ -1,0 +1,98 @@
+"""Programs whose framework takes seconds to import, and Ctrl-C in them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from diy_core.launch import plain_ctrl_c
+
+PROGRAMS = {"diy_torch": "torch", "diy_jax": "jax"}
+
+
+def start(program: str, *words: str, before: str = "") -> subprocess.Popen[str]:
+    """The console script, with a line on standard error for each module that was imported."""
+    source = f"import sys\n{before}\nfrom diy_core.launch import {program} as p\nsys.exit(p())"
+    return subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-c", source, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_ctrl_c_while_the_framework_is_imported_ends_at_once_and_in_silence(
+    program: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(program, "train", "--config", "examples/tiny.yaml", "--run_dir", str(run))
+    assert process.stderr is not None
+    modules = iter(process.stderr.readline, "")
+    assert any(f" {PROGRAMS[program]}." in line for line in modules)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in rest
+    assert "KeyboardInterrupt" not in rest
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_ctrl_c_while_the_config_is_read_ends_at_once_too(program: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(program, "train", "--config", "examples/tiny.yaml", "--run_dir", str(run))
+    assert process.stderr is not None
+    modules = iter(process.stderr.readline, "")
+    assert any(" jsonargparse." in line for line in modules)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in rest
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(("program", "framework"), PROGRAMS.items())
+def test_a_program_without_its_framework_says_what_to_install(program: str, framework: str) -> None:
+    process = start(program, "--help", before=f"sys.modules[{framework!r}] = None")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    name = program.replace("_", "-")
+    assert f"{name}: import of {framework} halted; None in sys.modules: " in said
+    assert f"pip install 'diy-lm[{framework}]'" in said
+
+
+def test_afterwards_ctrl_c_is_pythons_again() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyError), plain_ctrl_c():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        raise KeyError
+    assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler
+
+
+def test_ctrl_c_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with plain_ctrl_c():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_another_thread_may_run_a_command() -> None:
+    found = []
+
+    def run() -> None:
+        with plain_ctrl_c():
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [signal.default_int_handler]
