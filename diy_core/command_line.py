@@ -189,6 +189,7 @@ def _generate(arguments: argparse.Namespace, load: Load) -> None:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     from diy_core.data import VALIDATION, TokenData, prepare  # other commands do without
+    from diy_core.data.files import counted
 
     data = prepare(
         arguments.sources,
@@ -203,7 +204,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
     )
     held_out = data.path / VALIDATION
     for part in [data, *([TokenData(held_out)] if held_out.is_dir() else [])]:
-        print(f"{part.path}: {len(part):,} documents, {part.tokens.size:,} tokens")
+        documents, tokens = counted(len(part), "document"), counted(part.tokens.size, "token")
+        print(f"{part.path}: {documents}, {tokens}")
 
 
 def printer(tokenizer: Tokenizer, write: Callable[[str], Any] | None = None) -> OnTokens:

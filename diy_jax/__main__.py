@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diy_core.command_line import Commands, Generate, build_parser, run
+from diy_jax.device import choose_device
 from diy_jax.generate import generate
 from diy_jax.model import DIYForCausalLM
 
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
 def _load(path: str, dtype: str, device: str | None) -> Generate:
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    try:
-        jax.config.update("jax_default_device", jax.devices(device)[0])
-    except RuntimeError as error:
-        raise ValueError(f"--device {device}: {error}") from error
+    jax.config.update("jax_default_device", choose_device(device))
     model, params = DIYForCausalLM.from_pretrained(path, jnp.dtype(dtype))
     return partial(generate, model, params)
 

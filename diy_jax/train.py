@@ -20,6 +20,7 @@ from diy_core.training.interfaces import Batch, Pieces
 from diy_core.training.progress import flops_per_token, measure_peak
 from diy_core.training.run_directory import RunDirectory
 from diy_jax.checkpoint import to_array, to_numpy
+from diy_jax.device import choose_device
 from diy_jax.loss import cross_entropy
 from diy_jax.model import DIYForCausalLM, init_params
 from diy_jax.optimizer import build_optimizer
@@ -149,18 +150,6 @@ def assemble(config: TrainConfig, directory: RunDirectory, device: str | None) -
         data=parts.data,
         validation=parts.validation,
     )
-
-
-def choose_device(name: str | None) -> jax.Device:
-    """The first device of this kind; None: the first that JAX has.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    try:
-        return jax.devices(name)[0]
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: {error}") from error
 
 
 def _evaluate(model: DIYForCausalLM, chunk_tokens: int, params: Any, arrays: Any) -> Any:

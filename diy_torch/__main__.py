@@ -9,16 +9,13 @@ from functools import partial
 import torch
 
 from diy_core.command_line import Commands, Generate, build_parser, run
+from diy_torch.device import choose_device
 from diy_torch.generate import generate
 from diy_torch.model import DIYForCausalLM
 
 
 def _load(path: str, dtype: str, device: str | None) -> Generate:
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {error}") from error
+    place = choose_device(device)
     model = DIYForCausalLM.from_pretrained(path, getattr(torch, dtype), place)
     return partial(generate, model)
 
@@ -41,7 +38,7 @@ def _export(run_directory: str, step: int | None, out: str, overwrite: bool) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     return run(
-        build_parser("diy-torch", "PyTorch", "cpu, cuda, cuda:1, ..."),
+        build_parser("diy-torch", "PyTorch", "cpu, gpu, cuda:1, ..."),
         argv,
         Commands(_load, _train, _export),
     )

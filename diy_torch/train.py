@@ -17,6 +17,7 @@ from diy_core.training.interfaces import Batch, Pieces
 from diy_core.training.progress import flops_per_token, measure_peak
 from diy_core.training.run_directory import RunDirectory
 from diy_torch.checkpoint import to_numpy, to_tensor
+from diy_torch.device import choose_device
 from diy_torch.loss import cross_entropy
 from diy_torch.model import DIYForCausalLM
 from diy_torch.optimizer import build_optimizer
@@ -149,20 +150,6 @@ def assemble(config: TrainConfig, directory: RunDirectory, device: str | None) -
         data=parts.data,
         validation=parts.validation,
     )
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of this name; None: a GPU where there is one, else the CPU.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {error}") from error
-    return device
 
 
 def _matmul_peak(dtype: torch.dtype, device: torch.device) -> float:

@@ -189,6 +189,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _switch(arguments: argparse.Namespace) -> int:
+    from diy_core.training.resuming import command_to_go_on
     from parity.switch import switch
 
     new_run = arguments.destination
@@ -198,10 +199,8 @@ def _switch(arguments: argparse.Namespace) -> int:
         step=arguments.step,
         report=lambda text: print(text, file=sys.stderr),
     )
-    print(
-        f"{new_run} is a run of {program}: {program} train --config "
-        f"{shlex.quote(str(Path(new_run) / 'config.yaml'))} --resume auto"
-    )
+    command = command_to_go_on(f"{program} train", new_run)
+    print(f"{new_run} is a run of {program}: {command}")
     return 0
 
 

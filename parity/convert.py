@@ -19,6 +19,7 @@ from diy_core.checkpoints.gguf_writer import GGUFWriter
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import Reader, Writer
+from diy_core.checkpoints.training_run import refuse_training_run
 from diy_core.checkpoints.transfer import Progress, Summary, transfer
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
@@ -113,6 +114,7 @@ def kind_of(path: str | Path) -> str:
     path = Path(path)
     if not path.exists():
         recover(path)
+    refuse_training_run(path)
     if orbax_store.is_store(path):
         return "orbax"
     if (path / hf_directory.CONFIG).is_file():

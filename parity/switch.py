@@ -10,11 +10,12 @@ from pathlib import Path
 import yaml
 
 from diy_core.checkpoints.atomic import atomic_directory
+from diy_core.checkpoints.training_run import FORMS
 from diy_core.config import DIYConfig
 from diy_core.disk import room_for
 from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_files import Arrays, Checkpoint
-from diy_core.training.checkpoint_store import FORMS, CheckpointStore
+from diy_core.training.checkpoint_store import CheckpointStore
 from diy_core.training.export import find_checkpoint
 from diy_core.training.run_directory import RunDirectory, checkpoint_path, whole_checkpoints
 from diy_jax.training_store import TrainingStore as JaxStore

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from diy_core import disk
+from diy_core.checkpoints.training_run import FORMS
 from diy_core.errors import CheckpointError
-from diy_core.training.checkpoint_store import FORMS
 from diy_core.training.export import export
 from tests.training_runs import STEPS, Runs, same_bits
 from tests.training_twin_tests import Twin
@@ -47,6 +48,9 @@ class DamageTests(Twin):
             (path / self.store.form).rename(path / other)
         with pytest.raises(CheckpointError, match=f"was written by {FORMS[other]}: go on with"):
             own.train("whole", resume=True, data=runs.config("whole").data)
+        command = f"`{FORMS[other]} export {own.folder / 'whole'} --step {STEPS} --out out` makes a"
+        with pytest.raises(CheckpointError, match=re.escape(command)):
+            export(own.store, own.folder / "whole", None, "out")
 
     def test_an_export_needs_room(
         self, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.training_run import FORMS
 from diy_core.config import DIYConfig
 from diy_core.training.checkpoint_store import CheckpointStore
 from diy_core.training.command import Assemble, train_config
@@ -114,7 +115,12 @@ class Runs:
     def train_config(self, config: TrainConfig, *, resume: bool = False) -> int:
         with self.precision(config.dtype):
             return train_config(
-                config, self.assemble, self.store.verify, resume=resume, device=self.device
+                config,
+                self.assemble,
+                self.store.verify,
+                program=f"{FORMS[self.store.form]} train",
+                resume=resume,
+                device=self.device,
             )
 
     def steps(self, name: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import random
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.training_run import FORMS
 from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_store import CheckpointStore
 from diy_core.training.command import Assemble
@@ -138,8 +140,10 @@ class RunTests(Twin):
                 export(runs.store, runs.folder / "whole", None, runs.folder / "whole" / inside)
         with pytest.raises(CheckpointError, match="no checkpoint of step 7; there are 6, 12, "):
             export(runs.store, runs.folder / "whole", 7, runs.folder / "other")
-        with pytest.raises(CheckpointError, match="holds no training checkpoint"):
+        with pytest.raises(CheckpointError, match="does not exist, or is not a directory"):
             export(runs.store, runs.folder / "nowhere", None, runs.folder / "other")
+        with pytest.raises(CheckpointError, match="holds no training checkpoint"):
+            export(runs.store, out, None, runs.folder / "other")
         assert not (runs.folder / "other").exists()
 
     def test_another_config_is_refused_with_both_values(self, runs: Runs) -> None:
@@ -266,3 +270,35 @@ class ProcessTests(Twin):
         state = runs.state("whole", 6)
         for name, array in HFReader(out).read_all(verify=True):
             assert array.tobytes() == state[f"model/{name}"].tobytes()
+
+    def test_what_was_trained_on_bytes_can_be_asked(
+        self, runs: Runs, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = runs.folder / "asked"
+        export(runs.store, runs.folder / "whole", None, out)
+        main = importlib.import_module(f"{self.package}.__main__").main
+        capsys.readouterr()
+        words = ["generate", str(out), "the cät", "--max-new-tokens", "4", "--json"]
+        assert main([*words, "--device", "cpu"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["prompt_ids"] == list("the cät".encode())
+        assert said["text"] == bytes(i for i in said["new_ids"] if i < 256).decode(errors="replace")
+
+    def test_a_run_where_a_model_is_meant_is_answered_with_its_export(
+        self, runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        main = importlib.import_module(f"{self.package}.__main__").main
+        monkeypatch.chdir(runs.folder)
+        capsys.readouterr()
+        for path, step in (
+            ("whole", ""),
+            ("whole/model", ""),
+            ("whole/checkpoints", ""),
+            ("whole/checkpoints/00000012", " --step 12"),
+        ):
+            assert main(["generate", path, "the"]) == 2
+            program = FORMS[runs.store.form]
+            assert capsys.readouterr().err == (
+                f"{program} generate: {path}: is a training run and not a model: "
+                f"`{program} export whole{step} --out DIR` makes one of it\n"
+            )

@@ -88,6 +88,10 @@ def _name_of_rules(file: Path, state: dict[str, Any]) -> str:
             "is not a byte-level BPE tokenizer without a normaliser, and only those are written to "
             "GGUF: use llama.cpp's own converter for this model",
         )
+    if not model["merges"]:
+        raise CheckpointError(
+            file, "has no merges, as that of single bytes: llama.cpp cannot do without, nor GGUF"
+        )
     for name, build in PRE_TOKENIZERS.items():
         blank = tokenizers.Tokenizer(tokenizers.models.BPE())
         blank.pre_tokenizer = build()

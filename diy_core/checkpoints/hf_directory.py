@@ -22,6 +22,7 @@ from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits
 from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.checkpoints.safetensors_files import Slot, read_slot, sum_of_slot, tensor_slots
+from diy_core.checkpoints.training_run import refuse_training_run
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import DROPPED, TIED_EMBEDDING, TIED_HEAD, match, tensors
@@ -141,10 +142,10 @@ def _faults(config: DIYConfig, slots: Mapping[str, Slot]) -> list[str]:
 
 
 def require_directory(path: str | Path) -> None:
-    """Raise where `path` is no directory, after restoring what a killed write left aside.
+    """Raise where `path` is no model's directory, after restoring what a killed write left aside.
 
     Raises:
-        CheckpointError: it is a file, or it does not exist.
+        CheckpointError: it is a file, it does not exist, or it is a training run.
     """
     path = Path(path)
     if not path.is_dir():
@@ -155,6 +156,7 @@ def require_directory(path: str | Path) -> None:
             "is not a directory: give a local Hugging Face directory (names of a model hub are not "
             "downloaded)",
         )
+    refuse_training_run(path)
 
 
 def copy_side_files(source: Path, to: Path) -> None:

@@ -6,8 +6,9 @@ for batch in Batches(data, batch_size=32, sequence_length=1024, seed=0):
     ...
 """
 
+from diy_core.byte_tokenizer import BYTES
 from diy_core.data.batches import Batch, Batches, BatchIterator
-from diy_core.data.encoding import BYTES, tokenizer_hash
+from diy_core.data.encoding import require_tokenizer, tokenizer_hash
 from diy_core.data.files import VALIDATION, DataError
 from diy_core.data.preparation import prepare
 from diy_core.data.token_data import TokenData
@@ -21,5 +22,6 @@ __all__ = [
     "DataError",
     "TokenData",
     "prepare",
+    "require_tokenizer",
     "tokenizer_hash",
 ]

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.byte_tokenizer import BYTES, END_TOKEN_ID, is_byte_tokenizer
 from diy_core.data.chats import encode_chat
 from diy_core.data.documents import Document
 from diy_core.data.files import file_hash
+from diy_core.errors import CheckpointError
 from diy_core.tokenizer import Tokenizer
 from diy_core.tokenizer_files import read_json
-
-BYTES = "bytes"  # the tokenizer that needs no files: ids 0 to 255, and 256 ends a document
-_BYTES_END = 256
 
 
 def tokenizer_hash(tokenizer: str | Path) -> str:
@@ -23,7 +22,21 @@ def tokenizer_hash(tokenizer: str | Path) -> str:
     Args:
         tokenizer: a Hugging Face directory, or "bytes".
     """
-    return BYTES if str(tokenizer) == BYTES else file_hash(Path(tokenizer) / "tokenizer.json")
+    if str(tokenizer) == BYTES or is_byte_tokenizer(Path(tokenizer)):
+        return BYTES
+    return file_hash(Path(tokenizer) / "tokenizer.json")
+
+
+def require_tokenizer(tokenizer: str | Path) -> None:
+    """Raise for what is neither a directory nor "bytes".
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if str(tokenizer) != BYTES and not Path(tokenizer).is_dir():
+        raise CheckpointError(
+            tokenizer, "is no directory: a tokenizer is a Hugging Face directory, or bytes"
+        )
 
 
 class Encoder:
@@ -42,11 +55,12 @@ class Encoder:
 
     def __init__(self, tokenizer: str | Path) -> None:
         self._tokenizer: Tokenizer | None = None
-        self.end_token_ids = [_BYTES_END]
-        self.vocab_size = _BYTES_END + 1
+        self.end_token_ids = [END_TOKEN_ID]
+        self.vocab_size = END_TOKEN_ID + 1
         self.hash = BYTES
         self.chat_template: str | None = None
         self.special_tokens: dict[str, str] = {}
+        require_tokenizer(tokenizer)
         if str(tokenizer) != BYTES:
             self._tokenizer = Tokenizer.from_pretrained(tokenizer)
             self.end_token_ids = self._tokenizer.eos_token_ids
@@ -88,7 +102,7 @@ class Encoder:
                 content = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
             except UnicodeEncodeError as error:
                 raise ValueError(f"text cannot be written as UTF-8: {error}") from error
-            return np.append(content, np.uint32(_BYTES_END)).astype(np.uint32)
+            return np.append(content, np.uint32(END_TOKEN_ID)).astype(np.uint32)
         ids = self._tokenizer.encode(text)
         if self.end_token_ids and (not ids or ids[-1] not in self.end_token_ids):
             ids.append(self.end_token_ids[0])

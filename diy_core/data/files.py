@@ -42,3 +42,8 @@ def file_hash(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def counted(number: int, what: str) -> str:
+    """Such as `1 document` and `1,234 documents`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.data import files
-from diy_core.data.files import DataError
+from diy_core.data.files import DataError, counted
 from diy_core.data.shards import Shard, load
 from diy_core.data.sources import SOURCES
 
@@ -54,9 +54,9 @@ def _held_out(hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
         different = len(np.unique(hashes))
         raise DataError(
             SOURCES,
-            f"hold {hashes.size} documents, {different} of them different: too few for a "
-            f"validation share of {share}. Give a separator between the documents of a text file "
-            "(--separator), more documents, or a share of 0",
+            f"hold {counted(hashes.size, 'document')}, {different} of them different: too few for "
+            f"a validation share of {share}. Give what separates the documents of a text file "
+            "(--separator; to train --data.separator), more documents, or a share of 0",
         )
     return chosen
 

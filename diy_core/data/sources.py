@@ -181,7 +181,7 @@ def _cut(path: str, separator: str | None) -> tuple[Source, list[Part]]:
         raise DataError(
             path,
             f"has a document of about {longest} bytes, more than {_LONGEST_DOCUMENT}: say what "
-            "stands between its documents (--separator)",
+            "stands between its documents (--separator; to train --data.separator)",
         )
     return source, parts
 

@@ -16,19 +16,30 @@ from numpy.typing import NDArray
 
 from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.interface import Stored
+from diy_core.checkpoints.training_run import FORMS
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_files import Arrays, Checkpoint, write_checkpoint
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
 from diy_core.training.state import Position, state_shapes
 
-# What each twin calls its arrays in a checkpoint, and the program that goes on from them.
-FORMS = {"state.safetensors": "diy-torch", "orbax": "diy-jax"}
 _REMAINS = re.compile(r"\.(\d+)\.(tmp-[0-9a-f]{8}|old)")
 
 
 class OtherTwinError(CheckpointError):
-    """A checkpoint is whole for all we know, but the other twin's."""
+    """A checkpoint is whole for all we know, but the other twin's.
+
+    Attributes:
+        program: the one that wrote it.
+    """
+
+    def __init__(self, path: Path, program: str, own: str) -> None:
+        self.program = program
+        super().__init__(
+            path,
+            f"was written by {program}: go on with that, or `parity switch RUN NEW_RUN` makes a "
+            f"run for {own} of it",
+        )
 
 
 class Stateful(Protocol):
@@ -93,11 +104,7 @@ class CheckpointStore(abc.ABC):
         """
         other = next((form for form in FORMS if (path / form).exists()), cls.form)
         if other != cls.form:
-            raise OtherTwinError(
-                path,
-                f"was written by {FORMS[other]}: go on with that, or `parity switch RUN NEW_RUN` "
-                f"makes a run for {FORMS[cls.form]} of it",
-            )
+            raise OtherTwinError(path, FORMS[other], FORMS[cls.form])
         return Checkpoint.open(path, cls.read_arrays, config)
 
     @classmethod

@@ -19,6 +19,7 @@ from diy_core.training.loop import train
 from diy_core.training.options import EXIT_BAD_INPUT, parse
 from diy_core.training.progress import Report
 from diy_core.training.restoring import Verify, is_done, restore
+from diy_core.training.resuming import command_to_go_on
 from diy_core.training.run_directory import RunDirectory, whole_checkpoints
 from diy_core.training.signals import Interruption
 from diy_core.training.state import Position
@@ -41,7 +42,7 @@ def run(program: str, argv: Sequence[str], assemble: Assemble, verify: Verify) -
     """
     try:
         config, resume, device = parse(program, argv)
-        return train_config(config, assemble, verify, resume=resume, device=device)
+        return train_config(config, assemble, verify, program=program, resume=resume, device=device)
     except TrainingError as error:
         complain(f"{program}: {error}")
         return EXIT_FAILED
@@ -58,6 +59,7 @@ def train_config(
     assemble: Assemble,
     verify: Verify,
     *,
+    program: str,
     resume: bool = False,
     device: str | None = None,
 ) -> int:
@@ -81,6 +83,7 @@ def train_config(
                 if done >= config.steps
                 else f"{config.run_dir} stands at step {done}, stop_at is {config.stop_at}"
             )
+            _say_how_to_go_on(report, program, config, done, device)
             return 0
         pieces = assemble(config, directory, device)
         position = Position(seed=config.seed)
@@ -91,7 +94,20 @@ def train_config(
         begun = position.step
         position = train(config, pieces, directory, position, report, interruption)
         report.say(_outcome(config, begun, position.step, directory.checkpoints))
+        if position.step:
+            _say_how_to_go_on(report, program, config, position.step, device)
         return interruption.exit_code
+
+
+def _say_how_to_go_on(
+    report: Report, program: str, config: TrainConfig, step: int, device: str | None
+) -> None:
+    if step >= config.steps:
+        return
+    options = [] if device is None else ["--device", device]
+    if step >= config.last_step:
+        options += ["--stop_at", "null"]
+    report.say(f"to go on: {command_to_go_on(program, config.run_dir, options)}")
 
 
 def _outcome(config: TrainConfig, begun: int, step: int, checkpoints: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def find_checkpoint(run: str | Path, step: int | None) -> Path:
     """
     folder = Path(run) / "checkpoints"
     steps = whole_checkpoints(folder)
+    if not Path(run).is_dir():
+        raise CheckpointError(run, "does not exist, or is not a directory: give that of a run")
     if not steps:
         raise CheckpointError(run, "holds no training checkpoint")
     if step is not None and step not in steps:
@@ -71,8 +74,19 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
         require_room(out.parent, sum(stored.nbytes for stored in source.stored.values()))
         transfer(source, functools.partial(HFWriter, out, overwrite=overwrite))
-    except OtherTwinError:
-        raise
+    except OtherTwinError as error:
+        words = [
+            error.program,
+            "export",
+            str(run),
+            "--step",
+            str(int(path.name)),
+            "--out",
+            str(out),
+        ]
+        raise CheckpointError(
+            path, f"was written by {error.program}: `{shlex.join(words)}` makes a model of it"
+        ) from error
     except CheckpointError as error:
         if not str(error.where).startswith(str(path)):
             raise

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diy_core.standard_error import complain
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig, as_dict
+from diy_core.training.opening_model import model_config
 from diy_core.training.yaml_file import read_yaml
 
 EXIT_BAD_INPUT = 2
@@ -59,8 +60,11 @@ def build_parser(program: str) -> Any:
     parser.add_argument("--config", action="config", help="a YAML file of the options below")
     parser.add_argument(
         "--resume",
+        nargs="?",
+        const="auto",
         choices=["auto"],
-        help="auto: go on from the newest whole checkpoint of run_dir, or begin if there is none",
+        help="auto, or nothing more: go on from the newest whole checkpoint of run_dir, or begin "
+        "if there is none",
     )
     parser.add_argument("--device", type=str | None, help="where to train; default: the best")
     parser.add_class_arguments(TrainConfig)
@@ -71,7 +75,8 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
     """Config, whether to resume, and the device, from a command line.
 
     Raises:
-        ValueError: an unknown name, with the nearest known one, or a value out of range.
+        ValueError: an unknown name, with the nearest known one, a value out of range, or a model
+            that cannot be built.
         SystemExit: after `--help` or `--print_config` (0), or a value of another type (2).
     """
     parser = build_parser(program)
@@ -84,6 +89,8 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
     if resume and not any(word.partition("=")[0] == "--run_dir" for word in argv):
         values["run_dir"] = _moved(file, values["run_dir"])
     config = TrainConfig(**values)
+    if not isinstance(config.model, str):  # a directory may be on the machine that shall train
+        model_config(config)
     if checked != list(argv):
         parser.parse_args(list(argv))  # prints, and leaves
     return config, resume, device

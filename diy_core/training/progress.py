@@ -43,18 +43,19 @@ def flops_per_token(config: DIYConfig, sequence_length: int) -> float:
     return 6.0 * weights + 12.0 * config.num_hidden_layers * heads * sequence_length
 
 
-def measure_peak(multiply: Callable[[], object], flops: float, repeats: int = 5) -> float:
-    """Floating point operations per second of the fastest of some large matrix products.
+def measure_peak(multiply: Callable[[], object], flops: float, seconds: float = 0.5) -> float:
+    """Floating point operations per second of the fastest of many large matrix products.
 
     Args:
         multiply: does one product and waits for its end; it is called once before the clock starts.
         flops: of one product: 2 m n k.
-        repeats: how many are timed.
+        seconds: how long to repeat it: on a machine that others use too, some products must find it
+            free.
     """
     multiply()
     best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
+    end = time.perf_counter() + seconds
+    while (start := time.perf_counter()) < end or best == float("inf"):
         multiply()
         best = min(best, time.perf_counter() - start)
     return flops / best

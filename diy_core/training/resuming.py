@@ -1,8 +1,10 @@
-"""Which runs may be continued: those that come to the same numbers."""
+"""How a run is continued, and which may be: those that come to the same numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 # Where a run lies, how far it goes today, and how often it saves, evaluates and reports.
@@ -18,6 +20,18 @@ MAY_DIFFER = frozenset(
         "keep_best",
     }
 )
+
+
+def command_to_go_on(program: str, run_dir: str | Path, options: Sequence[str] = ()) -> str:
+    """What to type to go on with a run, such as `diy-jax train --config ... --resume auto`.
+
+    Args:
+        program: such as `diy-jax train`.
+        run_dir: of the run.
+        options: that follow.
+    """
+    file = str(Path(run_dir) / "config.yaml")
+    return shlex.join([*program.split(), "--config", file, "--resume", "auto", *options])
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from diy_core.data import DataError, TokenData, prepare
-from diy_core.training import assembling
+from diy_core.training import opening_data
 from diy_core.training.assembling import Parts, assemble_parts
 from diy_core.training.config import DataConfig
 from diy_core.training.run_directory import RunDirectory
@@ -83,7 +83,7 @@ def test_data_too_large_to_be_compared_at_every_start_are_named(
 ) -> None:
     start(tmp_path, train=prepared)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(assembling, "_MOST_VERIFIED", TokenData(prepared / "validation").nbytes)
+    monkeypatch.setattr(opening_data, "_MOST_VERIFIED", TokenData(prepared / "validation").nbytes)
     start(tmp_path, train=prepared)
     (said,) = capsys.readouterr().err.splitlines()  # the validation data are just small enough
     assert f"{prepared}: its 0.0 GB were not compared with their sha256: " in said
@@ -121,6 +121,22 @@ def test_options_of_reading_are_not_used_for_prepared_data_and_a_line_says_so(
     text = str(tmp_path / "b.txt")
     start(tmp_path / "other", train=prepared, validation=text, separator="\n\n")
     assert capsys.readouterr().err == ""  # it is for the other
+
+
+def test_another_share_than_that_of_prepared_data_is_not_used_and_a_line_says_so(
+    tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(tmp_path, train=prepared)  # with the share that they were prepared with
+    assert capsys.readouterr().err == ""
+    parts = start(tmp_path, train=prepared, validation=0.5)
+    assert parts.validation is not None
+    held_out = len(TokenData(prepared / "validation"))
+    assert capsys.readouterr().err == (
+        f"data.validation 0.5 is not used: {prepared} was prepared before, with {held_out} of 40 "
+        "documents for validation\n"
+    )
+    start(tmp_path / "text", train=tmp_path / "a.jsonl", validation=0.5)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("option", ["train", "validation"])

@@ -247,7 +247,7 @@ def test_the_command_prepares_and_says_what_it_made(tmp_path: Path, capsys: Any)
     arguments = ["data", f"{tmp_path}/a.txt", "--out", f"{tmp_path}/out", "--tokenizer", "bytes"]
     assert main([*arguments, "--separator", r"\n\n", "--validation", "0.3", "--workers", "1"]) == 0
     printed = capsys.readouterr()
-    assert re.search(r"out: 2 documents, \d+ tokens\n.*validation: 1 documents, ", printed.out)
+    assert re.search(r"out: 2 documents, \d+ tokens\n.*validation: 1 document, ", printed.out)
     assert main(arguments) == 2
     assert "exists already: --overwrite" in capsys.readouterr().err
 

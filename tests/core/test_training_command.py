@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,32 @@ def test_a_run_that_was_moved_is_the_directory_of_its_config(
     assert parse("diy train", words)[0].run_dir == "."
 
 
+def test_resume_without_a_value_means_auto() -> None:
+    for words in (["--resume"], ["--resume", "auto"], ["--resume=auto"]):
+        assert parse("diy train", ["--config", str(TINY), *words])[1]
+        assert parse("diy train", [*words, "--config", str(TINY)])[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.hidden_size", "256"], "model: hidden_size (256) is not a multiple of num_att"),
+        (["--model.hiden_size", "96"], "model.hiden_size is not known: did you mean model.hidd"),
+        (["--sequence_length", "512"], "must not be more than the model's max_position_embeddings"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    run_dir = tmp_path / "run"
+    start = ["--config", str(TINY), "--run_dir", str(run_dir), *words]
+    for more in ([], ["--print_config"]):
+        assert run("diy train", [*start, *more], assemble, FakeStore.verify) == 2
+        printed = capsys.readouterr()
+        assert (printed.out, message in printed.err) == ("", True)
+        assert not run_dir.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("model", "model"), ("steps", "steps"), ("seed", "seed must be an integer")],
@@ -205,9 +232,11 @@ def test_the_flops_of_a_token_are_counted_by_hand() -> None:
 
 
 def test_the_peak_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0.0, 4.0, 10.0, 12.0, 20.0, 23.0])
+    times = iter([0.0, 0.0, 4.0, 10.0, 12.0, 20.0, 23.0, 30.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(times))
-    assert measure_peak(lambda: None, 100.0, repeats=3) == 50.0
+    assert measure_peak(lambda: None, 100.0, seconds=25.0) == 50.0
+    times = iter([0.0, 1.0, 5.0, 6.0])  # one is timed in any case
+    assert measure_peak(lambda: None, 100.0, seconds=0.5) == 25.0
 
 
 def test_the_share_of_the_peak_is_speed_times_flops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,8 +268,16 @@ def test_what_is_not_finite_is_called_so(loss: Any, norm: Any, words: str) -> No
     assert line(row, {}, 9, 10) == f"step 7/9  {words}"
 
 
-def test_the_help_ends_with_examples_and_explains_what_is_short(
-    capsys: pytest.CaptureFixture[str],
+def run_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory of the examples: that of the repository, in which tiny was run."""
+    (folder / "examples").symlink_to(TINY.parent)
+    (folder / "runs/tiny/checkpoints").mkdir(parents=True)
+    (folder / "runs/tiny/config.yaml").write_text(TINY.read_text())
+    monkeypatch.chdir(folder)
+
+
+def test_the_help_ends_with_examples_that_can_be_run_and_explains_what_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         parse("diy train", ["--help"])
@@ -248,7 +285,11 @@ def test_the_help_ends_with_examples_and_explains_what_is_short(
     said = capsys.readouterr().out
     examples = said[said.index("\nexamples:\n") :].splitlines()[2:]
     assert len(examples) == 3
-    assert all(words.startswith("  diy train --config ") for words in examples)
+    run_directory(tmp_path, monkeypatch)
+    for words in examples:
+        program, command, *options = shlex.split(words)
+        assert (program, command) == ("diy", "train")
+        parse("diy train", options)  # which refuses what could not be run
     plain = " ".join(said.split())
     assert "--model.NAME VALUE gives one entry of the model's config.json" in plain
     assert "--data, --optimizer and --loss take a YAML file" in plain

@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 
+from tests.core.training_fake import MODEL
+
 SCRIPT = Path(__file__).with_name("training_fake.py")
 ROOT = Path(__file__).parents[2]
 
 
 def options(run_dir: Path, **model: Any) -> list[str]:
-    model = {"size": 8, "step_seconds": 0.002, "save_seconds": 0.005, "nan_at": [20]} | model
+    times = {"step_seconds": 0.002, "save_seconds": 0.005}
+    model = MODEL | times | {"nan_at": [20]} | model
     values = {
         "run_dir": run_dir,
         "model": json.dumps(model),

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -137,7 +138,9 @@ def test_a_start_that_failed_is_not_in_the_way(runner: Runner) -> None:
         raise ValueError("sequence_length")
 
     with pytest.raises(ValueError, match="sequence_length"):
-        train_config(runner.config(sequence_length=99), fails, FakeStore.verify)
+        train_config(
+            runner.config(sequence_length=99), fails, FakeStore.verify, program="diy train"
+        )
     assert (runner.path / "config.yaml").exists()
     (runner.path / "metrics.jsonl").touch()
     assert runner() == 0
@@ -205,7 +208,10 @@ def test_evaluations_without_data_are_named_once(
     def without(*arguments: Any) -> Pieces:
         return dataclasses.replace(assemble(*arguments), validation=None)
 
-    assert train_config(runner.config(eval_every=5), without, FakeStore.verify) == 0
+    assert (
+        train_config(runner.config(eval_every=5), without, FakeStore.verify, program="diy train")
+        == 0
+    )
     said = capsys.readouterr().err
     assert said.count("eval_every is 5, but there is no validation data: nothing is evaluated") == 1
 
@@ -220,15 +226,41 @@ def test_what_was_not_saved_is_not_said_to_be(
         os.kill(os.getpid(), signal.SIGTERM)
         return assemble(*arguments)
 
-    assert train_config(runner.config(), interrupted, FakeStore.verify) == 143
+    assert train_config(runner.config(), interrupted, FakeStore.verify, program="diy train") == 143
     said = capsys.readouterr().err
     assert "SIGTERM: leaving as soon as everything is loaded, before the next step (Ctrl-C" in said
     assert "saved step" not in said
     assert "after this step" not in said
     assert runner(stop_at=5) == 0
     assert "saved step 5 of 12 in " in capsys.readouterr().err
-    assert train_config(runner.config(), interrupted, FakeStore.verify, resume=True) == 143
+    assert (
+        train_config(
+            runner.config(), interrupted, FakeStore.verify, program="diy train", resume=True
+        )
+        == 143
+    )
     assert "no step was taken: step 5 of 12 was saved before" in capsys.readouterr().err
+
+
+def test_a_run_that_left_early_says_how_it_goes_on(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = shlex.join(["--config", str(runner.path / "config.yaml"), "--resume", "auto"])
+    for _ in range(2):  # the second time it stands there already
+        assert runner(stop_at=5, resume=True) == 0
+        said = capsys.readouterr().err
+        assert said.endswith(f"to go on: diy train {command} --stop_at null\n")
+
+    def interrupted(*arguments: Any) -> Pieces:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return assemble(*arguments)
+
+    config, options = runner.config(), {"program": "diy train", "resume": True, "device": "gpu:1"}
+    assert train_config(config, interrupted, FakeStore.verify, **options) == 143
+    assert capsys.readouterr().err.endswith(f"to go on: diy train {command} --device gpu:1\n")
+    for _ in range(2):
+        assert runner(resume=True) == 0
+        assert "to go on" not in capsys.readouterr().err
 
 
 def test_data_that_ends_is_an_error(runner: Runner) -> None:

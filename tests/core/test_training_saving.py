@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -17,7 +18,7 @@ from diy_core.training.command import run
 from diy_core.training.config import OptimizerConfig
 from diy_core.training.interfaces import TrainingError
 from diy_core.training.metrics import JsonLines, Metrics
-from tests.core.training_fake import FakeStore, FakeTrainer, Runner, assemble
+from tests.core.training_fake import MODEL, FakeStore, FakeTrainer, Runner, assemble
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
 
@@ -88,7 +89,12 @@ def test_a_full_disk_at_the_start_is_named_with_what_to_do(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_free(monkeypatch, 1000)
-    words = ["--run_dir", str(runner.path), "--model.size=8", "--data.train=builtin:pydoc"]
+    words = [
+        "--run_dir",
+        str(runner.path),
+        f"--model={json.dumps(MODEL)}",
+        "--data.train=builtin:pydoc",
+    ]
     words += ["--steps=12", "--batch_size=4", "--sequence_length=8"]
     assert run("diy train", words, assemble, FakeStore.verify) == 2
     said = capsys.readouterr().err

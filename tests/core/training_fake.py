@@ -24,6 +24,16 @@ from diy_core.training.config import DataConfig, OptimizerConfig, TrainConfig
 from diy_core.training.interfaces import Batch, Pieces
 from diy_core.training.run_directory import RunDirectory, checkpoint_path, whole_checkpoints
 
+# The command line refuses a model that cannot be built. Here only the last entry counts.
+MODEL: dict[str, Any] = {
+    "vocab_size": 257,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "size": 8,
+}
+
 
 class Result(NamedTuple):
     loss: Any
@@ -181,7 +191,7 @@ class Runner:
         self.pieces: Pieces | None = None
 
     def config(self, **changes: Any) -> TrainConfig:
-        model = {"size": 8} | changes.pop("model", {})
+        model = MODEL | changes.pop("model", {})
         values: dict[str, Any] = {
             "run_dir": str(self.path),
             "model": model,
@@ -201,7 +211,9 @@ class Runner:
             self.pieces = assemble(*arguments)
             return self.pieces
 
-        return train_config(self.config(**changes), keep, FakeStore.verify, resume=resume)
+        return train_config(
+            self.config(**changes), keep, FakeStore.verify, program="diy train", resume=resume
+        )
 
     @property
     def trainer(self) -> FakeTrainer:

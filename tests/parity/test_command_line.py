@@ -365,7 +365,7 @@ def test_errors_of_convert_are_one_message_and_change_nothing(
         (["m.gguf", "m.gguf", replace], "m.gguf: is the source itself"),
         (["plain", "gone/x"], "the parent directory"),
         (["plain", "gone/x.gguf"], "does not exist"),
-        (["plain", "orbax"], "exists already: --overwrite (overwrite=True) replaces it"),
+        (["plain", "orbax"], "exists already: --overwrite (in Python overwrite=True) replaces it"),
         (["plain", "m.gguf"], "exists already: --overwrite"),
         (["orbax", "wide"], "exists already: --overwrite"),
         (["plain", "wide", replace], "which is no part of an Orbax checkpoint: choose another"),

@@ -88,7 +88,7 @@ def test_what_cannot_be_switched_is_refused(
         runs.train("run", stop_at=2)
     run, new = str(folder / "run"), str(folder / "new")
     assert main(["switch", str(folder / "nowhere"), new]) == 2
-    assert "holds no training checkpoint" in capsys.readouterr().err
+    assert "does not exist, or is not a directory: give that of a run" in capsys.readouterr().err
     assert not (folder / "nowhere").exists()
     assert main(["switch", run, new, "--step", "1"]) == 2
     assert "has no checkpoint of step 1; there are 2" in capsys.readouterr().err
@@ -105,6 +105,14 @@ def test_what_cannot_be_switched_is_refused(
     assert main(["switch", run, new]) == 0
     said = capsys.readouterr().out
     assert f"diy-jax train --config {new}/config.yaml --resume auto" in said
+    for path in (run, new):  # neither is a model
+        program = "diy-torch" if path == run else "diy-jax"
+        for name, step in ((".", ""), ("checkpoints/00000002", " --step 2")):
+            where = str(Path(path) / name)
+            for words in (["inspect", where], ["diff", where, run], ["check", where]):
+                assert main(words) == 2
+                command = f"`{program} export {path}{step} --out DIR` makes one"
+                assert command in capsys.readouterr().err
     assert json.loads((Path(new) / "model" / "config.json").read_text())["vocab_size"] == 257
 
 
