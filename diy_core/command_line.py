@@ -17,11 +17,11 @@ from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.disk import described
 from diy_core.errors import CheckpointError
 from diy_core.generation import OnTokens
-from diy_core.launch import plain_ctrl_c
+from diy_core.launch import EXIT_BAD_INPUT, plain_ctrl_c
 from diy_core.standard_error import complain
 from diy_core.tokenizer import Tokenizer
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_INTERRUPTED = 130
 DTYPES = ("float32", "bfloat16", "float64")
 
 # generate(input_ids, max_new_tokens=, eos_token_id=, on_tokens=) of a loaded model.

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from diy_core.checkpoints.atomic import atomic_directory
-from diy_core.checkpoints.training_run import FORMS
+from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.config import DIYConfig
 from diy_core.disk import room_for
 from diy_core.errors import CheckpointError
@@ -113,8 +113,9 @@ def _parts(checkpoint: Checkpoint) -> Iterator[Arrays]:
 
 def _direction(path: Path) -> tuple[type[CheckpointStore], type[CheckpointStore]]:
     """The store that wrote a checkpoint, and the other one."""
+    form = form_of(path)
     for source, target in (_STORES, _STORES[::-1]):
-        if (path / source.form).exists():
+        if source.form == form:
             return source, target
     raise CheckpointError(path, f"is of neither twin: it has none of {', '.join(FORMS)}")
 

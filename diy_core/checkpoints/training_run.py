@@ -40,10 +40,14 @@ def _is_run(folder: Path) -> bool:
     )
 
 
+def form_of(checkpoint: Path) -> str | None:
+    """What the arrays in a checkpoint of a run are called, one of `FORMS`; None: there are none."""
+    return next((form for form in FORMS if (checkpoint / form).exists()), None)
+
+
 def _program(run: Path, step: str | None) -> str | None:
     """The twin that wrote a checkpoint; step None: the newest one."""
     for folder in sorted((run / "checkpoints").glob(step or "[0-9]*"), reverse=True):
-        for form, program in FORMS.items():
-            if (folder / form).exists():
-                return program
+        if form := form_of(folder):
+            return FORMS[form]
     return None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.interface import Stored
-from diy_core.checkpoints.training_run import FORMS
+from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_files import Arrays, Checkpoint, write_checkpoint
@@ -102,7 +102,7 @@ class CheckpointStore(abc.ABC):
             CheckpointError: as `Checkpoint.open`.
             OtherTwinError: it is the other twin's.
         """
-        other = next((form for form in FORMS if (path / form).exists()), cls.form)
+        other = form_of(path) or cls.form
         if other != cls.form:
             raise OtherTwinError(path, FORMS[other], FORMS[cls.form])
         return Checkpoint.open(path, cls.read_arrays, config)

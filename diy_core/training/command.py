@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diy_core.disk import described
+from diy_core.launch import EXIT_BAD_INPUT
 from diy_core.standard_error import complain
 from diy_core.training.config import TrainConfig
 from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.loop import train
-from diy_core.training.options import EXIT_BAD_INPUT, parse
+from diy_core.training.options import parse
 from diy_core.training.progress import Report
 from diy_core.training.restoring import Verify, is_done, restore
 from diy_core.training.resuming import command_to_go_on

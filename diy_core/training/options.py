@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from diy_core.launch import EXIT_BAD_INPUT
 from diy_core.standard_error import complain
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig, as_dict
 from diy_core.training.opening_model import model_config
 from diy_core.training.yaml_file import read_yaml
 
-EXIT_BAD_INPUT = 2
 _EXAMPLES = """
 examples:
   PROGRAM --config examples/tiny.yaml --optimizer.learning_rate 1e-3

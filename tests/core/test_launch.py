@@ -26,34 +26,22 @@ def start(program: str, *words: str, before: str = "") -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.parametrize("importing", ["the framework", "jsonargparse"])
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_ctrl_c_while_the_framework_is_imported_ends_at_once_and_in_silence(
-    program: str, tmp_path: Path
+def test_ctrl_c_before_a_run_begins_ends_at_once_and_in_silence(
+    program: str, importing: str, tmp_path: Path
 ) -> None:
+    """While the framework is imported, and later, when the config is about to be read."""
     run = tmp_path / "run"
     process = start(program, "train", "--config", "examples/tiny.yaml", "--run_dir", str(run))
     assert process.stderr is not None
-    modules = iter(process.stderr.readline, "")
-    assert any(f" {PROGRAMS[program]}." in line for line in modules)
+    package = PROGRAMS[program] if importing == "the framework" else importing
+    assert any(f" {package}." in line for line in iter(process.stderr.readline, ""))
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
     assert "Traceback" not in rest
     assert "KeyboardInterrupt" not in rest
-    assert not run.exists()
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_ctrl_c_while_the_config_is_read_ends_at_once_too(program: str, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(program, "train", "--config", "examples/tiny.yaml", "--run_dir", str(run))
-    assert process.stderr is not None
-    modules = iter(process.stderr.readline, "")
-    assert any(" jsonargparse." in line for line in modules)
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGINT
-    assert "Traceback" not in rest
     assert not run.exists()
 
 

@@ -216,15 +216,16 @@ def test_evaluations_without_data_are_named_once(
     assert said.count("eval_every is 5, but there is no validation data: nothing is evaluated") == 1
 
 
+def interrupted(*arguments: Any) -> Pieces:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return assemble(*arguments)
+
+
 def test_what_was_not_saved_is_not_said_to_be(
     runner: Runner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert runner(stop_at=0) == 0
     assert capsys.readouterr().err == "no step was taken, and nothing was saved\n"
-
-    def interrupted(*arguments: Any) -> Pieces:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return assemble(*arguments)
 
     assert train_config(runner.config(), interrupted, FakeStore.verify, program="diy train") == 143
     said = capsys.readouterr().err
@@ -250,10 +251,6 @@ def test_a_run_that_left_early_says_how_it_goes_on(
         assert runner(stop_at=5, resume=True) == 0
         said = capsys.readouterr().err
         assert said.endswith(f"to go on: diy train {command} --stop_at null\n")
-
-    def interrupted(*arguments: Any) -> Pieces:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return assemble(*arguments)
 
     config, options = runner.config(), {"program": "diy train", "resume": True, "device": "gpu:1"}
     assert train_config(config, interrupted, FakeStore.verify, **options) == 143
