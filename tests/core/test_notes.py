@@ -1,0 +1,32 @@
+"""Notes are warned of one by one, or refused all at once."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from diy_core import CheckpointError, CheckpointNote
+from diy_core.notes import settle
+
+NOTES = ["two buffers were passed over", "the head is the embedding"]
+
+
+def test_each_note_is_a_warning_that_names_the_place() -> None:
+    with pytest.warns(CheckpointNote) as caught:
+        settle("some/model", NOTES)
+    assert [str(warning.message) for warning in caught] == [f"some/model: {n}" for n in NOTES]
+    assert {warning.filename for warning in caught} != {settle.__code__.co_filename}
+
+
+def test_strict_refuses_all_of_them_at_once() -> None:
+    with pytest.raises(CheckpointError) as refused:
+        settle("some/model", NOTES, strict=True)
+    assert all(note in str(refused.value) for note in NOTES)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_without_notes_nothing_is_said(strict: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settle("some/model", [], strict=strict)
