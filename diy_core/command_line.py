@@ -18,6 +18,7 @@ from diy_core.disk import described
 from diy_core.errors import CheckpointError
 from diy_core.generation import OnTokens
 from diy_core.launch import EXIT_BAD_INPUT, plain_ctrl_c
+from diy_core.notes import add_strict, notes_of_command
 from diy_core.standard_error import complain
 from diy_core.tokenizer import Tokenizer
 
@@ -67,6 +68,7 @@ def build_parser(program: str, framework: str, devices: str) -> argparse.Argumen
     generate.add_argument(
         "--json", action="store_true", help="print one object with prompt, text and token ids"
     )
+    add_strict(generate)
     _add_data(commands)
     commands.add_parser("train", help=TRAIN_HELP, add_help=False)  # it has a parser of its own
     _add_export(commands)
@@ -142,7 +144,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, commands: C
             step, out = arguments.step, arguments.out
             print(commands.export(arguments.run, step, out, arguments.overwrite))
         else:
-            _generate(arguments, commands.load)
+            with notes_of_command(strict=arguments.strict):
+                _generate(arguments, commands.load)
     except (CheckpointError, ValueError) as error:
         complain(f"{parser.prog} {arguments.command}: {error}")
         return EXIT_BAD_INPUT

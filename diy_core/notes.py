@@ -1,34 +1,96 @@
 """What a reader passed over, or took another way than it stands there: said, or refused.
 
 A checkpoint that is legitimate and odd is read. Whatever was odd about it is a note: one sentence,
-kept by the reader (`Reader.notes`, `Tokenizer.notes`). Command lines print notes, `from_pretrained`
-warns of them, and `strict` turns them into an error.
+kept by the reader (`Reader.notes`, `Tokenizer.notes`). `from_pretrained` warns of notes, commands
+print them as lines on standard error, and `strict` (`--strict`) turns them into an error.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from diy_core.errors import CheckpointError
+from diy_core.standard_error import complain
 
 
 class CheckpointNote(UserWarning):
     """Something odd about a checkpoint that does not change the function it describes."""
 
 
-def settle(where: object, notes: Sequence[str], *, strict: bool = False) -> None:
-    """Warn of each note, or refuse all of them.
+class _Command:
+    """What a command does with notes: it says each of them once."""
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+        self._said: set[str] = set()
+
+    def say(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            complain(f"note: {line}")
+
+
+_COMMAND: contextvars.ContextVar[_Command | None] = contextvars.ContextVar("command", default=None)
+
+
+def refuse(where: object, notes: Sequence[str], *, strict: bool = False) -> None:
+    """Refuse notes where that was asked for, here or on the command line.
 
     Args:
         where: what the notes are about, usually a path.
         notes: one sentence each.
-        strict: raise instead of warning.
+        strict: whether it was asked for here.
 
     Raises:
-        CheckpointError: there are notes, and `strict` was asked for; it has all of them.
+        CheckpointError: there are notes, and they are refused; it has all of them.
     """
-    if strict and notes:
+    command = _COMMAND.get()
+    if notes and (strict or (command is not None and command.strict)):
         raise CheckpointError(where, [f"{note} (refused: strict)" for note in notes])
+
+
+def settle(
+    where: object, notes: Sequence[str], *, strict: bool = False, stacklevel: int = 3
+) -> None:
+    """Say each note, or refuse all of them.
+
+    Args:
+        where: what the notes are about, usually a path.
+        notes: one sentence each.
+        strict: raise instead.
+        stacklevel: of the warnings: 3 is the caller of the function that calls this one.
+
+    Raises:
+        CheckpointError: of `refuse`.
+    """
+    refuse(where, notes, strict=strict)
+    command = _COMMAND.get()
     for note in notes:
-        warnings.warn(f"{where}: {note}", CheckpointNote, stacklevel=3)
+        if command is None:
+            warnings.warn(f"{where}: {note}", CheckpointNote, stacklevel=stacklevel)
+        else:
+            command.say(f"{where}: {note}")
+
+
+@contextlib.contextmanager
+def notes_of_command(strict: bool = False) -> Iterator[None]:
+    """Inside, notes are lines on standard error, each said once; or all refused, with `strict`."""
+    token = _COMMAND.set(_Command(strict))
+    try:
+        yield
+    finally:
+        _COMMAND.reset(token)
+
+
+def add_strict(parser: Any) -> None:
+    """Give the parser of a command that opens checkpoints its `--strict`."""
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse a checkpoint that is odd but means the same (default: it is read, with a "
+        "note on standard error)",
+    )

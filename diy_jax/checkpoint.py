@@ -18,6 +18,7 @@ from diy_core.checkpoints.interface import MemoryReader, Stored
 from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
 from diy_core.mapping import Tensor, flatten, match_flax, tensors, unflatten
+from diy_core.notes import refuse, settle
 
 if TYPE_CHECKING:
     from diy_jax.model import DIYForCausalLM
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 
 
 def load(
-    cls: type[Model], path: str | Path, dtype: Any, verify: bool = False
+    cls: type[Model], path: str | Path, dtype: Any, verify: bool = False, strict: bool = False
 ) -> tuple[Model, dict[str, Any]]:
     """A model with the config, and params with the weights, of a Hugging Face directory."""
     directory = HFReader(path)
+    refuse(path, directory.notes, strict=strict)
     by_name = {tensor.hf: tensor for tensor in tensors(directory.config)}
     named = ((by_name[name], array) for name, array in directory.read_all(verify))
     params = build_params(named, dtype)
+    settle(path, directory.notes, strict=strict, stacklevel=4)
     dtype = params["model"]["embed_tokens"]["embedding"].dtype
     return cls(directory.config, dtype=dtype, param_dtype=dtype), params
 

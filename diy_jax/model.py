@@ -248,7 +248,12 @@ class DIYForCausalLM(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, dtype: Any = jnp.float32, *, verify: bool = False
+        cls,
+        path: str | Path,
+        dtype: Any = jnp.float32,
+        *,
+        verify: bool = False,
+        strict: bool = False,
     ) -> tuple[DIYForCausalLM, dict[str, Any]]:
         """Load a Hugging Face directory.
 
@@ -256,6 +261,8 @@ class DIYForCausalLM(nn.Module):
             path: the directory, with `config.json` and safetensors files.
             dtype: of weights and computation; None keeps the dtype of the file.
             verify: compare every tensor with its SHA-256 in the manifest.
+            strict: refuse what is odd but means the same; else it is read with a warning, a
+                `CheckpointNote`.
 
         Returns:
             The model and its params, for `model.apply({"params": params}, input_ids)`.
@@ -263,9 +270,10 @@ class DIYForCausalLM(nn.Module):
         Raises:
             ValueError: a `config.json` that cannot be honoured.
             CheckpointError: tensors missing, extra, misshapen, mistyped or not finite; or, with
-                `verify`, no manifest, or values that changed since it was written.
+                `verify`, no manifest, or values that changed since it was written; or, with
+                `strict`, anything odd.
         """
-        return checkpoint.load(cls, path, dtype, verify)
+        return checkpoint.load(cls, path, dtype, verify, strict)
 
     def save_pretrained(
         self, path: str | Path, params: dict[str, Any], *, max_shard_size: int = MAX_SHARD_SIZE

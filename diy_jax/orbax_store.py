@@ -29,6 +29,7 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
 from diy_core.memory import returning_buffers
+from diy_core.notes import settle
 from diy_jax.orbax_files import (
     READING,
     cannot_read,
@@ -223,7 +224,9 @@ def load_params(
     reader = OrbaxReader(path)
     by_name = {tensor.hf: tensor for tensor in tensors(reader.config)}
     named = ((by_name[name], array) for name, array in reader.read_all(verify))
-    return reader.config, build_params(named, dtype)
+    params = build_params(named, dtype)
+    settle(path, reader.notes)
+    return reader.config, params
 
 
 def _refuse_foreign(path: Path) -> None:

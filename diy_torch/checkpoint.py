@@ -18,6 +18,7 @@ from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import MemoryReader, Stored
 from diy_core.checkpoints.transfer import transfer
 from diy_core.mapping import tensors
+from diy_core.notes import refuse, settle
 
 if TYPE_CHECKING:
     from diy_torch.model import DIYForCausalLM
@@ -31,15 +32,18 @@ def load(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
     verify: bool = False,
+    strict: bool = False,
 ) -> Model:
     """A model with the config and the weights of a Hugging Face directory."""
     directory = HFReader(path)
+    refuse(path, directory.notes, strict=strict)
     torch_names = {tensor.hf: tensor.torch for tensor in tensors(directory.config)}
     model = cls.__new__(cls)
     torch.nn.Module.__init__(model)
     model._build(directory.config)
     named = ((torch_names[name], array) for name, array in directory.read_all(verify))
     assign_weights(model, named, dtype, device)
+    settle(path, directory.notes, strict=strict, stacklevel=4)
     return model
 
 

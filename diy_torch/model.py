@@ -247,6 +247,7 @@ class DIYForCausalLM(nn.Module):
         device: torch.device | str | None = None,
         *,
         verify: bool = False,
+        strict: bool = False,
     ) -> DIYForCausalLM:
         """Load a Hugging Face directory.
 
@@ -255,13 +256,16 @@ class DIYForCausalLM(nn.Module):
             dtype: of weights and computation; None keeps the dtype of the file.
             device: where the weights go; None is the CPU.
             verify: compare every tensor with its SHA-256 in the manifest.
+            strict: refuse what is odd but means the same; else it is read with a warning, a
+                `CheckpointNote`.
 
         Raises:
             ValueError: a `config.json` that cannot be honoured.
             CheckpointError: tensors missing, extra, misshapen, mistyped or not finite; or, with
-                `verify`, no manifest, or values that changed since it was written.
+                `verify`, no manifest, or values that changed since it was written; or, with
+                `strict`, anything odd.
         """
-        return checkpoint.load(cls, path, dtype, device, verify)
+        return checkpoint.load(cls, path, dtype, device, verify, strict)
 
     def save_pretrained(self, path: str | Path, *, max_shard_size: int = MAX_SHARD_SIZE) -> None:
         """Write a Hugging Face directory, whole or not at all; transformers loads it.

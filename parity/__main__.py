@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from diy_core.errors import CheckpointError
+from diy_core.notes import add_strict, notes_of_command
 from parity.checkpoint_commands import add_checkpoint_commands
 from parity.trace_commands import add_trace_commands
 
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", metavar="FILE", help="also write the record here; - is stdout")
     _add_device(check)
+    add_strict(check)
     check.set_defaults(run=_check)
 
     add_checkpoint_commands(commands)
@@ -185,6 +187,7 @@ def _command(arguments: argparse.Namespace) -> str:
     for option in ("checks", "report", "json"):
         if value := getattr(arguments, option):
             words += [f"--{option}", value]
+    words += ["--strict"] if arguments.strict else []
     return shlex.join([*words, "--device", arguments.device])
 
 
@@ -231,7 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors of the input are one message and exit code 2."""
     arguments = build_parser().parse_args(argv)
     try:
-        result: int = arguments.run(arguments)
+        with notes_of_command(strict=getattr(arguments, "strict", False)):
+            result: int = arguments.run(arguments)
         return result
     except (CheckpointError, ValueError, OSError) as error:
         print(f"parity {arguments.command}: {error}", file=sys.stderr)

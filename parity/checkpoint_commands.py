@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.filesize import decimal
 
+from diy_core.notes import add_strict, settle
+
 if TYPE_CHECKING:
     from diy_core.checkpoints.transfer import Progress
 
@@ -70,6 +72,7 @@ def add_checkpoint_commands(commands: Any) -> None:
         help="give a model whose output head is tied to its embedding a head of its own: the "
         "lm_head.weight of the file, else a copy of the embedding",
     )
+    add_strict(convert)
     convert.set_defaults(run=_convert)
 
     inspect = commands.add_parser(
@@ -84,6 +87,7 @@ def add_checkpoint_commands(commands: Any) -> None:
     inspect.add_argument(
         "--verify", action="store_true", help="also read all weights and check their sums"
     )
+    add_strict(inspect)
     inspect.set_defaults(run=_inspect)
 
     diff = commands.add_parser(
@@ -96,6 +100,7 @@ def add_checkpoint_commands(commands: Any) -> None:
     diff.add_argument("one", metavar="A", help="a checkpoint; its kind is recognised")
     diff.add_argument("other", metavar="B", help="another, of the same or another kind")
     diff.add_argument("--json", metavar="FILE", help=_JSON)
+    add_strict(diff)
     diff.set_defaults(run=_diff)
 
 
@@ -125,8 +130,10 @@ def _convert(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             verify=not arguments.no_verify,
             untie=arguments.untie,
+            strict=arguments.strict,
             progress=progress,
         )
+    settle(arguments.source, done.notes)
     rate = decimal(int(done.nbytes / max(done.seconds, 1e-9)))
     checked = "read back and compared" if done.verified else "not read back"
     if done.source_verified:
@@ -135,8 +142,6 @@ def _convert(arguments: argparse.Namespace) -> int:
         f"{arguments.destination}: {KINDS[done.kind]}, {done.tensors} tensors, "
         f"{decimal(done.nbytes)} in {done.seconds:.1f} s ({rate}/s), {checked}"
     )
-    for note in done.notes:
-        print(f"note: {note}")
     return 0
 
 
@@ -145,6 +150,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     with progress_bar() as progress:
         record = inspection.inspect(arguments.path, verify=arguments.verify, progress=progress)
+    settle(arguments.path, record["notes"])
     if arguments.json:
         report.write_json(arguments.json, record)
     if arguments.json == "-":
@@ -158,6 +164,8 @@ def _diff(arguments: argparse.Namespace) -> int:
 
     with progress_bar() as progress:
         record = inspection.diff(arguments.one, arguments.other, progress)
+    for side in ("one", "other"):
+        settle(record[side]["path"], record[side]["notes"])
     if arguments.json:
         report.write_json(arguments.json, record)
     if arguments.json != "-":

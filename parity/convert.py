@@ -157,6 +157,7 @@ def convert(
     overwrite: bool = False,
     verify: bool = True,
     untie: bool = False,
+    strict: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Summary:
     """From any kind of checkpoint to any other, a group of tensors at a time.
@@ -172,6 +173,7 @@ def convert(
         verify: check the source against its manifest if it has one, and read everything back
             before it moves into place.
         untie: give a model whose head is tied to the embedding a head of its own.
+        strict: refuse a source that is odd; else what was odd is in the summary's `notes`.
         progress: called often, with what is done, and bytes of how many.
 
     Raises:
@@ -197,6 +199,7 @@ def convert(
         functools.partial(WRITERS[kind], destination, **options),
         dtype=None if dtype is None else dtype_of(dtype),
         verify=verify,
+        strict=strict,
         progress=progress,
     )
 

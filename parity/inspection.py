@@ -102,8 +102,6 @@ def show(record: dict[str, Any], console: Console) -> None:
         source = escape(record["manifest"]["source"]) or "?"
         state = "all right" if record["verified"] else "present, not checked (--verify checks them)"
         console.print(f"checksums: {state}; written from {source}")
-    for note in record["notes"]:
-        console.print(f"note: {note}", highlight=False, markup=False)
 
 
 def _table(rows: list[dict[str, Any]], gguf: bool) -> Table:
@@ -155,8 +153,8 @@ def diff(one: str | Path, other: str | Path, progress: Progress) -> dict[str, An
     found.sort(key=lambda f: -math.inf if f["relative_l2"] is None else -f["relative_l2"])
     configs = _config_differences(left, right)
     return {
-        "one": {"path": str(one), "kind": left.kind},
-        "other": {"path": str(other), "kind": right.kind},
+        "one": {"path": str(one), "kind": left.kind, "notes": left.notes},
+        "other": {"path": str(other), "kind": right.kind, "notes": right.notes},
         "equal": not found and not configs,
         "compared": len(names),
         "tensors": found,

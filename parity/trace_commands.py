@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from diy_core.notes import add_strict
+
 if TYPE_CHECKING:
     from parity.faults import Outcome
 
@@ -46,6 +48,7 @@ def add_trace_commands(
     trace.add_argument("--all", action="store_true", help="show every module, not the culprit only")
     trace.add_argument("--json", metavar="FILE", help=_JSON)
     add_device(trace)
+    add_strict(trace)
     trace.set_defaults(run=_trace)
 
     faults = commands.add_parser(

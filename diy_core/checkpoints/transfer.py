@@ -22,6 +22,7 @@ from diy_core.checkpoints.interface import GROUP, Reader, Stored, Writer, groups
 from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.errors import CheckpointError
 from diy_core.memory import trim
+from diy_core.notes import refuse
 
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, bytes of it so far, bytes in all
@@ -60,6 +61,7 @@ def transfer(
     *,
     dtype: np.dtype[Any] | None = None,
     verify: bool = True,
+    strict: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Summary:
     """Write a checkpoint from another one.
@@ -70,17 +72,20 @@ def transfer(
         make_writer: builds the writer for a source and the layout.
         dtype: of all tensors; None keeps the dtype of each.
         verify: read everything back before it moves into place, and compare.
+        strict: refuse a source that has notes.
         progress: called often.
 
     Raises:
         CheckpointError: a damaged source, a value that `dtype` cannot hold, a target in the way, or
-            a target that does not read back as it was written. Nothing is left behind then.
+            a target that does not read back as it was written, or, with `strict`, notes. Nothing is
+            left behind then.
     """
     begun = time.monotonic()
     layout = {
         name: dataclasses.replace(tensor, dtype=dtype or tensor.dtype)
         for name, tensor in reader.stored.items()
     }
+    refuse(reader.path, reader.notes, strict=strict)
     known = verify and reader.manifest is not None
     if known:
         reader.require_manifest()
@@ -95,6 +100,7 @@ def transfer(
         written = writer.finish(manifest)
         if verify:
             check(written, manifest, progress)
+        refuse(reader.path, reader.notes, strict=strict)  # some come up while it is read
     return Summary(
         kind=writer.kind,
         tensors=len(layout),

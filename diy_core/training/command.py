@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diy_core.disk import described
 from diy_core.launch import EXIT_BAD_INPUT
+from diy_core.notes import notes_of_command
 from diy_core.standard_error import complain
 from diy_core.training.config import TrainConfig
 from diy_core.training.interfaces import Pieces, TrainingError
@@ -42,8 +43,11 @@ def run(program: str, argv: Sequence[str], assemble: Assemble, verify: Verify) -
         verify: reads a checkpoint of the twin.
     """
     try:
-        config, resume, device = parse(program, argv)
-        return train_config(config, assemble, verify, program=program, resume=resume, device=device)
+        config, resume, device, strict = parse(program, argv)
+        with notes_of_command(strict=strict):
+            return train_config(
+                config, assemble, verify, program=program, resume=resume, device=device
+            )
     except TrainingError as error:
         complain(f"{program}: {error}")
         return EXIT_FAILED

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diy_core.launch import EXIT_BAD_INPUT
+from diy_core.notes import add_strict
 from diy_core.standard_error import complain
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig, as_dict
 from diy_core.training.opening_model import model_config
@@ -67,12 +68,13 @@ def build_parser(program: str) -> Any:
         "if there is none",
     )
     parser.add_argument("--device", type=str | None, help="where to train; default: the best")
+    add_strict(parser)
     parser.add_class_arguments(TrainConfig)
     return parser
 
 
-def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | None]:
-    """Config, whether to resume, and the device, from a command line.
+def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | None, bool]:
+    """Config, whether to resume, the device, and whether to be strict, from a command line.
 
     Raises:
         ValueError: an unknown name, with the nearest known one, a value out of range, or a model
@@ -86,6 +88,7 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
     values: dict[str, Any] = parser.instantiate(parser.parse_args(checked)).as_dict()
     file = values.pop("config")
     resume, device = values.pop("resume") == "auto", values.pop("device")
+    strict = values.pop("strict")
     if resume and not any(word.partition("=")[0] == "--run_dir" for word in argv):
         values["run_dir"] = _moved(file, values["run_dir"])
     config = TrainConfig(**values)
@@ -93,7 +96,7 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
         model_config(config)
     if checked != list(argv):
         parser.parse_args(list(argv))  # prints, and leaves
-    return config, resume, device
+    return config, resume, device, strict
 
 
 def _moved(files: Any, run_dir: str) -> str:
@@ -163,7 +166,7 @@ def _refuse_keys(values: Mapping[str, Any], where: object) -> None:
             )
         given += [f"{part}.{name}" for name in values[part]]
     for name in given:
-        if name not in (*names, "resume", "device"):
+        if name not in (*names, "resume", "device", "strict"):
             raise ValueError(f"{where}: {name} is not known{_nearest(name, names)}")
 
 

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from diy_core import CheckpointError, CheckpointNote
-from diy_core.notes import settle
+from diy_core.notes import notes_of_command, refuse, settle
 
 NOTES = ["two buffers were passed over", "the head is the embedding"]
 
@@ -30,3 +30,20 @@ def test_without_notes_nothing_is_said(strict: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         settle("some/model", [], strict=strict)
+
+
+def test_a_command_prints_each_note_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with notes_of_command():
+        settle("some/model", NOTES)
+        settle("some/model", NOTES)
+        refuse("some/model", NOTES)
+    assert capsys.readouterr().err.splitlines() == [f"note: some/model: {n}" for n in NOTES]
+    with pytest.warns(CheckpointNote):  # behind it, all is as before
+        settle("some/model", NOTES)
+
+
+def test_a_strict_command_is_strict_wherever_a_checkpoint_is_opened() -> None:
+    for say in (settle, refuse):
+        with notes_of_command(strict=True), pytest.raises(CheckpointError) as refused:
+            say("some/model", NOTES)
+        assert len(refused.value.faults) == 2

@@ -23,8 +23,8 @@ TINY = next(path for path in EXAMPLES if path.name == "tiny.yaml")
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_a_config(path: Path) -> None:
-    config, resume, device = parse("diy train", ["--config", str(path)])
-    assert (resume, device) == (False, None)
+    config, resume, device, strict = parse("diy train", ["--config", str(path)])
+    assert (resume, device, strict) == (False, None, False)
     assert config == from_dict(yaml.safe_load(path.read_text()), path)
     if isinstance(config.model, dict):
         model = DIYConfig.from_dict({"model_type": "llama"} | config.model)
@@ -41,13 +41,14 @@ def test_all_five_examples_are_there() -> None:
 def test_the_command_line_goes_over_the_file() -> None:
     argv = ["--config", str(TINY), "--optimizer.learning_rate", "3e-4", "--steps=20"]
     argv += ["--model.hidden_size", "48", "--resume", "auto", "--device", "cpu"]
-    config, resume, device = parse("diy train", argv)
+    argv += ["--strict"]
+    config, resume, device, strict = parse("diy train", argv)
     assert isinstance(config, TrainConfig)
     assert (config.optimizer.learning_rate, config.steps) == (3e-4, 20)
     assert isinstance(config.model, dict)
     assert config.model["hidden_size"] == 48
     assert config.model["vocab_size"] == 257
-    assert (resume, device) == (True, "cpu")
+    assert (resume, device, strict) == (True, "cpu", True)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_the_printed_config_can_be_run_again(
     assert caught.value.code == 0
     file = tmp_path / "printed.yaml"
     file.write_text(capsys.readouterr().out)
-    printed, _, _ = parse("diy train", ["--config", str(file)])
+    printed, *_ = parse("diy train", ["--config", str(file)])
     assert printed == parse("diy train", ["--config", str(TINY), "--seed", "7"])[0]
 
 

@@ -16,6 +16,7 @@ import sys
 import termios
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import parity.check
@@ -283,8 +284,43 @@ def test_options_of_convert_arrive(plain: Path, capsys: Capture) -> None:
 def test_notes_are_printed(plain: Path, capsys: Capture) -> None:
     put(plain, weights() | {HEAD: weights()[EMBEDDING].copy()})
     assert main(["convert", str(plain), str(plain.parent / "out")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith(f"note: {HEAD} was dropped: it equals the embedding")
+    out, err = capsys.readouterr()
+    assert err.startswith(f"note: {plain}: {HEAD} was dropped: it equals the embedding")
+    assert err.count("\n") == out.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect", "diff", "check", "trace"])
+def test_strict_refuses_what_is_odd(plain: Path, command: str, capsys: Capture) -> None:
+    table = {"model.rotary_emb.inv_freq": np.ones(2, np.float32)}
+    put(plain, weights() | {HEAD: weights()[EMBEDDING].copy()} | table)
+    out = plain.parent / "out"
+    words = {"convert": [str(out)], "diff": [str(plain)]}.get(command, [])
+    before = sorted(plain.parent.iterdir())
+    assert main([command, str(plain), *words, "--strict"]) == 2
+    printed, err = capsys.readouterr()
+    assert printed == ""
+    assert err.startswith(f"parity {command}: {plain}: ")
+    assert "1 rotary tables were dropped: they follow from the config (refused: strict)" in err
+    assert sorted(plain.parent.iterdir()) == before
+
+
+def test_a_note_that_comes_up_while_reading_leaves_nothing_behind(
+    plain: Path, capsys: Capture
+) -> None:
+    put(plain, weights() | {HEAD: weights()[EMBEDDING].copy()})
+    before = sorted(plain.parent.iterdir())
+    assert main(["convert", str(plain), str(plain.parent / "out"), "--strict"]) == 2
+    assert f"{HEAD} was dropped: it equals the embedding" in capsys.readouterr().err
+    assert sorted(plain.parent.iterdir()) == before
+
+
+def test_the_notes_of_both_sides_are_printed_once(plain: Path, capsys: Capture) -> None:
+    table = {"model.rotary_emb.inv_freq": np.ones(2, np.float32)}
+    put(plain, weights() | table)
+    assert main(["diff", str(plain), str(plain), "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["equal"]
+    assert err.count("note: ") == err.count("\n") == 1
 
 
 def test_without_a_terminal_it_is_quiet(plain: Path) -> None:

@@ -12,11 +12,15 @@ from transformers import AutoModelForCausalLM
 
 import diy_torch
 from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
+from diy_core.notes import CheckpointNote
 from diy_torch.checkpoint import to_numpy, to_tensor
 from parity.metrics import relative_l2
 from tests.oracles import CONFIGS, random_ids, tiny
 from tests.tiny_checkpoints import (
+    EMBEDDING,
+    HEAD,
     MANIFEST,
     QUERY,
     change_one_value,
@@ -149,3 +153,16 @@ def test_large_models_are_saved_in_shards(tmp_path: Path) -> None:
         assert (len(sizes) > 1) == (limit < 10**9)
         assert same(read(path), weights(tiny()))
         diy_torch.DIYForCausalLM.from_pretrained(path, verify=True)
+
+
+def test_what_is_odd_is_warned_of_or_refused(tmp_path: Path) -> None:
+    extra = {HEAD: weights()[EMBEDDING].copy(), "model.rotary_emb.inv_freq": weights()[QUERY][0]}
+    put(tmp_path, weights() | extra)
+    with pytest.warns(CheckpointNote) as caught:
+        diy_torch.DIYForCausalLM.from_pretrained(tmp_path)
+    assert [HEAD in str(warning.message) for warning in caught] == [False, True]
+    with pytest.raises(CheckpointError, match="1 rotary tables"):
+        diy_torch.DIYForCausalLM.from_pretrained(tmp_path, strict=True)
+    put(tmp_path, weights() | {HEAD: extra[HEAD]})
+    with pytest.raises(CheckpointError, match=HEAD):
+        diy_torch.DIYForCausalLM.from_pretrained(tmp_path, strict=True)
