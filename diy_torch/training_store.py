@@ -9,8 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.interface import Stored
-from diy_core.checkpoints.safetensors_files import SafetensorsWriter, read_header, read_slot
-from diy_core.errors import CheckpointError
+from diy_core.training import state_file
 from diy_core.training.checkpoint_files import Arrays
 from diy_core.training.checkpoint_store import CheckpointStore
 
@@ -18,7 +17,7 @@ from diy_core.training.checkpoint_store import CheckpointStore
 class TrainingStore(CheckpointStore):
     """Checkpoints whose arrays are `state.safetensors`, under the names of `state_shapes`."""
 
-    form = "state.safetensors"
+    form = state_file.STATE_FILE
 
     @staticmethod
     def write_arrays(folder: Path, layout: Mapping[str, Stored], parts: Iterable[Arrays]) -> None:
@@ -27,14 +26,7 @@ class TrainingStore(CheckpointStore):
         Raises:
             OSError: the disk is full, ...
         """
-        shapes = {name: (stored.shape, stored.dtype) for name, stored in layout.items()}
-        writer = SafetensorsWriter(folder / TrainingStore.form, shapes)
-        try:
-            for part in parts:
-                for name, array in part.items():
-                    writer.write(name, array)
-        finally:
-            writer.close()
+        state_file.write_arrays(folder, layout, parts)
 
     @staticmethod
     def read_arrays(folder: Path, layout: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
@@ -43,7 +35,4 @@ class TrainingStore(CheckpointStore):
         Raises:
             CheckpointError: the file cannot be read, or lacks one.
         """
-        slots = read_header(folder / TrainingStore.form)
-        if missing := [f"missing tensor {name}" for name in layout if name not in slots]:
-            raise CheckpointError(folder / TrainingStore.form, missing)
-        return {name: read_slot(slots[name]) for name in layout}
+        return state_file.read_arrays(folder, layout)

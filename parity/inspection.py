@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from rich.table import Table
 
 from diy_core.checkpoints.dtypes import same_bits
 from diy_core.checkpoints.gguf_names import gguf_name
-from diy_core.checkpoints.interface import Reader
+from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.transfer import Progress, check
+from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
 from parity.convert import KINDS, open_checkpoint
 
 _PIECE = 1 << 20  # elements compared at a time
-_SHOWN = 20  # differing tensors in the table; the record has all
+SHOWN = 20  # differing tensors in the table; the record has all
 _PLAIN = {"F64", "F32", "F16", "BF16"}  # other words for a dtype, in some files
 
 
@@ -90,7 +92,7 @@ def show(record: dict[str, Any], console: Console) -> None:
     for key, value in record["config"].items():
         settings.add_row(escape(key), escape(str(value)))
     console.print(settings)
-    console.print(_table(record["tensors"], gguf=record["kind"] == "gguf"))
+    console.print(tensor_table(record["tensors"], gguf=record["kind"] == "gguf"))
     console.print(
         f"{total['tensors']} tensors, {total['parameters']:,} parameters, "
         f"{decimal(total['bytes'])} as arrays, {decimal(total['bytes_on_disk'])} on disk",
@@ -104,7 +106,7 @@ def show(record: dict[str, Any], console: Console) -> None:
         console.print(f"checksums: {state}; written from {source}")
 
 
-def _table(rows: list[dict[str, Any]], gguf: bool) -> Table:
+def tensor_table(rows: list[dict[str, Any]], gguf: bool) -> Table:
     """All tensors; those of layers that are alike are one line, with how many they are."""
     worlds = {"name": "Hugging Face", "torch": "torch", "flax": "flax"}
     worlds |= {"gguf": "GGUF"} if gguf else {}
@@ -151,7 +153,7 @@ def diff(one: str | Path, other: str | Path, progress: Progress) -> dict[str, An
         done += left.stored[name].nbytes if name in left.stored else 0
         progress("comparing", done, total)
     found.sort(key=lambda f: -math.inf if f["relative_l2"] is None else -f["relative_l2"])
-    configs = _config_differences(left, right)
+    configs = config_differences(left.config, right.config)
     return {
         "one": {"path": str(one), "kind": left.kind, "notes": left.notes},
         "other": {"path": str(other), "kind": right.kind, "notes": right.notes},
@@ -164,22 +166,34 @@ def diff(one: str | Path, other: str | Path, progress: Progress) -> dict[str, An
 
 def _compare(name: str, left: Reader, right: Reader) -> dict[str, Any] | None:
     """What is different about one tensor, or None."""
+    if fault := not_comparable(name, left.stored, right.stored):
+        return fault
+    return difference(name, left.read(name), right.read(name))
+
+
+def not_comparable(
+    name: str, left: Mapping[str, Stored], right: Mapping[str, Stored]
+) -> dict[str, Any] | None:
+    """The fault of a tensor that one of them lacks or has in another shape; None: it is in both."""
     fault: dict[str, Any] = {"name": name, "what": "", "dtypes": None, "values": None}
     fault |= {"relative_l2": None, "largest": None}
-    for reader, where in ((left, "A"), (right, "B")):
-        if name not in reader.stored:
+    for stored, where in ((left, "A"), (right, "B")):
+        if name not in stored:
             return fault | {"what": f"not in {where}"}
-    a, b = left.stored[name], right.stored[name]
-    if a.shape != b.shape:
-        return fault | {"what": f"shape {a.shape} in A, {b.shape} in B"}
-    one, other = left.read(name), right.read(name)
+    a, b = left[name].shape, right[name].shape
+    return None if a == b else fault | {"what": f"shape {a} in A, {b} in B"}
+
+
+def difference(name: str, one: NDArray[Any], other: NDArray[Any]) -> dict[str, Any] | None:
+    """What is different about two arrays of one shape, as `diff` says it; None: nothing."""
     if same_bits(one, other):
         return None
     relative, largest, count = distance(one, other)
-    dtypes = "" if a.dtype == b.dtype else f"{a.dtype} in A, {b.dtype} in B; "
-    return fault | {
+    dtypes = "" if one.dtype == other.dtype else f"{one.dtype} in A, {other.dtype} in B; "
+    return {
+        "name": name,
         "what": f"{dtypes}{count} of {one.size} values differ",
-        "dtypes": None if a.dtype == b.dtype else [str(a.dtype), str(b.dtype)],
+        "dtypes": None if one.dtype == other.dtype else [str(one.dtype), str(other.dtype)],
         "values": count,
         "relative_l2": relative,
         "largest": largest,
@@ -206,10 +220,10 @@ def distance(one: NDArray[Any], other: NDArray[Any]) -> tuple[float, float, int]
     return (math.sqrt(squares / reference) if reference else math.inf), largest, count
 
 
-def _config_differences(left: Reader, right: Reader) -> dict[str, list[Any]]:
-    """Keys of the configs that change the function, where they differ."""
-    one, other = left.config.to_dict(), right.config.to_dict()
-    own = set(one) - set(left.config.extra) | set(other) - set(right.config.extra)
+def config_differences(left: DIYConfig, right: DIYConfig) -> dict[str, list[Any]]:
+    """Keys of two configs that change the function, where they differ, with both values."""
+    one, other = left.to_dict(), right.to_dict()
+    own = set(one) - set(left.extra) | set(other) - set(right.extra)
     return {
         key: [one.get(key), other.get(key)]
         for key in sorted(own - {"initializer_range"})
@@ -226,14 +240,14 @@ def show_diff(record: dict[str, Any], console: Console) -> None:
     for key, (one, other) in record["config"].items():
         console.print(f"config: {key} is {one} in A, {other} in B", highlight=False, markup=False)
     numbered = [fault for fault in found if fault["relative_l2"] is not None]
-    for fault in found[: min(_SHOWN, len(found) - len(numbered))]:
+    for fault in found[: min(SHOWN, len(found) - len(numbered))]:
         console.print(f"{fault['name']}: {fault['what']}", highlight=False, markup=False)
     kinds = Counter(tuple(fault["dtypes"]) for fault in numbered if fault["dtypes"])
     for (one, other), count in kinds.items():
         console.print(f"{count} tensors are {one} in A, {other} in B", highlight=False)
     if numbered:
-        console.print(_differences(numbered[:_SHOWN]))
-    more = f", the worst {_SHOWN} above" if len(found) > _SHOWN else ""
+        console.print(_differences(numbered[:SHOWN]))
+    more = f", the worst {SHOWN} above" if len(found) > SHOWN else ""
     console.print(f"{len(found)} of {record['compared']} tensors differ{more}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from pathlib import Path
@@ -12,23 +13,48 @@ from diy_core.errors import CheckpointError
 FORMS = {"state.safetensors": "diy-torch", "orbax": "diy-jax"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a path lies in a run.
+
+    Attributes:
+        run: the directory of the run, relative if the path is.
+        room: of the run's own, that the path lies in, such as `checkpoints`; empty: the run itself.
+        step: of the checkpoint that the path lies in; None: in none.
+    """
+
+    run: Path
+    room: str
+    step: int | None
+
+
+def place_in_run(path: Path) -> Place | None:
+    """Where a path lies in a run, whether it exists or not; None: in no run."""
+    whole = path.absolute()
+    run = next((folder for folder in (whole, *whole.parents[:3]) if _is_run(folder)), None)
+    if run is None:
+        return None
+    room, step = (*whole.relative_to(run).parts, "", "")[:2]
+    return Place(
+        run if path.is_absolute() else Path(os.path.relpath(run)),
+        room,
+        int(step) if room == "checkpoints" and step.isdecimal() else None,
+    )
+
+
 def refuse_training_run(path: Path) -> None:
     """Raise for the directory of a run, and for what a run keeps inside.
 
     Raises:
         CheckpointError: it is one; the message has the command that makes a model of it.
     """
-    whole = path.absolute()
-    run = next((folder for folder in (whole, *whole.parents[:3]) if _is_run(folder)), None)
-    inside = whole.relative_to(run).parts if run else ()
-    if run is None or (inside and inside[0] not in ("checkpoints", "model")):
+    place = place_in_run(path)
+    if place is None or place.room not in ("", "checkpoints", "model"):
         return
-    step = inside[1] if inside[1:] and inside[1].isdecimal() else None
-    if (program := _program(run, step)) is None:
+    if (program := _program(place.run, place.step)) is None:
         raise CheckpointError(path, "is a training run without a checkpoint, and no model yet")
-    shown = run if path.is_absolute() else Path(os.path.relpath(run))
-    words = [program, "export", str(shown), *(["--step", str(int(step))] if step else [])]
-    command = shlex.join([*words, "--out", "DIR"])
+    step = [] if place.step is None else ["--step", str(place.step)]
+    command = shlex.join([program, "export", str(place.run), *step, "--out", "DIR"])
     raise CheckpointError(path, f"is a training run and not a model: `{command}` makes one of it")
 
 
@@ -45,9 +71,10 @@ def form_of(checkpoint: Path) -> str | None:
     return next((form for form in FORMS if (checkpoint / form).exists()), None)
 
 
-def _program(run: Path, step: str | None) -> str | None:
+def _program(run: Path, step: int | None) -> str | None:
     """The twin that wrote a checkpoint; step None: the newest one."""
-    for folder in sorted((run / "checkpoints").glob(step or "[0-9]*"), reverse=True):
+    name = "[0-9]*" if step is None else f"{step:08d}"
+    for folder in sorted((run / "checkpoints").glob(name), reverse=True):
         if form := form_of(folder):
             return FORMS[form]
     return None

@@ -42,7 +42,7 @@ class JsonLines:
         with path.open("a+b") as file:
             file.seek(0)
             for line in file:
-                row = _parse(line)
+                row = parse_line(line)
                 if row is None or row["step"] > last_step:
                     break
                 self.kept.append(row)
@@ -78,7 +78,7 @@ class JsonLines:
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def parse_line(line: bytes) -> dict[str, Any] | None:
     """A whole line with a step, or None for what a kill or a full disk left."""
     try:
         row = json.loads(line) if line.endswith(b"\n") else None
@@ -90,7 +90,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 def logged_steps(path: Path) -> set[int]:
     """The steps of which a file has a line; none where there is no file."""
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    return {row["step"] for row in map(_parse, lines) if row is not None}
+    return {row["step"] for row in map(parse_line, lines) if row is not None}
 
 
 class Metrics:
