@@ -6,43 +6,78 @@ A template is a Jinja program that came with a checkpoint: it runs in Jinja's sa
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from diy_core.chat_continuation import cut, mark
+from diy_core.chat_messages import plain, plain_documents, plain_messages, plain_tools
+from diy_core.chat_parts import refuse_unread_parts
 
 
 def render(
-    template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], where: str
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, Any],
+    where: str,
+    *,
+    continue_final_message: bool | str = False,
+    functions: Mapping[str, Any] | None = None,
 ) -> str:
     """The conversation as the template writes it.
 
     Args:
         template: Jinja source.
         messages: `{"role": "user", "content": "..."}` and so on, oldest first.
-        variables: further names for the template (`add_generation_prompt`, `bos_token`, ...).
-        where: what error messages name.
+        variables: further names for the template (`tools`, `add_generation_prompt`, ...).
+        where: what error messages call the template.
+        continue_final_message: end where the last message's content does, or the key that is named.
+        functions: further names that are not plain data.
 
     Raises:
         ValueError: malformed messages, or an error in or from the template.
     """
-    _check_messages(messages)
+    given = plain_messages(messages)
+    names = {"tools": None, "documents": None, **variables}
+    names["tools"] = plain_tools(names["tools"])
+    names["documents"] = plain_documents(names["documents"])
+    names = {name: plain(value, name) for name, value in names.items()} | dict(functions or {})
+
+    def write(conversation: list[dict[str, Any]]) -> str:
+        return _filled_in(template, {**names, "messages": conversation}, where)
+
+    if continue_final_message:
+        key = continue_final_message if isinstance(continue_final_message, str) else "content"
+        marked, last = mark(given, key, template, where)
+        text = cut(write(marked), last, where)
+    else:
+        text = write(given)
+    if any(isinstance(message.get("content"), (list, tuple, dict)) for message in given):
+        refuse_unread_parts(write, given, write(given), where)
+    return text
+
+
+def _filled_in(template: str, names: Mapping[str, Any], where: str) -> str:
     try:
-        # The template sees plain JSON data, never a live object whose methods it could call.
-        plain = json.loads(json.dumps([dict(message) for message in messages]))
-        names = {"tools": None, "documents": None, **variables, "messages": plain}
-        return _ENVIRONMENT.from_string(template).render(names)
+        return _compiled(template).render(names)
     except TemplateError as error:  # of the syntax, or what the template itself raises
         line = f", line {lineno}" if (lineno := getattr(error, "lineno", None)) else ""
-        raise ValueError(f"chat template of {where}{line}: {error}") from error
+        raise ValueError(f"{where}{line}: {error}") from error
     except Exception as error:  # what running the template's expressions can raise is anything
-        raise ValueError(
-            f"chat template of {where} failed: {type(error).__name__}: {error}"
-        ) from error
+        raise ValueError(f"{where} failed: {type(error).__name__}: {error}") from error
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(template: str) -> Template:
+    return _ENVIRONMENT.from_string(template)
 
 
 class _GenerationTag(Extension):
@@ -54,6 +89,36 @@ class _GenerationTag(Extension):
         lineno = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=lineno)
+
+
+class _Dict:
+    """`dict` in a template: it makes dictionaries, and has no attributes to climb on."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+class _Namespace(Namespace):
+    """`namespace` in a template, without names that begin with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # so that namespace(self=...) works
+        self, *rest = args
+        attributes = dict(*rest, **kwargs)
+        for name in attributes:
+            _refuse_private(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_private(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_private(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace holds no name with an underscore in front, got {name!r}")
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -85,30 +150,13 @@ def _environment() -> ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
     environment.filters["tojson"] = tojson
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    environment.globals |= {
+        "raise_exception": raise_exception,
+        "strftime_now": strftime_now,
+        "dict": _Dict(),
+        "namespace": _Namespace,
+    }
     return environment
 
 
 _ENVIRONMENT = _environment()
-
-
-def _check_messages(messages: Any) -> None:
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise ValueError(
-            'messages must be a list such as [{"role": "user", "content": "Hello"}], '
-            f"got {type(messages).__name__}"
-        )
-    if not messages:
-        raise ValueError("messages is empty: a chat needs at least one message")
-    for i, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise ValueError(
-                f"message {i} must be an object with role and content, got {message!r}"
-            )
-        for key in ("role", "content"):
-            # A message that calls tools has no content of its own.
-            if key == "content" and message.get("tool_calls") and message.get(key) is None:
-                continue
-            if not isinstance(message.get(key), str):
-                found = repr(message[key]) if key in message else "none"
-                raise ValueError(f"message {i} needs {key} as a string, got {found}")

@@ -2,7 +2,7 @@
 
     tokenizer.json           the tokenizer itself, run by the `tokenizers` library
     tokenizer_config.json    the special tokens by role, and the chat template
-    chat_template.jinja      the chat template, where it has a file of its own (it then wins)
+    chat_template.jinja      the chat template, where it has a file of its own (`chat_templates`)
     generation_config.json   the ids that end a generation
 
 Letters: B batch, S the longest row of the batch.
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from diy_core import chat_template as template
 from diy_core import tokenizer_files as files
+from diy_core.chat_templates import DEFAULT, choose, read_chat_templates, refuse_other_arguments
 from diy_core.errors import CheckpointError
 
 _REPLACEMENT = "\ufffd"  # what bytes decode to that are no UTF-8, or not yet
@@ -34,7 +35,7 @@ class Tokenizer:
         backend: the tokenizer of the `tokenizers` library; its truncation and padding are turned
             off, since both would change what is encoded.
         special_tokens: text by role (`"bos_token"`, ...), handed to the chat template.
-        chat_template: Jinja source, or None where the model has none.
+        chat_template: Jinja source, several by name, or None where the model has none.
         eos_token_ids: every id that ends a generation.
         pad_token_id: the id that fills short rows, or None where the model has none.
         where: what error messages name.
@@ -45,7 +46,7 @@ class Tokenizer:
         backend: tokenizers.Tokenizer,
         *,
         special_tokens: Mapping[str, str] | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Mapping[str, str] | None = None,
         eos_token_ids: Sequence[int] = (),
         pad_token_id: int | None = None,
         where: str = "tokenizer",
@@ -55,7 +56,8 @@ class Tokenizer:
         self._backend = backend
         self._where = where
         self.special_tokens = dict(special_tokens or {})
-        self.chat_template = chat_template
+        one = {DEFAULT: chat_template} if isinstance(chat_template, str) else chat_template
+        self.chat_templates = dict(one or {})
         self.eos_token_ids = list(eos_token_ids)
         self.pad_token_id = pad_token_id
 
@@ -96,7 +98,7 @@ class Tokenizer:
         return cls(
             backend,
             special_tokens=special,
-            chat_template=files.chat_template(path, settings),
+            chat_template=read_chat_templates(path, settings),
             eos_token_ids=eos,
             pad_token_id=pad[0] if pad else None,
             where=str(path),
@@ -187,43 +189,65 @@ class Tokenizer:
         ids[mask] = np.concatenate(encoded)
         return ids, mask.astype(np.int32)
 
+    @property
+    def chat_template(self) -> str | None:
+        """The default chat template, or None; `chat_templates` has all of them by name."""
+        return self.chat_templates.get(DEFAULT)
+
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        continue_final_message: bool | str = False,
         **variables: Any,
     ) -> str:
         """The conversation as the model was trained to read it: its chat template, filled in.
 
         Args:
-            messages: `{"role": "user", "content": "..."}` and so on, oldest first.
-            add_generation_prompt: end where the assistant begins to answer.
-            variables: further names for the template (`tools`, `enable_thinking`, ...).
+            messages: `{"role": "user", "content": "..."}` and so on, oldest first. Content may be a
+                list of parts where the template reads them.
+            add_generation_prompt: end where the assistant begins to answer; None: yes, unless the
+                last message goes on.
+            tools: JSON schemas of the functions that the model may call. A model with a template of
+                the name `tool_use` takes that one.
+            documents: what to answer from, `{"title": "...", "text": "..."}` each.
+            chat_template: the name of one of `chat_templates`, or Jinja source.
+            continue_final_message: end where the last message ends, to go on with it; a text names
+                another key of the message than `content`, such as `reasoning_content`.
+            variables: further names for the template (`enable_thinking`, ...).
 
         Raises:
-            ValueError: no chat template, malformed messages, or an error in or from the template.
+            ValueError: no such chat template, malformed messages, content that the template would
+                drop, or an error in or from the template.
         """
-        if self.chat_template is None:
+        refuse_other_arguments(variables)
+        if add_generation_prompt and continue_final_message:
             raise ValueError(
-                f"{self._where} has no chat template (chat_template.jinja, or chat_template in "
-                "tokenizer_config.json): use encode with plain text, or a model tuned for chat"
+                "add_generation_prompt begins a new answer and continue_final_message goes on with "
+                "the last message: choose one"
             )
+        if add_generation_prompt is None:
+            add_generation_prompt = not continue_final_message
+        source, name = choose(self.chat_templates, chat_template, tools is not None, self._where)
         names = self.special_tokens | variables
+        names |= {"tools": tools, "documents": documents}
+        names |= {"add_generation_prompt": add_generation_prompt}
         return template.render(
-            self.chat_template,
-            messages,
-            names | {"add_generation_prompt": add_generation_prompt},
-            self._where,
+            source, messages, names, name, continue_final_message=continue_final_message
         )
 
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
-        add_generation_prompt: bool = True,
-        **variables: Any,
+        add_generation_prompt: bool | None = None,
+        **options: Any,
     ) -> list[int]:
         """The token ids of `chat`; the template wrote the special tokens, so none are added."""
-        text = self.chat(messages, add_generation_prompt, **variables)
+        text = self.chat(messages, add_generation_prompt, **options)
         return self.encode(text, add_special_tokens=False)
 
 

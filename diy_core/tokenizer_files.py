@@ -27,17 +27,6 @@ def special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
     return {role: text for role, text in texts.items() if isinstance(text, str)}
 
 
-def chat_template(path: Path, settings: Mapping[str, Any]) -> str | None:
-    """The template of its own file, else that of `tokenizer_config.json`."""
-    own_file = path / "chat_template.jinja"
-    if own_file.is_file():
-        return own_file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-    return template if isinstance(template, str) else None
-
-
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; an absent file is an empty one."""
     if not file.is_file():

@@ -65,8 +65,9 @@ def _marked(
         lambda tag: tag[1] + ("endcall" if tag[2] else f"call {_FUNCTION}()") + tag[3],
         tokenizer.chat_template or "",
     )
-    names = tokenizer.special_tokens | {"add_generation_prompt": False, _FUNCTION: answer}
-    marked = chat_template.render(source, messages, names, "the tokenizer")
+    names = tokenizer.special_tokens | {"add_generation_prompt": False}
+    functions = {_FUNCTION: answer}
+    marked = chat_template.render(source, messages, names, "the chat template", functions=functions)
     spans, at = [], 0
     for i, piece in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", marked)):
         if i % 2:

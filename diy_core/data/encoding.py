@@ -58,14 +58,14 @@ class Encoder:
         self.end_token_ids = [END_TOKEN_ID]
         self.vocab_size = END_TOKEN_ID + 1
         self.hash = BYTES
-        self.chat_template: str | None = None
+        self.chat_templates: dict[str, str] = {}
         self.special_tokens: dict[str, str] = {}
         require_tokenizer(tokenizer)
         if str(tokenizer) != BYTES:
             self._tokenizer = Tokenizer.from_pretrained(tokenizer)
             self.end_token_ids = self._tokenizer.eos_token_ids
             self.hash = tokenizer_hash(tokenizer)
-            self.chat_template = self._tokenizer.chat_template
+            self.chat_templates = self._tokenizer.chat_templates
             self.special_tokens = self._tokenizer.special_tokens
             # A model may have more rows than its tokenizer has tokens, never fewer.
             rows = read_json(Path(tokenizer) / "config.json").get("vocab_size")

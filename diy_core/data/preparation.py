@@ -162,7 +162,7 @@ def _settings(encoder: Encoder, reading: Reading, files: Sequence[Source]) -> st
         "tokenizer": encoder.hash,
         "vocab_size": encoder.vocab_size,
         "end_token_ids": encoder.end_token_ids,
-        "chat_template": encoder.chat_template,
+        "chat_templates": encoder.chat_templates,
         "special_tokens": encoder.special_tokens,
         "reading": dataclasses.asdict(reading),
         "sources": [dataclasses.asdict(file) for file in files],

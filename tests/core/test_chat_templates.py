@@ -1,0 +1,347 @@
+"""Chat templates in the shapes that models have, against transformers' apply_chat_template."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from diy_core.errors import CheckpointError
+from diy_core.tokenizer import Tokenizer
+from tests.tiny_checkpoints import put_tokenizer
+
+TEMPLATES = sorted((Path(__file__).parent / "chat_templates").glob("*.jinja"))
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather at a place, in °C & wind",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "place": {"type": "string", "description": "such as 'København'"},
+                "days": {"type": ["integer", "null"]},
+            },
+            "required": ["place"],
+        },
+    },
+}
+CALL = {
+    "id": "abcdefghi",
+    "type": "function",
+    "function": {"name": "get_weather", "arguments": {"place": "Zürich <b>", "days": None}},
+}
+PLAIN: list[dict[str, Any]] = [
+    {"role": "system", "content": " Be brief. "},
+    {"role": "user", "content": "What is 2 + 2? 你好"},
+    {"role": "assistant", "content": "<think>\nhm\n</think>\n\n 4\n"},
+    {"role": "user", "content": "And <b> & 'c'?\n"},
+]
+CONVERSATIONS: dict[str, dict[str, Any]] = {
+    "plain": {"messages": PLAIN},
+    "prompt": {"messages": PLAIN, "add_generation_prompt": True},
+    "thinking": {
+        "messages": [*PLAIN, {"role": "assistant", "content": "9", "reasoning": "3 * 3"}],
+        "enable_thinking": False,
+    },
+    "tools": {"messages": PLAIN[1:], "tools": [WEATHER], "add_generation_prompt": True},
+    "no tools": {"messages": PLAIN[1:], "tools": []},
+    "calls": {
+        "messages": [
+            PLAIN[1],
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {
+                "role": "tool",
+                "name": "get_weather",
+                "tool_call_id": "abcdefghi",
+                "content": '{"t": 3}',
+            },
+            {"role": "assistant", "content": "Cold."},
+        ],
+        "tools": [WEATHER],
+        "date_string": "1 May 2025",
+    },
+    "result as an object": {
+        "messages": [
+            PLAIN[1],
+            {"role": "assistant", "tool_calls": [CALL]},
+            {"role": "tool", "name": "f", "tool_call_id": "1", "content": {"t": [3, None]}},
+        ],
+        "tools": [WEATHER],
+    },
+    "documents": {
+        "messages": PLAIN[1:2],
+        "documents": [{"title": "Bergen", "text": "Regn «hver» dag"}],
+    },
+    "parts": {
+        "messages": [
+            {"role": "system", "content": [{"type": "text", "text": "Be brief. "}]},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "What?"}, {"type": "text", "text": "Now"}],
+            },
+        ],
+    },
+    "an image": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "What?"}, {"type": "image"}]},
+        ],
+    },
+    "continued": {
+        "messages": [*PLAIN, {"role": "assistant", "content": "I think "}],
+        "continue_final_message": True,
+    },
+    "continued reasoning": {
+        "messages": [*PLAIN, {"role": "assistant", "content": "", "thinking": "I think"}],
+        "continue_final_message": "thinking",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    put_tokenizer(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def theirs(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def outcome(call: Any) -> str | Exception:
+    try:
+        return str(call())
+    except Exception as error:  # a template's errors are of every kind
+        return error
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_the_text_is_that_of_transformers(folder: Path, theirs: Any, file: Path, name: str) -> None:
+    given = {"chat_template": file.read_text(), **CONVERSATIONS[name]}
+    messages = given.pop("messages")
+    expected = outcome(lambda: theirs.apply_chat_template(messages, tokenize=False, **given))
+    options = {"add_generation_prompt": False} | given
+    found = outcome(lambda: Tokenizer.from_pretrained(folder).chat(messages, **options))
+    if isinstance(expected, Exception) or name in REFUSED.get(file.stem, ()):
+        assert isinstance(found, ValueError)
+    else:
+        assert found == expected
+
+
+# What transformers writes as Python shows it, or does not write at all.
+REFUSED = {
+    "rag": ("parts", "an image"),
+    "reasoning": ("parts", "an image", "result as an object"),
+    "brackets": ("result as an object",),
+}
+
+
+def test_most_conversations_are_written(folder: Path) -> None:
+    """A test of errors alone would show nothing."""
+    tokenizer = Tokenizer.from_pretrained(folder)
+    written = 0
+    for file in TEMPLATES:
+        for given in CONVERSATIONS.values():
+            with contextlib.suppress(ValueError):
+                tokenizer.chat(chat_template=file.read_text(), **given)
+                written += 1
+    assert written > 0.6 * len(TEMPLATES) * len(CONVERSATIONS)
+
+
+# Named templates
+
+
+BY_FIRST = "{% for m in messages %}{{ m.content }}{% endfor %}"
+NAMED = {
+    "default": "default " + BY_FIRST,
+    "tool_use": "tool_use {{ tools | tojson }}" + BY_FIRST,
+    "rag": "rag {{ documents }}" + BY_FIRST,
+}
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+def save(path: Path, form: str, templates: dict[str, str]) -> Path:
+    """A tokenizer whose templates are stored in one of the forms there are."""
+    path.mkdir()
+    listed = [{"name": name, "template": text} for name, text in templates.items()]
+    entries = {"list": {"chat_template": listed}, "object": {"chat_template": templates}}
+    put_tokenizer(path, **entries.get(form, {}))
+    if form == "files":
+        for name, text in templates.items():
+            file = path / "additional_chat_templates" / f"{name}.jinja"
+            if name == "default":
+                file = path / "chat_template.jinja"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+    return path
+
+
+FORMS = ["list", "object", "files"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tools": [WEATHER]},
+        {"tools": []},
+        {"documents": [{"title": "a", "text": "b"}]},
+        {"chat_template": "rag"},
+        {"chat_template": "rag", "tools": [WEATHER]},
+        {"chat_template": "default", "tools": [WEATHER]},
+        {"chat_template": "own {{ messages[0].content }}", "tools": [WEATHER]},
+    ],
+)
+def test_a_named_template_is_chosen_as_transformers_chooses(
+    tmp_path: Path, form: str, options: dict[str, Any]
+) -> None:
+    path = save(tmp_path / "model", form, NAMED)
+    theirs = AutoTokenizer.from_pretrained(path)
+    expected = theirs.apply_chat_template(CHAT, tokenize=False, **options)
+    ours = Tokenizer.from_pretrained(path)
+    assert ours.chat(CHAT, False, **options) == expected
+    assert ours.chat_templates == NAMED
+    assert ours.chat_template == NAMED["default"]
+    ids = theirs.apply_chat_template(CHAT, **options)["input_ids"]
+    assert ours.encode_chat(CHAT, False, **options) == ids
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_without_a_default_the_names_are_said(tmp_path: Path, form: str) -> None:
+    named = {name: text for name, text in NAMED.items() if name != "default"}
+    ours = Tokenizer.from_pretrained(save(tmp_path / "model", form, named))
+    with pytest.raises(ValueError, match="none is the default: choose one of 'rag', 'tool_use'"):
+        ours.chat(CHAT)
+    assert ours.chat_template is None
+    assert ours.chat(CHAT, tools=[]).startswith("tool_use []")
+    assert ours.chat(CHAT, chat_template="rag") == "rag Nonehi"
+
+
+def test_files_win_over_the_settings_whatever_their_names(tmp_path: Path) -> None:
+    path = save(tmp_path / "model", "list", NAMED)
+    (path / "additional_chat_templates").mkdir()
+    (path / "additional_chat_templates/rag.jinja").write_text("a file\n")
+    assert AutoTokenizer.from_pretrained(path).chat_template == {"rag": "a file\n"}
+    assert Tokenizer.from_pretrained(path).chat_templates == {"rag": "a file\n"}
+
+
+def test_the_file_of_older_processors_is_the_last_resort(tmp_path: Path) -> None:
+    path = save(tmp_path / "model", "none", {})
+    (path / "chat_template.json").write_text(json.dumps({"chat_template": "old " + BY_FIRST}))
+    assert Tokenizer.from_pretrained(path).chat(CHAT) == "old hi"
+    put_tokenizer(path, chat_template="new " + BY_FIRST)
+    assert Tokenizer.from_pretrained(path).chat(CHAT) == "new hi"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (5, "'default' must be a string, got int"),
+        ([{"name": "rag", "template": None}], "'rag' must be a string, got NoneType"),
+        (["a"], "must list objects with name and template"),
+        ({"a": ["b"]}, "'a' must be a string, got list"),
+    ],
+)
+def test_what_is_no_template_is_named(tmp_path: Path, template: Any, words: str) -> None:
+    put_tokenizer(tmp_path, chat_template=template)
+    with pytest.raises(CheckpointError, match=rf"tokenizer_config.json: .*{words}"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+# What a chat is given
+
+
+def f(place: str) -> None:
+    """A tool."""
+
+
+class Tool:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tools": [WEATHER, f]}, "tool 1 is the function f: give its JSON schema"),
+        ({"tools": ["f"]}, "tool 0 must be an object"),
+        ({"tools": WEATHER}, "tools must be a list of JSON schemas, got dict"),
+        ({"tools": [{"x": Tool()}]}, "tool 0 holds Tool, which is not JSON serializable"),
+        ({"documents": ["a"]}, "documents must be a list of objects"),
+        ({"documents": {"title": "a"}}, "documents must be a list of objects"),
+        ({"chat_template": "tools"}, "'tools' is no Jinja template .* has 'default', 'rag', 'tool"),
+        ({"chat_template": ""}, "'' is no Jinja template"),
+        ({"tokenize": False}, "tokenize is an argument of transformers' apply_chat_template"),
+        ({"padding": True}, "padding is an argument"),
+        ({"style": Tool()}, "style holds Tool"),
+        ({"add_generation_prompt": True, "continue_final_message": True}, "choose one"),
+        ({"continue_final_message": "thinking"}, "the last message has no thinking"),
+        ({"continue_final_message": "role"}, "'default' .*does not read role|does not read role"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    ours = Tokenizer.from_pretrained(save(tmp_path / "model", "list", NAMED))
+    with pytest.raises(ValueError, match=words):
+        ours.chat(CHAT, **options)
+
+
+def test_a_message_that_the_template_changes_cannot_go_on(folder: Path) -> None:
+    ours = Tokenizer.from_pretrained(folder)
+    with pytest.raises(ValueError, match="does not write the last message as it stands"):
+        ours.chat(
+            CHAT, chat_template="{{ messages[0].content | upper }}", continue_final_message=True
+        )
+
+
+PARTS = "{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}"
+FIRST = "{{ messages[0].content[0].text }}"
+PRINTED = "{% for m in messages %}{{ m.content }}{% endfor %}"
+JOINED = "{{ '[INST]' + messages[0].content }}"
+SIGHT = (
+    "{% for c in messages[0].content %}{% if c.type == 'image' %}<image>{% else %}{{ c.text }}"
+    "{% endif %}{% endfor %}"
+)
+STRINGS = "{{ messages[0].content if messages[0].content is string else '' }}"
+TEXT = {"type": "text", "text": "the fox"}
+IMAGE = {"type": "image", "url": "a.png"}
+LINK = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
+
+
+@pytest.mark.parametrize(
+    ("template", "parts", "expected"),
+    [
+        (PARTS, [TEXT], "the fox"),
+        (PARTS, [TEXT, TEXT], "the foxthe fox"),
+        (PARTS, [TEXT, {"type": "text", "text": " "}], "the fox "),
+        (FIRST, [TEXT], "the fox"),
+        (SIGHT, [IMAGE, TEXT], "<image>the fox"),
+        (PARTS, [TEXT, LINK], r"does not write part 1 of message 0 \(image_url\)"),
+        (FIRST, [TEXT, TEXT], r"does not write part 1 of message 0 \(text\)"),
+        (FIRST, [LINK, TEXT], r"does not write part 0 of message 0 \(image_url\)"),
+        (SIGHT, [TEXT, LINK], r"does not write part 1 of message 0 \(image_url\)"),
+        (PRINTED, [TEXT], "takes only strings as content.* join its texts"),
+        (JOINED, [TEXT], "failed: TypeError: can only concatenate str"),
+        ("{% for m in messages %}.{% endfor %}", [TEXT], "."),
+        (STRINGS, [TEXT], "does not write the content of message 0"),
+    ],
+)
+def test_a_part_is_written_or_refused(
+    folder: Path, template: str, parts: list[Any], expected: str
+) -> None:
+    ours = Tokenizer.from_pretrained(folder)
+    messages = [{"role": "user", "content": parts}]
+    found = outcome(lambda: ours.chat(messages, chat_template=template))
+    if isinstance(found, str):
+        assert found == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            raise found
