@@ -20,6 +20,8 @@ from diy_core.checkpoints.dtypes import FLOATS, as_bytes, dtype_of, same_bits
 from diy_core.checkpoints.gguf_config import ROPE_FREQS, read_config
 from diy_core.checkpoints.gguf_file import open_gguf, shape_of
 from diy_core.checkpoints.gguf_names import gguf_name, reorder
+from diy_core.checkpoints.gguf_rules import UnknownTokenizer
+from diy_core.checkpoints.gguf_special_tokens import SpecialTokens
 from diy_core.checkpoints.gguf_tokenizer import GGUFTokenizer
 from diy_core.checkpoints.hf_directory import SIDE_FILES
 from diy_core.checkpoints.interface import Reader, Stored
@@ -32,6 +34,7 @@ from diy_core.rope_scaling import RopeScaling
 
 # Entries of our own, which other programs pass over.
 CONFIG_KEY, MANIFEST_KEY, FILES_KEY = "diy_lm.config", "diy_lm.manifest", "diy_lm.files"
+_NO_VOCABULARY = ("no_vocab", "none")  # tokenizer.ggml.model of a file without a tokenizer
 _NARROW = ("float16", "bfloat16")
 _PIECE = 1 << 22  # elements that are dequantised at a time
 
@@ -58,14 +61,11 @@ class GGUFReader(Reader):
         try:
             self._metadata = {name: field.contents() for name, field in file.fields.items()}
             config = _config(self._metadata, self._tensors, notes)
-            self._tokenizer = (
-                GGUFTokenizer(self._metadata, config.vocab_size, config.max_position_embeddings)
-                if self._metadata.get("tokenizer.ggml.model") != "no_vocab"
-                else None
-            )
             self._files = _files(self._metadata)
-            if self._tokenizer and CONFIG_KEY not in self._metadata:
-                config = dataclasses.replace(config, extra=_token_ids(self._tokenizer))
+            self._special = SpecialTokens(self._metadata, config.vocab_size)
+            self._tokenizer = self._find_tokenizer(config, notes)
+            if CONFIG_KEY not in self._metadata:
+                config = dataclasses.replace(config, extra=self._special.in_config())
         except (ValueError, NotImplementedError, RecursionError) as error:
             raise CheckpointError(path, str(error)) from error
         shapes = {n: shape_of(tensor) for n, tensor in self._tensors.items() if n != ROPE_FREQS}
@@ -77,6 +77,21 @@ class GGUFReader(Reader):
         self._narrow()
         if untie:
             self.untie()
+
+    def _find_tokenizer(self, config: DIYConfig, notes: list[str]) -> GGUFTokenizer | None:
+        """The tokenizer rebuilt; None, and a note, where that cannot be done for certain."""
+        if self._metadata.get("tokenizer.ggml.model") in _NO_VOCABULARY:
+            return None
+        length = config.max_position_embeddings
+        try:
+            return GGUFTokenizer(self._metadata, config.vocab_size, length)
+        except UnknownTokenizer as error:
+            if "tokenizer.json" not in self._files:
+                notes.append(
+                    f"the tokenizer was left out: {error}. Take tokenizer.json and "
+                    "tokenizer_config.json from the model that the file was made from"
+                )
+        return None
 
     def called(self, name: str) -> str:
         """The tensor's name in the file."""
@@ -142,8 +157,12 @@ class GGUFReader(Reader):
 
     def copy_side_files(self, to: Path) -> None:
         """Write the tokenizer's files as they were where the file carries them, else rebuilt."""
-        if self._tokenizer is not None and "tokenizer.json" not in self._files:
-            self._tokenizer.write(to)
+        if "tokenizer.json" not in self._files:
+            self._special.write(to)
+            if self._tokenizer is not None:
+                self._tokenizer.write(to)
+            elif isinstance(template := self._metadata.get("tokenizer.chat_template"), str):
+                (to / "chat_template.jinja").write_text(template, encoding="utf-8")
         for name, text in self._files.items():
             (to / name).write_bytes(text.encode("utf-8", "surrogateescape"))
 
@@ -190,13 +209,6 @@ def _single(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _single(item) for key, item in value.items()}
     return float(np.float32(value)) if isinstance(value, float) else value
-
-
-def _token_ids(tokenizer: GGUFTokenizer) -> dict[str, int]:
-    ids = tokenizer.special_ids
-    return {
-        f"{role}_id": ids[role] for role in ("bos_token", "eos_token", "pad_token") if role in ids
-    }
 
 
 def _dequantised(path: Path, tensor: Any) -> NDArray[Any]:

@@ -13,14 +13,8 @@ from typing import Any
 
 import tokenizers
 
-from diy_core.checkpoints.gguf_tokenizer import (
-    CONTROL,
-    NORMAL,
-    PRE_TOKENIZERS,
-    UNUSED,
-    USER_DEFINED,
-    WHOLE_WORDS,
-)
+from diy_core.checkpoints.gguf_rules import RULES
+from diy_core.checkpoints.gguf_tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from diy_core.errors import CheckpointError
 from diy_core.tokenizer import Tokenizer
 
@@ -92,17 +86,17 @@ def _name_of_rules(file: Path, state: dict[str, Any]) -> str:
         raise CheckpointError(
             file, "has no merges, as that of single bytes: llama.cpp cannot do without, nor GGUF"
         )
-    for name, build in PRE_TOKENIZERS.items():
+    for name, rules in RULES.items():
         blank = tokenizers.Tokenizer(tokenizers.models.BPE())
-        blank.pre_tokenizer = build()
+        blank.pre_tokenizer = rules.split()
         same = json.loads(blank.to_str())["pre_tokenizer"] == state["pre_tokenizer"]
         # Whether a known word is taken whole is a part of llama.cpp's rules.
-        if same and bool(model.get("ignore_merges")) == (name in WHOLE_WORDS):
+        if same and bool(model.get("ignore_merges")) == rules.whole_words:
             return name
     raise CheckpointError(
         file,
         "splits text, or takes whole words (ignore_merges), by rules that are none of those that "
-        f"llama.cpp knows as {', '.join(PRE_TOKENIZERS)}: use llama.cpp's own converter for it",
+        f"llama.cpp knows as {', '.join(RULES)}: use llama.cpp's own converter for it",
     )
 
 

@@ -492,10 +492,6 @@ def test_files_of_a_former_model_do_not_survive(source, target):
 @pytest.mark.parametrize(
     ("entry", "value", "words"),
     [
-        ("model", "llama", ["tokenizer model 'llama'", "gpt2"]),
-        ("model", None, ["tokenizer.ggml.model"]),
-        ("pre", "klingon", ["'klingon'", "smollm", "gpt-2", "llama-bpe"]),
-        ("pre", ["smollm"], ["pre-tokenizer ['smollm'] is not supported"]),
         ("tokens", [*TOKENS[:-1], "he"], ["'he'", "twice"]),
         ("tokens", "he", ["tokenizer.ggml.tokens must be a list of str"]),
         ("token_type", TYPES[:-1], ["token types"]),
@@ -508,7 +504,7 @@ def test_files_of_a_former_model_do_not_survive(source, target):
         ("eos_token_id", len(TOKENS), [f"ids are 0 to {len(TOKENS) - 1}"]),
     ],
 )
-def test_bad_tokenizers_are_refused(source, target, entry, value, words):
+def test_contradictory_tokenizers_are_refused(source, target, entry, value, words):
     tiny(source, **{f"tokenizer__ggml__{entry}": value})
     assert_refused(source, target, *words)
 
@@ -517,6 +513,45 @@ def test_a_token_to_add_that_the_file_does_not_name_is_refused(source, target):
     tiny(source, tokenizer__ggml__add_bos_token=True, tokenizer__ggml__bos_token_id=None)
     words = "tokenizer.ggml.add_bos_token is set, and there is no tokenizer.ggml.bos_token_id"
     assert_refused(source, target, words)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "words"),
+    [
+        ("model", "t5", ["tokenizer model 't5'", "gpt2"]),
+        ("model", None, ["the file has no tokenizer.ggml.model"]),
+        ("pre", "klingon", ["'klingon'", "smollm", "gpt-2", "llama-bpe"]),
+        ("pre", ["smollm"], ["pre-tokenizer ['smollm'] is not supported"]),
+        ("pre", "default", ["'default'"]),
+        ("pre", None, ["the file has no tokenizer.ggml.pre"]),
+        ("merges", None, ["the file has no tokenizer.ggml.merges"]),
+    ],
+)
+def test_an_unknown_tokenizer_is_left_out_with_a_note(source, target, entry, value, words):
+    weights = random_weights(CONFIG)
+    reader = GGUFReader(tiny(source, weights=weights, **{f"tokenizer__ggml__{entry}": value}))
+    (note,) = reader.notes
+    assert note.startswith("the tokenizer was left out: ")
+    assert note.endswith("from the model that the file was made from")
+    for word in words:
+        assert word in note
+    found = import_gguf(source, target)
+    assert dataclasses.replace(found, extra={}) == CONFIG
+    assert found.extra == {"bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 0}
+    read = load_file(target / "model.safetensors")
+    assert all(np.array_equal(read[name], array) for name, array in weights.items())
+    names = {file.name for file in target.iterdir() if "token" in file.name}
+    assert names == set()
+    assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == 0
+    assert (target / "chat_template.jinja").read_text() == TEMPLATE
+
+
+@pytest.mark.parametrize("model", ["no_vocab", "none"])
+def test_a_file_without_a_tokenizer_has_none_left_out(source, target, model):
+    reader = GGUFReader(tiny(source, tokenizer__ggml__model=model))
+    assert reader.notes == []
+    import_gguf(source, target)
+    assert not (target / "tokenizer.json").exists()
 
 
 # What is refused

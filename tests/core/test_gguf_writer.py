@@ -381,14 +381,21 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("rules", RULES)
-def test_known_rules_have_their_name(tmp_path: Path, rules: str) -> None:
+@pytest.mark.parametrize(
+    ("rules", "whole", "name"),
+    [
+        ("gpt-2", False, "gpt-2"),
+        ("llama-bpe", True, "llama-bpe"),
+        ("llama-bpe", False, "smaug-bpe"),  # the same expressions, and words are merged
+    ],
+)
+def test_known_rules_have_their_name(tmp_path: Path, rules: str, whole: bool, name: str) -> None:
     source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
     backend = build_tokenizer(RULES[rules])
-    backend.model.ignore_merges = rules == "llama-bpe"
+    backend.model.ignore_merges = whole
     put_tokenizer(source, backend)
     export(source, tmp_path / "m.gguf")
-    assert entries(tmp_path / "m.gguf")["tokenizer.ggml.pre"] == rules
+    assert entries(tmp_path / "m.gguf")["tokenizer.ggml.pre"] == name
 
 
 def unknown_tokenizers() -> dict[str, tuple[Any, str]]:
@@ -406,11 +413,8 @@ def unknown_tokenizers() -> dict[str, tuple[Any, str]]:
     fallback.model.byte_fallback = True
     whole = build_tokenizer(RULES["gpt-2"])
     whole.model.ignore_merges = True
-    merging = build_tokenizer(RULES["llama-bpe"])
-    merging.model.ignore_merges = False
     return {
         "whole words first": (whole, known),
-        "whole words merged": (merging, known),
         "normaliser": (normaliser, plain),
         "WordPiece": (
             tokenizers.Tokenizer(models.WordPiece(words, unk_token="[UNK]")),  # type: ignore[arg-type]
