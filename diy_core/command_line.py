@@ -9,27 +9,27 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from diy_core.checkpoints.hf_directory import require_directory
+from diy_core.arguments import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ArgumentParser, Version, positive
+from diy_core.ctrl_c import plain_ctrl_c
 from diy_core.disk import described
 from diy_core.errors import CheckpointError
-from diy_core.generation import OnTokens
-from diy_core.launch import EXIT_BAD_INPUT, plain_ctrl_c
 from diy_core.notes import add_strict, notes_of_command
+from diy_core.requirements import missing
 from diy_core.standard_error import complain
-from diy_core.tokenizer import Tokenizer
 
-EXIT_INTERRUPTED = 130
+if TYPE_CHECKING:
+    from diy_core.generation import OnTokens
+    from diy_core.tokenizer import Tokenizer
+    from diy_core.training.command import Assemble, Verify
+
 DTYPES = ("float32", "bfloat16", "float64")
 
 # generate(input_ids, max_new_tokens=, eos_token_id=, on_tokens=) of a loaded model.
 Generate = Callable[..., Any]
 # (directory, dtype name, device or None) -> Generate
 Load = Callable[[str, str, str | None], Generate]
-TRAIN_HELP = "train a model, from scratch or from a Hugging Face directory"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +38,43 @@ class Commands:
 
     Attributes:
         load: a model to generate with.
-        train: runs `train` with what follows it, and returns the exit code.
+        trainer: what `diy_core.training` drives.
         export: (run directory, step or None, output, overwrite) -> a line about what was written.
     """
 
     load: Load
-    train: Callable[[Sequence[str]], int]
+    trainer: Callable[[], tuple[Assemble, Verify]]
     export: Callable[[str, int | None, str, bool], str]
 
 
-def build_parser(program: str, framework: str, devices: str) -> argparse.ArgumentParser:
-    """The parser of one twin."""
-    parser = argparse.ArgumentParser(
+# What the help of each program says: the framework, its devices, the packages of `--version`.
+_TWINS = {
+    "diy-torch": ("PyTorch", "cpu, gpu, cuda:1, ...", ("torch",)),
+    "diy-jax": ("JAX/Flax", "cpu, gpu, tpu", ("jax", "flax")),
+}
+
+
+def build_parser(program: str) -> ArgumentParser:
+    """The parser of `diy-torch` or `diy-jax`."""
+    framework, devices, packages = _TWINS[program]
+    parser = ArgumentParser(
         prog=program, description=f"The {framework} twin of one Llama-style language model."
     )
+    parser.add_argument("--version", action=Version, const=packages)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands, devices)
+    _add_data(commands)
+    # It has a parser of its own.
+    commands.add_parser(
+        "train",
+        help="train a model, from scratch or from a Hugging Face directory",
+        add_help=False,
+    )
+    _add_export(commands)
+    return parser
+
+
+def _add_generate(commands: Any, devices: str) -> None:
     generate = commands.add_parser(
         "generate",
         help="continue a prompt, or answer it as a chat",
@@ -62,17 +84,26 @@ def build_parser(program: str, framework: str, devices: str) -> argparse.Argumen
     generate.add_argument("model", metavar="MODEL_DIR", help="a Hugging Face directory")
     generate.add_argument("prompt", metavar="PROMPT", help="- reads it from standard input")
     generate.add_argument("--chat", action="store_true", help="answer PROMPT as a chat")
-    generate.add_argument("--max-new-tokens", type=int, default=128, metavar="N")
-    generate.add_argument("--dtype", default="float32", choices=DTYPES)
+    generate.add_argument(
+        "--max-new-tokens",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="stop after N tokens, or before, where the model ends its text (default: 128)",
+    )
+    generate.add_argument(
+        "--dtype",
+        default="float32",
+        choices=DTYPES,
+        help="of weights and computation (default: float32)",
+    )
     generate.add_argument("--device", help=f"{devices} (default: what the framework takes first)")
     generate.add_argument(
-        "--json", action="store_true", help="print one object with prompt, text and token ids"
+        "--json",
+        action="store_true",
+        help="print one object with prompt, text and token ids (default: the text as it comes)",
     )
     add_strict(generate)
-    _add_data(commands)
-    commands.add_parser("train", help=TRAIN_HELP, add_help=False)  # it has a parser of its own
-    _add_export(commands)
-    return parser
 
 
 def _add_data(commands: Any) -> None:
@@ -129,42 +160,51 @@ def _add_export(commands: Any) -> None:
     export.add_argument("--overwrite", action="store_true", help="replace a model at DIR")
 
 
-def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, commands: Commands) -> int:
-    """Run one command; errors of the input are one message and exit code 2."""
+def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], Commands]) -> int:
+    """Run one command; errors of the input are one message and exit code 2.
+
+    Args:
+        parser: of the twin.
+        argv: what follows the program's name; None: of this process.
+        load: imports the twin; called by commands that need it, once their options were read.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     training = words[:1] == ["train"]
     arguments = parser.parse_args(words[:1] if training else words)
+    what = f"{parser.prog} {arguments.command}"
     try:
         if training:
             with plain_ctrl_c():  # until the run answers signals: there is nothing to save yet
-                return commands.train(words[1:])
+                from diy_core.training import command  # it needs the `train` extra
+
+                return command.run_late(what, words[1:], lambda: load().trainer())
         if arguments.command == "data":
             _prepare(arguments)
         elif arguments.command == "export":
             step, out = arguments.step, arguments.out
-            print(commands.export(arguments.run, step, out, arguments.overwrite))
+            print(load().export(arguments.run, step, out, arguments.overwrite))
         else:
             with notes_of_command(strict=arguments.strict):
-                _generate(arguments, commands.load)
+                _generate(arguments, load)
     except (CheckpointError, ValueError) as error:
-        complain(f"{parser.prog} {arguments.command}: {error}")
+        complain(f"{what}: {error}")
         return EXIT_BAD_INPUT
     except OSError as error:
-        complain(f"{parser.prog} {arguments.command}: {described(error)}")
+        complain(f"{what}: {described(error)}")
         return EXIT_BAD_INPUT
     except ModuleNotFoundError as error:
-        complain(
-            f"{parser.prog} {arguments.command}: {error} (pip install 'diy-lm[train]' has all that "
-            "training needs)"
-        )
+        complain(missing(what, error))
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        complain(f"\n{parser.prog} {arguments.command}: interrupted")
+        complain(f"\n{what}: interrupted")
         return EXIT_INTERRUPTED
     return 0
 
 
-def _generate(arguments: argparse.Namespace, load: Load) -> None:
+def _generate(arguments: argparse.Namespace, load: Callable[[], Commands]) -> None:
+    from diy_core.checkpoints.hf_directory import require_directory
+    from diy_core.tokenizer import Tokenizer
+
     require_directory(arguments.model)
     tokenizer = Tokenizer.from_pretrained(Path(arguments.model))
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
@@ -175,14 +215,14 @@ def _generate(arguments: argparse.Namespace, load: Load) -> None:
     )
     if not ids:
         raise ValueError("the prompt is empty: there is nothing to continue")
-    generate = load(arguments.model, arguments.dtype, arguments.device)
+    generate = load().load(arguments.model, arguments.dtype, arguments.device)
     output = generate(
         [ids],
         max_new_tokens=arguments.max_new_tokens,
         eos_token_id=tokenizer.eos_token_ids or None,
         on_tokens=None if arguments.json else printer(tokenizer),
     )
-    new = np.asarray(output.sequences)[0, len(ids) : int(output.lengths[0])].tolist()
+    new = output.sequences[0, len(ids) : int(output.lengths[0])].tolist()
     if arguments.json:
         text = tokenizer.decode(new)
         print(json.dumps({"prompt": prompt, "text": text, "prompt_ids": ids, "new_ids": new}))

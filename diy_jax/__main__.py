@@ -16,6 +16,7 @@ from diy_jax.generate import generate
 from diy_jax.model import DIYForCausalLM
 
 if TYPE_CHECKING:
+    from diy_core.training.command import Assemble, Verify
     from diy_core.training.config import TrainConfig
     from diy_core.training.interfaces import Pieces
 
@@ -28,8 +29,7 @@ def _load(path: str, dtype: str, device: str | None) -> Generate:
     return partial(generate, model, params)
 
 
-def _train(argv: Sequence[str]) -> int:
-    from diy_core.training import command  # these need the `train` extra
+def _trainer() -> tuple[Assemble, Verify]:
     from diy_jax.train import assemble
     from diy_jax.training_store import TrainingStore
 
@@ -40,7 +40,7 @@ def _train(argv: Sequence[str]) -> int:
             jax.config.update("jax_default_matmul_precision", "highest")
         return assemble(config, *others)
 
-    return command.run("diy-jax train", argv, assemble_in_dtype, TrainingStore.verify)
+    return assemble_in_dtype, TrainingStore.verify
 
 
 def _export(run_directory: str, step: int | None, out: str, overwrite: bool) -> str:
@@ -50,11 +50,12 @@ def _export(run_directory: str, step: int | None, out: str, overwrite: bool) -> 
     return export(TrainingStore, run_directory, step, out, overwrite=overwrite)
 
 
+COMMANDS = Commands(_load, _trainer, _export)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    return run(
-        build_parser("diy-jax", "JAX/Flax", "cpu, gpu, tpu"), argv, Commands(_load, _train, _export)
-    )
+    return run(build_parser("diy-jax"), argv, lambda: COMMANDS)
 
 
 if __name__ == "__main__":

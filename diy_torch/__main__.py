@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +14,9 @@ from diy_torch.device import choose_device
 from diy_torch.generate import generate
 from diy_torch.model import DIYForCausalLM
 
+if TYPE_CHECKING:
+    from diy_core.training.command import Assemble, Verify
+
 
 def _load(path: str, dtype: str, device: str | None) -> Generate:
     place = choose_device(device)
@@ -20,12 +24,11 @@ def _load(path: str, dtype: str, device: str | None) -> Generate:
     return partial(generate, model)
 
 
-def _train(argv: Sequence[str]) -> int:
-    from diy_core.training import command  # these need the `train` extra
+def _trainer() -> tuple[Assemble, Verify]:
     from diy_torch.train import assemble
     from diy_torch.training_store import TrainingStore
 
-    return command.run("diy-torch train", argv, assemble, TrainingStore.verify)
+    return assemble, TrainingStore.verify
 
 
 def _export(run_directory: str, step: int | None, out: str, overwrite: bool) -> str:
@@ -35,13 +38,12 @@ def _export(run_directory: str, step: int | None, out: str, overwrite: bool) -> 
     return export(TrainingStore, run_directory, step, out, overwrite=overwrite)
 
 
+COMMANDS = Commands(_load, _trainer, _export)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    return run(
-        build_parser("diy-torch", "PyTorch", "cpu, gpu, cuda:1, ..."),
-        argv,
-        Commands(_load, _train, _export),
-    )
+    return run(build_parser("diy-torch"), argv, lambda: COMMANDS)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ deterministic operations. It loads neither framework before one is needed.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 for _flag in ("--xla_allow_excess_precision=false", "--xla_gpu_deterministic_ops=true"):
     if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
-
-for _framework in ("torch", "jax"):
-    if importlib.util.find_spec(_framework) is None:
-        raise ModuleNotFoundError(
-            f"parity needs both frameworks, and {_framework} is not installed: "
-            "pip install 'diy-lm[all]'"
-        )
 
 if TYPE_CHECKING:
     from parity.convert import to_flax, to_torch

@@ -12,21 +12,24 @@ from pathlib import Path
 
 from rich.console import Console
 
+from diy_core.arguments import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ArgumentParser, Version, positive
 from diy_core.errors import CheckpointError
 from diy_core.notes import add_strict, notes_of_command
+from diy_core.requirements import missing, require
 from parity.checkpoint_commands import add_checkpoint_commands
 from parity.trace_commands import add_trace_commands
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED = 1
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> ArgumentParser:
+    """The parser of all commands; those with `both` need both frameworks."""
+    parser = ArgumentParser(
         prog="parity",
         description="Prove that the PyTorch and the JAX twin are the same function, and carry "
         "checkpoints between them.",
     )
+    parser.add_argument("--version", action=Version, const=("torch", "jax", "flax"))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     check = commands.add_parser(
@@ -65,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", metavar="FILE", help="also write the record here; - is stdout")
     _add_device(check)
     add_strict(check)
-    check.set_defaults(run=_check)
+    check.set_defaults(run=_check, both=True)
 
     add_checkpoint_commands(commands)
     _add_switch(commands)
@@ -80,13 +83,22 @@ def build_parser() -> argparse.ArgumentParser:
         "proven.",
     )
     demo.add_argument("--model", metavar="DIR", help="a Hugging Face directory of your own")
+    question = "What is the capital of France, and what is it known for?"
     demo.add_argument(
-        "--prompt", default="What is the capital of France, and what is it known for?"
+        "--prompt", default=question, help=f"what both are asked (default: {question})"
     )
-    demo.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
-    demo.add_argument("--out", default="demo-output", metavar="DIR", help="where files go")
+    demo.add_argument(
+        "--max-new-tokens",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="of each answer at most (default: 64)",
+    )
+    demo.add_argument(
+        "--out", default="demo-output", metavar="DIR", help="where files go (default: demo-output)"
+    )
     _add_device(demo)
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, both=True)
     return parser
 
 
@@ -103,7 +115,7 @@ def _add_switch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     switch.add_argument(
         "--step", type=int, metavar="N", help="of the checkpoint (default: the newest)"
     )
-    switch.set_defaults(run=_switch)
+    switch.set_defaults(run=_switch, both=True)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +123,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
         "--device",
         default="auto",
         choices=("auto", "cpu", "gpu"),
-        help="auto: the GPU where both frameworks see one, else the CPU (default)",
+        help="auto (default): the GPU where both frameworks see one, else the CPU",
     )
 
 
@@ -233,15 +245,21 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors of the input are one message and exit code 2."""
     arguments = build_parser().parse_args(argv)
+    what = f"parity {arguments.command}"
     try:
+        if "both" in arguments:
+            require(what, "torch", "jax", extra="all")
         with notes_of_command(strict=getattr(arguments, "strict", False)):
             result: int = arguments.run(arguments)
         return result
     except (CheckpointError, ValueError, OSError) as error:
-        print(f"parity {arguments.command}: {error}", file=sys.stderr)
+        print(f"{what}: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except ModuleNotFoundError as error:
+        print(missing(what, error), file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print(f"parity {arguments.command}: interrupted", file=sys.stderr)
+        print(f"{what}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

@@ -42,14 +42,16 @@ def add_trace_commands(
         default="float64",
         help="of weights and computation (default: float64, where no rounding hides a fault)",
     )
-    trace.add_argument("--tokens", type=int, default=64, metavar="N", help="of the prompt (64)")
+    trace.add_argument(
+        "--tokens", type=int, default=64, metavar="N", help="of the prompt (default: 64)"
+    )
     trace.add_argument("--no-backward", action="store_true", help="leave gradients out")
     trace.add_argument("--jit", action="store_true", help="run the Flax twin compiled")
     trace.add_argument("--all", action="store_true", help="show every module, not the culprit only")
     trace.add_argument("--json", metavar="FILE", help=_JSON)
     add_device(trace)
     add_strict(trace)
-    trace.set_defaults(run=_trace)
+    trace.set_defaults(run=_trace, both=True)
 
     faults = commands.add_parser(
         "faults",
@@ -62,7 +64,7 @@ def add_trace_commands(
     faults.add_argument("--list", action="store_true", help="list the catalogue and stop")
     faults.add_argument("--json", metavar="FILE", help=_JSON)
     add_device(faults)
-    faults.set_defaults(run=_faults)
+    faults.set_defaults(run=_faults, both=True)
 
 
 def _trace(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from parity.__main__ import main
+
 ROOT = Path(__file__).parents[1]
 FRAMEWORKS = {
     "torch": {"torch"},
@@ -83,10 +85,19 @@ def test_each_twin_loads_saves_and_generates_where_the_other_framework_is_absent
 
 
 @pytest.mark.parametrize("absent", ["torch", "jax"])
-def test_parity_says_which_framework_is_missing(absent: str) -> None:
-    source = f"import sys; sys.modules[{absent!r}] = None; import parity"
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
-    assert f"and {absent} is not installed: pip install 'diy-lm[all]'" in done.stderr
+@pytest.mark.parametrize(
+    "words",
+    [["check", "x"], ["trace", "x"], ["faults"], ["switch", "x", "y"], ["demo"]],
+    ids=lambda words: words[0],
+)
+def test_a_command_that_needs_both_frameworks_says_which_is_missing(
+    absent: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, absent, None)
+    assert main(words) == 2
+    assert capsys.readouterr().err == (
+        f"parity {words[0]} needs {absent}, which is not installed: pip install 'diy-lm[all]'\n"
+    )
 
 
 def test_parity_loads_no_framework_before_it_needs_one() -> None:

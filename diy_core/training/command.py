@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from diy_core.arguments import EXIT_BAD_INPUT
 from diy_core.disk import described
-from diy_core.launch import EXIT_BAD_INPUT
 from diy_core.notes import notes_of_command
 from diy_core.standard_error import complain
 from diy_core.training.config import TrainConfig
@@ -42,8 +42,14 @@ def run(program: str, argv: Sequence[str], assemble: Assemble, verify: Verify) -
         assemble: builds the twin's part.
         verify: reads a checkpoint of the twin.
     """
+    return run_late(program, argv, lambda: (assemble, verify))
+
+
+def run_late(program: str, argv: Sequence[str], load: Callable[[], tuple[Assemble, Verify]]) -> int:
+    """`run` with a twin that `load` imports, for seconds, once the words of `argv` were read."""
     try:
         config, resume, device, strict = parse(program, argv)
+        assemble, verify = load()
         with notes_of_command(strict=strict):
             return train_config(
                 config, assemble, verify, program=program, resume=resume, device=device
@@ -111,7 +117,7 @@ def _say_how_to_go_on(
         return
     options = [] if device is None else ["--device", device]
     if step >= config.last_step:
-        options += ["--stop_at", "null"]
+        options += ["--stop-at", "null"]
     report.say(f"to go on: {command_to_go_on(program, config.run_dir, options)}")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from diy_core.launch import EXIT_BAD_INPUT
+from diy_core.arguments import EXIT_BAD_INPUT, did_you_mean, option_name, spelled
 from diy_core.notes import add_strict
 from diy_core.standard_error import complain
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig, as_dict
@@ -17,8 +16,8 @@ from diy_core.training.yaml_file import read_yaml
 
 _EXAMPLES = """
 examples:
-  PROGRAM --config examples/tiny.yaml --optimizer.learning_rate 1e-3
-  PROGRAM --config examples/tiny.yaml --run_dir runs/wide --model.hidden_size 192
+  PROGRAM --config examples/tiny.yaml --optimizer.learning-rate 1e-3
+  PROGRAM --config examples/tiny.yaml --run-dir runs/wide --model.hidden-size 192
   PROGRAM --config runs/tiny/config.yaml --resume auto
 """
 _PARTS = {"optimizer": OptimizerConfig, "loss": LossConfig, "data": DataConfig}
@@ -32,7 +31,7 @@ _TYPES = {
 
 
 def build_parser(program: str) -> Any:
-    """The parser: an option for each field of the config, `--config`, `--print_config`, `--resume`.
+    """The parser: an option for each field of the config, `--config`, `--print-config`, `--resume`.
 
     Args:
         program: what usage messages call it, such as `diy-jax train`.
@@ -43,17 +42,18 @@ def build_parser(program: str) -> Any:
         """Errors without the usage, which would fill the screen, and in plain words."""
 
         def error(self, message: str, error: Exception | None = None) -> Any:
-            complain(f"{self.prog}: {_plain(message)}")
+            complain(f"{self.prog}: {_plain(message, self.prog)}")
             raise SystemExit(EXIT_BAD_INPUT)
 
         def format_help(self, formatter: Any = None) -> str:
-            return super().format_help(formatter) + _EXAMPLES.replace("PROGRAM", program)
+            plain = super().format_help(formatter) + _EXAMPLES.replace("PROGRAM", program)
+            return re.sub(r"--[\w.]+", lambda option: shown(option[0]), plain)
 
     parser = Parser(
         prog=program,
         description="Train a model. What the config file says is replaced by what the command "
         "line says. --model.NAME VALUE gives one entry of the model's config.json, such as "
-        "--model.hidden_size 192. --data, --optimizer and --loss take a YAML file of the options "
+        "--model.hidden-size 192. --data, --optimizer and --loss take a YAML file of the options "
         "that follow them here. Exit codes: 0 done, 1 failed, 2 bad input, 130 (Ctrl-C), 143 "
         "(SIGTERM) and 129 (SIGHUP) saved and left.",
         allow_abbrev=False,
@@ -79,9 +79,10 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
     Raises:
         ValueError: an unknown name, with the nearest known one, a value out of range, or a model
             that cannot be built.
-        SystemExit: after `--help` or `--print_config` (0), or a value of another type (2).
+        SystemExit: after `--help` or `--print-config` (0), or a value of another type (2).
     """
     parser = build_parser(program)
+    argv = _as_fields(spelled(argv, parser._option_string_actions))
     _refuse_unknown(parser, argv)
     # What is printed is checked first, as if it were run.
     checked = [word for word in argv if word.partition("=")[0] != "--print_config"]
@@ -138,11 +139,28 @@ def _refuse_unknown(parser: Any, argv: Sequence[str]) -> None:
             if not Path(value).is_file():
                 example = f"{name}.{next(iter(get_type_hints(_PARTS[name[2:]])))}"
                 raise ValueError(
-                    f"{name} must be a YAML file of options such as {example}, got {value!r}"
+                    f"{name} must be a YAML file of options such as {shown(example)}, got {value!r}"
                 )
             _refuse_keys({name[2:]: read_yaml(Path(value))}, value)
-        elif name.startswith("--") and name not in known and not name.startswith("--model."):
-            raise ValueError(f"{name} is not known{_nearest(name, known)}")
+        elif option_name(word) and name not in (*known, "-h") and not name.startswith("--model."):
+            options = [shown(option) for option in known if option != "--config"]
+            near = did_you_mean(name, options) or f": {parser.prog} --help lists the options"
+            raise ValueError(f"{name} is not known{near}")
+
+
+def shown(option: str) -> str:
+    """`--optimizer.learning-rate` for `--optimizer.learning_rate`."""
+    return option.replace("_", "-")
+
+
+def _as_fields(words: Sequence[str]) -> list[str]:
+    """The words with `--model.hidden-size` as `--model.hidden_size`: config.json has no dashes."""
+    result = []
+    for word in words:
+        name = option_name(word) or ""
+        entry = name.startswith("--model.")
+        result.append("--" + name[2:].replace("-", "_") + word[len(name) :] if entry else word)
+    return result
 
 
 def _refuse_keys(values: Mapping[str, Any], where: object) -> None:
@@ -167,27 +185,19 @@ def _refuse_keys(values: Mapping[str, Any], where: object) -> None:
         given += [f"{part}.{name}" for name in values[part]]
     for name in given:
         if name not in (*names, "resume", "device", "strict"):
-            raise ValueError(f"{where}: {name} is not known{_nearest(name, names)}")
+            raise ValueError(f"{where}: {name} is not known{did_you_mean(name, names)}")
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """`: did you mean x?`, by the initials of the last part, the whole name, or the last part."""
-    last = {other.rpartition(".")[2].lstrip("-"): other for other in known}
-    part = name.rpartition(".")[2].lstrip("-")
-    nearest = (
-        [other for word, other in last.items() if "_" in word and _initials(word) == part]
-        or difflib.get_close_matches(name, [other for other in known if other != "--config"], 1)
-        or [last[match] for match in difflib.get_close_matches(part, list(last), 1)]
-    )
-    return f": did you mean {nearest[0]}?" if nearest else ""
-
-
-def _initials(name: str) -> str:
-    return "".join(word[:1] for word in name.split("_"))
-
-
-def _plain(message: str) -> str:
-    """A type error of the parser as `steps must be an integer, got 1000.0`; others as they are."""
+def _plain(message: str, program: str) -> str:
+    """An error of the parser as `steps must be an integer, got 1000.0`; others as they are."""
+    if found := re.fullmatch(r"unrecognized arguments: (.*)", message, re.IGNORECASE | re.DOTALL):
+        first = found[1].split()[0]
+        hint = (
+            f"did you mean --config {first}?"
+            if first.endswith((".yaml", ".yml"))
+            else (f"{program} --help lists the options")
+        )
+        return f"{found[1]} belongs to no option: {hint}"
     name = re.search(r'key "([\w.]+)"', message)
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     if name is None or value is None:

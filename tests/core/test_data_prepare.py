@@ -262,7 +262,7 @@ def begin(tmp_path: Path, source: Path) -> subprocess.Popen[str]:
         "if __name__ == '__main__':\n"
         "    sources.SHARD_BYTES = 300_000\n"
         "    print('begun', flush=True)\n"
-        "    sys.exit(run(build_parser('diy', 'T', 'cpu'), None, None))\n"
+        "    sys.exit(run(build_parser('diy-torch'), None, None))\n"
     )
     options = ["--out", str(tmp_path / "out"), "--tokenizer", str(tmp_path / "model")]
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from diy_core.launch import plain_ctrl_c
+from diy_core.ctrl_c import plain_ctrl_c
+from tests.tiny_checkpoints import put, put_tokenizer, weights
 
 PROGRAMS = {"diy_torch": "torch", "diy_jax": "jax"}
 
@@ -46,13 +48,48 @@ def test_ctrl_c_before_a_run_begins_ends_at_once_and_in_silence(
 
 
 @pytest.mark.parametrize(("program", "framework"), PROGRAMS.items())
-def test_a_program_without_its_framework_says_what_to_install(program: str, framework: str) -> None:
-    process = start(program, "--help", before=f"sys.modules[{framework!r}] = None")
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
+def test_a_program_without_its_framework_says_what_to_install(
+    program: str, framework: str, tmp_path: Path
+) -> None:
+    put_tokenizer(put(tmp_path / "model", weights()))
     name = program.replace("_", "-")
-    assert f"{name}: import of {framework} halted; None in sys.modules: " in said
-    assert f"pip install 'diy-lm[{framework}]'" in said
+    for words in (["generate", str(tmp_path / "model"), "hi"], ["export", "run", "--out", "out"]):
+        process = start(program, *words, before=f"sys.modules[{framework!r}] = None")
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 2
+        expected = f"needs {framework}, which is not installed: pip install 'diy-lm[{framework}]'"
+        assert f"{name} {words[0]} {expected}\n" in said
+
+
+HEAVY = {"torch", "jax", "flax", "orbax", "transformers", "rich", "gguf", "tokenizers"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "also"),
+    [
+        (["--help"], 0, ()),
+        (["--version"], 0, ()),
+        (["generate", "--help"], 0, ()),
+        (["data", "--help"], 0, ()),
+        (["export", "--help"], 0, ()),
+        (["generate", "--caht"], 2, ()),
+        (["genrate"], 2, ()),
+        (["train", "--help"], 0, ("rich", "gguf", "tokenizers")),
+        (["train", "--stpes", "3"], 2, ("rich", "gguf", "tokenizers")),
+        (["train", "--config", "examples/tiny.yaml", "--print-config"], 0, ("rich", "tokenizers")),
+    ],
+)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_needs_no_framework_imports_none(
+    program: str, words: list[str], code: int, also: tuple[str, ...]
+) -> None:
+    """It answers in a tenth of a second, where the framework takes seconds to import."""
+    process = start(program, *words)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    imported = set(re.findall(r"^import time:.*\| +(\w+)$", said, re.MULTILINE))
+    assert "argparse" in imported
+    assert imported & (HEAVY - set(also)) == set()
 
 
 def test_afterwards_ctrl_c_is_pythons_again() -> None:

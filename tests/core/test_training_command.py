@@ -54,11 +54,11 @@ def test_the_command_line_goes_over_the_file() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--optimizer.lerning_rate", "1"], "did you mean --optimizer.learning_rate?"),
-        (["--learning_rate", "1"], "did you mean --optimizer.learning_rate?"),
+        (["--optimizer.lerning_rate", "1"], "did you mean --optimizer.learning-rate?"),
+        (["--learning_rate", "1"], "did you mean --optimizer.learning-rate?"),
         (["--stpes=1"], "--stpes is not known: did you mean --steps?"),
         (["--optimizer.beta1", "2"], "beta1 must be less than 1, got 2.0"),
-        (["--optimizer.lr", "1"], "did you mean --optimizer.learning_rate?"),
+        (["--optimizer.lr", "1"], "did you mean --optimizer.learning-rate?"),
         (["--steps", "many"], "diy train: steps must be an integer, got many\n"),
         (["--steps", "1000.0"], "diy train: steps must be an integer, got 1000.0\n"),
         (["--steps", "null"], "diy train: steps must be an integer, got None\n"),

@@ -433,8 +433,11 @@ def test_errors_of_convert_are_one_message_and_change_nothing(
     ("arguments", "words"),
     [
         (["convert", "a"], "the following arguments are required: DST"),
-        (["convert", "a", "b", "--to", "onnx"], "invalid choice: 'onnx'"),
-        (["convert", "a", "b", "--dtype", "float64"], "invalid choice: 'float64'"),
+        (["convert", "a", "b", "--to", "onnx"], "must be one of hf, orbax, gguf, got 'onnx'"),
+        (
+            ["convert", "a", "b", "--dtype", "float64"],
+            "must be one of float32, bfloat16, float16, got 'float64'",
+        ),
         (["diff", "a"], "the following arguments are required: B"),
         (["inspect"], "the following arguments are required: PATH"),
     ],

@@ -1,0 +1,148 @@
+"""The parser of `diy-torch`, `diy-jax` and `parity`.
+
+An option may be written with dashes or with underscores; help and messages show dashes. What is
+mistyped is answered with the nearest thing there is, and with the usage of its own command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NoReturn
+
+from diy_core.requirements import versions
+from diy_core.standard_error import complain
+
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+_NEGATIVE = re.compile(r"-\.?\d")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An `argparse.ArgumentParser` that takes both spellings and helps with wrong words.
+
+    Options are not abbreviated: a script that did so would break when a longer one is added.
+    Parsers of subcommands are of this class too.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **({"allow_abbrev": False} | options))
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parse; unlike argparse's, what is not known is an error here, in the command's parser.
+
+        argparse hands unknown words of a command up to the program, and looks for missing ones
+        first: `--tokenzier` would be told that --tokenizer is required.
+        """
+
+        words = spelled(sys.argv[1:] if args is None else args, self._option_string_actions)
+        self._refuse_unknown_options(words)
+        namespace, extras = super().parse_known_args(words, namespace)
+        if extras:
+            self.error(
+                f"too many arguments: {' '.join(extras)!r} (text of several words needs quotes)"
+            )
+        return namespace, []
+
+    def _refuse_unknown_options(self, words: Sequence[str]) -> None:
+        for word in words:
+            if word == "--":
+                return
+            name = option_name(word)
+            if name is None and self._subparsers is not None:
+                return  # the rest belongs to the command
+            if name is not None and name not in self._option_string_actions:
+                self.error(f"{name} is not known{did_you_mean(name, self._option_string_actions)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        commands = isinstance(action, argparse._SubParsersAction)
+        name = action.option_strings[0] if action.option_strings else action.metavar
+        what = "the command" if commands else name
+        self.error(
+            f"{what} must be one of {', '.join(choices)}, "
+            f"got {value!r}{did_you_mean(str(value), choices)}"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Say how this command is used and what is wrong, and leave with 2."""
+        complain(f"{self.format_usage()}{self.prog}: error: {message}")
+        raise SystemExit(EXIT_BAD_INPUT)
+
+
+class Version(argparse.Action):
+    """`--version`: the versions of diy-lm and of the packages named in `const`."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: Iterable[str]) -> None:
+        super().__init__(
+            option_strings, argparse.SUPPRESS, nargs=0, const=const, help="show versions and exit"
+        )
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        """Print and leave."""
+        print(f"{parser.prog} ({versions(self.const)})")
+        raise SystemExit(0)
+
+
+def positive(text: str) -> int:
+    """A count of at least 1, as argparse's `type`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
+
+
+def option_name(word: str) -> str | None:
+    """`--steps` of `--steps=5`; None for a word that is no option: a value, a number, a text."""
+    if len(word) < 2 or word[0] != "-" or word == "--" or " " in word or _NEGATIVE.match(word):
+        return None
+    return word.partition("=")[0]
+
+
+def spelled(words: Sequence[str], known: Collection[str]) -> list[str]:
+    """The words with each option as `known` spells it: `--max_new_tokens`, `--max-new-tokens`."""
+    spellings = {name.replace("_", "-"): name for name in known if name.startswith("--")}
+    result = list(words)
+    for i, word in enumerate(words):
+        if word == "--":
+            break
+        name = option_name(word)
+        if name is not None and name.replace("_", "-") in spellings:
+            result[i] = spellings[name.replace("_", "-")] + word[len(name) :]
+    return result
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`: did you mean --steps?`, or nothing where no known name is near.
+
+    Near is a name that begins so, one with those initials (`lr`), one that is spelled alike, or
+    one whose last part is (`--learning-rate` for `--optimizer.learning-rate`).
+    """
+    names = {_plain(other): other for other in known}
+    last = {plain.rpartition(".")[2]: other for plain, other in names.items()}
+    wanted = _plain(name)
+    part = wanted.rpartition(".")[2]
+    nearest = (
+        [other for plain, other in names.items() if len(wanted) > 2 and plain.startswith(wanted)]
+        or [other for word, other in last.items() if "-" in word and _initials(word) == part]
+        or [names[match] for match in difflib.get_close_matches(wanted, names, 1)]
+        or [last[match] for match in difflib.get_close_matches(part, last, 1)]
+    )
+    return f": did you mean {nearest[0]}?" if nearest else ""
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("_", "-").lower()
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("-"))

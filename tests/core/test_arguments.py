@@ -1,0 +1,137 @@
+"""Both spellings of options, and the nearest name for a wrong word, in all three programs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from diy_core.arguments import ArgumentParser, did_you_mean, spelled
+from diy_core.command_line import build_parser
+from diy_core.training import options
+from parity.__main__ import build_parser as parity_parser
+
+Capture = pytest.CaptureFixture[str]
+PARSERS: dict[str, Callable[[], ArgumentParser]] = {
+    "diy-torch": lambda: build_parser("diy-torch"),
+    "diy-jax": lambda: build_parser("diy-jax"),
+    "parity": parity_parser,
+}
+
+
+def said(program: str, words: list[str], capsys: Capture) -> str:
+    """What a wrong command line is told."""
+    with pytest.raises(SystemExit) as done:
+        PARSERS[program]().parse_args(words)
+    assert done.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "usage", "message"),
+    [
+        ("diy-torch", ["generate", "d", "p", "--caht"], "generate", "did you mean --chat?"),
+        ("diy-jax", ["generate", "--caht"], "generate", "--caht is not known: did you mean --chat"),
+        ("diy-jax", ["generate", "d", "p", "--max_tokens=3"], "generate", "mean --max-new-tokens?"),
+        ("diy-torch", ["generate", "d", "p", "--max-new", "3"], "generate", "--max-new-tokens?"),
+        ("diy-torch", ["data", "x", "--tokenzier", "b"], "data", "did you mean --tokenizer?"),
+        ("diy-torch", ["export", "r", "--outt", "b"], "export", "did you mean --out?"),
+        ("parity", ["convert", "a", "b", "--max-shard"], "convert", "mean --max-shard-size?"),
+        ("parity", ["check", "a", "--dtypes", "float32"], "check", "did you mean --dtype?"),
+        ("parity", ["trace", "a", "--qqq"], "trace", "--qqq is not known\n"),
+        ("parity", ["check", "a", "-n"], "check", "-n is not known\n"),
+        ("parity", ["chekc", "a"], "", "got 'chekc': did you mean check?"),
+        ("parity", ["--device", "cpu", "check"], "", "--device is not known\n"),
+        ("diy-jax", ["generat", "a", "--chat"], "", "'generat': did you mean generate?"),
+        ("diy-jax", ["generate", "d", "p", "--dtype", "flaot64"], "generate", "mean float64?"),
+        ("diy-jax", ["generate", "d", "two", "words"], "generate", "too many arguments: 'words'"),
+        ("diy-jax", ["generate", "d", "p", "--max-new-tokens", "0"], "generate", "got '0'"),
+        ("diy-jax", ["generate", "d"], "generate", "are required: PROMPT"),
+    ],
+)
+def test_a_wrong_word_is_told_the_nearest_and_the_usage_of_its_command(
+    program: str, words: list[str], usage: str, message: str, capsys: Capture
+) -> None:
+    told = said(program, words, capsys)
+    assert told.startswith(f"usage: {program} {usage}".rstrip())
+    assert f"\n{program} {usage}".rstrip() + ": error: " in told
+    assert message in told
+
+
+def test_an_option_may_be_written_with_underscores() -> None:
+    for word in ("--max-new-tokens", "--max_new_tokens", "--max_new-tokens"):
+        parser = build_parser("diy-torch")
+        assert parser.parse_args(["generate", "d", "p", word, "3"]).max_new_tokens == 3
+        assert parser.parse_args(["generate", f"{word}=4", "d", "p"]).max_new_tokens == 4
+    convert = parity_parser().parse_args(
+        ["convert", "a", "b", "--no_verify", "--max_shard_size=1MB"]
+    )
+    assert (convert.no_verify, convert.max_shard_size) == (True, 10**6)
+
+
+def test_a_value_is_left_as_it_is() -> None:
+    parse = build_parser("diy-torch").parse_args
+    assert parse(["generate", "d", "--", "--max_new_tokens"]).prompt == "--max_new_tokens"
+    assert parse(["generate", "d", "--a_b is what?"]).prompt == "--a_b is what?"
+    assert parse(
+        ["data", "s", "--out", "o", "--tokenizer", "t", "--separator=--a_b"]
+    ).separator == ("--a_b")
+    assert spelled(["--a_b", "--", "--a_b"], ["--a-b"]) == ["--a-b", "--", "--a_b"]
+    assert parse(["generate", "d", "-5"]).prompt == "-5"
+
+
+def every_help(program: str, capsys: Capture) -> dict[str, str]:
+    texts = {"": PARSERS[program]().format_help()}
+    for command in re.findall(r"^    (\w+) ", texts[""], re.MULTILINE):
+        if (program, command) != ("parity", "train") and command != "train":
+            with pytest.raises(SystemExit):
+                PARSERS[program]().parse_args([command, "--help"])
+            texts[command] = capsys.readouterr().out
+    if program != "parity":
+        texts["train"] = options.build_parser(f"{program} train").format_help()
+    return texts
+
+
+@pytest.mark.parametrize("program", PARSERS)
+def test_help_shows_one_spelling_and_a_text_for_each_option(program: str, capsys: Capture) -> None:
+    texts = every_help(program, capsys)
+    assert len(texts) >= 5
+    for command, text in texts.items():
+        assert not re.findall(r"--[\w.-]*_[\w.-]*", text), command
+    parser = PARSERS[program]()
+    (commands,) = [action for action in parser._actions if action.dest == "command"]
+    assert isinstance(commands.choices, dict)
+    for name, command in commands.choices.items():
+        for action in command._actions:
+            assert action.help, f"{program} {name} {action.dest}"
+            if action.default not in (None, False, "==SUPPRESS=="):
+                assert "default" in action.help, f"{program} {name} {action.dest}"
+
+
+@pytest.mark.parametrize("program", PARSERS)
+def test_the_version_names_what_is_installed(program: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as done:
+        PARSERS[program]().parse_args(["--version"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    assert re.fullmatch(rf"{program} \(diy-lm \d+\.\d+.*, Python 3\.\d+\.\d+\)\n", shown)
+    assert ("torch " in shown) == (program != "diy-jax")
+    assert ("jax " in shown) == (program != "diy-torch")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("--lr", ["--steps", "--optimizer.learning-rate"], "--optimizer.learning-rate"),
+        ("--learning_rate", ["--optimizer.learning-rate"], "--optimizer.learning-rate"),
+        ("warmup", ["optimizer.warmup_steps", "steps"], "optimizer.warmup_steps"),
+        ("--STEPS", ["--steps"], "--steps"),
+        ("--foo", ["--out", "--to"], None),
+        ("--x", ["--max-new-tokens"], None),
+    ],
+)
+def test_what_is_near(name: str, known: list[str], meant: str | None) -> None:
+    assert did_you_mean(name, known) == (f": did you mean {meant}?" if meant else "")

@@ -1,0 +1,48 @@
+"""What is said where a package is missing."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+from diy_core.requirements import NotInstalled, is_installed, missing, require, version, versions
+
+
+def test_versions_are_those_of_the_installed_packages() -> None:
+    import numpy
+
+    assert version("numpy") == numpy.__version__
+    assert version("no-such-package") is None
+    shown = versions(["numpy", "no-such-package"])
+    assert f", numpy {numpy.__version__}, no-such-package not installed, Python 3." in shown
+
+
+@pytest.mark.parametrize("extra", [None, "all"])
+def test_the_first_that_is_missing_is_named_with_what_installs_it(
+    extra: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("parity check", "torch", "jax")
+    monkeypatch.setitem(sys.modules, "jax", None)
+    assert not is_installed("jax")
+    with pytest.raises(NotInstalled) as error:
+        require("parity check", "torch", "jax", extra=extra)
+    words = (
+        f"parity check needs jax, which is not installed: pip install 'diy-lm[{extra or 'jax'}]'"
+    )
+    assert str(error.value) == missing("parity check", error.value) == words
+    assert missing("parity convert", error.value) == f"parity convert: {words}"
+
+
+def test_an_import_that_failed_is_told_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, extra in (("torch", "torch"), ("orbax.checkpoint", "jax"), ("grain", "train")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ModuleNotFoundError) as error:
+            importlib.import_module(module)
+        name = module.partition(".")[0]
+        expected = f"x train needs {name}, which is not installed: pip install 'diy-lm[{extra}]'"
+        assert missing("x train", error.value) == expected
+    with pytest.raises(ModuleNotFoundError) as error:
+        importlib.import_module("no_such_module")
+    assert missing("x train", error.value) == "x train: No module named 'no_such_module'"
