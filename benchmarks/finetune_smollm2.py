@@ -242,7 +242,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--witness_steps", type=int, default=WITNESS_STEPS)
+    parser.add_argument("--witness-steps", type=int, default=WITNESS_STEPS)
     parser.add_argument("--out", type=Path, default=Path("finetune_smollm2.png"))
     parser.add_argument("--work", type=Path, help="what the runs leave is kept here")
     options = parser.parse_args()

@@ -102,7 +102,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _add_switch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_switch(commands: argparse._SubParsersAction[ArgumentParser]) -> None:
     switch = commands.add_parser(
         "switch",
         help="go on with a training run in the other framework",

@@ -308,13 +308,13 @@ def test_an_interrupt_says_that_it_waits_and_a_second_one_does_not(tmp_path: Pat
     source = jsonl(tmp_path / "a.jsonl", [{"text": f"he the {i} " * 2000} for i in range(200)])
     finishing = "\nfinishing the shards in hand; Ctrl-C again leaves at once\n"
     code, said = interrupted(tmp_path, source, 1)
-    assert (code, said) == (130, f"begun\n{finishing}\ndiy data: interrupted\n")
+    assert (code, said) == (130, f"begun\n{finishing}\ndiy-torch data: interrupted\n")
     parts = tmp_path / ".out.parts"
     assert list(parts.glob("*.npz"))
     for times in (2, 4):
         shutil.rmtree(parts)
         code, said = interrupted(tmp_path, source, times)
-        assert (code, said) == (130, f"begun\n{finishing}\ndiy data: interrupted\n")
+        assert (code, said) == (130, f"begun\n{finishing}\ndiy-torch data: interrupted\n")
         assert not list(parts.glob("*.npz"))  # it did not wait for a shard
     data = prepare(source, tmp_path / "out", tokenizer=directory)
     assert len(data) == 200

@@ -51,12 +51,35 @@ def test_the_command_line_goes_over_the_file() -> None:
     assert (resume, device, strict) == (True, "cpu", True)
 
 
+def test_either_spelling_of_an_option_will_do(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = []
+    for words in (
+        ["--batch-size", "8", "--optimizer.learning-rate=3e-4", "--model.hidden-size", "48"],
+        ["--batch_size", "8", "--optimizer.learning_rate=3e-4", "--model.hidden_size", "48"],
+        ["--batch_size=8", "--optimizer.learning-rate", "3e-4", "--model.hidden-size=48"],
+    ):
+        config = parse("diy train", ["--config", str(TINY), *words])[0]
+        assert isinstance(config.model, dict)
+        configs.append((config.batch_size, config.optimizer, config.model["hidden_size"]))
+        for print_config in ("--print-config", "--print_config"):
+            with pytest.raises(SystemExit) as left:
+                parse("diy train", ["--config", str(TINY), *words, print_config])
+            assert left.value.code == 0
+            assert "batch_size: 8\n" in capsys.readouterr().out
+    assert configs[0] == configs[1] == configs[2]
+    assert (configs[0][0], configs[0][2]) == (8, 48)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--optimizer.lerning_rate", "1"], "did you mean --optimizer.learning-rate?"),
         (["--learning_rate", "1"], "did you mean --optimizer.learning-rate?"),
         (["--stpes=1"], "--stpes is not known: did you mean --steps?"),
+        (["--run-dri", "x"], "--run-dri is not known: did you mean --run-dir?"),
+        (["--qqqq", "x"], "--qqqq is not known: diy train --help lists the options"),
+        (["tiny.yaml"], "tiny.yaml belongs to no option: did you mean --config tiny.yaml?"),
+        (["tiny", "x"], "tiny x belongs to no option: diy train --help lists the options"),
         (["--optimizer.beta1", "2"], "beta1 must be less than 1, got 2.0"),
         (["--optimizer.lr", "1"], "did you mean --optimizer.learning-rate?"),
         (["--steps", "many"], "diy train: steps must be an integer, got many\n"),
