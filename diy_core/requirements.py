@@ -54,7 +54,7 @@ def is_installed(module: str) -> bool:
     """Whether a top-level module can be found; it is not imported."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ValueError:  # None in sys.modules: somebody hides it
+    except (ValueError, ModuleNotFoundError):  # somebody hides it: None in sys.modules
         return False
 
 

@@ -23,6 +23,8 @@ from diy_core.checkpoints import hf_directory
 from diy_core.checkpoints.atomic import atomic_directory, recover
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
 from diy_core.checkpoints.interface import Reader, Stored, Writer
+from diy_core.checkpoints.kinds import ORBAX_STATE as STATE
+from diy_core.checkpoints.kinds import is_orbax
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
 from diy_core.checkpoints.safetensors_files import JSON_LIMIT
 from diy_core.config import DIYConfig
@@ -39,16 +41,9 @@ from diy_jax.orbax_files import (
     without_reports,
 )
 
-STATE = "state"
 _OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
 # Every group that is written costs a round of metadata, so a few are better than many.
 _GROUP = 64 << 20  # bytes
-
-
-def is_store(path: str | Path) -> bool:
-    """True for a directory that `OrbaxWriter` wrote."""
-    path = Path(path)
-    return (path / STATE).is_dir() and (path / hf_directory.CONFIG).is_file()
 
 
 class OrbaxReader(Reader):
@@ -69,7 +64,7 @@ class OrbaxReader(Reader):
         path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
         if not path.exists():
             recover(path)
-        if not is_store(path):
+        if not is_orbax(path):
             raise CheckpointError(
                 path, f"is no Orbax checkpoint: it needs {STATE}/ and config.json"
             )

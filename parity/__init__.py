@@ -2,13 +2,17 @@
 
 The only package that sees both frameworks. Importing it sets, before JAX starts: no preallocation
 of the GPU, which both frameworks share; bfloat16 rounded where the program says so; and
-deterministic operations. It loads neither framework before one is needed.
+deterministic operations. It loads neither framework before one is needed, and needs neither for
+Hugging Face directories and GGUF files.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
+
+from diy_core.requirements import require
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 for _flag in ("--xla_allow_excess_precision=false", "--xla_gpu_deterministic_ops=true"):
@@ -16,16 +20,47 @@ for _flag in ("--xla_allow_excess_precision=false", "--xla_gpu_deterministic_ops
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 
 if TYPE_CHECKING:
-    from parity.convert import to_flax, to_torch
+    from parity.convert import convert as convert_checkpoint
+    from parity.in_memory import to_flax, to_torch
+    from parity.optimizer_state import (
+        decay_mask,
+        optimizer_state_to_optax,
+        optimizer_state_to_torch,
+    )
     from parity.tracing import Rule, infer_rules, trace
 
-__all__ = ["Rule", "infer_rules", "to_flax", "to_torch", "trace"]
+__all__ = [
+    "Rule",
+    "convert_checkpoint",
+    "decay_mask",
+    "infer_rules",
+    "optimizer_state_to_optax",
+    "optimizer_state_to_torch",
+    "to_flax",
+    "to_torch",
+    "trace",
+]
+# The module of each, and its name there where that is another.
+_HOMES = {
+    **dict.fromkeys(("Rule", "infer_rules", "trace"), "tracing"),
+    "convert_checkpoint": "convert.convert",
+    **dict.fromkeys(("to_flax", "to_torch"), "in_memory"),
+    **dict.fromkeys(
+        ("decay_mask", "optimizer_state_to_optax", "optimizer_state_to_torch"), "optimizer_state"
+    ),
+}
 
 
 def __getattr__(name: str) -> Any:
     """What the package offers, imported when it is asked for."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from parity import convert, tracing
+    module, _, other = _HOMES[name].partition(".")
+    if name != "convert_checkpoint":
+        require(f"parity.{name}", "torch", "jax", extra="all")
+    return getattr(importlib.import_module(f"parity.{module}"), other or name)
 
-    return getattr(convert if hasattr(convert, name) else tracing, name)
+
+def __dir__() -> list[str]:
+    """The public names, imported already or not."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -1,137 +1,58 @@
-"""Between the two twins in memory, and between any two kinds of checkpoint on disk."""
+"""Between any two kinds of checkpoint on disk.
+
+No framework is imported for Hugging Face directories and GGUF files; Orbax needs JAX.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import torch
-
-import diy_jax.checkpoint
-import diy_torch.checkpoint
 from diy_core.checkpoints import hf_directory
-from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.dtypes import dtype_of
 from diy_core.checkpoints.gguf_reader import GGUFReader
 from diy_core.checkpoints.gguf_writer import GGUFWriter
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import Reader, Writer
-from diy_core.checkpoints.training_run import refuse_training_run
+from diy_core.checkpoints.kinds import KINDS, kind_of
 from diy_core.checkpoints.transfer import Progress, Summary, transfer
-from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
-from diy_core.mapping import TIED_HEAD, flatten, match, match_flax, tensors
-from diy_jax import orbax_store
-from parity.optimizer_state import (
-    decay_mask,
-    optimizer_state_to_optax,
-    optimizer_state_to_torch,
-)
+from diy_core.requirements import require
 
-__all__ = [
-    "convert",
-    "decay_mask",
-    "default_kind",
-    "kind_of",
-    "open_checkpoint",
-    "optimizer_state_to_optax",
-    "optimizer_state_to_torch",
-    "to_flax",
-    "to_torch",
-]
-KINDS = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint", "gguf": "GGUF file"}
+__all__ = ["KINDS", "READERS", "WRITERS", "convert", "default_kind", "kind_of", "open_checkpoint"]
+
+
+def _orbax() -> ModuleType:
+    require("an Orbax checkpoint", "jax", "flax", "orbax", extra="jax")
+    from diy_jax import orbax_store
+
+    return orbax_store
+
+
+def _orbax_reader(path: Path, **options: Any) -> Reader:
+    reader: Reader = _orbax().OrbaxReader(path, **options)
+    return reader
+
+
+def _orbax_writer(path: Path, *arguments: Any, **options: Any) -> Writer:
+    writer: Writer = _orbax().OrbaxWriter(path, *arguments, **options)
+    return writer
+
+
 READERS: dict[str, Callable[..., Reader]] = {
     "hf": HFReader,
-    "orbax": orbax_store.OrbaxReader,
+    "orbax": _orbax_reader,
     "gguf": GGUFReader,
 }
 WRITERS: dict[str, Callable[..., Writer]] = {
     "hf": HFWriter,
-    "orbax": orbax_store.OrbaxWriter,
+    "orbax": _orbax_writer,
     "gguf": GGUFWriter,
 }
-
-
-def to_flax(state_dict: Mapping[str, torch.Tensor], config: DIYConfig) -> dict[str, Any]:
-    """The PyTorch twin's `state_dict()` as params of the Flax twin, dtypes kept.
-
-    Raises:
-        CheckpointError: tensors missing, extra or misshapen, or a tied head that is not the
-            embedding; all faults at once.
-        ValueError: float64 tensors while JAX's 64-bit mode is off.
-    """
-    rows = tensors(config)
-    wanted = {tensor.torch: tensor.shape for tensor in rows}
-    found = {name: tuple(value.shape) for name, value in state_dict.items()}
-    if config.tie_word_embeddings and TIED_HEAD in found:
-        wanted[TIED_HEAD] = rows[0].shape
-    faults = match(found, wanted)
-    if not faults and config.tie_word_embeddings and TIED_HEAD in found:
-        head, embedding = state_dict[TIED_HEAD], state_dict[rows[0].torch]
-        if head.data_ptr() != embedding.data_ptr() and not torch.equal(head, embedding):
-            faults.append(
-                f"tie_word_embeddings is true, but {TIED_HEAD} differs from the embedding"
-            )
-    if faults:
-        raise CheckpointError("state_dict", faults)
-    return diy_jax.checkpoint.build_params(
-        ((t, diy_torch.checkpoint.to_numpy(state_dict[t.torch].detach())) for t in rows), None
-    )
-
-
-def to_torch(params: Mapping[str, Any], config: DIYConfig) -> dict[str, torch.Tensor]:
-    """The Flax twin's params as a `state_dict` for the PyTorch twin, dtypes kept.
-
-    A tied head is in it twice, under both of its names, as in the twin's own `state_dict()`.
-
-    Raises:
-        CheckpointError: parameters missing, extra or misshapen; all faults at once.
-    """
-    rows, flat = tensors(config), flatten(params)
-    faults = match_flax(flat, config)
-    if faults:
-        raise CheckpointError("params", faults)
-    state_dict = {
-        tensor.torch: diy_torch.checkpoint.to_tensor(
-            tensor.to_flax.inverse(diy_jax.checkpoint.to_numpy(flat[tensor.flax])).copy()
-        )
-        for tensor in rows
-    }
-    if config.tie_word_embeddings:
-        state_dict[TIED_HEAD] = state_dict[rows[0].torch]
-    return state_dict
-
-
-def kind_of(path: str | Path) -> str:
-    """`hf` for a Hugging Face directory, `orbax` for an Orbax checkpoint, `gguf` for a GGUF file.
-
-    Raises:
-        CheckpointError: it is none of them; the message says what was looked for.
-    """
-    path = Path(path)
-    if not path.exists():
-        recover(path)
-    refuse_training_run(path)
-    if orbax_store.is_store(path):
-        return "orbax"
-    if (path / hf_directory.CONFIG).is_file():
-        return "hf"
-    if path.is_file() and path.suffix in (".safetensors", ".json"):
-        raise CheckpointError(path, "is one file of a model directory: give the directory")
-    if path.is_file():
-        return "gguf"  # or the reader will say what is wrong with it
-    if not path.exists():
-        raise CheckpointError(path, "does not exist")
-    if orbax_store.is_store(path.parent):
-        raise CheckpointError(path, f"is a part of the Orbax checkpoint {path.parent}: give that")
-    raise CheckpointError(
-        path,
-        f"is neither a Hugging Face directory ({hf_directory.CONFIG} and safetensors) nor an "
-        f"Orbax checkpoint ({orbax_store.STATE}/ and {hf_directory.CONFIG}) nor a GGUF file",
-    )
 
 
 def open_checkpoint(path: str | Path, *, untie: bool = False) -> Reader:
@@ -142,6 +63,7 @@ def open_checkpoint(path: str | Path, *, untie: bool = False) -> Reader:
         untie: give a model whose head is tied to the embedding a head of its own.
 
     Raises:
+        NotInstalled: it is an Orbax checkpoint, and JAX is not installed.
         CheckpointError: it is none of them, or it is damaged.
     """
     return READERS[kind_of(path)](path, untie=untie)
@@ -177,6 +99,7 @@ def convert(
         progress: called often, with what is done, and bytes of how many.
 
     Raises:
+        NotInstalled: an Orbax checkpoint, where JAX is not installed.
         CheckpointError: a source that is damaged, a value that `dtype` cannot hold, or a
             destination that is in the way. Nothing is left behind then.
         ValueError: an unknown kind or dtype, or a destination that is named as another kind.

@@ -22,11 +22,12 @@ from orbax.checkpoint import v1 as ocp
 import diy_jax
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.kinds import is_orbax
 from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors
 from diy_jax import orbax_files, orbax_store
-from diy_jax.orbax_store import OrbaxReader, OrbaxWriter, is_store, load_params
+from diy_jax.orbax_store import OrbaxReader, OrbaxWriter, load_params
 from tests.oracles import tiny
 from tests.tiny_checkpoints import (
     CONFIG,
@@ -121,9 +122,9 @@ def test_only_what_belongs_to_it_lies_in_the_directory(store: Path) -> None:
     assert os.listdir(store.parent) in (["model", "store"], ["store", "model"])
     assert {"state", "config.json", MANIFEST} <= set(os.listdir(store))
     assert not [name for name in os.listdir(store) if name.startswith((".", "orbax-", "tmp"))]
-    assert is_store(store)
-    assert not is_store(store.parent / "model")
-    assert not is_store(store / "state")
+    assert is_orbax(store)
+    assert not is_orbax(store.parent / "model")
+    assert not is_orbax(store / "state")
 
 
 def test_a_path_may_be_relative(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
