@@ -88,10 +88,7 @@ def _trace(arguments: argparse.Namespace) -> int:
     if arguments.json:
         report.write_json(arguments.json, result.to_dict())
     if arguments.json != "-":
-        console = Console()
-        if arguments.all:
-            console.print(result.table())
-        result.print(console)
+        result.print(Console(), calls=arguments.all)
     return 0 if result.equal else EXIT_FOUND
 
 

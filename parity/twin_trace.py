@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import diy_torch
 from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.config import DIYConfig
 from diy_jax import orbax_store
+from parity.config_differences import config_differences
 from parity.convert import kind_of
 from parity.environment import TORCH_DTYPES, Device, exact
 from parity.tracing import RuleError, TraceResult, trace, twin_rules
@@ -57,9 +59,10 @@ def trace_twins(
         params = jax.device_put(params, device.jax)
         try:
             rules = twin_rules(config)
-            return trace(whole, model, params, (ids, None, lengths), rules=rules, **options)
+            found = trace(whole, model, params, (ids, None, lengths), rules=rules, **options)
         except RuleError:  # two models of other shapes: what of them is the same has to be guessed
-            return trace(whole, model, params, (ids, None, lengths), **options)
+            found = trace(whole, model, params, (ids, None, lengths), **options)
+    return dataclasses.replace(found, config=config_differences(config, model.config))
 
 
 def _flax(path: str | Path, dtype: str) -> tuple[Any, Any]:

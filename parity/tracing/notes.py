@@ -11,10 +11,10 @@ from parity.tracing.comparison import Comparison
 from parity.tracing.errors import FORWARD, worst
 from parity.tracing.flax_side import FlaxCalls
 from parity.tracing.operations import candidates
+from parity.tracing.result import Note
 from parity.tracing.rules import Link
 from parity.tracing.torch_side import TorchRecord
 
-_SHOWN = 5
 _CLEARLY = 10
 Calls = Mapping[Site, Call[Any]]
 
@@ -47,8 +47,8 @@ def notes_of(
     names: tuple[Iterable[str], Iterable[str]],
     alignment: Alignment,
     natural: Comparison,
-) -> list[str]:
-    """All that there is to say, a sentence each.
+) -> list[Note]:
+    """All that there is to say, by kind.
 
     Args:
         record: the calls of the PyTorch model.
@@ -84,7 +84,7 @@ def notes_of(
     ]
 
 
-def unnoticed(alignment: Alignment, natural: Comparison) -> list[str]:
+def unnoticed(alignment: Alignment, natural: Comparison) -> list[Note]:
     """Of two models that are the same function: where they first do something else inside.
 
     Such as rotary positions that count from 1 on one side: attention sees their differences only.
@@ -101,10 +101,8 @@ def unnoticed(alignment: Alignment, natural: Comparison) -> list[str]:
         bound = _CLEARLY * FORWARD[natural.dtype.get(pair, "float64")]
         if error > bound:
             which = "what goes into" if kind == "inputs" else "the output of"
-            return [
-                f"{which} {pair.torch[0]} differs by {error:.1e}, and nothing after it notices: "
-                "another way to compute the same"
-            ]
+            words = f"{which} {pair.torch[0]} differs by {error:.1e}, and nothing after it notices"
+            return [Note(f"{words}: another way to compute the same")]
     return []
 
 
@@ -116,12 +114,9 @@ def _in_time(alignment: Alignment, parent: Pair | None) -> Iterator[tuple[Pair, 
         yield pair, "outputs"
 
 
-def _alike(sentence: str, things: Sequence[str]) -> list[str]:
-    """A sentence for each of the first, and one for the rest."""
-    notes = [sentence.format(thing) for thing in things[:_SHOWN]]
-    if len(things) > _SHOWN:
-        notes.append(f"and {len(things) - _SHOWN} more of this kind")
-    return notes
+def _alike(sentence: str, things: Sequence[str]) -> list[Note]:
+    """One note of all that this is true of, if there is any."""
+    return [Note(sentence, tuple(things))] if things else []
 
 
 def _idle(record: TorchRecord, links: Sequence[Link]) -> list[str]:
@@ -136,7 +131,7 @@ def _idle(record: TorchRecord, links: Sequence[Link]) -> list[str]:
 
 def _not_compared(
     torch_calls: Calls, flax_calls: Calls, alignment: Alignment, natural: Comparison
-) -> list[str]:
+) -> list[Note]:
     shapes, dtypes, nans = [], [], []
     for pair in alignment.pairs:
         one, other = torch_calls[pair.torch[0]], flax_calls[pair.flax[0]]
@@ -153,9 +148,9 @@ def _not_compared(
             dtypes.append(f"{pair.torch[0]} gives {mine} in PyTorch and {theirs} in Flax")
     notes = _alike("{} was not compared: the shapes do not fit", shapes)
     if dtypes:
-        notes.append(f"{dtypes[0]}: judged by the less precise ({len(dtypes)} calls)")
+        notes.append(Note(f"{dtypes[0]}: judged by the less precise ({len(dtypes)} calls)"))
     if nans:
-        notes.append(f"NaN on both sides, first in {nans[0]}: what is NaN is not compared")
+        notes.append(Note(f"NaN on both sides, first in {nans[0]}: what is NaN is not compared"))
     return notes
 
 

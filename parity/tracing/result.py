@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -110,6 +110,34 @@ class Row:
     output_gradients: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Something that was not compared, and all that this is true of.
+
+    Attributes:
+        sentence: with a `{}` where a thing's name belongs; or the whole of it, without things.
+        things: names of tensors and calls.
+    """
+
+    sentence: str
+    things: tuple[str, ...] = ()
+
+    def sentences(self) -> list[str]:
+        """One for each of the first things, and one for the rest."""
+        if not self.things:
+            return [self.sentence]
+        found = [self.sentence.format(thing) for thing in self.things[:_SHOWN]]
+        more = len(self.things) - _SHOWN
+        return [*found, f"and {more} more of this kind"] if more > 0 else found
+
+    def __str__(self) -> str:
+        """In one line, with the first of the things."""
+        if not self.things:
+            return self.sentence
+        more = len(self.things) - 1
+        return self.sentence.format(self.things[0]) + (f" (and {more} more)" if more else "")
+
+
 @dataclasses.dataclass
 class TraceResult:
     """What a trace found.
@@ -121,7 +149,9 @@ class TraceResult:
         gradients: the same of their gradients.
         loss: of both sides, or None.
         rules: the table that was used, if it was inferred.
-        notes: what was not compared.
+        kinds_of_notes: what was not compared, by kind.
+        config: keys of the two models' configs that differ, `{key: [PyTorch's, Flax's]}`; empty
+            where they have none that are known.
     """
 
     first_divergence: Divergence | None
@@ -130,12 +160,18 @@ class TraceResult:
     gradients: dict[str, float]
     loss: tuple[float, float] | None
     rules: Inferred | None
-    notes: Sequence[str]
+    kinds_of_notes: Sequence[Note]
+    config: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def equal(self) -> bool:
         """Whether no divergence was found."""
         return self.first_divergence is None
+
+    @property
+    def notes(self) -> list[str]:
+        """What was not compared, a sentence each."""
+        return [sentence for note in self.kinds_of_notes for sentence in note.sentences()]
 
     def to_dict(self) -> dict[str, Any]:
         """For a record."""
@@ -143,11 +179,12 @@ class TraceResult:
         return {
             "equal": self.equal,
             "first_divergence": None if found is None else found.to_dict(),
+            "config": {key: list(values) for key, values in self.config.items()},
             "calls": [dataclasses.asdict(row) for row in self.rows],
             "parameters": self.parameters,
             "gradients": self.gradients,
             "loss": self.loss,
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
 
     def table(self) -> Table:
@@ -162,12 +199,31 @@ class TraceResult:
             table.add_row(row.torch, *cells)
         return table
 
-    def print(self, console: Console | None = None) -> None:
-        """Show what was found."""
+    def answer(self) -> str:
+        """The culprit, or that there is none; and where the configs differ."""
+        found = self.first_divergence
+        lines = [f"no divergence in {len(self.rows)} calls" if found is None else str(found)]
+        for key, (one, other) in self.config.items():
+            lines.append(f"config: {key} is {one} in PyTorch, {other} in Flax")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """The answer, and below it what was not compared, a line for each kind."""
+        return "\n".join([self.answer(), *(f"note: {note}" for note in self.kinds_of_notes)])
+
+    def print(self, console: Console | None = None, *, calls: bool = False) -> None:
+        """Show what was found, the answer first.
+
+        Args:
+            console: where; a new one on stdout without it.
+            calls: show every pair of calls too.
+        """
         console = console or Console()
-        for note in self.notes:
+        console.print(self.answer(), highlight=False, markup=False)
+        if calls:
+            console.print(self.table())
+        for note in self.kinds_of_notes:
             console.print(f"note: {note}", highlight=False, markup=False)
-        if self.first_divergence is None:
-            console.print(f"no divergence in {len(self.rows)} calls")
-        else:
-            console.print(str(self.first_divergence), highlight=False, markup=False)
+
+
+_SHOWN = 5  # things of one kind, a sentence each

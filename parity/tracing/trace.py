@@ -24,7 +24,7 @@ from parity.tracing.infer import Inferred, infer
 from parity.tracing.inputs import answering, as_jax, as_torch, both, check_models
 from parity.tracing.leftovers import by_values
 from parity.tracing.notes import notes_of, require_something_to_compare, unnoticed
-from parity.tracing.result import Divergence, Row, TraceResult
+from parity.tracing.result import Divergence, Note, Row, TraceResult
 from parity.tracing.rules import Link, Rule, links_of
 from parity.tracing.spool import Spool
 from parity.tracing.tensors import Arrays, flax_tensors, tied_names, torch_tensors
@@ -98,10 +98,10 @@ def trace(
             gradients=walk.gradient_errors,
             loss=None if record.loss is None or walk.loss is None else (record.loss, walk.loss),
             rules=inferred,
-            notes=[
+            kinds_of_notes=[
                 *notes_of(record, flax, links, (mine, theirs), alignment, walk.natural),
                 *(unnoticed(alignment, walk.natural) if found is None else []),
-                *([f"{walk.rounding}: the search went on"] if walk.rounding else []),
+                *([Note(f"{walk.rounding}: the search went on")] if walk.rounding else []),
             ],
         )
     finally:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from diy_core.rope_scaling import RopeScaling
 from parity.__main__ import main
 from parity.convert import convert
 from parity.random_models import small_configs, write_random_model
@@ -48,3 +52,38 @@ def test_what_cannot_be_traced_is_one_message(model: Path, capsys: Capture) -> N
     assert "--tokens must be at least 1" in capsys.readouterr().err
     assert main(["trace", str(model.parent / "gone")]) == 2
     assert capsys.readouterr().err.startswith("parity trace: ")
+
+
+def test_configs_that_differ_stand_beside_what_the_tables_show(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    scaling = RopeScaling(
+        rope_type="llama3",
+        factor=32.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=64,
+    )
+    config = dataclasses.replace(
+        small_configs()["gqa"], head_dim=32, rope_theta=5e5, rope_scaling=scaling
+    )
+    write_random_model(tmp_path / "one", config, "fan-in")
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"rope_theta": 1e4}, "config: rope_theta is 500000.0 in PyTorch, 10000.0 in Flax"),
+        (
+            {"rope_scaling": dataclasses.replace(scaling, factor=8.0)},
+            "config: rope_scaling.factor is 32.0 in PyTorch, 8.0 in Flax",
+        ),
+    )
+    for change, words in changes:
+        other = tmp_path / "other" / "model"
+        shutil.copytree(tmp_path / "one", other, dirs_exist_ok=True)
+        changed = dataclasses.replace(config, **change)
+        (other / "config.json").write_text(json.dumps(changed.to_dict()))
+        paths = [str(tmp_path / "one"), str(other)]
+        assert main(["trace", *paths, "--no-backward", "--device", "cpu"]) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("model: forward, what goes into model.layers.0 is off by")
+        text = " ".join(lines)
+        assert "leaves out" not in text
+        assert words in text

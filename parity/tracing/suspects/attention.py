@@ -102,11 +102,13 @@ def _fitted(
                 yield suspect
                 return
     turned = "theta" in base or setting.tables is not None
-    numbers = (*NUMBERS, *(THETA if turned else ()))
+    numbers = (*NUMBERS, *(THETA[: 1 + ("theta" in base)] if turned else ()))
     for key, name, words in numbers:
         number, after = _fit(setting, base, key, odd)
         if after <= max(_FITTED, evidence.bound) < evidence.target.error:
             sentence = f"attention {words.format(number)} in {side}"
+            if key == "theta" and "theta" in base:
+                sentence += f", {base['theta']:.6g} on the other side"
             yield Suspect(name, sentence, evidence.target.error, after)
             return
 

@@ -106,4 +106,7 @@ NUMBERS = (
     ("clip_inputs", "inputs-clipped", "cuts queries, keys and values off at {:.6g}"),
 )
 # And where anything is rotated, by positions from 0.
-THETA = (("theta", "rope-theta", "has a rope theta of {:.6g}"),)
+THETA = (
+    ("theta", "rope-theta", "has a rope theta of {:.6g}"),
+    ("stretch", "rope-scaled", "divides its positions by {:.6g} more (a linear rope scaling)"),
+)

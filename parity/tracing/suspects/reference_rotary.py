@@ -21,14 +21,15 @@ def rotated(
         query: and key, value: split into heads.
         tables: cos and sin, (B or 1, S, H/2); None: nothing is rotated.
         change: `rope` names a way, `offset` moves the positions of queries, and `theta` takes
-            other tables, of positions from 0.
+            other tables, of positions from 0, divided by `stretch`.
 
     Raises:
         ValueError: sizes, or missing tables, that do not allow this way.
     """
     way = change.get("rope", "half")
     if "theta" in change:
-        tables = rope_tables(query.shape[2], query.shape[3], change["theta"])
+        stretch = float(change.get("stretch", 1))
+        tables = rope_tables(query.shape[2], query.shape[3], change["theta"], stretch)
     if tables is None or way == "none":
         if tables is None and ("rope" in change or "offset" in change):
             raise ValueError("no rotary tables")
@@ -60,10 +61,10 @@ def rotated(
     return query, key, value
 
 
-def rope_tables(length: int, head_dim: int, theta: float) -> Tables:
-    """Cos and sin (1, S, H/2) of positions from 0, in the usual way."""
+def rope_tables(length: int, head_dim: int, theta: float, stretch: float = 1.0) -> Tables:
+    """Cos and sin (1, S, H/2) of positions from 0, divided by `stretch`, in the usual way."""
     half = head_dim // 2
-    angles = np.arange(length)[:, None] * theta ** (-np.arange(half) / half)
+    angles = np.arange(length)[:, None] / stretch * theta ** (-np.arange(half) / half)
     return np.cos(angles)[None], np.sin(angles)[None]
 
 
