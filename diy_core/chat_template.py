@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -73,6 +73,19 @@ def _filled_in(template: str, names: Mapping[str, Any], where: str) -> str:
         raise ValueError(f"{where}{line}: {error}") from error
     except Exception as error:  # what running the template's expressions can raise is anything
         raise ValueError(f"{where} failed: {type(error).__name__}: {error}") from error
+
+
+@functools.lru_cache(maxsize=16)
+def undeclared_names(template: str) -> frozenset[str]:
+    """The names that a template reads and does not set itself: what it can be given.
+
+    Raises:
+        ValueError: a template that cannot be parsed.
+    """
+    try:
+        return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(template)))
+    except TemplateError as error:
+        raise ValueError(f"chat template: {error}") from error
 
 
 @functools.lru_cache(maxsize=16)

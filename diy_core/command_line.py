@@ -137,7 +137,10 @@ def _add_data(commands: Any) -> None:
         "empty line (default: each file is one document)",
     )
     data.add_argument(
-        "--field", default="text", help="where JSONL and parquet hold the text (default: text)"
+        "--field",
+        metavar="NAME",
+        help="the column of JSONL and parquet that is learnt (default: text, messages, "
+        "conversations, or prompt and completion, whichever a record holds)",
     )
     data.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one for each CPU)"

@@ -15,45 +15,120 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core import chat_template
+from diy_core.chat_template import undeclared_names
+from diy_core.chat_templates import choose
+from diy_core.data.records import Chat
 from diy_core.tokenizer import Tokenizer
 
 # Names that no template uses and characters that no text should hold; the result is checked.
 _FUNCTION, _OPEN, _CLOSE = "_diy_answer", "\ue0f0", "\ue0f1"
+# What chat_template_kwargs cannot say: it is decided by what is learnt.
+_FIXED = {"messages", "chat_template", "continue_final_message", "add_generation_prompt"}
 _TAG = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
 def encode_chat(
-    tokenizer: Tokenizer, messages: list[dict[str, Any]]
+    tokenizer: Tokenizer, chat: Chat | list[dict[str, Any]]
 ) -> tuple[list[int], NDArray[np.uint8]]:
     """The ids of a whole conversation, and as many flags: 1 = the loss counts this token.
 
-    Counted is what the model has to say itself: each answer up to the token that ends it. A token
-    that reaches over the beginning of an answer is counted, one over its end is not.
+    Counted is what the model has to say itself: each answer up to the token that ends it, unless
+    the chat says that it does not count. A token that reaches over the beginning of an answer is
+    counted, one over its end is not.
 
     Raises:
-        ValueError: no chat template, messages that it refuses, no answer in them, or answers that
-            cannot be told from the rest.
+        ValueError: no chat template, messages that it refuses, something in the chat that it does
+            not write, no answer that counts, or answers that cannot be told from the rest.
     """
-    text = tokenizer.chat(messages, add_generation_prompt=False)
+    chat = chat if isinstance(chat, Chat) else Chat(chat)
+    writer = _Writer(tokenizer, chat)
+    text = writer.write(chat.messages)
+    writer.refuse_unread_calls(text)
+    answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+    wanted = [i for i in answers if chat.counted is None or chat.counted[i]]
+    if not wanted:
+        roles = ", ".join(message["role"] for message in chat.messages)
+        raise ValueError(
+            f"a chat of the roles {roles} holds no answer that counts: each has a weight of 0, or "
+            "stands in the prompt"
+            if answers
+            else f"a chat of the roles {roles} holds no answer of the assistant: there is nothing "
+            "to learn from it"
+        )
     ids = tokenizer.encode(text, add_special_tokens=False)
-    if _TAG.search(tokenizer.chat_template or ""):
-        spans = _marked(tokenizer, messages, text)
+    if _TAG.search(writer.source):
+        spans = _marked(writer, text, answers, wanted)
     else:
-        spans = _compared(tokenizer, messages, text)
+        spans = _compared(writer, text, wanted)
     counted = np.zeros(len(ids), dtype=np.uint8)
     for start, stop in _token_spans(tokenizer, text, ids, spans):
         last = [i for i in range(start, stop) if ids[i] in tokenizer.eos_token_ids]
         counted[start : last[-1] + 1 if last else stop] = 1
     if not counted.any():
         raise ValueError(
-            f"a chat of the roles {', '.join(m['role'] for m in messages)} holds no answer of the "
-            "assistant: there is nothing to learn from it"
+            f"a chat of the roles {', '.join(m['role'] for m in chat.messages)} holds no answer of "
+            "the assistant: there is nothing to learn from it"
         )
     return ids, counted
 
 
+class _Writer:
+    """A chat template with all that a chat gives it but messages.
+
+    Raises:
+        ValueError: no template, or one that does not read what the chat gives it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, chat: Chat) -> None:
+        self.chat, self._tokenizer = chat, tokenizer
+        self.source, name = choose(
+            tokenizer.chat_templates, None, chat.tools is not None, "the tokenizer"
+        )
+        self._options: dict[str, Any] = dict(chat.variables)
+        for key, value in (("tools", chat.tools), ("documents", chat.documents)):
+            if key in self._options:
+                raise ValueError(f"chat_template_kwargs holds {key}: it is a column of its own")
+            if value is not None:
+                self._options[key] = value
+        if refused := _FIXED & set(self._options):
+            raise ValueError(f"chat_template_kwargs holds {min(refused)}, which cannot vary here")
+        if unread := [key for key in self._options if key not in undeclared_names(self.source)]:
+            raise ValueError(
+                f"{name} does not read {unread[0]}, which the chat comes with: train with a "
+                "template that does, or leave it out"
+            )
+
+    def write(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
+        return self._tokenizer.chat(messages, add_generation_prompt, **self._options)
+
+    def write_marked(self, source: str, functions: dict[str, Any]) -> str:
+        names = self._tokenizer.special_tokens | {"add_generation_prompt": False} | self._options
+        return chat_template.render(
+            source, self.chat.messages, names, "the chat template", functions=functions
+        )
+
+    def refuse_unread_calls(self, text: str) -> None:
+        """An answer that is a call, of which the template writes nothing, would teach silence."""
+        for i, message in enumerate(self.chat.messages):
+            for key in ("tool_calls", "function_call"):
+                if message.get(key) and self._write_without(i, key) == text:
+                    raise ValueError(
+                        f"the chat template does not write {key} of message {i}: train with a "
+                        "template that does, or write the call as content"
+                    )
+
+    def _write_without(self, i: int, key: str) -> str | None:
+        messages = [dict(message) for message in self.chat.messages]
+        del messages[i][key]
+        messages[i].setdefault("content", "")
+        try:
+            return self.write(messages)
+        except ValueError:  # it needs the call
+            return None
+
+
 def _marked(
-    tokenizer: Tokenizer, messages: list[dict[str, Any]], text: str
+    writer: _Writer, text: str, answers: list[int], wanted: list[int]
 ) -> list[tuple[int, int]]:
     """The answers by `{% generation %}`: each becomes a call that puts marks around its body."""
 
@@ -63,11 +138,9 @@ def _marked(
     # The tags are only renamed, so Jinja trims the white space around them as it did.
     source = _TAG.sub(
         lambda tag: tag[1] + ("endcall" if tag[2] else f"call {_FUNCTION}()") + tag[3],
-        tokenizer.chat_template or "",
+        writer.source,
     )
-    names = tokenizer.special_tokens | {"add_generation_prompt": False}
-    functions = {_FUNCTION: answer}
-    marked = chat_template.render(source, messages, names, "the chat template", functions=functions)
+    marked = writer.write_marked(source, {_FUNCTION: answer})
     spans, at = [], 0
     for i, piece in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", marked)):
         if i % 2:
@@ -75,24 +148,27 @@ def _marked(
         at += len(piece)
     if re.sub(f"[{_OPEN}{_CLOSE}]", "", marked) != text:
         raise ValueError("the chat holds U+E0F0 or U+E0F1, which mark answers here: remove them")
-    return spans
+    if wanted == answers:
+        return spans
+    if len(spans) != len(answers):
+        raise ValueError(
+            f"the chat template marks {len(spans)} answers in a chat that has {len(answers)}, so "
+            "those that do not count cannot be told from the others"
+        )
+    return [span for i, span in zip(answers, spans, strict=True) if i in wanted]
 
 
-def _compared(
-    tokenizer: Tokenizer, messages: list[dict[str, Any]], text: str
-) -> list[tuple[int, int]]:
+def _compared(writer: _Writer, text: str, wanted: list[int]) -> list[tuple[int, int]]:
     """The answers as what the template writes for each, behind the prompt to answer."""
-    spans = []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
+    spans, messages = [], writer.chat.messages
+    for i in wanted:
         if i == 0:
             raise ValueError(
                 "the chat begins with the assistant: put a system or user message before it, or "
                 "mark the answers in the chat template with {% generation %}"
             )
-        prompt = tokenizer.chat(messages[:i], add_generation_prompt=True)
-        answered = tokenizer.chat(messages[: i + 1], add_generation_prompt=False)
+        prompt = writer.write(messages[:i], add_generation_prompt=True)
+        answered = writer.write(messages[: i + 1])
         if not (text.startswith(answered) and answered.startswith(prompt)):
             raise ValueError(
                 f"the chat template does not write message {i} at the end as it writes it in the "

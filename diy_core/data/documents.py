@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from diy_core.data.files import DataError
+from diy_core.data.records import Document, columns_to_read, read_record, without_nulls
 from diy_core.data.sources import Part, builtin_documents, open_parquet
 
-# A text, or a chat: `[{"role": "user", "content": "..."}, ...]`.
-Document = str | list[dict[str, Any]]
 _BYTE_ORDER_MARK = "\ufeff"  # at the start of a file it says UTF-8 and is no text
 
 
-def documents(part: Part, separator: str | None, field: str) -> Iterator[tuple[str, Document]]:
+def documents(
+    part: Part, separator: str | None, field: str | None, passed_over: Counter[str] | None = None
+) -> Iterator[tuple[str, Document]]:
     """The documents of a part in order, as (place, document); texts of white space are left out.
 
     Args:
         part: a stretch of a source.
         separator: what stands between the documents of a text file. Line breaks around it go, and
             so do documents of nothing else.
-        field: where JSON lines and parquet rows hold the text; a row without it may be a chat
-            with `messages`.
+        field: the column of JSON lines and parquet rows that is learnt (`read_record`).
+        passed_over: is told how often each other column held something.
 
     Raises:
-        DataError: invalid UTF-8 or JSON, or a row without text and messages; it names the place.
+        DataError: invalid UTF-8 or JSON, or a row that `read_record` refuses; it names the place.
     """
+    passed: Counter[str] = Counter() if passed_over is None else passed_over
     if part.kind == "builtin":
         for i, text in enumerate(builtin_documents()):
             yield f"{part.path}, topic {i + 1}", text
     elif part.kind == "parquet":
-        yield from _rows(part, field)
+        yield from _rows(part, field, passed)
     elif part.kind == "jsonl":
-        yield from _lines(part, field)
+        yield from _lines(part, field, passed)
     else:
         yield from _texts(part, separator)
 
@@ -52,7 +55,7 @@ def _texts(part: Part, separator: str | None) -> Iterator[tuple[str, Document]]:
         at += len(piece) + len(between or b"")
 
 
-def _lines(part: Part, field: str) -> Iterator[tuple[str, Document]]:
+def _lines(part: Part, field: str | None, passed: Counter[str]) -> Iterator[tuple[str, Document]]:
     number, at = _line_number(part), part.start
     for line in _read(part).split(b"\n"):
         where = f"{part.path}, line {number}"
@@ -64,49 +67,42 @@ def _lines(part: Part, field: str) -> Iterator[tuple[str, Document]]:
                 raise DataError(
                     where, f"is no JSON ({error}): each line of a .jsonl file is one object"
                 ) from error
-            if document := _document(row, field, where):
+            if document := _document(row, field, where, passed):
                 yield where, document
         number, at = number + 1, at + len(line) + 1
 
 
-def _rows(part: Part, field: str) -> Iterator[tuple[str, Document]]:
+def _rows(part: Part, field: str | None, passed: Counter[str]) -> Iterator[tuple[str, Document]]:
     with open_parquet(part.path) as file:
-        columns = [name for name in (field, "messages") if name in file.schema_arrow.names]
+        names = file.schema_arrow.names
+        columns = columns_to_read(names, field)
         if not columns:
             raise DataError(
                 part.path,
-                f"has no column {field!r} and no column 'messages', only "
-                f"{', '.join(file.schema_arrow.names)}: name the text's column (--field)",
+                f"has no column {field or 'text'!r} and no column 'messages', only "
+                f"{', '.join(names)}: name the text's column (--field)",
             )
         number = sum(file.metadata.row_group(i).num_rows for i in range(part.start))
+        others = {name: 1 for name in names if name not in columns}
         batches = file.iter_batches(batch_size=256, row_groups=[part.start], columns=columns)
         for batch in batches:
             for row in batch.to_pylist():
                 number += 1
                 where = f"{part.path}, row {number}"
-                if document := _document(row, field, where):
+                passed.update(others)
+                if document := _document(without_nulls(row), field, where, passed):
                     yield where, document
 
 
-def _document(row: Any, field: str, where: str) -> Document:
+def _document(row: Any, field: str | None, where: str, passed_over: Counter[str]) -> Document:
     if not isinstance(row, dict):
         raise DataError(where, f"is no object but {type(row).__name__}: {str(row)[:80]}")
-    if isinstance(row.get(field), str):
-        return row[field] if row[field].strip() else ""
-    if isinstance(row.get("messages"), list) and row["messages"]:
-        # Parquet gives every message every key; those without a value were not there.
-        return [
-            {k: v for k, v in message.items() if v is not None}
-            if isinstance(message, dict)
-            else message
-            for message in row["messages"]
-        ]
-    held = ", ".join(f"{key} ({type(value).__name__})" for key, value in row.items()) or "nothing"
-    raise DataError(
-        where,
-        f"has no text in {field!r} and no list in 'messages', but {held}: name the text's field "
-        "(--field)",
-    )
+    try:
+        document, others = read_record(row, field)
+    except ValueError as error:
+        raise DataError(where, str(error)) from error
+    passed_over.update(others)
+    return "" if isinstance(document, str) and not document.strip() else document
 
 
 def _read(part: Part) -> bytes:

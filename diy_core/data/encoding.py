@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from diy_core.byte_tokenizer import BYTES, END_TOKEN_ID, is_byte_tokenizer
 from diy_core.data.chats import encode_chat
-from diy_core.data.documents import Document
 from diy_core.data.files import file_hash
+from diy_core.data.records import Chat, Completion, Document
 from diy_core.errors import CheckpointError
 from diy_core.tokenizer import Tokenizer
 from diy_core.tokenizer_files import read_json
@@ -72,14 +72,16 @@ class Encoder:
             self.vocab_size = rows if isinstance(rows, int) else self._tokenizer.vocab_size
 
     def encode(self, document: Document) -> tuple[NDArray[np.uint32], NDArray[np.uint8] | None]:
-        """The ids of a document, and for a chat as many flags: 1 = the loss counts this token.
+        """The ids of a document, and unless all count as many flags: 1 = the loss counts this one.
 
         Raises:
             ValueError: no UTF-8 text, a chat that the template refuses or in which nothing counts,
                 or an id beyond the vocabulary of the model's `config.json`.
         """
         counted: NDArray[np.uint8] | None = None
-        if isinstance(document, str):
+        if isinstance(document, Completion):
+            ids, counted = self._encode_completion(document)
+        elif not isinstance(document, Chat):
             ids = self._encode_text(document)
         elif self._tokenizer is None:
             raise ValueError(
@@ -94,6 +96,20 @@ class Encoder:
                 f"token id {ids.max()} is beyond vocab_size {self.vocab_size} of config.json: the "
                 "tokenizer and the model of this directory do not belong together"
             )
+        return ids, counted
+
+    def _encode_completion(
+        self, document: Completion
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """Both parts as one text; a token that reaches over the border counts."""
+        ids = self._encode_text(document.prompt + document.completion)
+        before = self._encode_text(document.prompt)
+        length = min(len(ids), len(before))
+        different = np.flatnonzero(ids[:length] != before[:length])
+        counted = np.ones(ids.size, np.uint8)
+        counted[: int(different[0]) if different.size else length] = 0
+        if not counted.any():
+            raise ValueError("the completion is empty: there is nothing to learn from it")
         return ids, counted
 
     def _encode_text(self, text: str) -> NDArray[np.uint32]:

@@ -41,7 +41,7 @@ def prepare(
     tokenizer: str | Path,
     validation: float = 0.0,
     separator: str | None = None,
-    field: str = "text",
+    field: str | None = None,
     workers: int = 1,
     overwrite: bool = False,
     progress: bool = False,
@@ -54,8 +54,8 @@ def prepare(
     Args:
         sources: files, directories (what ends in .txt, .md, .jsonl, .ndjson, .parquet below them),
             patterns (`**` too), or `builtin:pydoc`, the help texts of Python. A text file is one
-            document. A line of a JSONL file and a row of a parquet file is one: a text, or a chat
-            in `messages`.
+            document. A line of a JSONL file and a row of a parquet file is one: a text, a chat, or
+            a prompt with its completion (`diy_core.data.records`).
         out: the directory to write. The shards are kept in `.OUT.parts` beside it meanwhile.
         tokenizer: a Hugging Face directory, or "bytes" (ids 0 to 255, and 256 ends a document).
         validation: share of the documents that goes to `out/validation`, at least one. They are
@@ -63,7 +63,8 @@ def prepare(
             order does not matter.
         separator: what stands between the documents of a text file; `\n`, `\r` and `\t` are
             understood, as one types them in a shell.
-        field: where JSONL and parquet hold the text.
+        field: the column of JSONL and parquet that is learnt; None: text, messages, conversations,
+            or prompt and completion, whichever a record holds.
         workers: processes. They are spawned: a script that asks for more than one needs
             `if __name__ == "__main__":`.
         overwrite: replace prepared data at `out`.

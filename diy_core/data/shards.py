@@ -31,7 +31,7 @@ class Reading:
     """How sources are read: see `prepare`."""
 
     separator: str | None
-    field: str
+    field: str | None
 
 
 @dataclass(frozen=True)

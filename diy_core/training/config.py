@@ -97,7 +97,8 @@ class DataConfig:
         packing: several documents share a row, each of which sees only itself; False gives each
             document a row of its own.
         separator: what stands between the documents of a text file; None: a file is one document.
-        field: where JSON lines hold the text.
+        field: the column of JSON lines and parquet that is learnt; None: text, messages,
+            conversations, or prompt and completion, whichever a record holds.
         workers: threads that read batches ahead; 0: they are read when they are needed.
     """
 
@@ -106,12 +107,12 @@ class DataConfig:
     tokenizer: str | None = None
     packing: bool = True
     separator: str | None = None
-    field: str = "text"
+    field: str | None = None
     workers: int = 0
 
     def __post_init__(self) -> None:
         _require_text(self, "train")
-        for name in ("tokenizer", "separator"):
+        for name in ("tokenizer", "separator", "field"):
             if getattr(self, name) is not None:
                 _require_text(self, name)
         if isinstance(self.validation, str):
@@ -124,7 +125,6 @@ class DataConfig:
                     f"{self.validation!r}"
                 )
         _require_bool(self, "packing")
-        _require_text(self, "field")
         _require_count(self, "workers")
 
 

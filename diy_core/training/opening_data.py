@@ -117,8 +117,8 @@ def _name_unused(config: TrainConfig) -> None:
     if not all(map(_is_prepared, sources)):
         return
     separator = None if data.separator is None else with_escapes(data.separator)
-    for name, value, default in (("separator", separator, None), ("field", data.field, "text")):
-        if value != default:
+    for name, value in (("separator", separator), ("field", data.field)):
+        if value is not None:
             listed = " and ".join(sources)
             was = "were" if sources[1:] else "was"
             complain(f"data.{name} {value!r} is not used: {listed} {was} prepared before")

@@ -1,0 +1,218 @@
+"""What a record of a data set holds: which of its columns is learnt, and which say how.
+
+    text                     a text, or the column that --field names
+    messages, conversations  a chat; beside it tools (or functions), documents, system,
+                             chat_template_kwargs
+    prompt and completion    two texts, or two stretches of a chat; the completion is learnt
+
+All other columns are passed over and named. A record that could be read in two ways, or that is
+made for another kind of training, is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from diy_core.data.turns import read_turns
+
+TEXT, MESSAGES, CONVERSATIONS, PROMPT = "text", "messages", "conversations", "prompt"
+_COMPLETION = "completion"
+_BESIDE = ("tools", "functions", "documents", "system", "chat_template_kwargs")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+# Columns of other kinds of training, and what those are.
+_OTHER_KINDS = {
+    ("chosen", "rejected"): "preferences",
+    ("preferred_output", "non_preferred_output"): "preferences",
+    ("completions", "labels"): "stepwise supervision",
+    ("instruction", "output"): "Alpaca's instructions",
+}
+_REMEDY = {
+    "preferences": "write the answer to learn as the last of messages",
+    "stepwise supervision": "write prompt and completion",
+    "Alpaca's instructions": (
+        "how these become one text is said nowhere in the data, so write messages, or prompt and "
+        "completion"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation to learn the answers of.
+
+    Attributes:
+        messages: with role and content, oldest first.
+        counted: for each message whether an answer in it is learnt; None: all are.
+        tools: JSON schemas of the functions in it, or None.
+        documents: what was there to answer from, or None.
+        variables: further names for the chat template.
+    """
+
+    messages: list[dict[str, Any]]
+    counted: list[bool] | None = None
+    tools: list[Any] | None = None
+    documents: list[Any] | None = None
+    variables: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A text of which only the second part is learnt."""
+
+    prompt: str
+    completion: str
+
+
+Document = str | Chat | Completion
+
+
+def read_record(row: Mapping[str, Any], wanted: str | None = None) -> tuple[Document, list[str]]:
+    """The document of a record, and the columns that were passed over.
+
+    Args:
+        row: value by column; a column without a value is not there.
+        wanted: the column to learn, where the record has it; None: the one that holds something.
+
+    Returns:
+        The document, which may be an empty text, and names.
+
+    Raises:
+        ValueError: no such column, more than one, or one that cannot be honoured.
+    """
+    held = {name: value for name, value in row.items() if value is not None}
+    form = wanted if wanted in held else _only_form(held, wanted)
+    value = held[form]
+    if form == PROMPT and wanted != PROMPT:
+        document, used = _completion(held)
+    elif isinstance(value, str):
+        document, used = value, {form}
+    elif isinstance(value, list):
+        document, used = _chat(read_turns(value), held), {form, *_BESIDE}
+    else:
+        raise ValueError(
+            f"holds {type(value).__name__} in {form!r}, and a document is a text or a list of "
+            "messages"
+        )
+    return document, [name for name in held if name not in used]
+
+
+def columns_to_read(names: Iterable[str], wanted: str | None) -> list[str]:
+    """The columns of a table that `read_record` looks at; the others need not be read."""
+    known = {wanted, TEXT, MESSAGES, CONVERSATIONS, PROMPT, _COMPLETION, *_BESIDE, *_MEDIA}
+    known |= {name for pair in _OTHER_KINDS for name in pair} | {"label", "weight"}
+    return [name for name in names if name in known]
+
+
+def without_nulls(value: Any) -> Any:
+    """Nested data without keys that have no value: parquet gives every object every key."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
+    """The column that holds the document, or the first of two."""
+    there = [name for name in (MESSAGES, CONVERSATIONS) if isinstance(held.get(name), list)]
+    if isinstance(held.get(TEXT), str) and wanted is None:
+        there.insert(0, TEXT)
+    if PROMPT in held and _COMPLETION in held:
+        there.append(PROMPT)
+    # What is empty is there, but where something else is it is not what is meant.
+    forms = [name for name in there if not _is_empty(held[name])] or there[:1]
+    for pair, kind in _OTHER_KINDS.items():
+        if all(name in held for name in pair) and not (kind.startswith("Alpaca") and forms):
+            named = " and ".join(pair)
+            raise ValueError(f"holds {kind} ({named}), which is not learnt here: {_REMEDY[kind]}")
+    if len(forms) > 1:
+        listed = " and ".join(repr(name) for name in forms)
+        raise ValueError(
+            f"holds {listed}, which could each be what is learnt: name one (--field {forms[0]})"
+        )
+    if forms:
+        return forms[0]
+    listed = ", ".join(f"{key} ({type(value).__name__})" for key, value in held.items())
+    raise ValueError(
+        f"has no text in {wanted or TEXT!r} and no list in 'messages', but {listed or 'nothing'}: "
+        "name the text's field (--field)"
+    )
+
+
+def _completion(held: Mapping[str, Any]) -> tuple[Document, set[str]]:
+    prompt, completion = held[PROMPT], held[_COMPLETION]
+    if isinstance(held.get("label"), bool):
+        raise ValueError(
+            "holds prompt, completion and label (true or false), which are preferences and not "
+            "learnt here: keep the good ones, without label"
+        )
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return Completion(prompt, completion), {PROMPT, _COMPLETION}
+    if not isinstance(prompt, list) or not isinstance(completion, list):
+        kinds = f"{type(prompt).__name__} and {type(completion).__name__}"
+        raise ValueError(f"needs prompt and completion as two texts or two lists, got {kinds}")
+    (before, _), (after, counted) = read_turns(prompt), read_turns(completion)
+    turns = [*before, *after], [*[False] * len(before), *counted]
+    return _chat(turns, held), {PROMPT, _COMPLETION, *_BESIDE}
+
+
+def _chat(turns: tuple[list[dict[str, Any]], list[bool]], held: Mapping[str, Any]) -> Chat:
+    messages, counted = turns
+    if found := [name for name in _MEDIA if name in held and not _is_empty(held[name])]:
+        raise ValueError(
+            f"holds {found[0]} beside a chat, and only text is learnt: leave such records out"
+        )
+    if "weight" in held and held["weight"] != 1:
+        raise ValueError(
+            f"has weight {held['weight']!r} beside a chat, and records are not weighted: give each "
+            "message a weight of 0 or 1"
+        )
+    if held.get("system"):
+        messages, counted = _with_system(held["system"], messages, counted)
+    tools = _listed(held, "tools")
+    if functions := _listed(held, "functions"):
+        if tools:
+            raise ValueError("holds tools and functions: keep tools")
+        tools = [{"type": "function", "function": function} for function in functions]
+    variables = _json(held, "chat_template_kwargs") or {}
+    if not isinstance(variables, dict):
+        raise ValueError(f"needs chat_template_kwargs as an object, got {variables!r}")
+    variables = {name: value for name, value in variables.items() if not _is_empty(value)}
+    return Chat(messages, counted, tools, _listed(held, "documents"), variables)
+
+
+def _with_system(
+    system: Any, messages: list[dict[str, Any]], counted: list[bool]
+) -> tuple[list[dict[str, Any]], list[bool]]:
+    if messages and messages[0].get("role") == "system":
+        if messages[0].get("content") == system:
+            return messages, counted
+        raise ValueError("holds system beside a chat that begins with another system message")
+    return [{"role": "system", "content": system}, *messages], [True, *counted]
+
+
+def _listed(held: Mapping[str, Any], name: str) -> list[Any] | None:
+    """A list, or one as JSON in a text, of objects or of such as JSON; an empty one is none."""
+    value = _json(held, name)
+    if _is_empty(value):
+        return None
+    if not isinstance(value, list):
+        raise ValueError(f"needs {name} as a list of objects, got {type(value).__name__}")
+    return [_json({name: item}, name) for item in value]
+
+
+def _json(held: Mapping[str, Any], name: str) -> Any:
+    value = held.get(name)
+    if not isinstance(value, str) or not value.strip():
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"holds {name} as a text that is no JSON: {error}") from error
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, (Sequence, Mapping)) and not value)

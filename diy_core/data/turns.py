@@ -1,0 +1,107 @@
+"""The turns of a chat as data sets write them: OpenAI's messages, ShareGPT's from and value.
+
+Whether an answer is to be learnt stands beside it under several names: `weight` (OpenAI, Mistral),
+`train` and `training` (axolotl), `loss` (ms-swift). All of them take 0 and 1, false and true.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+Turns = tuple[list[dict[str, Any]], list[bool]]
+
+_FLAGS = ("weight", "train", "training", "loss")
+_PARTLY = ("train_detail", "training_detail", "loss_mask")  # which characters or tokens count
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "developer": "developer",
+    "tool": "tool",
+    "observation": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "function_call": "assistant",
+}
+
+
+def read_turns(listed: Sequence[Any]) -> Turns:
+    """The messages of a conversation, and for each whether an answer in it counts.
+
+    Args:
+        listed: objects with role and content, or with from and value.
+
+    Raises:
+        ValueError: an object that is neither, or a flag that cannot be honoured.
+    """
+    messages, counted = [], []
+    for i, turn in enumerate(listed):
+        if not isinstance(turn, dict):
+            raise ValueError(f"message {i} must be an object with role and content, got {turn!r}")
+        turn = {key: value for key, value in turn.items() if value is not None}
+        count = _is_counted(turn, i)
+        message = {key: value for key, value in turn.items() if key not in _FLAGS}
+        if "from" in message and "role" not in message:
+            message = _of_share_gpt(message, i)
+        if count and message.get("role") != "assistant":
+            raise ValueError(
+                f"message {i} ({message.get('role')}) is marked as one to learn, and only what the "
+                "assistant says is learnt: remove the mark"
+            )
+        messages.append(message)
+        counted.append(count is not False)
+    return messages, counted
+
+
+def _is_counted(turn: dict[str, Any], i: int) -> bool | None:
+    """What the flags of a turn say; None: there are none."""
+    if found := [key for key in _PARTLY if turn.get(key)]:
+        raise ValueError(
+            f"message {i} has {found[0]}, which counts parts of an answer: split the answer into "
+            "messages with a weight of 0 and 1"
+        )
+    said = {key: turn[key] for key in _FLAGS if key in turn}
+    for key, value in said.items():
+        if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+            raise ValueError(
+                f"message {i} has {key} {value!r}, and an answer counts (1, true) or does not (0, "
+                "false)"
+            )
+    if len({bool(value) for value in said.values()}) > 1:
+        raise ValueError(f"message {i} has {said}, which contradict each other")
+    return bool(next(iter(said.values()))) if said else None
+
+
+def _of_share_gpt(turn: dict[str, Any], i: int) -> dict[str, Any]:
+    speaker, value = turn["from"], turn.get("value")
+    if speaker not in _ROLES:
+        raise ValueError(
+            f"message {i} is from {speaker!r}, and known are {', '.join(_ROLES)}: write it with "
+            "role and content"
+        )
+    rest = {key: item for key, item in turn.items() if key not in ("from", "value")}
+    if speaker == "function_call":
+        return {"role": "assistant", "tool_calls": _calls(value, i), **rest}
+    return {"role": _ROLES[speaker], "content": value, **rest}
+
+
+def _calls(value: Any, i: int) -> list[dict[str, Any]]:
+    """A call of a function, or a list of them, as JSON in a text."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"message {i} calls a function with what is no JSON: {error}") from error
+    calls = found if isinstance(found, list) else [found]
+    for call in calls:
+        if not isinstance(call, dict) or not {"name", "arguments"} <= call.keys():
+            raise ValueError(
+                f"message {i} calls a function and must hold its name and arguments, got {call!r}"
+            )
+    return [{"type": "function", "function": call} for call in calls]

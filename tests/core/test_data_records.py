@@ -1,0 +1,323 @@
+"""Records of the common formats: which of their columns is learnt, which tokens of it count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from diy_core.data import DataError, prepare
+from diy_core.data.encoding import Encoder
+from diy_core.data.records import Completion, read_record
+from diy_core.tokenizer import Tokenizer
+from tests.tiny_checkpoints import put_tokenizer
+
+TEMPLATE = (
+    "{% if tools %}<tool>{{ tools | tojson }}{% endif %}"
+    "{% for d in documents or [] %}[{{ d.text }}]{% endfor %}{{ style or '' }}"
+    "{% for m in messages %}{{ '<|turn|>' + m.role + ':' + (m.content or '') }}"
+    "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"
+    "{{ '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn|>assistant:' }}{% endif %}"
+)
+MARKED = (
+    "{% for m in messages %}<|turn|>{{ m.role }}:{% if m.role == 'assistant' %}{% generation %}"
+    "{{ m.content }}<|end|>{% endgeneration %}{% else %}{{ m.content }}<|end|>{% endif %}"
+    "{% endfor %}"
+)
+USER = {"role": "user", "content": "the"}
+ANSWER = {"role": "assistant", "content": "he 20"}
+ASKED = "<|turn|>user:the<|end|><|turn|>assistant:"
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+TOOLS = "<tool>" + json.dumps([TOOL])
+
+
+def model(path: Path, template: str = TEMPLATE) -> Path:
+    path.mkdir()
+    put_tokenizer(path, chat_template=template)
+    return path
+
+
+def encoded(path: Path, row: dict[str, Any], field: str | None = None) -> tuple[str, list[str]]:
+    """The text of a record, and the pieces of it that count."""
+    document, _ = read_record(row, field)
+    ids, counted = Encoder(path).encode(document)
+    tokenizer = Tokenizer.from_pretrained(path)
+    flags = [1] * len(ids) if counted is None else counted.tolist()
+    pieces: list[list[int]] = []
+    for i, (token, flag) in enumerate(zip(ids.tolist(), flags, strict=True)):
+        if flag and (not i or not flags[i - 1]):
+            pieces.append([])
+        if flag:
+            pieces[-1].append(token)
+    read = [tokenizer.decode(piece, skip_special_tokens=False) for piece in pieces]
+    return tokenizer.decode(ids.tolist(), skip_special_tokens=False), read
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "said"),
+    [
+        ({"text": "the"}, "the<|end|>", ["the<|end|>"]),
+        ({"prompt": "the ", "completion": "he"}, "the he<|end|>", ["he<|end|>"]),
+        ({"messages": [USER, ANSWER]}, ASKED + "he 20<|end|>", ["he 20<|end|>"]),
+        ({"prompt": [USER], "completion": [ANSWER]}, ASKED + "he 20<|end|>", ["he 20<|end|>"]),
+        (
+            {"prompt": [USER, ANSWER, USER], "completion": [ANSWER]},
+            (ASKED + "he 20<|end|>") * 2,
+            ["he 20<|end|>"],
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "the"}, {"from": "gpt", "value": "he"}]},
+            ASKED + "he<|end|>",
+            ["he<|end|>"],
+        ),
+        (
+            {"conversations": [USER, ANSWER], "system": "20"},
+            "<|turn|>system:20<|end|>" + ASKED + "he 20<|end|>",
+            ["he 20<|end|>"],
+        ),
+        (
+            {"messages": [USER, ANSWER], "tools": [TOOL], "functions": None},
+            TOOLS + ASKED + "he 20<|end|>",
+            ["he 20<|end|>"],
+        ),
+        (
+            {"messages": [USER, ANSWER], "tools": json.dumps([TOOL])},
+            TOOLS + ASKED + "he 20<|end|>",
+            ["he 20<|end|>"],
+        ),
+        (
+            {"messages": [USER, ANSWER], "tools": [json.dumps(TOOL)]},
+            TOOLS + ASKED + "he 20<|end|>",
+            ["he 20<|end|>"],
+        ),
+        (
+            {"messages": [USER, ANSWER], "functions": [TOOL["function"]]},
+            TOOLS + ASKED + "he 20<|end|>",
+            ["he 20<|end|>"],
+        ),
+        (
+            {"messages": [USER, ANSWER], "tools": [], "documents": [{"text": "20"}]},
+            "[20]" + ASKED + "he 20<|end|>",
+            ["he 20<|end|>"],
+        ),
+        (
+            {
+                "messages": [USER, ANSWER],
+                "chat_template_kwargs": {"style": "terse ", "unknown": None, "other": []},
+            },
+            "terse " + ASKED + "he 20<|end|>",
+            ["he 20<|end|>"],
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "the"},
+                    {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 2}}'},
+                    {"from": "observation", "value": "20"},
+                    {"from": "gpt", "value": "he"},
+                ],
+                "tools": json.dumps([TOOL]),
+            },
+            TOOLS
+            + ASKED
+            + '{"name": "f", "arguments": {"x": 2}}<|end|><|turn|>tool:20<|end|>'
+            + "<|turn|>assistant:he<|end|>",
+            ['{"name": "f", "arguments": {"x": 2}}<|end|>', "he<|end|>"],
+        ),
+    ],
+)
+def test_a_record_is_written_and_counted(
+    tmp_path: Path, row: dict[str, Any], text: str, said: list[str]
+) -> None:
+    assert encoded(model(tmp_path / "model"), row) == (text, said)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, MARKED])
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (({}, {}), ["he 20<|end|>", "he 20<|end|>"]),
+        (({"weight": 0}, {"weight": 1}), ["he 20<|end|>"]),
+        (({"weight": 0.0}, {}), ["he 20<|end|>"]),
+        (({"train": False}, {"train": True}), ["he 20<|end|>"]),
+        (({"training": True}, {"training": False}), ["he 20<|end|>"]),
+        (({"loss": False}, {"loss": None}), ["he 20<|end|>"]),
+        (({"weight": 0, "loss": False}, {}), ["he 20<|end|>"]),
+    ],
+)
+def test_an_answer_of_weight_0_is_written_and_not_learnt(
+    tmp_path: Path, template: str, flags: tuple[dict[str, Any], ...], said: list[str]
+) -> None:
+    messages = [m for flag in flags for m in (USER, ANSWER | flag)]
+    text, found = encoded(model(tmp_path / "model", template), {"messages": messages})
+    assert text == (ASKED + "he 20<|end|>") * 2
+    assert found == said
+
+
+def test_the_answer_that_counts_is_the_one_that_is_marked(tmp_path: Path) -> None:
+    first, second = {**ANSWER, "content": "he"}, {**ANSWER, "content": "20"}
+    row = {"messages": [USER, {**first, "weight": 0}, USER, second]}
+    for i, template in enumerate((TEMPLATE, MARKED)):
+        assert encoded(model(tmp_path / f"{i}", template), row)[1] == ["20<|end|>"]
+
+
+def test_flags_do_not_reach_the_template(tmp_path: Path) -> None:
+    template = "{{ messages | tojson }}{% generation %}x<|end|>{% endgeneration %}"
+    row = {"messages": [USER, ANSWER | {"weight": 1, "train": True, "name": "a"}]}
+    text, _ = encoded(model(tmp_path / "model", template), row)
+    assert json.loads(text.removesuffix("x<|end|>")) == [USER, ANSWER | {"name": "a"}]
+
+
+CHAT = [USER, ANSWER]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text": "a", "messages": CHAT}, "holds 'text' and 'messages', .*--field text"),
+        ({"messages": CHAT, "conversations": CHAT}, "holds 'messages' and 'conversations'"),
+        ({"text": "a", "prompt": "a", "completion": "b"}, "holds 'text' and 'prompt'"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"preferences \(chosen and rejected\)"),
+        ({"messages": CHAT, "chosen": CHAT, "rejected": CHAT}, "holds preferences"),
+        ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "holds preferences"),
+        ({"prompt": "a", "completion": "b", "label": True}, "preferences .*without label"),
+        ({"prompt": "a", "completions": ["b"], "labels": [True]}, "stepwise supervision"),
+        ({"instruction": "a", "input": "", "output": "b"}, "Alpaca's instructions"),
+        ({"prompt": "a"}, r"has no text in 'text' .*prompt \(str\)"),
+        ({"prompt": "a", "completion": CHAT}, "two texts or two lists, got str and list"),
+        ({"messages": CHAT, "images": ["a.png"]}, "holds images beside a chat"),
+        ({"messages": CHAT, "weight": 0.5}, "has weight 0.5 beside a chat"),
+        ({"messages": CHAT, "tools": "no JSON"}, "holds tools as a text that is no JSON"),
+        ({"messages": CHAT, "tools": {"name": "f"}}, "needs tools as a list of objects, got dict"),
+        ({"messages": CHAT, "tools": [TOOL], "functions": [{}]}, "tools and functions: keep tools"),
+        ({"messages": CHAT, "chat_template_kwargs": "[1]"}, "chat_template_kwargs as an object"),
+        (
+            {"messages": [{"role": "system", "content": "a"}, *CHAT], "system": "b"},
+            "another system message",
+        ),
+        ({"messages": [USER, ANSWER | {"weight": 0.5}]}, "message 1 has weight 0.5"),
+        ({"messages": [USER, ANSWER | {"train": "no"}]}, "message 1 has train 'no'"),
+        ({"messages": [USER, ANSWER | {"train_detail": [{}]}]}, "message 1 has train_detail"),
+        ({"messages": [USER, ANSWER | {"weight": 1, "loss": False}]}, "contradict each other"),
+        ({"messages": [USER | {"weight": 1}, ANSWER]}, r"message 0 \(user\) is marked as one"),
+        ({"conversations": [{"from": "narrator", "value": "a"}]}, "is from 'narrator'"),
+        ({"conversations": [{"from": "function_call", "value": "f()"}]}, "what is no JSON"),
+        ({"conversations": [{"from": "function_call", "value": "{}"}]}, "its name and arguments"),
+    ],
+)
+def test_a_record_with_another_or_no_one_meaning_is_refused(
+    row: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_record(row)
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "words"),
+    [
+        (MARKED, {"messages": CHAT, "tools": [TOOL]}, "does not read tools"),
+        (MARKED, {"messages": CHAT, "documents": [{}]}, "does not read documents"),
+        (
+            TEMPLATE,
+            {"messages": CHAT, "chat_template_kwargs": {"enable_thinking": False}},
+            "does not read enable_thinking",
+        ),
+        (
+            TEMPLATE,
+            {"messages": CHAT, "chat_template_kwargs": {"tools": [TOOL]}},
+            "holds tools: it is a column of its own",
+        ),
+        (
+            TEMPLATE,
+            {"messages": CHAT, "chat_template_kwargs": {"add_generation_prompt": True}},
+            "holds add_generation_prompt, which cannot vary",
+        ),
+        (TEMPLATE, {"messages": [USER, ANSWER | {"weight": 0}]}, "no answer that counts"),
+        (TEMPLATE, {"prompt": CHAT, "completion": [USER]}, "no answer that counts"),
+        (TEMPLATE, {"prompt": "a", "completion": ""}, "the completion is empty"),
+        (
+            MARKED,
+            {"messages": [USER, ANSWER | {"tool_calls": [TOOL]}]},
+            "does not write tool_calls of message 1",
+        ),
+        (
+            "{% for m in messages %}{% if loop.last %}{% generation %}{{ m.content }}"
+            "{% endgeneration %}{% endif %}{% endfor %}",
+            {"messages": [USER, ANSWER | {"weight": 0}, USER, ANSWER]},
+            "marks 1 answers in a chat that has 2",
+        ),
+    ],
+)
+def test_what_the_template_would_drop_is_refused(
+    tmp_path: Path, template: str, row: dict[str, Any], words: str
+) -> None:
+    document, _ = read_record(row)
+    with pytest.raises(ValueError, match=words):
+        Encoder(model(tmp_path / "model", template)).encode(document)
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "expected"),
+    [
+        ({"text": "a", "messages": CHAT}, "text", "a"),
+        ({"text": "a", "body": "b"}, "body", "b"),
+        ({"text": "a", "chosen": "b", "rejected": "c"}, "text", "a"),
+        ({"text": " ", "prompt": "a", "completion": "b"}, None, Completion("a", "b")),
+        ({"prompt": "a", "completion": "b"}, "text", Completion("a", "b")),
+        ({"prompt": "a", "completion": "b"}, "completion", "b"),
+        ({"instruction": "a", "output": "b", "text": "c"}, None, "c"),
+        ({"prompt": "a", "prompt_id": "1", "text": "c"}, None, "c"),
+        ({"text": ""}, None, ""),
+    ],
+)
+def test_a_named_column_decides(row: dict[str, Any], field: str | None, expected: Any) -> None:
+    document, passed_over = read_record(row, field)
+    assert document == expected
+    used = {"prompt", "completion"} if isinstance(expected, Completion) else {field or "text"}
+    assert set(passed_over) == set(row) - used
+
+
+def test_a_named_column_may_hold_a_chat(tmp_path: Path) -> None:
+    row = {"text": "a", "dialog": CHAT, "tools": [TOOL], "score": 1, "nothing": None}
+    document, passed_over = read_record(row, "dialog")
+    assert document == read_record({"messages": CHAT, "tools": [TOOL]})[0]
+    assert passed_over == ["text", "score"]
+
+
+def test_bytes_learn_a_completion(tmp_path: Path) -> None:
+    ids, counted = Encoder("bytes").encode(Completion("a", "é"))
+    assert ids.tolist() == [97, *"é".encode(), 256]
+    assert counted is not None
+    assert counted.tolist() == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_both_kinds_of_file_say_the_same(tmp_path: Path, kind: str) -> None:
+    path = model(tmp_path / "model")
+    rows = [
+        {"messages": [USER, ANSWER | {"weight": 1}], "tools": json.dumps([TOOL]), "id": 1},
+        {"messages": [USER, ANSWER | {"weight": 0}, USER, ANSWER], "tools": None, "id": 2},
+    ]
+    file = tmp_path / f"a.{kind}"
+    if kind == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    data = prepare(file, tmp_path / "out", tokenizer=path)
+    assert data.counted is not None
+    text = Tokenizer.from_pretrained(path).decode(data.tokens, skip_special_tokens=False)
+    both = ASKED + "he 20<|end|>"
+    assert text in (TOOLS + both + both * 2, both * 2 + TOOLS + both)
+    assert data.counted.sum() == 2 * len(Tokenizer.from_pretrained(path).encode("he 20<|end|>"))
+
+
+def test_an_error_names_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a"}\n{"text": "a", "messages": [{}]}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: holds 'text' and 'messages'"):
+        prepare(file, tmp_path / "out", tokenizer="bytes")
