@@ -236,6 +236,7 @@ def _generate(arguments: argparse.Namespace, load: Callable[[], Commands]) -> No
 def _prepare(arguments: argparse.Namespace) -> None:
     from diy_core.data import VALIDATION, TokenData, prepare  # other commands do without
     from diy_core.data.files import counted
+    from diy_core.data.report import what_was_read
 
     data = prepare(
         arguments.sources,
@@ -248,6 +249,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         progress=True,
     )
+    assert data.report is not None
+    print(what_was_read(data.report))
     held_out = data.path / VALIDATION
     for part in [data, *([TokenData(held_out)] if held_out.is_dir() else [])]:
         documents, tokens = counted(len(part), "document"), counted(part.tokens.size, "token")

@@ -18,7 +18,11 @@ from diy_core.data.sources import SOURCES
 
 
 def merge(
-    shards: Sequence[Path], out: Path, validation: float, description: dict[str, Any]
+    shards: Sequence[Path],
+    out: Path,
+    validation: float,
+    description: dict[str, Any],
+    report: dict[str, Any],
 ) -> None:
     """Write the files of `diy_core.data.files` into `out`, which exists and is empty.
 
@@ -27,6 +31,7 @@ def merge(
         out: for the training documents; the others go to its `validation`.
         validation: the share of the documents held out.
         description: what `data.json` holds beside the counts.
+        report: of all documents; `out` has it, and its `validation` has none.
 
     Raises:
         DataError: no documents, or too few to hold any out.
@@ -37,7 +42,7 @@ def merge(
         raise DataError(SOURCES, "hold no documents: every text is empty or white space")
     held_out = _held_out(hashes, validation)
     chats = any(load(shard, "counted").counted.size for shard in shards)
-    _write(out, shards, ~held_out, chats, description)
+    _write(out, shards, ~held_out, chats, description | {"report": report})
     if held_out.any():
         folder = out / files.VALIDATION
         folder.mkdir()

@@ -21,17 +21,22 @@ from rich.console import Console
 from rich.progress import Progress
 
 from diy_core.checkpoints.atomic import atomic_directory, recover
+from diy_core.data.counts import Counts
+from diy_core.data.documents import Documents
 from diy_core.data.encoding import Encoder
 from diy_core.data.files import DESCRIPTION, FORMAT, DataError
+from diy_core.data.finding import survey
 from diy_core.data.merge import merge
-from diy_core.data.shards import MORE_ROOM, Reading, is_whole, save, shard_file, tokenise
-from diy_core.data.sources import Part, Source, find, plan, unused, with_escapes
+from diy_core.data.report import report, what_was_not
+from diy_core.data.shards import MORE_ROOM, Reading, is_whole, load, save, shard_file, tokenise
+from diy_core.data.sources import Part, Source, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
 from diy_core.data.workers import tokenise_all
 from diy_core.disk import room_for
 from diy_core.standard_error import complain, standard_error
 
 _PLAN = "plan.json"
+_SHARDS = 2  # of the form of the shards' files
 
 
 def prepare(
@@ -52,10 +57,11 @@ def prepare(
     Documents that hold nothing but white space are left out.
 
     Args:
-        sources: files, directories (what ends in .txt, .md, .jsonl, .ndjson, .parquet below them),
-            patterns (`**` too), or `builtin:pydoc`, the help texts of Python. A text file is one
-            document. A line of a JSONL file and a row of a parquet file is one: a text, a chat, or
-            a prompt with its completion (`diy_core.data.records`).
+        sources: files, directories (what ends in .txt, .md, .jsonl, .ndjson, .json or .parquet
+            below them; all but .parquet also with .gz, .zst, .bz2 or .xz behind it), patterns (`**`
+            too), or `builtin:pydoc`, the help texts of Python. A text file is one document. A line
+            of a JSONL file and a row of a parquet file is one: a text, a chat, or a prompt with its
+            completion (`diy_core.data.records`).
         out: the directory to write. The shards are kept in `.OUT.parts` beside it meanwhile.
         tokenizer: a Hugging Face directory, or "bytes" (ids 0 to 255, and 256 ends a document).
         validation: share of the documents that goes to `out/validation`, at least one. They are
@@ -69,7 +75,7 @@ def prepare(
             `if __name__ == "__main__":`.
         overwrite: replace prepared data at `out`.
         progress: say on standard error what goes on: a bar on a terminal, what a separator did not
-            separate, what Ctrl-C leads to.
+            separate, what was passed over and why, what Ctrl-C leads to.
 
     Raises:
         DataError: a source that is missing, empty or cannot be read, with its place; no documents;
@@ -89,9 +95,10 @@ def prepare(
     out = Path(os.path.realpath(out))
     _check_target(out, overwrite)
     encoder = Encoder(tokenizer)
-    paths = find(sources)
-    files, shards = plan(paths, separator)
-    if separator and (said := unused(paths, separator)):
+    found = survey(sources)
+    work = plan(found, separator)
+    files, shards = work.sources, work.shards
+    if separator and (said := unused(work, separator)):
         say(said)
     reading = Reading(separator, field)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,12 +108,17 @@ def prepare(
         with _bar(folder, shards, progress) as done:
             todo = {i: parts for i, parts in enumerate(shards) if not _is_there(folder, i)}
             if workers == 1 or len(todo) < 2:
+                reader = Documents(separator, field)
                 for i, parts in todo.items():
-                    save(tokenise(parts, encoder, reading), shard_file(folder, i))
+                    save(tokenise(parts, encoder, reader), shard_file(folder, i))
                     done(i)
             else:
                 tokenise_all(todo, folder, tokenizer, reading, workers, done, say)
         made = [shard_file(folder, i) for i in range(len(shards))]
+        counts = Counts()
+        for file in made:
+            counts.add(load(file, "report").counts)
+        told = report(found, files, counts)
         with (
             room_for(out, sum(file.stat().st_size for file in made), MORE_ROOM),
             atomic_directory(out, overwrite=overwrite) as temporary,
@@ -121,8 +133,11 @@ def prepare(
                     "end_token_ids": encoder.end_token_ids,
                     "sources": [dataclasses.asdict(file) for file in files],
                 },
+                told,
             )
         shutil.rmtree(folder)
+    for line in what_was_not(told):
+        say(line)
     return TokenData(out)
 
 
@@ -159,6 +174,7 @@ def _settings(encoder: Encoder, reading: Reading, files: Sequence[Source]) -> st
     """All that decides about a shard's bytes."""
     settings = {
         "format": FORMAT,
+        "shards": _SHARDS,
         "tokenizers": tokenizers.__version__,
         "tokenizer": encoder.hash,
         "vocab_size": encoder.vocab_size,

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.data.documents import documents
+from diy_core.data.counts import Counts
+from diy_core.data.documents import Documents
 from diy_core.data.encoding import Encoder
 from diy_core.data.files import DTYPES, FLAGS, DataError, token_dtype
 from diy_core.data.sources import Part
@@ -43,12 +44,19 @@ class Shard:
         lengths: int64, tokens of each document.
         hashes: uint64, of each document's tokens: equal documents have equal ones.
         counted: uint8, as many as tokens, or none where the shard holds no chat.
+        report: uint8, the text of `Counts.to_json`.
     """
 
     tokens: NDArray[np.unsignedinteger]
     lengths: NDArray[np.int64]
     hashes: NDArray[np.uint64]
     counted: NDArray[np.uint8]
+    report: NDArray[np.uint8]
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the records that the shard was made of."""
+        return Counts.from_json(self.report.tobytes().decode())
 
 
 def shard_file(folder: Path, index: int) -> Path:
@@ -56,15 +64,21 @@ def shard_file(folder: Path, index: int) -> Path:
     return folder / f"{index:08d}.npz"
 
 
-def tokenise(parts: Sequence[Part], encoder: Encoder, reading: Reading) -> Shard:
+def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shard:
     """Read and encode the documents of a shard.
+
+    Args:
+        parts: of the shard.
+        encoder: of the tokenizer.
+        reader: one for many shards, as it keeps packed files open; its counts begin anew.
 
     Raises:
         DataError: a document that cannot be read or encoded; it names the place.
     """
     rows, flags, hashes = [], [], []
+    reader.counts = Counts()
     for part in parts:
-        for where, document in documents(part, reading.separator, reading.field):
+        for where, document in reader.read(part):
             try:
                 ids, counted = encoder.encode(document)
             except ValueError as error:
@@ -86,6 +100,7 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reading: Reading) -> Shard
         lengths=np.array([row.size for row in rows], dtype=np.int64),
         hashes=np.array(hashes, dtype=np.uint64),
         counted=np.concatenate([np.empty(0, FLAGS), *every]),
+        report=np.frombuffer(reader.counts.to_json().encode(), np.uint8),
     )
 
 
@@ -115,7 +130,7 @@ def load(file: Path, *names: str) -> Shard:
             name: arrays[name] if name in names or not names else np.empty(0, np.uint8)
             for name in Shard.__dataclass_fields__
         }
-    return Shard(found["tokens"], found["lengths"], found["hashes"], found["counted"])
+    return Shard(**found)
 
 
 def is_whole(file: Path) -> bool:

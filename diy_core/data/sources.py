@@ -1,4 +1,4 @@
-"""Which files are read, and how they are cut into shards of work.
+"""How files are cut into shards of work.
 
 The cut depends on the bytes of the sources alone. So the shards, and with them every byte that is
 written, are the same for any number of workers.
@@ -6,36 +6,40 @@ written, are the same for any number of workers.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import mmap
 import pydoc_data.topics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diy_core.data.contents import blocks
+from diy_core.data.cutting import TooLong, cut
 from diy_core.data.files import DataError, file_hash
+from diy_core.data.finding import BUILTIN, SOURCES, Found, survey
+from diy_core.data.forms import form_of
+from diy_core.utf8 import recognise
 
-BUILTIN = "builtin:pydoc"
-SOURCES = "sources"  # where a fault is that no single file has
-_KINDS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_KINDS[".parquet"] = "parquet"
-_PACKED = {".gz", ".zst", ".xz", ".bz2", ".zip", ".tar"}
+NO_LINES = "one JSON value, and not an object a line"  # why a .json file is not read
 SHARD_BYTES = 4 << 20  # seconds of work: what a killed run loses, and what Ctrl-C waits for
 _LONGEST_DOCUMENT = 256 << 20  # a document is tokenised in memory, at about 100 bytes a token
+_LONGEST_LINE = 64 << 20  # the first of a .json file, which shows whether it holds lines
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of one source: bytes `start` to `stop`, or the row group `start` of a parquet."""
+    """A stretch of one source: bytes `start` to `stop`, or the row group `start` of a parquet.
+
+    Bytes are counted in the unpacked file. `line` is the number of the first line, from 1.
+    """
 
     path: str
     kind: str
     start: int
     stop: int
     size: int  # bytes
+    line: int = 1
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,27 @@ class Source:
     path: str
     sha256: str
     bytes: int
+
+
+@dataclass
+class Plan:
+    """What is read, and the work that it makes.
+
+    Attributes:
+        sources: the files.
+        shards: of about `SHARD_BYTES`.
+        texts: the text files.
+        unseparated: those of them in which the separator is nowhere.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    shards: list[list[Part]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    unseparated: list[str] = field(default_factory=list)
+
+
+class _NoLines(Exception):
+    """A .json file that is one value, and not an object a line."""
 
 
 def builtin_documents() -> list[str]:
@@ -61,80 +86,52 @@ def with_escapes(separator: str) -> str:
 
 
 def find(sources: str | Path | Sequence[str | Path]) -> list[str]:
-    """The files behind names, patterns and directories: each file once, in a fixed order.
-
-    A directory stands for the files below it whose ending is known; a pattern (`**` too) for what
-    it matches, sorted.
+    """The files that `survey` finds.
 
     Raises:
-        DataError: a name or pattern without files.
+        DataError: of `survey`.
     """
-    found: dict[Path | str, str] = {}
-    faults = []
-    for source in [sources] if isinstance(sources, (str, Path)) else sources:
-        name = str(source)
-        if name == BUILTIN:
-            found[name] = name
-            continue
-        if Path(name).is_dir():
-            files = [p for p in sorted(Path(name).rglob("*")) if p.suffix.lower() in _KINDS]
-        elif Path(name).exists():
-            files = [Path(name)]
-        else:
-            files = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
-        files = [file for file in files if file.is_file()]
-        if not files:
-            wanted = f"no file ending in {', '.join(_KINDS)}" if Path(name).is_dir() else "no file"
-            faults.append(f"{wanted} at {name}")
-        for file in files:
-            found.setdefault(file.resolve(), file.as_posix())
-    if faults or not found:
-        raise DataError(SOURCES, faults or "none were given")
-    return list(found.values())
+    return survey(sources).paths
 
 
-def plan(paths: Sequence[str], separator: str | None) -> tuple[list[Source], list[list[Part]]]:
+def plan(found: Found, separator: str | None) -> Plan:
     """Hash the files and cut them into shards of about `SHARD_BYTES`.
 
     Args:
-        paths: from `find`.
+        found: from `survey`; .json files of a directory that hold no lines are passed over there.
         separator: what stands between the documents of a text file; None: each is one document.
 
     Raises:
-        DataError: files that are empty or of a kind that cannot be read; all of them.
+        DataError: files that are empty or cannot be read; all of them.
     """
-    sources, shards, faults = [], [], []
-    shard: list[Part] = []
-    size = 0
-    for path in paths:
+    made, faults = Plan(), []
+    parts: list[Part] = []
+    for path in found.paths:
         try:
-            source, parts = _cut(path, separator)
+            parts += _cut(path, separator, made)
+        except _NoLines:
+            if path not in found.named:
+                found.pass_over(path, NO_LINES)
+                continue
+            faults.append(
+                f"{path}: is {NO_LINES}: write one object a line and name it .jsonl, as "
+                "jq -c '.[]' makes them of a list"
+            )
         except DataError as error:
             faults += [f"{path}: {fault}" for fault in error.faults]
-            continue
-        sources.append(source)
-        for part in parts:
-            shard.append(part)
-            size += part.size
-            if size >= SHARD_BYTES:
-                shards.append(shard)
-                shard, size = [], 0
+    if not faults and not made.sources:
+        faults = [f"no file is left: {path} is {NO_LINES}" for path in found.paths]
     if faults:
         raise DataError(SOURCES, faults)
-    return sources, [*shards, shard] if shard else shards
+    made.shards = list(_shards(parts))
+    return made
 
 
-def unused(paths: Sequence[str], separator: str) -> str | None:
-    """What there is to say of a separator that separates nothing; None: each text file has it.
-
-    Args:
-        paths: of `plan`, which has refused empty ones.
-        separator: what stands between the documents of a text file.
-    """
-    texts = [path for path in paths if path != BUILTIN and _kind(path) == "text"]
+def unused(made: Plan, separator: str) -> str | None:
+    """What there is to say of a separator that separates nothing; None: each text file has it."""
+    texts, without = made.texts, made.unseparated
     if not texts:
         return f"separator {separator!r} is not used: no source is a text file"
-    without = [path for path in texts if not _holds(Path(path), separator.encode())]
     if not without:
         return None
     if len(texts) == 1:
@@ -146,57 +143,104 @@ def unused(paths: Sequence[str], separator: str) -> str | None:
     )
 
 
-def _holds(file: Path, between: bytes) -> bool:
-    with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        return view.find(between) >= 0
+def _shards(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    shard: list[Part] = []
+    size = 0
+    for part in parts:
+        shard.append(part)
+        size += part.size
+        if size >= SHARD_BYTES:
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard
 
 
-def _kind(path: str) -> str:
-    return _KINDS.get(Path(path).suffix.lower(), "text")
-
-
-def _cut(path: str, separator: str | None) -> tuple[Source, list[Part]]:
+def _cut(path: str, separator: str | None, made: Plan) -> list[Part]:
     if path == BUILTIN:
         content = json.dumps(builtin_documents()).encode()
-        source = Source(path, hashlib.sha256(content).hexdigest(), len(content))
-        return source, [Part(path, "builtin", 0, 0, len(content))]
-    file, suffix = Path(path), Path(path).suffix.lower()
-    size = file.stat().st_size
+        made.sources.append(Source(path, hashlib.sha256(content).hexdigest(), len(content)))
+        return [Part(path, "builtin", 0, 0, len(content))]
+    form = form_of(path)
+    if form.kind == "archive":
+        raise DataError(path, f"is an archive ({form.ending}): unpack it first")
+    if form.kind == "parquet" and form.packing:
+        raise DataError(path, f"is a packed parquet file ({form.ending}): unpack it first")
+    size = _size(path)
+    source = Source(path, file_hash(Path(path)), size)
+    if form.kind == "parquet":
+        groups = _row_groups(path)
+        made.sources.append(source)
+        return [Part(path, "parquet", i, i + 1, n) for i, n in enumerate(groups)]
+    _require_text(path)
+    kind = form.kind or "text"
+    if kind == "json":
+        if not _holds_lines(path):
+            raise _NoLines
+        kind = "jsonl"
+    parts = _stretches(path, kind, separator, made)
+    made.sources.append(source)
+    return parts
+
+
+def _size(path: str) -> int:
+    try:
+        size = Path(path).stat().st_size
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise DataError(path, f"cannot be read: {error.strerror}") from error
     if size == 0:
         raise DataError(path, "is empty: remove it, or leave it out of the sources")
-    if suffix in _PACKED:
-        raise DataError(path, f"is compressed ({suffix}): unpack it first")
-    if suffix == ".json":
-        raise DataError(path, "is .json: write one object a line and name it .jsonl")
-    kind = _kind(path)
-    source = Source(path, file_hash(file), size)
-    if kind == "parquet":
-        return source, [Part(path, kind, i, i + 1, n) for i, n in enumerate(_row_groups(path))]
+    return size
+
+
+def _require_text(path: str) -> None:
+    head = next(blocks(path), None)
+    if head is None:
+        raise DataError(path, "is empty when it is unpacked: leave it out of the sources")
+    if seen := recognise(head):
+        raise DataError(path, f"looks like {seen}")
+
+
+def _holds_lines(path: str) -> bool:
+    """Whether a .json file holds an object a line, as those of C4 do."""
+    head = b""
+    for block in blocks(path):
+        head += block
+        if b"\n" in head.strip() or len(head) > _LONGEST_LINE:
+            break
+    first, _, more = head.removeprefix(b"\xef\xbb\xbf").strip().partition(b"\n")
+    try:
+        return bool(more) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _stretches(path: str, kind: str, separator: str | None, made: Plan) -> list[Part]:
     between = b"\n" if kind == "jsonl" else (separator or "").encode()
-    ends = list(_boundaries(file, between, size)) if between else [size]
-    starts = [0, *ends[:-1]]
-    parts = [Part(path, kind, a, b, b - a) for a, b in zip(starts, ends, strict=True)]
-    longest = max(part.size for part in parts)  # with a document that is nearly as long
-    if kind == "text" and longest > _LONGEST_DOCUMENT:
-        raise DataError(
-            path,
-            f"has a document of about {longest} bytes, more than {_LONGEST_DOCUMENT}: say what "
-            "stands between its documents (--separator; to train --data.separator)",
-        )
-    return source, parts
-
-
-def _boundaries(file: Path, between: bytes, size: int) -> Iterator[int]:
-    """Where parts end: behind the first separator at or after each `SHARD_BYTES`."""
-    with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        start = 0
-        while size - start > SHARD_BYTES:
-            at = view.find(between, start + SHARD_BYTES)
-            if at < 0 or at + len(between) >= size:
-                break
-            start = at + len(between)
-            yield start
-    yield size
+    # A packed file may be a thousand times as large as it looks: it is not unpacked to its end.
+    packed = bool(form_of(path).packing)
+    what, advice = "line", "write it as several"
+    if kind == "text":
+        what = "document"
+        advice = "say what stands between its documents (--separator; to train --data.separator)"
+    most = f"more than {_LONGEST_DOCUMENT}"
+    try:
+        found = cut(blocks(path), between, SHARD_BYTES, _LONGEST_DOCUMENT if packed else None)
+    except TooLong:
+        raise DataError(path, f"has a {what} of {most} bytes, unpacked: {advice}") from None
+    starts = [0, *found.ends[:-1]]
+    longest = max(b - a for a, b in zip(starts, found.ends, strict=True))  # with what is before it
+    if longest > _LONGEST_DOCUMENT:
+        raise DataError(path, f"has a {what} of about {longest} bytes, {most}: {advice}")
+    if kind == "text":
+        made.texts.append(path)
+        made.unseparated += [] if found.separated else [path]
+    return [
+        Part(path, kind, a, b, b - a, 1 + lines)
+        for a, b, lines in zip(starts, found.ends, found.lines, strict=True)
+    ]
 
 
 def _row_groups(path: str) -> list[int]:
@@ -207,7 +251,10 @@ def _row_groups(path: str) -> list[int]:
     except OSError as error:
         raise DataError(path, f"cannot be read: {error}") from error
     except ValueError as error:  # pyarrow.ArrowInvalid
-        raise DataError(path, f"is no parquet file: {error}") from error
+        with open(path, "rb") as content:
+            seen = recognise(content.read(4096))
+        why = f"it looks like {seen}" if seen and not seen.startswith("parquet") else error
+        raise DataError(path, f"is no parquet file: {why}") from error
 
 
 def open_parquet(path: str) -> Any:

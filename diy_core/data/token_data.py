@@ -30,6 +30,8 @@ class TokenData:
         tokens: uint16 or uint32, one after the other, a read-only memory map.
         ends: int64, where each document ends in `tokens`.
         counted: uint8, as many as tokens: 1 = the loss counts this token; None: every one.
+        report: what was read of the sources, what was passed over and why: see
+            `diy_core.data.report`. None for validation data, and in data of earlier versions.
         hash: the sha256 of `data.json`, which holds those of the other files. It names the data.
 
     Raises:
@@ -44,6 +46,7 @@ class TokenData:
                 self.path, f"has no {files.DESCRIPTION}: prepare the data first (the data command)"
             )
         self.description = _description(file)
+        self.report: dict[str, Any] | None = self.description.get("report")
         self.hash = files.file_hash(file)
         self._check_sizes()
         dtype = files.DTYPES[self.description["dtype"]]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from diy_core.data.documents import Documents
 from diy_core.data.encoding import Encoder
 from diy_core.data.shards import Reading, save, shard_file, tokenise
 from diy_core.data.sources import Part
@@ -98,13 +99,13 @@ def _on_interrupt(react: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
-_worker: tuple[Encoder, Reading, Path]
+_worker: tuple[Encoder, Documents, Path]
 
 
 def _start_worker(tokenizer: str | Path, reading: Reading, folder: Path) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = Encoder(tokenizer), reading, folder
+    _worker = Encoder(tokenizer), Documents(reading.separator, reading.field), folder
 
 
 def _end_with_parent() -> None:
@@ -116,5 +117,5 @@ def _end_with_parent() -> None:
 
 
 def _work(index: int, parts: Sequence[Part]) -> None:
-    encoder, reading, folder = _worker
-    save(tokenise(parts, encoder, reading), shard_file(folder, index))
+    encoder, reader, folder = _worker
+    save(tokenise(parts, encoder, reader), shard_file(folder, index))

@@ -1,0 +1,53 @@
+"""What became of the records of sources, counted while they are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+_MOST_COLUMNS = 1000  # names: records that hold thousands of different ones are no table
+
+
+@dataclasses.dataclass
+class Counts:
+    """Records by what became of them.
+
+    Attributes:
+        documents: that were read, by kind: `text`, `chat` and `completion`.
+        empty: records and files of nothing but white space, which are left out.
+        marks: byte order marks within a file, as where files were joined; they are left out.
+        columns: that were passed over, each with the number of records that hold something there.
+    """
+
+    documents: Counter[str] = dataclasses.field(default_factory=Counter)
+    empty: int = 0
+    marks: int = 0
+    columns: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def pass_over_columns(self, names: Iterable[str], records: int = 1) -> None:
+        """Count what so many records hold beside the document."""
+        for name in names:
+            if name in self.columns or len(self.columns) < _MOST_COLUMNS:
+                self.columns[name] += records
+
+    def add(self, other: Counts) -> None:
+        """Add what was counted elsewhere."""
+        self.documents += other.documents
+        self.empty += other.empty
+        self.marks += other.marks
+        self.columns += other.columns
+
+    def to_json(self) -> str:
+        """As text that `from_json` reads."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Counts:
+        """What `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        for name in ("documents", "columns"):
+            values[name] = Counter(values[name])
+        return cls(**values)

@@ -1,0 +1,219 @@
+"""Which files a name, a directory or a pattern stands for, and what is passed over, and why."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diy_core.data.files import DataError
+from diy_core.data.forms import KINDS, form_of
+
+BUILTIN = "builtin:pydoc"
+SOURCES = "sources"  # where a fault is that no single file has
+STANDARD_INPUT = "-"
+# Why something below a directory is not read.
+HIDDEN = "hidden"
+LEFT_BEHIND = "left behind by other programs"
+ARCHIVE = "archives, to be unpacked first"
+OTHER_KIND = "of a kind that is not read"
+ABOUT = "about the data"
+NO_FILE = "neither files nor folders"
+AGAIN = "the same under another name"
+FOLDER = "folders that a pattern matched"
+# macOS's resource forks; what Spark has not finished; Windows. An editor's copies end in ~ or #.
+_LEFT_BEHIND = {"__macosx", "_temporary", "thumbs.db", "desktop.ini"}
+_ABOUT = {"readme", "license", "licence", "copying", "notice", "authors", "changelog", "citation"}
+_ABOUT |= {"contributing", "code_of_conduct", "security"}
+
+
+@dataclass
+class Found:
+    """The files of sources.
+
+    Attributes:
+        paths: to be read, as they were given, each file once, in a fixed order.
+        named: those of `paths` that were given by their own name.
+        passed_over: names of files and folders by the reason, in the order in which they were met.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
+
+    def pass_over(self, path: str | Path, why: str) -> None:
+        """Note something that is not read."""
+        name = Path(path).as_posix()
+        self.passed_over.setdefault(why, []).append(name + "/" * Path(path).is_dir())
+
+
+def survey(sources: str | Path | Sequence[str | Path]) -> Found:
+    """Look for the files behind names, patterns and directories.
+
+    A name stands for that file, whatever it is called. A directory stands for the files below it
+    whose ending is known, also behind links, but not for what is hidden; a pattern (`**` too) for
+    the files that it matches.
+
+    Raises:
+        DataError: names, patterns or directories without files, links that lead nowhere, and what
+            may not be read; all of them.
+    """
+    search = _Search()
+    for source in [sources] if isinstance(sources, (str, Path)) else sources:
+        search.add(str(source))
+    if search.faults or not search.found.paths:
+        raise DataError(SOURCES, search.faults or "none were given")
+    return search.found
+
+
+class _Search:
+    def __init__(self) -> None:
+        self.found = Found()
+        self.faults: list[str] = []
+        self._files: dict[object, str] = {}
+        self._folders: set[str] = set()
+
+    def add(self, name: str) -> None:
+        """One source."""
+        if name == BUILTIN:
+            self.found.paths += [name] if name not in self.found.paths else []
+        elif os.path.isdir(name):
+            self._add_directory(Path(name))
+        elif os.path.lexists(name):
+            self._add_named(Path(name))
+        elif name == STANDARD_INPUT:
+            self.faults.append(
+                "standard input (-) is not read, as a text is read more than once: write it to a "
+                "file, and name that"
+            )
+        else:
+            self._add_matches(name)
+
+    def _add_named(self, path: Path) -> None:
+        if self._mode(path) is None:
+            return
+        if path.is_file():
+            self._add_file(path, named=True)
+        else:
+            self.faults.append(
+                f"{path} is no regular file, and is read more than once: write it to a file first"
+            )
+
+    def _add_matches(self, pattern: str) -> None:
+        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+        folders = [match for match in matches if match.is_dir()]
+        for folder in [] if "**" in pattern else folders:
+            self.found.pass_over(folder, FOLDER)
+        files = [match for match in matches if match not in folders]
+        if not files:
+            only = ": what it matches are folders, to be named themselves" if folders else ""
+            self.faults.append(f"no file at {pattern}{only}")
+        for file in files:
+            self._add_named(file)
+
+    def _add_directory(self, top: Path) -> None:
+        before = {why: len(names) for why, names in self.found.passed_over.items()}
+        faults = len(self.faults)
+        files = self._without_descriptions(top, self._below(top))
+        for file in files:
+            self._add_file(file)
+        if not files and len(self.faults) == faults:
+            new = {why: n[before.get(why, 0) :] for why, n in self.found.passed_over.items()}
+            there = [f"; {folded(names)}: {why}" for why, names in new.items() if names]
+            self.faults.append(f"no file ending in {', '.join(KINDS)} at {top}{''.join(there)}")
+
+    def _below(self, folder: Path) -> list[Path]:
+        """The files below a folder that may be read; what is not a file of data is passed over."""
+        real = os.path.realpath(folder)
+        if real in self._folders:  # also a link that leads back to a folder above it
+            self.found.pass_over(folder, AGAIN)
+            return []
+        self._folders.add(real)
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError as error:
+            self.faults.append(f"{folder} cannot be read: {error.strerror}")
+            return []
+        return [file for name in names for file in self._entry(folder / name)]
+
+    def _entry(self, path: Path) -> list[Path]:
+        if why := _unwanted(path.name):
+            self.found.pass_over(path, why)
+            return []
+        mode = self._mode(path)
+        if mode is None:
+            return []
+        if stat.S_ISDIR(mode):
+            return self._below(path)
+        kind = form_of(path).kind
+        if stat.S_ISREG(mode) and kind not in (None, "archive"):
+            return [path]
+        other = ARCHIVE if kind else OTHER_KIND
+        self.found.pass_over(path, other if stat.S_ISREG(mode) else NO_FILE)
+        return []
+
+    def _mode(self, path: Path) -> int | None:
+        """Of what a name leads to; None: that is a fault, which was noted."""
+        try:
+            return path.stat().st_mode
+        except OSError as error:
+            if path.is_symlink():
+                leads = f"is a link to {os.readlink(path)}, which cannot be reached"
+                self.faults.append(f"{path} {leads} ({error.strerror}): mend or remove the link")
+            else:
+                self.faults.append(f"{path} cannot be read: {error.strerror}")
+            return None
+
+    def _without_descriptions(self, top: Path, files: list[Path]) -> list[Path]:
+        """Files without the texts about data, such as README.md: those above files of records."""
+        records = {file for file in files if form_of(file).kind != "text"}
+        records |= {
+            Path(name)
+            for why in (ARCHIVE, OTHER_KIND)
+            for name in self.found.passed_over.get(why, ())
+        }
+        above = {folder for file in records for folder in file.parents}
+        kept = []
+        for file in files:
+            about = file.name.split(".")[0].lower() in _ABOUT and form_of(file).kind == "text"
+            if about and file.parent in above:
+                self.found.pass_over(file, ABOUT)
+            else:
+                kept.append(file)
+        return kept
+
+    def _add_file(self, path: Path, *, named: bool = False) -> None:
+        status = path.stat()
+        linked = status.st_nlink > 1 and status.st_ino
+        key = (status.st_dev, status.st_ino) if linked else os.path.realpath(path)
+        name = path.as_posix()
+        first = self._files.setdefault(key, name)
+        if first != name:
+            self.found.pass_over(path, AGAIN)
+        elif name not in self.found.paths:
+            self.found.paths.append(name)
+        if named:
+            self.found.named.add(first)
+
+
+def _unwanted(name: str) -> str | None:
+    if name.startswith((".", "~$")):
+        return HIDDEN
+    left = name.lower() in _LEFT_BEHIND or name.endswith(("~", "#"))
+    return LEFT_BEHIND if left else None
+
+
+def folded(names: Sequence[str], most: int = 3, of: int | None = None) -> str:
+    """Names in a line: the first of them, and how many more there are.
+
+    Args:
+        names: all of them, or the first.
+        most: that are written out.
+        of: how many there are; None: `names` has all.
+    """
+    shown = names[:most]
+    left = (len(names) if of is None else of) - len(shown)
+    return ", ".join(shown) + (f" and {left:,} more" if left else "")

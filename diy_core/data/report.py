@@ -1,0 +1,82 @@
+"""What was read of sources, what was passed over and why: for `data.json`, and for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diy_core.data.counts import Counts
+from diy_core.data.files import counted
+from diy_core.data.finding import BUILTIN, Found, folded
+from diy_core.data.forms import form_of
+from diy_core.data.sources import Source
+
+_MOST_NAMES = 100  # of files that were passed over for one reason; the others are counted
+
+
+def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str, Any]:
+    """What `data.json` holds as `report`.
+
+    Args:
+        found: from `survey`, after `plan`.
+        sources: that were read.
+        counts: of all their records.
+
+    Returns:
+        files: how many were read of each ending.
+        passed_over: by the reason, `count` and the first `names`.
+        same_content: groups of names of files that were read and are equal.
+        documents, empty, marks, columns: of `Counts`.
+    """
+    endings = Counter(
+        source.path if source.path == BUILTIN else form_of(source.path).ending or "no ending"
+        for source in sources
+    )
+    equal: dict[str, list[str]] = {}
+    for source in sources:
+        equal.setdefault(source.sha256, []).append(source.path)
+    return {
+        "files": dict(sorted(endings.items())),
+        "passed_over": {
+            why: {"count": len(names), "names": names[:_MOST_NAMES]}
+            for why, names in sorted(found.passed_over.items())
+        },
+        "same_content": [names for names in equal.values() if len(names) > 1],
+        **{
+            name: dict(sorted(value.items())) if isinstance(value, Counter) else value
+            for name, value in vars(counts).items()
+        },
+    }
+
+
+def what_was_read(told: Mapping[str, Any]) -> str:
+    """A line for people, such as `read 2 .jsonl, 1 .txt.gz files: 30 texts, 2 chats`."""
+    files = [f"{number:,} {ending}" for ending, number in told["files"].items()]
+    number = sum(told["files"].values())
+    documents = [counted(number, kind) for kind, number in told["documents"].items()]
+    return f"read {', '.join(files)} file{'' if number == 1 else 's'}: {', '.join(documents)}"
+
+
+def what_was_not(told: Mapping[str, Any]) -> list[str]:
+    """Lines for people about what was passed over and left out; none where that is nothing.
+
+    Args:
+        told: of `report`.
+    """
+    said = []
+    for why, passed in told["passed_over"].items():
+        first = folded(passed["names"], of=passed["count"])
+        said.append(f"passed over, {why}: {first}")
+    if told["empty"]:
+        said.append(f"left out, nothing but white space: {counted(told['empty'], 'document')}")
+    if columns := told["columns"]:
+        names = [f"{name} ({number:,})" for name, number in columns.items()]
+        said.append(f"passed over, columns (and how many records have them): {folded(names, 10)}")
+    if told["marks"]:
+        said.append(f"left out, byte order marks inside of files: {told['marks']:,}")
+    said += [
+        f"the same content, read {len(names)} times: {folded(names)}"
+        for names in told["same_content"][:3]
+    ]
+    return said

@@ -1,0 +1,159 @@
+"""Packed files: read as what they hold, whatever the shards, or refused with what is wrong."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import importlib
+import itertools
+import lzma
+import os
+import struct
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diy_core.data import DataError, prepare
+from diy_core.data import contents as reading
+from diy_core.data import sources as cutting
+from diy_core.data.contents import Contents, blocks
+from tests.data_files import files, jsonl, texts
+
+zstd: Any = importlib.import_module("backports.zstd")
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda content: zstd.compress(
+        content, options={zstd.CompressionParameter.checksum_flag: 1}
+    ),
+}
+BLOCK = 4096
+EVERY = pytest.mark.parametrize("ending", PACKERS)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BLOCK", BLOCK)
+
+
+def noise(size: int) -> bytes:
+    return np.random.default_rng(0).bytes(size)
+
+
+@EVERY
+def test_packed_files_come_to_the_bytes_of_plain_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 700)
+    rows = [{"text": f"document {i} 🙂\r\n" * (i % 5 + 1)} for i in range(90)]
+    plain = jsonl(tmp_path / "00.jsonl", rows[:30]), jsonl(tmp_path / "01.jsonl", rows[30:])
+    (tmp_path / "02.txt").write_text("\n\n".join(row["text"] for row in rows))
+    expected = prepare(
+        [*plain, tmp_path / "02.txt"], tmp_path / "expected", tokenizer="bytes", separator="\n\n"
+    )
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "00.jsonl").write_bytes(plain[0].read_bytes())
+    for name in ("01.jsonl", "02.txt"):
+        content = (tmp_path / name).read_bytes()
+        half = len(content) // 2  # as `cat` joins packed files
+        packed = PACKERS[ending](content[:half]) + PACKERS[ending](content[half:])
+        (mixed / f"{name}{ending}").write_bytes(packed)
+    for workers in (1, 2):
+        data = prepare(
+            mixed, tmp_path / f"{workers}", tokenizer="bytes", separator="\n\n", workers=workers
+        )
+        assert texts(data) == texts(expected)
+        assert files(data.path)["tokens.bin"] == files(expected.path)["tokens.bin"]
+    assert data.report is not None
+    assert data.report["files"] == {".jsonl": 1, f".jsonl{ending}": 1, f".txt{ending}": 1}
+
+
+@EVERY
+def test_packed_files_that_cannot_be_read_are_refused(tmp_path: Path, ending: str) -> None:
+    pack = PACKERS[ending]
+    whole = pack(noise(3 * BLOCK))
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0x10
+    file = tmp_path / f"a.jsonl{ending}"
+    for content, message in (
+        (whole[:-9], "is cut off: its .* data have no end"),
+        (whole[: len(whole) // 2], "is cut off"),
+        (whole + pack(b"more")[:-9], "is cut off"),
+        (bytes(flipped), "is damaged: its .* data cannot be unpacked"),
+        (whole + b"something else", "is damaged"),
+        (b'{"text": "plain"}\n', f"is named {ending} and holds no .* data: take that ending off"),
+        (b"\xff\xfea\0b\0", f"is named {ending} and .* it looks like UTF-16"),
+        (pack(b""), "is empty when it is unpacked"),
+        (pack("größer".encode("utf-16")), "looks like UTF-16 .*iconv -f UTF-16 -t UTF-8"),
+        (pack(pack(b"twice")), "looks like .* data: add"),
+        (b"", "is empty: remove it"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=rf"a\.jsonl\{ending}: {message}"):
+            prepare(file, tmp_path / "out", tokenizer="bytes")
+
+
+@EVERY
+def test_streams_may_be_filled_up_with_zeros(tmp_path: Path, ending: str) -> None:
+    content = noise(1000)
+    file = tmp_path / f"a{ending}"
+    file.write_bytes(PACKERS[ending](content) + b"\0" * 512 + PACKERS[ending](content))
+    assert b"".join(blocks(str(file))) == content * 2
+    if ending == ".zst":  # frames that hold no data, as pzstd writes them
+        skipped = struct.pack("<II", 0x184D2A50, 4) + b"abcd"
+        file.write_bytes(skipped + PACKERS[ending](content) + skipped)
+        assert b"".join(blocks(str(file))) == content
+
+
+@EVERY
+def test_stretches_are_read_in_one_pass_and_going_back_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    content, file = noise(3 * BLOCK + 5), tmp_path / f"a{ending}"
+    file.write_bytes(PACKERS[ending](content))
+    opened: list[str] = []
+    monkeypatch.setattr(reading, "blocks", lambda path: opened.append(path) or blocks(path))
+    contents = Contents()
+    stops = [0, 10, 11, BLOCK, 2 * BLOCK + 3, len(content)]
+    for start, stop in itertools.pairwise(stops):
+        assert contents.read(str(file), start, stop) == content[start:stop]
+    assert len(opened) == 1
+    assert contents.read(str(file), 5, 9) == content[5:9]
+    assert len(opened) == 2
+    with pytest.raises(DataError, match="became shorter while it was read"):
+        contents.read(str(file), 5, len(content) + 1)
+
+
+@EVERY
+@pytest.mark.parametrize("kind", [".txt", ".jsonl"])
+def test_a_document_that_unpacks_without_end_is_refused_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, kind: str
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", BLOCK)
+    monkeypatch.setattr(cutting, "_LONGEST_DOCUMENT", 2 * BLOCK)
+    file = tmp_path / f"a{kind}{ending}"
+    file.write_bytes(PACKERS[ending](b"x" * (16 << 20)))
+    assert file.stat().st_size < 1 << 15
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"of more than 8192 bytes, unpacked: (say|write)"):
+            prepare(file, tmp_path / "out", tokenizer="bytes", separator="<|end|>")
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20  # 8 of them are the table of xz
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_is_not_a_regular_one_or_may_not_be_read_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    for source, message in (
+        (tmp_path / "a.jsonl", "is no regular file, and is read more than once: write it to a"),
+        ("-", r"standard input \(-\) is not read, .*write it to a file"),
+    ):
+        with pytest.raises(DataError, match=message):
+            prepare(source, tmp_path / "out", tokenizer="bytes")

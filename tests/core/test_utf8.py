@@ -1,0 +1,68 @@
+"""What is no UTF-8 is refused with its place and, where that can be seen, with what it is."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from diy_core.utf8 import NotUTF8, decode, recognise
+
+TEXT = 'Ein Text, der "größer" ist.\n' * 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("marked", [True, False])
+def test_wide_encodings_are_named(encoding: str, marked: bool) -> None:
+    content = TEXT.encode(encoding)
+    if marked and encoding[-1] == "e":
+        content = "\ufeff".encode(encoding) + content
+    marked = marked or encoding[-1] != "e"
+    name = encoding[:6].upper() if marked else encoding.upper().replace("-LE", "LE")
+    name = name.replace("-BE", "BE")
+    seen = recognise(content)
+    assert seen is not None
+    assert seen.startswith(name + " (")
+    assert seen.endswith(f"convert it with iconv -f {name} -t UTF-8")
+    assert content.decode(name) == ("\ufeff" + TEXT if name[-1] == "E" and marked else TEXT)
+
+
+def test_other_files_are_named_and_text_is_not() -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
+    for content, named in (
+        (gzip.compress(b"x"), "gzip data: add .gz"),
+        (b"BZh91AY&SY\x00", "bzip2 data: add .bz2"),
+        (pointer, "a Git LFS pointer and not the file itself: fetch it with git lfs pull"),
+        (b"PK\x03\x04..", "a zip archive: unpack it"),
+    ):
+        assert (recognise(content) or "").startswith(named)
+    for text in ("BZh is a word", "{}", "", "你好" * 50, "\ufeffmarked", "version 1"):
+        assert recognise(text.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("naïve café".encode("latin-1"), r"byte 102 \(0xef\) is not UTF-8: it looks like Latin-1 "),
+        ("naïve café".encode("latin-1"), "If 'naïve café' reads right, .* iconv -f LATIN1 -t"),
+        (
+            "he said “no”".encode("cp1252"),
+            r"byte 108 \(0x93\).*Windows-1252.*'he said “no”' .*1252",
+        ),
+        (
+            "ü".encode()[:1],
+            r"byte 100 \(0xc3\) is not UTF-8: the text ends in the middle of a char",
+        ),
+        (b"\x00\x01\xff\x02", r"byte 102 \(0xff\) is not UTF-8: this is no text, or damaged"),
+        ("ü good\0".encode(), r"byte 107 is NUL \(0x00\)"),
+    ],
+)
+def test_a_byte_that_is_not_text_is_named_with_its_place(content: bytes, message: str) -> None:
+    with pytest.raises(NotUTF8, match=message):
+        decode(content, offset=100)
+
+
+def test_a_whole_text_in_another_encoding_is_named() -> None:
+    with pytest.raises(NotUTF8, match=r"byte 0 \(0xff\) is not UTF-8: the text looks like UTF-16 "):
+        decode(TEXT.encode("utf-16"))
+    assert decode("ü\r\n\ufeff".encode()) == "ü\r\n\ufeff"
