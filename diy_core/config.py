@@ -11,58 +11,14 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from diy_core.config_keys import ABSENT_IN_FILE, nearest, notes_on, refuse_unsupported
 from diy_core.fields import require_float, require_int
 from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
 
-MODEL_TYPES = ("llama",)
 # Copied and compared as it is, what is in `extra` must not be deep or large: no real one is.
 _DEPTH, _LIMIT = 32, 1 << 18  # bytes
-ACTIVATIONS = ("silu", "swish")  # two names of one function
-
-# What transformers' LlamaConfig assumes where a file says nothing. These are not our defaults.
-_ABSENT_IN_FILE: dict[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "initializer_range": 0.02,
-    "attention_dropout": 0.0,
-    "residual_dropout": 0.0,  # a name of ours
-}
-# Keys of the wider family that change the function, with the values that change nothing; a list
-# counts item by item.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "attention_multiplier": (None,),
-    "attn_logit_softcapping": (None,),
-    "clip_qkv": (None,),
-    "embedding_multiplier": (None, 1),
-    "final_logit_softcapping": (None,),
-    "layer_types": (None, "full_attention"),
-    "logit_scale": (None, 1),
-    "logits_scaling": (None, 1),
-    "no_rope_layers": (None, 1),  # 1 in the list means: this layer has rotary embedding
-    "num_experts": (None, 0),
-    "num_local_experts": (None, 0),
-    "partial_rotary_factor": (None, 1),
-    "pretraining_tp": (None, 1),  # changes the order of sums
-    "qk_norm": (None, False),
-    "quantization_config": (None,),
-    "query_pre_attn_scalar": (None,),
-    "residual_multiplier": (None, 1),
-    "rope_interleaved": (None, False),
-    "sliding_window": (None,),
-    "use_qk_norm": (None, False),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +54,7 @@ class DIYConfig:
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    _of_reading: ClassVar[tuple[str, ...]] = ()  # notes; one that was read from a file has its own
 
     def __post_init__(self) -> None:
         for name in (
@@ -148,10 +105,25 @@ class DIYConfig:
             raise ValueError(f"extra must be a mapping, got {self.extra!r}")
         if _is_deeper(self.extra, _DEPTH):
             raise ValueError(f"extra is nested more than {_DEPTH} deep")
-        if own := sorted({*_ABSENT_IN_FILE, *ROPE_KEYS} & set(self.extra)):
+        if own := sorted({*ABSENT_IN_FILE, *ROPE_KEYS} & set(self.extra)):
             raise ValueError(f"extra holds {', '.join(own)}: give it as an argument of its own")
-        _refuse_unsupported({"model_type": "llama"} | dict(self.extra))
+        refuse_unsupported({"model_type": "llama"} | dict(self.extra), self.max_position_embeddings)
         object.__setattr__(self, "extra", copy.deepcopy(dict(self.extra)))
+
+    def __new__(cls, *_: Any, **values: Any) -> DIYConfig:
+        """Refuse an argument of a name that no field has, and say which one is near."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                near = nearest(name, known)
+                hint = f"did you mean {near}?" if near else f"choose among {', '.join(known)}"
+                raise TypeError(f"DIYConfig has no {name}: {hint}")
+        return super().__new__(cls)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know about keys that do nothing here, a sentence each."""
+        return [*self._of_reading, *notes_on(self.extra)]
 
     @property
     def kv_heads(self) -> int:
@@ -174,18 +146,20 @@ class DIYConfig:
         Raises:
             ValueError: the file asks for something that this model does not do; it says what.
         """
-        _refuse_unsupported(values)
-        fields = {key: values.get(key, absent) for key, absent in _ABSENT_IN_FILE.items()}
+        fields = {key: values.get(key, absent) for key, absent in ABSENT_IN_FILE.items()}
+        refuse_unsupported(values, fields["max_position_embeddings"])
         if fields["attention_dropout"] is None:  # as transformers' config may have it
             fields["attention_dropout"] = 0.0
-        rope_theta, rope_scaling = read_rope(values, fields["max_position_embeddings"])
-        own = {*_ABSENT_IN_FILE, *ROPE_KEYS}
+        rope_theta, rope_scaling, notes = read_rope(values, fields["max_position_embeddings"])
+        own = {*ABSENT_IN_FILE, *ROPE_KEYS}
         extra = {key: value for key, value in values.items() if key not in own}
-        return cls(**fields, rope_theta=rope_theta, rope_scaling=rope_scaling, extra=extra)
+        config = cls(**fields, rope_theta=rope_theta, rope_scaling=rope_scaling, extra=extra)
+        object.__setattr__(config, "_of_reading", tuple(notes))
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a `config.json` that transformers 4 and 5 both read the same way."""
-        fields = {key: getattr(self, key) for key in _ABSENT_IN_FILE}
+        fields = {key: getattr(self, key) for key in ABSENT_IN_FILE}
         if not self.residual_dropout:
             del fields["residual_dropout"]  # where others' files are silent, so is ours
         scaling = self.rope_scaling.to_dict() if self.rope_scaling else None
@@ -237,28 +211,3 @@ def _is_deeper(value: Any, levels: int) -> bool:
     if not isinstance(value, (Mapping, list)):
         return False
     return levels == 0 or any(_is_deeper(item, levels - 1) for item in items)
-
-
-def _refuse_unsupported(values: Mapping[str, Any]) -> None:
-    """Raise for keys of a `config.json` that change the function and are not implemented."""
-    model_type = values.get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise ValueError(
-            f"model_type {model_type!r} is not supported; choose one of {list(MODEL_TYPES)}"
-        )
-    activation = values.get("hidden_act", "silu")
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"hidden_act {activation!r} is not supported; choose one of {list(ACTIVATIONS)}"
-        )
-    for key, neutral in _NEUTRAL.items():
-        value = values.get(key)
-        if any(item not in neutral for item in (value if isinstance(value, list) else [value])):
-            hint = ": dequantise the checkpoint first" if key == "quantization_config" else ""
-            raise ValueError(
-                f"{key} {value!r} is not supported; only {_list_of(neutral)} changes nothing{hint}"
-            )
-
-
-def _list_of(values: tuple[Any, ...]) -> str:
-    return " or ".join(json.dumps(value) for value in values)

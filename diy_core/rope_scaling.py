@@ -11,6 +11,12 @@ from diy_core.fields import require_float, require_int
 ROPE_TYPES = ("default", "linear", "llama3")
 ROPE_KEYS = ("rope_parameters", "rope_scaling", "rope_theta")
 _ROPE_THETA_ABSENT = 10000.0  # what transformers assumes where a file says nothing
+_LLAMA3 = {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+_FIELDS: dict[str, set[str]] = {
+    "default": set(),
+    "linear": {"factor"},
+    "llama3": {"factor", *_LLAMA3},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,13 +66,14 @@ class RopeScaling:
 
 def read_rope(
     values: Mapping[str, Any], max_position_embeddings: int
-) -> tuple[float, RopeScaling | None]:
-    """`rope_theta` and the scaling, out of either generation of `config.json`.
+) -> tuple[float, RopeScaling | None, list[str]]:
+    """`rope_theta`, the scaling, and notes, out of either generation of `config.json`.
 
     Raises:
-        ValueError: an unknown kind or field, or two places of the file that disagree.
+        ValueError: an unknown kind, fields without one, or two places of the file that disagree.
     """
     found: dict[str, Any] = {}
+    named = False
     for key in ("rope_scaling", "rope_parameters"):
         block = values.get(key)
         if block is None:
@@ -75,6 +82,7 @@ def read_rope(
             raise ValueError(f"{key} must be an object or null, got {block!r}")
         block = {name: value for name, value in block.items() if value is not None}
         legacy = block.pop("type", None)
+        named = named or legacy is not None or "rope_type" in block
         rope_type = block.setdefault("rope_type", legacy or "default")
         if legacy is not None and legacy != rope_type:
             raise ValueError(f"{key} has type {legacy!r} and rope_type {rope_type!r}: keep one")
@@ -87,6 +95,8 @@ def read_rope(
             )
         found = block
     theta = _one_of(values, found, "rope_theta", _ROPE_THETA_ABSENT)
+    if "rope_theta" in values and values["rope_theta"] is None and "rope_theta" not in found:
+        raise ValueError("rope_theta must be a finite number, got None")
     found.pop("rope_theta", None)
     if (partial := found.pop("partial_rotary_factor", 1)) != 1:
         raise ValueError(f"partial_rotary_factor {partial!r} is not supported; only 1 is")
@@ -100,14 +110,28 @@ def read_rope(
         found[length] = _one_of(values, found, length, max_position_embeddings)
     else:
         found.pop(length, None)  # transformers does not read it either
-    known = {field.name for field in dataclasses.fields(RopeScaling)}
-    if unknown := sorted(set(found) - (known if rope_type != "default" else set())):
-        raise ValueError(f"rope_type {rope_type!r} has no field {', '.join(unknown)}")
+    notes = _drop_unread(found, rope_type, named)
     if rope_type == "default":
-        return theta, None
+        return theta, None, notes
     if "factor" not in found:
         raise ValueError(f"rope_type {rope_type!r} needs a factor")
-    return theta, RopeScaling(rope_type=rope_type, **found)
+    return theta, RopeScaling(rope_type=rope_type, **found), notes
+
+
+def _drop_unread(block: dict[str, Any], rope_type: str, named: bool) -> list[str]:
+    """Leave only the fields that this kind of scaling reads; a note about the others.
+
+    Raises:
+        ValueError: fields of a scaling whose kind is not given, or a block for each kind of layer.
+    """
+    unread = sorted(set(block) - _FIELDS[rope_type])
+    nested = any(isinstance(block[name], Mapping) for name in unread)
+    if nested or (unread and not named):
+        hint = "" if nested else ": give the rope_type"
+        raise ValueError(f"rope_type {rope_type!r} has no field {', '.join(unread)}{hint}")
+    for name in unread:
+        del block[name]
+    return [f"rope_type {rope_type!r} has no use for {_shown(unread)}, left out"] if unread else []
 
 
 def _one_of(values: Mapping[str, Any], block: Mapping[str, Any], key: str, absent: Any) -> Any:
@@ -116,3 +140,7 @@ def _one_of(values: Mapping[str, Any], block: Mapping[str, Any], key: str, absen
     if top is not None and inside is not None and top != inside:
         raise ValueError(f"{key} is {top} and {inside} inside the rope block: keep one of them")
     return next((value for value in (inside, top) if value is not None), absent)
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(f"{name!r:.60}" for name in names[:8]) + (" ..." if len(names) > 8 else "")

@@ -77,7 +77,7 @@ class Reader(abc.ABC):
     ) -> None:
         self.path, self.config = path, config
         self.stored = dict(stored)
-        self.notes: list[str] = []
+        self.notes: list[str] = list(config.notes)
         self._copies: dict[str, str] = {}  # tensors that are read as another one
 
     @property
@@ -280,6 +280,7 @@ class MemoryReader(Reader):
         ordered = {tensor.hf: stored[tensor.hf] for tensor in tensors(config)}
         super().__init__(Path(where), config, ordered)
         self._fetch, self._side_files = fetch, side_files
+        self.notes.clear()  # nothing was read
 
     def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         return {name: contiguous(self._fetch(name)) for name in names}

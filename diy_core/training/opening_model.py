@@ -13,6 +13,7 @@ from diy_core.checkpoints.atomic import atomic_directory
 from diy_core.checkpoints.hf_directory import CONFIG, copy_side_files, require_directory, write_json
 from diy_core.config import DIYConfig
 from diy_core.data import require_tokenizer, tokenizer_hash
+from diy_core.notes import settle
 from diy_core.training.config import TrainConfig
 from diy_core.training.run_directory import RunDirectory
 
@@ -57,6 +58,7 @@ def keep_model(config: TrainConfig, directory: RunDirectory) -> None:
         CheckpointError: no directory at `data.tokenizer`.
     """
     model, tokenizer = model_config(config), tokenizer_of(config)
+    settle(config.model if isinstance(config.model, str) else "model", model.notes)
     with atomic_directory(directory.model) as folder:
         write_json(folder / CONFIG, model.to_dict())
         if tokenizer == BYTES:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diy_core import DIYConfig, RopeScaling
+from diy_core.rope import inverse_frequencies
 
 SMALL: dict[str, Any] = {
     "vocab_size": 32,
@@ -341,8 +344,25 @@ def test_an_absent_key_means_what_transformers_takes_it_to_mean() -> None:
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; choose one of ['silu', 'sw"),
         ({"hidden_act": None}, "hidden_act None is not supported"),
         ({"quantization_config": {"quant_method": "gptq"}}, "dequantise the checkpoint first"),
-        ({"pretraining_tp": 2}, "pretraining_tp 2 is not supported"),
-        ({"sliding_window": 4096}, "sliding_window 4096 is not supported"),
+        (
+            {"sliding_window": 2047},
+            "sliding_window 2047 is not supported; only null changes nothing",
+        ),
+        ({"attention_chunk_size": 8}, "or what is not less than max_position_embeddings (2048)"),
+        ({"attention_chunk_size": True}, "attention_chunk_size True is not supported"),
+        ({"is_causal": False}, "is_causal False is not supported; only true changes nothing"),
+        ({"is_causal": None}, "is_causal None is not supported"),
+        ({"per_layer_config": {"0": {"rms_norm_eps": 0.5}}}, "per_layer_config {'0': "),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder True is not supported"),
+        ({"text_config": {"hidden_size": 8}}, "text_config {'hidden_size': 8} is not supported"),
+        ({"attribute_map": {"hidden_size": "d"}}, "attribute_map {'hidden_size': 'd'} is not"),
+        ({"transformers_weights": "x.safetensors"}, "transformers_weights 'x.safetensors' is not"),
+        ({"quantization": {"bits": 4}}, "only null changes nothing: dequantise the checkpoint"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            "architectures ['LlamaForSequenceClassification'] is not supported: its head is not",
+        ),
+        ({"rope_theta": None}, "rope_theta must be a finite number, got None"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5 is not"),
         ({"rope_interleaved": True}, "rope_interleaved True is not supported"),
@@ -384,9 +404,7 @@ def test_an_absent_key_means_what_transformers_takes_it_to_mean() -> None:
             "disagree: keep one of them",
         ),
         ({"rope_theta": 1e4, "rope_parameters": NEW}, "rope_theta is 10000.0 and 500000.0 inside"),
-        ({"rope_scaling": LINEAR | {"beta_fast": 32}}, "rope_type 'linear' has no field beta_fast"),
-        ({"rope_scaling": LLAMA3 | {"mscale": 1}}, "rope_type 'llama3' has no field mscale"),
-        ({"rope_scaling": {"factor": 8.0}}, "rope_type 'default' has no field factor"),
+        ({"rope_scaling": {"factor": 8.0}}, "rope_type 'default' has no field factor: give the"),
         (
             {"rope_parameters": {"full_attention": NEW, "sliding_attention": OLD}},
             "rope_type 'default' has no field full_attention, sliding_attention",
@@ -415,11 +433,83 @@ def test_what_the_model_does_not_do_is_refused(keys: dict[str, Any], words: str)
         {"partial_rotary_factor": 1.0, "rope_interleaved": False, "qk_norm": False},
         {"embedding_multiplier": 1.0, "residual_multiplier": 1, "logits_scaling": 1.0},
         {"num_experts": 0, "num_local_experts": None, "clip_qkv": None},
-        {"layer_types": ["full_attention", "full_attention"], "no_rope_layers": [1, 1]},
+        {"layer_types": ["full_attention", "attention"], "no_rope_layers": [1, 1]},
+        {"is_causal": True, "per_layer_config": {}, "is_encoder_decoder": False},
     ],
 )
 def test_neutral_values_of_such_keys_are_carried(keys: dict[str, Any]) -> None:
-    assert DIYConfig.from_dict(FILE | keys).to_dict().items() >= keys.items()
+    config = DIYConfig.from_dict(FILE | keys)
+    assert config.to_dict().items() >= keys.items()
+    assert config.notes == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"pretraining_tp": 2}, "pretraining_tp 2 was passed over: it says in how many pieces"),
+        ({"sliding_window": 2048}, "sliding_window 2048 was passed over: it is not less than"),
+        ({"attention_chunk_size": 4096}, "attention_chunk_size 4096 was passed over"),
+        ({"auto_map": {"AutoModelForCausalLM": "a.B"}}, "auto_map names code of the model's own"),
+        ({"architectures": ["LlamaModel"]}, "architectures names LlamaModel: read as LlamaForCaus"),
+        ({"architectures": "AForCausalLM"}, "architectures names AForCausalLM: read as LlamaFor"),
+        ({"mine": 1}, "has a key that is not known here and is carried along unread: 'mine'"),
+        ({"rms_norm_epsilon": 1}, "unread: 'rms_norm_epsilon' (was rms_norm_eps meant?)"),
+        ({f"x{i}": i for i in range(20)}, "keys that are not known here and are carried along"),
+        ({"x" * 200: 1}, "unread: 'xxx"),
+    ],
+)
+def test_what_may_surprise_is_carried_and_noted(keys: dict[str, Any], words: str) -> None:
+    config = DIYConfig.from_dict(FILE | keys)
+    (note,) = config.notes
+    assert words in note
+    assert len(note) < 300
+    assert config.to_dict().items() >= keys.items()
+    assert dataclasses.replace(config, rms_norm_eps=0.5).notes == [note]
+
+
+@pytest.mark.parametrize(
+    ("block", "left"),
+    [
+        (LINEAR | {"beta_fast": 32}, "'linear' has no use for 'beta_fast'"),
+        (LLAMA3 | {"mscale": 1, "attention_factor": 2.0}, "'attention_factor', 'mscale'"),
+        ({"rope_type": "default", "factor": 8.0}, "'default' has no use for 'factor'"),
+    ],
+)
+def test_what_a_kind_of_rope_does_not_read_is_left_out(block: dict[str, Any], left: str) -> None:
+    config = DIYConfig.from_dict(FILE | {"rope_scaling": block})
+    assert len(config.notes) == 1
+    assert left in config.notes[0]
+    theirs = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig.from_dict(FILE | {"rope_scaling": dict(block)})
+    )
+    table = theirs.model.rotary_emb.inv_freq.numpy()
+    assert np.allclose(table, inverse_frequencies(config), rtol=1e-6)
+
+
+def test_a_window_that_reaches_every_position_stops_doing_so_where_there_are_more() -> None:
+    config = DIYConfig.from_dict(FILE | {"sliding_window": 2048})
+    with pytest.raises(ValueError, match="sliding_window 2048 is not supported"):
+        dataclasses.replace(config, max_position_embeddings=2049)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("hiden_size", "DIYConfig has no hiden_size: did you mean hidden_size?"),
+        ("zzz", "DIYConfig has no zzz: choose among vocab_size, hidden_size, "),
+    ],
+)
+def test_a_mistyped_argument_is_refused_with_the_nearest_name(name: str, words: str) -> None:
+    with pytest.raises(TypeError) as error:
+        DIYConfig(**(SMALL | {name: 8}))
+    assert words in str(error.value)
+
+
+def test_a_config_can_be_copied_and_pickled() -> None:
+    config = DIYConfig.from_dict(FILE | {"rope_scaling": LINEAR | {"beta_fast": 32}})
+    for same in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert same == config
+        assert same.notes == config.notes
 
 
 @pytest.mark.parametrize(

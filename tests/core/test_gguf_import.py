@@ -725,7 +725,7 @@ def rewritten(file, changed=None, **metadata):
 @pytest.fixture
 def exported(tmp_path):
     """A file of ours in bfloat16, and its weights."""
-    config = dataclasses.replace(CONFIG, extra={"mine": 7})
+    config = dataclasses.replace(CONFIG, extra={"task_specific_params": 7})
     weights = {n: a.astype(ml_dtypes.bfloat16) for n, a in random_weights(config).items()}
     write_hf_directory(tmp_path / "source", config, weights.items())
     tokenizer = tmp_path / "of"
@@ -766,7 +766,7 @@ def test_a_file_that_was_quantised_afterwards_is_read_without_its_sums(exported,
     assert found.tobytes() == gguf.dequantize(raw, form).astype(found.dtype).tobytes()
     # Nothing is narrowed to what the sums were of.
     assert reader.read("model.norm.weight").dtype == np.float32
-    assert reader.config.extra["mine"] == 7
+    assert reader.config.extra["task_specific_params"] == 7
 
 
 def test_norms_that_were_replaced_are_not_rounded(exported):
@@ -800,7 +800,7 @@ def test_weights_that_were_replaced_do_not_fit_their_sums(exported):
 def test_entries_that_were_changed_count(exported, key, value, field):
     reader = GGUFReader(rewritten(exported[0], **{key: value}))
     assert getattr(reader.config, field) == value
-    assert reader.config.extra.get("mine") is None
+    assert reader.config.extra.get("task_specific_params") is None
     assert reader.notes == [
         "the llama.* entries were changed after diy_lm.config was written: they count"
     ]

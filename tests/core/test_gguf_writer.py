@@ -518,12 +518,14 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_a_config_that_gguf_cannot_say_comes_back(tmp_path: Path, kind: str) -> None:
-    config = dataclasses.replace(CONFIG, **ODD[kind], extra={"mine": {"a": [1, None, "ä"]}})
+    config = dataclasses.replace(
+        CONFIG, **ODD[kind], extra={"task_specific_params": {"a": [1, None, "ä"]}}
+    )
     done = export(put(tmp_path / "model", weights(config), config), tmp_path / "m.gguf")
     reader = GGUFReader(tmp_path / "m.gguf")
     found = dict(reader.config.extra)
     assert dataclasses.replace(reader.config, extra={}) == dataclasses.replace(config, extra={})
-    assert found["mine"] == {"a": [1, None, "ä"]}
+    assert found["task_specific_params"] == {"a": [1, None, "ä"]}
     assert done.notes == reader.notes == []
 
 
