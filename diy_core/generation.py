@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core import validate
 from diy_core.config import DIYConfig
+from diy_core.prompts import pad_right
 
 # Called after each step with the new tokens (B,) and which rows they count for, bool (B,).
 OnTokens = Callable[[NDArray[np.int32], NDArray[np.bool_]], None]
@@ -33,8 +33,8 @@ class Rows:
     """A batch of sequences that grow token by token and stop each alone.
 
     Args:
-        input_ids: integers (B, S), padded on either side.
-        attention_mask: (B, S) of 0 and 1, or None where nothing is padded.
+        input_ids: integers (B, S), padded on either side, or B lists of different lengths.
+        attention_mask: 0 and 1 in the same shape, or None where nothing is padded.
         max_new_tokens: at most so many tokens are added to each row.
         eos_token_id: one id or several; a row that gets one of them is finished. None: never.
         pad_token_id: fills the end of short rows; None: the first eos id, or 0.
@@ -60,15 +60,10 @@ class Rows:
         if not _is_integer(max_new_tokens) or max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be a positive integer, got {max_new_tokens!r}")
         max_new_tokens = int(max_new_tokens)
-        self.prompts, self.prompt_lengths = _pad_right(input_ids, attention_mask, config)
+        self.prompts, self.prompt_lengths = pad_right(
+            input_ids, attention_mask, config, max_new_tokens
+        )
         self.lengths = self.prompt_lengths.copy()
-        longest = int(self.lengths.max())
-        if longest + max_new_tokens > config.max_position_embeddings:
-            raise ValueError(
-                f"a prompt of {longest} tokens and max_new_tokens ({max_new_tokens}) make "
-                f"{longest + max_new_tokens}, beyond max_position_embeddings "
-                f"({config.max_position_embeddings})"
-            )
         self.active = np.ones(len(self.lengths), bool)
         self._left = max_new_tokens
         self._new: list[NDArray[np.int32]] = []
@@ -98,29 +93,6 @@ class Rows:
             result[row, :prompt] = self.prompts[row, :prompt]
             result[row, prompt:total] = [new[row] for new in self._new[: total - prompt]]
         return result
-
-
-def _pad_right(
-    input_ids: Any, attention_mask: Any, config: DIYConfig
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Prompts moved to the left edge, padding after them, and their lengths."""
-    ids = validate.as_host_array("input_ids", input_ids)
-    validate.check_input_ids(ids.shape, str(ids.dtype), ids, config)
-    if attention_mask is None:
-        return ids.astype(np.int32), np.full(ids.shape[0], ids.shape[1], np.int32)
-    mask = validate.as_host_array("attention_mask", attention_mask)
-    if mask.shape == ids.shape and mask.dtype != object:
-        # A row padded on the left is the same prompt: start it at its first token. A row with
-        # holes or other values stays, so that the error names the column that the user sees.
-        tokens, columns = mask != 0, np.arange(ids.shape[1])[None, :]
-        first = tokens.argmax(axis=1)
-        one_run = tokens.sum(axis=1) == columns.shape[1] - tokens[:, ::-1].argmax(axis=1) - first
-        shift = np.where(one_run & np.isin(mask, (0, 1)).all(axis=1), first, 0)
-        order = (columns + shift[:, None]) % columns.shape[1]
-        ids, mask = np.take_along_axis(ids, order, 1), np.take_along_axis(mask, order, 1)
-    validate.check_attention_mask(mask.shape, mask, ids.shape, has_cache=False)
-    lengths = mask.astype(bool).sum(axis=1).astype(np.int32)
-    return ids[:, : lengths.max()].astype(np.int32), lengths
 
 
 def _token_ids(name: str, value: int | Sequence[int] | None, vocab_size: int) -> list[int]:

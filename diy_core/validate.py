@@ -20,8 +20,17 @@ Values = NDArray[Any] | None
 IGNORED = -100  # the label of a position that does not count
 
 
-def as_host_array(name: str, value: Any) -> NDArray[Any]:
+def as_host_array(
+    name: str,
+    value: Any,
+    advice: str = "pad the rows on the right and pass attention_mask or seq_lengths",
+) -> NDArray[Any]:
     """Lists and numpy arrays as a numpy array.
+
+    Args:
+        name: what messages call it.
+        value: a list, an array, ...
+        advice: to those who have rows of different lengths.
 
     Raises:
         ValueError: rows of different lengths, something that is no array at all, or no numbers.
@@ -33,7 +42,7 @@ def as_host_array(name: str, value: Any) -> NDArray[Any]:
     if array.dtype == object:
         raise ValueError(
             f"{name} must be a rectangular array, got rows of different lengths or other objects: "
-            "pad the rows on the right and pass attention_mask or seq_lengths"
+            f"{advice}"
         )
     if array.dtype.kind in "SUmM":
         raise ValueError(f"{name} must hold numbers, got dtype {array.dtype}")

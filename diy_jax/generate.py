@@ -39,8 +39,9 @@ def generate(
     Args:
         model: the language model.
         params: its parameters.
-        input_ids: integers (B, S), prompts padded on either side.
-        attention_mask: (B, S), 1 = token, 0 = padding; None where nothing is padded.
+        input_ids: integers (B, S), prompts padded on either side, or a list of B prompts of any
+            lengths, such as [[1, 2], [3]].
+        attention_mask: the same shape, 1 = token, 0 = padding; None where nothing is padded.
         max_new_tokens: at most so many tokens are added to each row.
         eos_token_id: one id or several that finish a row; None: rows go on to the maximum.
         pad_token_id: fills the end of short rows; None: the first eos id, or 0.
@@ -55,8 +56,8 @@ def generate(
     """
     rows = Rows(
         model.config,
-        input_ids,
-        attention_mask,
+        _to_host(input_ids),
+        _to_host(attention_mask),
         max_new_tokens=max_new_tokens,
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
@@ -100,3 +101,9 @@ def _step(
         logits_to_keep=1,
     )
     return jnp.argmax(logits[:, 0], axis=-1), past
+
+
+def _to_host(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_to_host(row) for row in value]
+    return np.asarray(value) if isinstance(value, jax.Array) else value

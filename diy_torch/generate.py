@@ -31,8 +31,9 @@ def generate(
 
     Args:
         model: the language model.
-        input_ids: integers (B, S), prompts padded on either side.
-        attention_mask: (B, S), 1 = token, 0 = padding; None where nothing is padded.
+        input_ids: integers (B, S), prompts padded on either side, or a list of B prompts of any
+            lengths, such as [[1, 2], [3]].
+        attention_mask: the same shape, 1 = token, 0 = padding; None where nothing is padded.
         max_new_tokens: at most so many tokens are added to each row.
         eos_token_id: one id or several that finish a row; None: rows go on to the maximum.
         pad_token_id: fills the end of short rows; None: the first eos id, or 0.
@@ -90,4 +91,6 @@ def _step(
 
 
 def _to_host(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_to_host(row) for row in value]
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value

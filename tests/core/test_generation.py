@@ -68,6 +68,33 @@ def test_another_mask_is_refused_at_the_column_where_it_is_wrong(mask: Any, word
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("ids", "mask"),
+    [
+        ([[1, 2], [3], [4, 5, 6]], None),
+        ([np.array([1, 2]), np.array([3]), np.array([4, 5, 6])], None),
+        (([1, 2], (3,), range(4, 7)), None),
+        ([[1, 2], [3], [4, 5, 6]], [[1, 1], [1], [1, 1, 1]]),
+        ([[1, 2], [9, 9, 9, 3], [4, 5, 6]], [[1, 1], [0, 0, 0, 1], [1, 1, 1]]),
+    ],
+)
+def test_prompts_of_different_lengths_are_padded(ids: Any, mask: Any) -> None:
+    found = rows(ids, mask)
+    assert found.prompts.tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6]] or mask is not None
+    assert found.prompt_lengths.tolist() == [2, 1, 3]
+    for row, length, prompt in zip(
+        found.prompts, found.prompt_lengths, [[1, 2], [3], [4, 5, 6]], strict=True
+    ):
+        assert row[:length].tolist() == prompt
+    assert (found.prompts.dtype, found.prompt_lengths.dtype) == (np.int32, np.int32)
+
+
+def test_a_mask_is_told_no_word_of_other_functions() -> None:
+    with pytest.raises(ValueError) as error:
+        rows([[1, 2, 3, 4]], [[1, 1], [1]])
+    assert "seq_lengths" not in str(error.value)
+
+
 def test_each_row_stops_alone() -> None:
     batch = rows(
         [[1, 2, 0], [3, 4, 5], [6, 0, 0]],
@@ -161,7 +188,18 @@ def test_a_prompt_may_end_exactly_at_the_longest_sequence() -> None:
         ({"ids": [[1, 10]]}, "got 10 at row 0, column 1"),
         ({"ids": [[1.0]]}, "input_ids must be integers"),
         ({"ids": [1, 2]}, "input_ids must have shape (batch, sequence)"),
-        ({"ids": [[1, 2], [3]]}, "input_ids must be a rectangular array"),
+        ({"ids": [[1, 2], []]}, "input_ids row 1 is empty: a prompt needs at least one token"),
+        ({"ids": [[]]}, "input_ids row 0 is empty"),
+        ({"ids": np.zeros((1, 0), int)}, "none of it 0; got (1, 0)"),
+        ({"ids": []}, "input_ids is empty: give at least one prompt"),
+        ({"ids": [[1, 2], 3]}, "input_ids must be a rectangular array"),
+        ({"ids": [[1, 2], [[3]]]}, "input_ids row 1 must be a list of token ids"),
+        ({"ids": [[1, 2], ["a"]]}, "input_ids row 1 must hold numbers, got dtype <U1"),
+        ({"ids": [[1, 2], [10]]}, "got 10 at row 1, column 0"),
+        ({"ids": [[1, 2], [3]], "mask": [[1, 1], [1, 1]]}, "attention_mask must have the rows of"),
+        ({"ids": [[1, 2], [3]], "mask": [[0, 0], [1]]}, "attention_mask row 0 has no tokens"),
+        ({"ids": [[1] * 6, [1]]}, "make 9, beyond max_position_embeddings (8): at most 2 new to"),
+        ({"ids": [[1] * 8]}, "beyond max_position_embeddings (8): shorten the prompt"),
         ({"ids": [["a"]]}, "input_ids must hold numbers, got dtype <U1"),
         ({"ids": [[1] * 9]}, "beyond max_position_embeddings (8)"),
     ],

@@ -48,6 +48,13 @@ def test_a_ragged_batch_is_each_prompt_alone() -> None:
     assert alone == expected
 
 
+def test_prompts_may_be_lists_or_arrays_of_different_lengths() -> None:
+    prompts = [PROMPTS[row, :length] for row, length in enumerate(LENGTHS)]
+    expected = tokens_of(PROMPTS, MASK)
+    assert tokens_of([prompt.tolist() for prompt in prompts]) == expected
+    assert tokens_of([torch.tensor(prompt) for prompt in prompts]) == expected
+
+
 def test_left_padding_is_right_padding() -> None:
     left = np.stack([np.roll(row, 5 - n) for row, n in zip(PROMPTS, LENGTHS, strict=True)])
     assert tokens_of(left, MASK[:, ::-1]) == tokens_of(PROMPTS, MASK)
