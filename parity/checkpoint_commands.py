@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT = 1
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _KINDS = ("hf", "orbax", "gguf")
+_STEP = "of the checkpoint, for a training run (default: the newest)"
 _JSON = "write a record here; - is stdout, which then has nothing else"
 
 
@@ -78,11 +79,13 @@ def add_checkpoint_commands(commands: Any) -> None:
     inspect = commands.add_parser(
         "inspect",
         help="what a checkpoint is and what is in it",
-        description="Say what PATH is (Hugging Face directory, Orbax checkpoint, GGUF file), with "
-        "its config, every tensor under its names in each world, and totals. Reads no weights. "
+        description="Say what PATH is (Hugging Face directory, Orbax checkpoint, GGUF file, or a "
+        "training run, in which another process may be training), with its config, every tensor "
+        "under its names in each world, and totals. Reads no weights. "
         "Exits with 2 if it cannot be read or, with --verify, is not what it was.",
     )
     inspect.add_argument("path", metavar="PATH", help="the checkpoint; its kind is recognised")
+    inspect.add_argument("--step", type=int, metavar="N", help=_STEP)
     inspect.add_argument("--json", metavar="FILE", help=_JSON)
     inspect.add_argument(
         "--verify", action="store_true", help="also read all weights and check their sums"
@@ -92,14 +95,23 @@ def add_checkpoint_commands(commands: Any) -> None:
 
     diff = commands.add_parser(
         "diff",
-        help="compare two checkpoints of any kinds, tensor by tensor",
+        help="compare two checkpoints of any kinds, or two training runs, tensor by tensor",
         description="Compare two checkpoints of any kinds, tensor by tensor: equal bits, or the "
         "relative L2 distance and the largest difference, worst first; and what of their configs "
-        "changes the function. Exits with 1 if they differ, with 2 if one cannot be read.",
+        "changes the function. Of two training runs, in either framework, also the moments, the "
+        "position and the losses, and where they first part; RUN is its newest checkpoint that "
+        "the other has too, RUN/checkpoints/STEP is that one. Exits with 1 if they differ, with 2 "
+        "if one cannot be read.",
     )
-    diff.add_argument("one", metavar="A", help="a checkpoint; its kind is recognised")
+    diff.add_argument("one", metavar="A", help="a checkpoint or a run; its kind is recognised")
     diff.add_argument("other", metavar="B", help="another, of the same or another kind")
+    diff.add_argument("--step", type=int, metavar="N", help=_STEP)
     diff.add_argument("--json", metavar="FILE", help=_JSON)
+    diff.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare models with their sums too, and read all checkpoints that two runs share",
+    )
     add_strict(diff)
     diff.set_defaults(run=_diff)
 
@@ -146,30 +158,47 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from parity import inspection, report
+    from parity import inspection, report, run_inspection
+    from parity.run_checkpoint import place_of_run
 
+    path, options, show = arguments.path, {"verify": arguments.verify}, inspection.show
     with progress_bar() as progress:
-        record = inspection.inspect(arguments.path, verify=arguments.verify, progress=progress)
+        if place_of_run(path):
+            options["step"], show = arguments.step, run_inspection.show_run
+            record = run_inspection.inspect_run(path, **options, progress=progress)
+        elif arguments.step is not None:
+            raise ValueError(f"--step is of training runs, and {path} is none")
+        else:
+            record = inspection.inspect(path, **options, progress=progress)
     settle(arguments.path, record["notes"])
     if arguments.json:
         report.write_json(arguments.json, record)
     if arguments.json == "-":
         return 0
-    inspection.show(record, Console())
+    show(record, Console())
     return 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from parity import inspection, report
+    from parity import inspection, report, run_diff, run_report
+    from parity.run_checkpoint import place_of_run
 
+    paths, show = (arguments.one, arguments.other), inspection.show_diff
     with progress_bar() as progress:
-        record = inspection.diff(arguments.one, arguments.other, progress)
+        if any(place_of_run(path) for path in paths):
+            options = {"step": arguments.step, "verify": arguments.verify}
+            record = run_diff.diff_runs(*paths, **options, progress=progress)
+            show = run_report.show_diff
+        elif arguments.step is not None:
+            raise ValueError("--step is of training runs: neither A nor B is one")
+        else:
+            record = inspection.diff(*paths, progress, verify=arguments.verify)
     for side in ("one", "other"):
         settle(record[side]["path"], record[side]["notes"])
     if arguments.json:
         report.write_json(arguments.json, record)
     if arguments.json != "-":
-        inspection.show_diff(record, Console())
+        show(record, Console())
     return 0 if record["equal"] else EXIT_DIFFERENT
 
 

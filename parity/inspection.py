@@ -129,8 +129,16 @@ def tensor_table(rows: list[dict[str, Any]], gguf: bool) -> Table:
     return table
 
 
-def diff(one: str | Path, other: str | Path, progress: Progress) -> dict[str, Any]:
+def diff(
+    one: str | Path, other: str | Path, progress: Progress, *, verify: bool = False
+) -> dict[str, Any]:
     """Compare two checkpoints of any kinds.
+
+    Args:
+        one: a Hugging Face directory, an Orbax checkpoint or a GGUF file.
+        other: likewise.
+        progress: called often, with what is done, and bytes of how many.
+        verify: first compare the tensors of both with their sums.
 
     Returns:
         `equal`: the same tensors with the same bits, and configs that mean the same model.
@@ -139,9 +147,11 @@ def diff(one: str | Path, other: str | Path, progress: Progress) -> dict[str, An
         are two. `config`: the keys that change the function and differ, with both values.
 
     Raises:
-        CheckpointError: one of them cannot be read.
+        CheckpointError: one of them cannot be read, or, with `verify`, changed.
     """
     left, right = open_checkpoint(one), open_checkpoint(other)
+    for reader in (left, right) if verify else ():
+        check(reader, reader.require_manifest(), progress)
     names = list(dict.fromkeys([*left.stored, *right.stored]))
     total = sum(tensor.nbytes for tensor in left.stored.values())
     done, found = 0, []

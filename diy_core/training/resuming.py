@@ -46,7 +46,19 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     left, right = _flat(old), _flat(new)
     return [
-        f"{name}: {_shown(left, name)}, now {_shown(right, name)}"
+        f"{name}: {_shown(left, name)}, now {_shown(right, name)}" for name in _apart(left, right)
+    ]
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The fields of `differences`, named `part.field`, with both values; None: not given."""
+    left, right = _flat(one), _flat(other)
+    return {name: [left.get(name), right.get(name)] for name in _apart(left, right)}
+
+
+def _apart(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
+    return [
+        name
         for name in {**left, **right}
         if name not in MAY_DIFFER
         and (name not in left or name not in right or not _same(left[name], right[name]))

@@ -109,7 +109,7 @@ def test_what_cannot_be_switched_is_refused(
         program = "diy-torch" if path == run else "diy-jax"
         for name, step in ((".", ""), ("checkpoints/00000002", " --step 2")):
             where = str(Path(path) / name)
-            for words in (["inspect", where], ["diff", where, run], ["check", where]):
+            for words in (["check", where], ["convert", where, str(folder / "model")]):
                 assert main(words) == 2
                 command = f"`{program} export {path}{step} --out DIR` makes one"
                 assert command in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""`parity inspect` of a training run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parity.__main__ import main
+from tests.written_runs import STORES, line, snapshot, state, write_run
+
+Capture = pytest.CaptureFixture[str]
+LINES = [line(step, 3.0 - step / 10) for step in range(1, 10)]
+
+
+def record_of(capsys: Capture, *words: object) -> Any:
+    assert main(["inspect", *map(str, words), "--json", "-"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("twin", STORES)
+def test_a_record(tmp_path: Path, twin: str, capsys: Capture) -> None:
+    run = write_run(tmp_path / "run", twin, {4: state(4), 8: state(8)}, LINES)
+    before = snapshot(run)
+    record = record_of(capsys, run, "--verify")
+    assert snapshot(run) == before
+    assert (record["kind"], record["program"]) == ("run", f"diy-{twin}")
+    assert (record["step"], record["steps"]) == (8, [4, 8])
+    assert record["position"]["data"] == {"next_index": 8}
+    assert record["run"]["optimizer"]["learning_rate"] == 3e-3
+    assert record["config"]["hidden_size"] == 8
+    assert [row["name"] for row in record["tensors"]] == list(state())
+    for row in record["tensors"]:
+        array = state(8)[row["name"]]
+        assert (row["shape"], row["dtype"]) == (list(array.shape), "float32")
+        assert row["bytes"] == array.nbytes
+    assert record["total"]["tensors"] == 60
+    assert record["total"]["bytes"] == sum(array.nbytes for array in state().values())
+    assert record["logs"] == {"metrics.jsonl": LINES[-1], "evaluations.jsonl": None}
+    assert record["verified"] is True
+    other = record_of(capsys, run, "--step", 4)
+    assert (other["step"], other["verified"]) == (4, False)
+    assert other == record_of(capsys, run / "checkpoints" / "00000004") | {"path": str(run)}
+
+
+def test_a_page_for_people(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    write_run(Path("run"), "jax", {4: state(4), 8: state(8)}, LINES)
+    assert main(["inspect", "run"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = [text.rstrip() for text in out.splitlines()]
+    assert lines[:4] == [
+        "run: a training run of diy-jax, step 8 of 20",
+        "checkpoints: 4, 8",
+        "position: 800 tokens in the loss, 0 steps skipped, batch 8 of the data next",
+        "metrics.jsonl: up to step 9, loss 2.1, grad_norm 1, learning_rate 0.001, tokens 100, "
+        "total_tokens 900, skipped False",
+    ]
+    words = {tuple(text.split()) for text in lines}
+    for pair in (("optimizer.learning_rate", "0.003"), ("model.hidden_size", "8")):
+        assert pair in words
+    assert (
+        "model.layers.*.self_attn.q_proj.weight",
+        "8",
+        "x",
+        "8",
+        "float32",
+        "2",
+        "512",
+        "bytes",
+    ) in words
+    assert lines[-1] == "checksums: present, not checked (--verify checks them)"
+    assert lines[-2].startswith("20 tensors, ")
+    assert main(["inspect", "run", "--verify"]) == 0
+    assert "checksums: all right" in capsys.readouterr().out
+
+
+def test_a_run_that_has_no_checkpoint_yet(tmp_path: Path, capsys: Capture) -> None:
+    run = write_run(tmp_path / "run", "torch", {}, LINES[:2])
+    record = record_of(capsys, run, "--verify")
+    assert (record["step"], record["tensors"], record["verified"]) == (None, [], False)
+    assert record["logs"]["metrics.jsonl"] == LINES[1]
+    assert main(["inspect", str(run)]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"{run}: a training run of 20 steps, without a checkpoint yet"
+    assert main(["inspect", str(run), "--step", "4"]) == 2
+    assert "holds no training checkpoint" in capsys.readouterr().err
+
+
+def test_a_damaged_line_is_noted(tmp_path: Path, capsys: Capture) -> None:
+    run = write_run(tmp_path / "run", "torch", {4: state(4)}, LINES)
+    file = run / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:3], b"\0\0\0\n", *lines[4:], lines[0][:7]]))
+    assert main(["inspect", str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert "up to step 9" in out
+    assert err == f"note: {run}: line 4 of metrics.jsonl cannot be read\n"
+    assert main(["inspect", str(run), "--strict"]) == 2
+
+
+def test_what_cannot_be_read(tmp_path: Path, capsys: Capture) -> None:
+    run = write_run(tmp_path / "run", "torch", {4: state(4)})
+    file = run / "checkpoints" / "00000004" / "state.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    assert main(["inspect", str(run)]) == 0  # reads no arrays
+    capsys.readouterr()
+    for words, message in (
+        ([run, "--verify"], "00000004: tensor square/model.norm.weight does not have the SHA-256"),
+        ([run, "--step", 5], "has no checkpoint of step 5; there are 4"),
+        ([run / "checkpoints" / "00000005"], "has no checkpoint of step 5; there are 4"),
+        ([run / "model"], "is a training run and not a model"),
+        ([tmp_path, "--step", 4], f"--step is of training runs, and {tmp_path} is none"),
+    ):
+        assert main(["inspect", *map(str, words)]) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,167 @@
+"""`parity diff` on training runs, as people and machines read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parity.__main__ import main
+from tests.tiny_checkpoints import put
+from tests.written_runs import CONFIG, State, line, moved, state, write_run
+
+Capture = pytest.CaptureFixture[str]
+NORM, MEAN = "model/model.norm.weight", "mean/model.embed_tokens.weight"
+LINES = [line(step, 3.0 - step / 10) for step in range(1, 10)]
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def said(capsys: Capture, *words: str, code: int = 1) -> list[str]:
+    """The lines on standard output, and nothing on standard error."""
+    assert main(["diff", *words]) == code
+    out, err = capsys.readouterr()
+    assert err == ""
+    return [text.rstrip() for text in out.splitlines()]
+
+
+def a_pair(
+    one: dict[int, State], other: dict[int, State], lines: Any = LINES, **changes: Any
+) -> Any:
+    write_run(Path("one"), "torch", one, LINES)
+    write_run(Path("other"), "jax", other, lines, **changes)
+    return "one", "other"
+
+
+def test_equal_runs(capsys: Capture) -> None:
+    states = {4: state(4), 8: state(8)}
+    assert said(capsys, *a_pair(states, states), code=0) == [
+        "equal to the bit at step 8: 60 arrays, and the losses of 9 steps",
+        "A  one: a run of diy-torch, here at step 8 of 20",
+        "B  other: a run of diy-jax, here at step 8 of 20",
+        "metrics.jsonl: 9 steps in both, 1 to 9, all the same",
+        "evaluations.jsonl: no step in both",
+        "checkpoints: 4, 8 in both, all the same",
+        "weights: 20 arrays, all the same",
+        "mean: 20 arrays, all the same",
+        "square: 20 arrays, all the same",
+    ]
+
+
+def test_runs_that_part(capsys: Capture) -> None:
+    one = {4: state(4), 8: state(8)}
+    other = one | {8: moved(moved(one[8], NORM, 1e-4), MEAN, 1e-2)}
+    lines = [*LINES[:5], *(line(row["step"], row["loss"] * (1 + 2e-7)) for row in LINES[5:])]
+    lines[7]["loss"] *= 1.5
+    text = said(capsys, *a_pair(one, other, lines))
+    assert text[0] == (
+        "equal to the bit up to step 4; first part at step 6: loss 2.0e-07 relative, within the "
+        "rounding of float32 (4.8e-07)"
+    )
+    assert text[3:6] == [
+        "metrics.jsonl: 9 steps in both, 1 to 9; the loss first differs at step 6 (2.4 and "
+        "2.40000048, 2.0e-07 relative), most at step 8 (5.0e-01)",
+        "evaluations.jsonl: no step in both",
+        "checkpoints: 4, 8 in both; 8 is the first that differs",
+    ]
+    assert text[6].startswith(
+        "weights: 1 of 20 arrays differ, 1.0e-04 relative at most (model.norm"
+    )
+    assert text[7].startswith("mean: 1 of 20 arrays differ, 1.0e-02 relative at most (model.embed")
+    assert text[8] == "square: 20 arrays, all the same"
+    assert [row.split() for row in text[9:]] == [
+        ["relative", "L2", "weights", "mean"],
+        ["model.norm.weight", "1.0e-04", "same"],
+        ["model.embed_tokens.weight", "same", "1.0e-02"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"loss": 2.5}, "first part at step 6: loss 4.2e-02 relative, more than the rounding of"),
+        ({"tokens": 9}, "first part at step 6: tokens is 100 in A, 9 in B, more than the rounding"),
+        ({"loss": None}, "first part at step 6: loss is 2.4 in A, None in B, more than the round"),
+    ],
+)
+def test_a_step_that_rounding_does_not_explain(
+    capsys: Capture, change: dict[str, Any], first: str
+) -> None:
+    lines = [*LINES[:5], LINES[5] | change, *LINES[6:]]
+    pair = a_pair({4: state(4)}, {4: moved(state(4), NORM)}, lines)
+    # The checkpoint before it differs already, though no loss did.
+    assert said(capsys, *pair)[0] == "first part at the checkpoint of step 4, after the same losses"
+    write_run(Path("third"), "jax", {4: state(4)}, lines)
+    text = said(capsys, "one", "third")[0]
+    assert text.startswith(f"equal to the bit up to step 4; {first}")
+
+
+def test_logs_that_part_before_an_equal_checkpoint(capsys: Capture) -> None:
+    lines = [line(1, 7.0), *LINES[1:]]
+    text = said(capsys, *a_pair({4: state(4)}, {4: state(4)}, lines))[0]
+    assert text.startswith("equal to the bit at step 4, but the logs part at step 1: loss 1.4e+00")
+
+
+def test_configs_that_differ_are_said_at_once(capsys: Capture) -> None:
+    states = {4: state(4)}
+    text = said(capsys, *a_pair(states, states, seed=4))
+    assert text[0] == "the same arrays at step 4, to the bit; config differs"
+    assert text[3] == "config: seed is 3 in A, 4 in B"
+    write_run(Path("third"), "jax", {4: moved(state(4), NORM)}, LINES, seed=4)
+    text = said(capsys, "one", "third")
+    assert (
+        text[0]
+        == "first part at the checkpoint of step 4, after the same losses; the configs differ"
+    )
+
+
+def test_two_steps_of_one_run(capsys: Capture) -> None:
+    write_run(Path("one"), "torch", {4: state(4), 8: moved(state(4), NORM, 1e-2)}, LINES)
+    text = said(capsys, "one/checkpoints/00000004", "one/checkpoints/00000008")
+    assert text[0] == "different between step 4 of A and step 8 of B: weights 1.0e-02 relative"
+    assert "position: step is 4 in A, 8 in B" in text
+
+
+def test_a_run_and_a_model(capsys: Capture) -> None:
+    arrays = state()
+    weights = {n.removeprefix("model/"): a for n, a in arrays.items() if n.startswith("model/")}
+    put(Path("model"), weights, CONFIG)
+    write_run(Path("one"), "torch", {4: arrays, 8: moved(arrays, NORM)}, LINES)
+    text = said(capsys, "one", "model")
+    assert text[0] == "different at step 8: weights 1.0e-03 relative"
+    assert text[2] == "B  model: Hugging Face directory"
+    assert said(capsys, "model", "one", "--step", "4", code=0)[0] == (
+        "equal to the bit at step 4: 20 arrays"
+    )
+
+
+def test_a_record_for_machines(capsys: Capture) -> None:
+    pair = a_pair({4: state(4)}, {4: moved(state(4), NORM)})
+    record = json.loads("\n".join(said(capsys, *pair, "--json", "-")))
+    assert (record["one"]["kind"], record["other"]["program"]) == ("run", "diy-jax")
+    assert [fault["name"] for fault in record["tensors"]] == [NORM]
+    assert record["logs"]["metrics.jsonl"]["compared"] == 9
+    said(capsys, *pair, "--json", "record.json")
+    assert json.loads(Path("record.json").read_text()) == record
+
+
+def test_what_cannot_be_compared(capsys: Capture) -> None:
+    write_run(Path("one"), "torch", {4: state(4)})
+    write_run(Path("empty"), "torch", {})
+    write_run(Path("other"), "jax", {4: state(4)})
+    (Path("other") / "checkpoints" / "00000004" / "position.json").write_text("{}")
+    for words, message in (
+        (["one", "empty"], "empty: holds no training checkpoint"),
+        (["one", "other"], "00000004/position.json: is damaged"),
+        (["one", "one", "--step", "5"], "one: has no checkpoint of step 5; there are 4"),
+        (["one", "nowhere"], "nowhere: does not exist"),
+        (["nowhere", "nowhere", "--step", "5"], "--step is of training runs: neither A nor B is"),
+    ):
+        assert main(["diff", *words]) == 2
+        assert message in capsys.readouterr().err
