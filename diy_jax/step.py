@@ -38,7 +38,8 @@ class StepResult(NamedTuple):
         loss: the mean over all counted tokens of the step, before the update.
         grad_norm: of its gradient over all parameters together, before clipping.
         tokens: how many were counted.
-        skipped: True where loss or norm were not finite, and nothing was changed.
+        skipped: True where loss or norm were not finite or no token was counted, and nothing was
+            changed.
     """
 
     loss: Any

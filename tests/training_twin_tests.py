@@ -104,6 +104,29 @@ class RunTests(Twin):
         assert position["skipped_steps"] == position["skipped_in_a_row"] == 2
         assert same_bits(runs.state("wild", 3), runs.state("wild", 1))
 
+    def test_a_batch_of_prompts_changes_nothing_and_the_run_goes_on(
+        self, runs: Runs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """Prompts longer than rows: of seven batches at most two hold an answer."""
+        text = tmp_path / "long.jsonl"
+        record = {"prompt": "the cat sat on " * 21, "completion": "mats"}
+        text.write_text(f"{json.dumps(record)}\n{json.dumps(record | {'completion': 'rats'})}\n")
+        changes: dict[str, Any] = {"steps": 7, "max_skipped_steps": 2, "eval_every": 0}
+        changes |= {"checkpoint_every": 1, "keep_last": 7}
+        data = DataConfig(train=str(text), tokenizer="bytes")
+        assert runs.train("prompts", data=data, **changes) == 0
+        found = rows(runs.folder / "prompts")
+        empty = [row["step"] for row in found if row["tokens"] == 0]
+        assert len(empty) >= 5
+        for row in found:
+            assert (row["loss"] is None) == row["skipped"] == (row["step"] in empty)
+        for step in empty[1:]:
+            assert same_bits(runs.state("prompts", step - 1), runs.state("prompts", step))
+        assert runs.position("prompts", 7)["tokens"] == 2 * len("mats") + 2
+        said = capfd.readouterr().err
+        assert f"no token was counted in {len(empty)} of 7 steps" in said
+        assert "not finite" not in said
+
     def test_a_run_from_a_directory_goes_on_without_it(self, tmp_path: Path, runs: Runs) -> None:
         """In float32, from a model and a text that are gone when it goes on."""
         model, own = tmp_path / "model", self.make(tmp_path)

@@ -27,7 +27,8 @@ class StepResult(Protocol):
         loss: the mean over the counted tokens of the step, before the update.
         grad_norm: of the gradient, before clipping.
         tokens: that were counted.
-        skipped: True where loss or norm were not finite, and nothing was changed.
+        skipped: True where loss or norm were not finite or no token was counted, and nothing was
+            changed.
     """
 
     @property
@@ -53,7 +54,7 @@ class Trainer(Protocol):
     matmul_peak: float | None
 
     def train_step(self, batch: Batch, learning_rate: float, step: int) -> StepResult:
-        """One optimizer step; a step that is not finite is skipped. `step` counts from 0."""
+        """One optimizer step, skipped if it is not finite or counts no token; the first is 0."""
 
     def evaluate(self, batch: Batch) -> tuple[SupportsFloat, SupportsInt]:
         """The sum of the cross-entropies of a batch, and the number of its counted tokens."""

@@ -20,7 +20,7 @@ from diy_core.training.run_directory import RunDirectory
 from diy_core.training.saving import Keeper
 from diy_core.training.schedule import learning_rate
 from diy_core.training.signals import Interruption
-from diy_core.training.skipping import skipped_line, too_many_skipped
+from diy_core.training.skipping import Uncounted, skipped_line, too_many_skipped
 from diy_core.training.state import Position
 
 _PAUSE = 30.0  # seconds between two drawings of the curves
@@ -82,6 +82,7 @@ class _Run:
         self._position = position
         self._pending: _Pending | None = None
         self._timing: dict[str, Any] = {}
+        self._start, self._uncounted = position.step, Uncounted(config, report.say)
         trainer = pieces.trainer
         positions = config.batch_size * config.sequence_length
         self._clock = Clock(positions, trainer.flops_per_token, trainer.matmul_peak)
@@ -113,6 +114,7 @@ class _Run:
             with self._interruption.answering("saving and leaving after this step"):
                 begun = self._begin_step(begun)
         self._read_pending()
+        self._uncounted.finish(self._position.step - self._start)
         self._save_at_the_end()
         return self._position
 
@@ -171,14 +173,16 @@ class _Run:
         self._pending = None
         loss, norm, tokens = float(result.loss), float(result.grad_norm), int(result.tokens)
         skipped, old = bool(result.skipped), self._position
+        uncounted = skipped and not tokens  # says nothing about the weights, good or bad
+        streak = old.skipped_in_a_row + 1 if skipped else 0
         self._position = dataclasses.replace(
             old,
             step=old.step + 1,
             tokens=old.tokens + (0 if skipped else tokens),
             skipped_steps=old.skipped_steps + skipped,
-            skipped_in_a_row=old.skipped_in_a_row + 1 if skipped else 0,
+            skipped_in_a_row=old.skipped_in_a_row if uncounted else streak,
         )
-        self._keeper.holding = skipped
+        self._keeper.holding = self._position.skipped_in_a_row > 0
         row = self._metrics.step(
             self._position.step,
             loss=loss,
@@ -189,7 +193,9 @@ class _Run:
             skipped=skipped,
         )
         self._show(row)
-        if skipped:
+        if uncounted:
+            self._uncounted.add(self._position.step - self._start)
+        elif skipped:
             self._skip(loss, norm)
 
     def _show(self, row: dict[str, Any]) -> None:

@@ -6,8 +6,9 @@
 
 A line for each step, counted from 1, so that step 7 is what the checkpoint of step 7 holds; and a
 line for each evaluation, that of step 0 before the first step. `tokens` are those that the loss
-counts; what is not finite is null. Nothing in them depends on the clock, so a run that was killed
-and resumed has the same bytes as one that was not. Seconds are in `timings.jsonl`.
+counts; what is not finite is null, as are loss and norm of a step in which no token counts. Nothing
+in them depends on the clock, so a run that was killed and resumed has the same bytes as one that
+was not. Seconds are in `timings.jsonl`.
 """
 
 from __future__ import annotations

@@ -168,6 +168,8 @@ def line(row: dict[str, Any], timing: dict[str, Any], steps: int, width: int | N
 
 
 def _losses(row: dict[str, Any]) -> list[str]:
+    if row["skipped"] and row.get("tokens") == 0:
+        return ["no token counted"]
     loss = "loss not finite" if row["loss"] is None else f"loss {row['loss']:.4f}"
     if not row["skipped"]:
         return [loss]

@@ -32,8 +32,9 @@ class Position:
         seed: of the run.
         step: steps taken, skipped ones among them; also the number of the next, counted from 0.
         tokens: that were counted in the loss of the steps that were not skipped.
-        skipped_steps: of all steps.
-        skipped_in_a_row: the last so many steps were skipped.
+        skipped_steps: of all steps, those that changed nothing.
+        skipped_in_a_row: the last so many steps were not finite; one in which no token counted
+            neither adds to them nor ends them.
         data: the position in the data, JSON of the data's own making; None: at its beginning.
     """
 

@@ -1,4 +1,4 @@
-"""Steps that are not finite, with a trainer of numpy alone: they cost no good checkpoint."""
+"""Steps that change nothing, with a trainer of numpy alone: they cost no good checkpoint."""
 
 from __future__ import annotations
 
@@ -97,3 +97,58 @@ def test_a_checkpoint_from_a_streak_is_not_named_as_one_from_before(
     with pytest.raises(TrainingError, match=r"up to 10, .*that of step 5 in"):
         runner(resume=True, **options)
     assert runner.checkpoints == [5, 8]
+
+
+def test_steps_without_a_counted_token_are_no_fault(
+    runner: Runner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """More in a row than may be skipped, and they keep no checkpoint from being written."""
+    empty = list(range(1, 9))
+    options: dict[str, Any] = {"max_skipped_steps": 3, "keep_last": 1, "log_every": 1}
+    assert runner(model={"empty_at": empty}, **options) == 0
+    assert runner.checkpoints == [12]
+    rows = runner.rows
+    assert [row["step"] - 1 for row in rows if row["skipped"]] == empty
+    for row in (rows[step] for step in empty):
+        assert row["loss"] is row["grad_norm"] is None
+        assert row["tokens"] == 0
+        assert row["total_tokens"] == rows[0]["total_tokens"] > 0
+    assert b"NaN" not in runner.metrics
+    assert runner.pieces is not None
+    extra = runner.pieces.store.restore(12)
+    assert extra["skipped_steps"] == len(empty)  # the optimizer moved four times
+    assert extra["skipped_in_a_row"] == 0
+    said = capfd.readouterr().err
+    assert "not finite" not in said
+    assert said.count("step 5/12  no token counted") == 1
+    remedy = "longer sequence_length (now 8) or a larger batch_size (now 4)"
+    assert f"no token was counted in 1 of 2 steps, which changed nothing: {remedy}" in said.replace(
+        "prompts or padding fill the batch. With a ", ""
+    )
+    assert "no token was counted in 8 of 12 steps" in said
+
+
+def test_where_no_step_counts_a_token_the_run_says_so(
+    runner: Runner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert runner(model={"empty_at": list(range(12))}) == 0
+    said = capfd.readouterr().err
+    for steps in ("the first step", "any of the first 10 steps", "any of the first 12 steps"):
+        assert f"no token was counted in {steps}, and nothing was learnt" in said
+
+
+def test_they_neither_end_nor_lengthen_a_streak(runner: Runner) -> None:
+    options: dict[str, Any] = {"model": {"nan_at": [6, 8, 10], "empty_at": [7, 9]}}
+    with pytest.raises(TrainingError, match="3 steps in a row, up to 11"):
+        runner(max_skipped_steps=3, checkpoint_every=1, **options)
+    assert runner.checkpoints[-1] == 6
+
+
+def test_going_on_gives_the_same_metrics_as_one_run(runner: Runner) -> None:
+    options: dict[str, Any] = {"model": {"empty_at": [2, 3, 4, 7]}}
+    whole = Runner(runner.path.with_name("whole"))
+    assert whole(**options) == 0
+    assert runner(stop_at=4, **options) == 0
+    assert runner(resume=True, **options) == 0
+    assert runner.metrics == whole.metrics
+    assert runner.trainer.weights.tobytes() == whole.trainer.weights.tobytes()

@@ -1,7 +1,8 @@
 """A trainer of numpy alone, for the tests of the loop; as a script, its `train` command.
 
 The config's `model` says how it behaves: `size`; `nan_at`, steps (from 0) that are not finite;
-`step_seconds`; `save_seconds`, how long a checkpoint takes, in the background if `background`.
+`empty_at`, steps whose batch has no label; `step_seconds`; `save_seconds`, how long a checkpoint
+takes, in the background if `background`.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class FakeTrainer:
         tokens = np.int32((batch["labels"] != -100).sum())
         gradient = self.weights - np.float32(batch["input_ids"].mean())
         loss, norm = np.float32((gradient**2).mean()), np.float32(np.linalg.norm(gradient))
+        if step in self.options.get("empty_at", ()):
+            return Result(np.float32(np.nan), np.float32(np.nan), np.int32(0), np.bool_(True))
         if step in self.options.get("nan_at", ()):
             return Result(np.float32(np.nan), np.float32(np.inf), tokens, np.bool_(True))
         self.mean = np.float32(0.9) * self.mean + gradient
