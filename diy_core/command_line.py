@@ -117,7 +117,8 @@ def _add_data(commands: Any) -> None:
         "sources",
         metavar="SOURCE",
         nargs="+",
-        help="files, directories, patterns, or builtin:pydoc (the help texts of Python)",
+        help="files (also .gz, .zst, .bz2 and .xz), directories, patterns, or builtin:pydoc (the "
+        "help texts of Python)",
     )
     data.add_argument("--out", required=True, metavar="DIR", help="the directory to write")
     data.add_argument(
@@ -146,6 +147,11 @@ def _add_data(commands: Any) -> None:
         "--workers", type=int, metavar="N", help="processes (default: one for each CPU)"
     )
     data.add_argument("--overwrite", action="store_true", help="replace prepared data at DIR")
+    data.add_argument(
+        "--json",
+        action="store_true",
+        help="print one object: what was written, read and passed over (default: lines)",
+    )
 
 
 def _add_export(commands: Any) -> None:
@@ -206,11 +212,12 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
 
 def _generate(arguments: argparse.Namespace, load: Callable[[], Commands]) -> None:
     from diy_core.checkpoints.hf_directory import require_directory
+    from diy_core.prompt import read_prompt
     from diy_core.tokenizer import Tokenizer
 
     require_directory(arguments.model)
     tokenizer = Tokenizer.from_pretrained(Path(arguments.model))
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    prompt = read_prompt(arguments.prompt)
     ids = (
         tokenizer.encode_chat([{"role": "user", "content": prompt}])
         if arguments.chat
@@ -250,9 +257,17 @@ def _prepare(arguments: argparse.Namespace) -> None:
         progress=True,
     )
     assert data.report is not None
-    print(what_was_read(data.report))
     held_out = data.path / VALIDATION
-    for part in [data, *([TokenData(held_out)] if held_out.is_dir() else [])]:
+    parts = [data, *([TokenData(held_out)] if held_out.is_dir() else [])]
+    if arguments.json:
+        names = ("path", "documents", "tokens")
+        written = [(str(part.path), len(part), part.tokens.size) for part in parts]
+        told = [dict(zip(names, values, strict=True)) for values in written]
+        validation = told[1] if told[1:] else None
+        print(json.dumps({**told[0], "validation": validation, "report": data.report}))
+        return
+    print(what_was_read(data.report))
+    for part in parts:
         documents, tokens = counted(len(part), "document"), counted(part.tokens.size, "token")
         print(f"{part.path}: {documents}, {tokens}")
 

@@ -104,23 +104,23 @@ def plan(found: Found, separator: str | None) -> Plan:
     Raises:
         DataError: files that are empty or cannot be read; all of them.
     """
-    made, faults = Plan(), []
+    made, faults, no_lines = Plan(), [], []
     parts: list[Part] = []
     for path in found.paths:
         try:
             parts += _cut(path, separator, made)
         except _NoLines:
-            if path not in found.named:
-                found.pass_over(path, NO_LINES)
-                continue
+            no_lines.append(path)
+        except DataError as error:
+            faults += [f"{path}: {fault}" for fault in error.faults]
+    for path in no_lines:
+        if path in found.named or not made.sources:
             faults.append(
                 f"{path}: is {NO_LINES}: write one object a line and name it .jsonl, as "
                 "jq -c '.[]' makes them of a list"
             )
-        except DataError as error:
-            faults += [f"{path}: {fault}" for fault in error.faults]
-    if not faults and not made.sources:
-        faults = [f"no file is left: {path} is {NO_LINES}" for path in found.paths]
+        else:
+            found.pass_over(path, NO_LINES)
     if faults:
         raise DataError(SOURCES, faults)
     made.shards = list(_shards(parts))

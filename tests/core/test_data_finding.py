@@ -1,0 +1,203 @@
+"""What a directory, a pattern and a name stand for, and what is passed over with its reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from diy_core.data import DataError, prepare
+from diy_core.data.finding import (
+    ABOUT,
+    AGAIN,
+    ARCHIVE,
+    FOLDER,
+    HIDDEN,
+    LEFT_BEHIND,
+    NO_FILE,
+    OTHER_KIND,
+    survey,
+)
+from diy_core.data.sources import NO_LINES
+from tests.data_files import jsonl, texts
+
+
+def put(top: Path, *names: str) -> None:
+    for name in names:
+        file = top / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            file.mkdir()
+        else:
+            file.write_text(json.dumps({"text": name}) + "\n")
+
+
+def relative(top: Path, names: list[str]) -> list[str]:
+    return [name.removeprefix(f"{top}/") for name in names]
+
+
+def passed(top: Path) -> dict[str, list[str]]:
+    return {why: relative(top, names) for why, names in survey(top).passed_over.items()}
+
+
+def test_what_is_no_data_is_passed_over_with_its_reason(tmp_path: Path) -> None:
+    top = tmp_path / "corpus"
+    put(top, "00.jsonl", "01.JSONL", "b/02.ndjson", "b/c.txt", "d.jsonl.gz", "README.md")
+    put(top, "._00.jsonl", ".ipynb_checkpoints/00-checkpoint.jsonl", ".git/x.txt", ".DS_Store")
+    put(top, ".cache/huggingface/a.jsonl", "~$c.txt", "__MACOSX/00.jsonl", "_temporary/0/a.jsonl")
+    put(top, "00.jsonl~", "b/#c.txt#", "Thumbs.db", "_SUCCESS", "a.csv", "a.jsonl.bak", "e.csv.gz")
+    put(top, "b/f.zip", "g.tar.gz", "h.7z", "LICENSE.txt", "b/License.md", "code/README.md")
+    os.mkfifo(top / "i.jsonl")
+    found = survey(top)
+    assert relative(top, found.paths) == [
+        *("00.jsonl", "01.JSONL", "b/02.ndjson", "b/c.txt", "code/README.md", "d.jsonl.gz")
+    ]
+    assert {why: sorted(names) for why, names in passed(top).items()} == {
+        HIDDEN: [".DS_Store", "._00.jsonl", ".cache/", ".git/", ".ipynb_checkpoints/", "~$c.txt"],
+        LEFT_BEHIND: ["00.jsonl~", "Thumbs.db", "__MACOSX/", "_temporary/", "b/#c.txt#"],
+        OTHER_KIND: ["_SUCCESS", "a.csv", "a.jsonl.bak", "e.csv.gz"],
+        ARCHIVE: ["b/f.zip", "g.tar.gz", "h.7z"],
+        ABOUT: ["LICENSE.txt", "README.md", "b/License.md"],
+        NO_FILE: ["i.jsonl"],
+    }
+    # Named itself, a file is read whatever it is called; and so is a folder.
+    for name in ("._00.jsonl", "README.md", ".git", "a.jsonl.bak", "_temporary"):
+        assert len(survey(top / name).paths) == 1
+
+
+def test_texts_about_themselves_are_texts(tmp_path: Path) -> None:
+    put(tmp_path, "README.md", "a/LICENSE.txt", "a/b.txt")
+    assert relative(tmp_path, survey(tmp_path).paths) == ["README.md", "a/LICENSE.txt", "a/b.txt"]
+
+
+def test_a_directory_without_data_says_what_is_there(tmp_path: Path) -> None:
+    put(tmp_path, "README.md", "a.csv", "b.csv", "c.csv", "d.csv", ".hidden.txt", "e.zip")
+    message = (
+        rf"no file ending in .txt, .* at {tmp_path}; .*a.csv.* and 1 more: of a kind that is not "
+        rf"read; .*e.zip: archives, to be unpacked first; .*README.md: about the data"
+    )
+    with pytest.raises(DataError) as caught:
+        survey(tmp_path)
+    assert all(re.search(part, str(caught.value)) for part in message.split("; "))
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    top, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    put(top, "a.txt", "deep/b.txt")
+    put(elsewhere, "c.txt", "more/d.txt")
+    (top / "linked").symlink_to(elsewhere)  # part of the corpus lies on another disk
+    (elsewhere / "more" / "up").symlink_to(top)
+    (top / "deep" / "here").symlink_to(".")
+    (top / "e.txt").symlink_to("a.txt")
+    os.link(top / "a.txt", top / "f.txt")
+    found = survey(top)
+    assert relative(top, found.paths) == [
+        "a.txt",
+        "deep/b.txt",
+        "linked/c.txt",
+        "linked/more/d.txt",
+    ]
+    assert relative(top, found.passed_over[AGAIN]) == [
+        "deep/here/",
+        "linked/more/up/",
+        "e.txt",
+        "f.txt",
+    ]
+    shutil.copy(top / "a.txt", top / "g.txt")  # two files of the same content are both read
+    data = prepare(top, tmp_path / "out", tokenizer="bytes")
+    assert data.report is not None
+    assert data.report["same_content"] == [[f"{top}/a.txt", f"{top}/g.txt"]]
+    assert len(data) == 5
+
+
+@pytest.mark.parametrize("target", ["gone.txt", "b.txt"])
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path, target: str) -> None:
+    put(tmp_path, "a.txt")
+    (tmp_path / "b.txt").symlink_to(target)
+    for source in (tmp_path, tmp_path / "b.txt"):
+        with pytest.raises(DataError, match=rf"b\.txt is a link to {target}, which cannot be"):
+            survey(source)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter, as pytest's may be its user's own."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def test_what_may_not_be_read_is_an_error(open_folder: Path) -> None:
+    put(open_folder, "corpus/a.txt", "corpus/private/b.txt", "corpus/c.txt")
+    program = (
+        "import os, sys\n"
+        "from diy_core.data import preparation, encoding\n"
+        "os.chmod('corpus/private', 0), os.chmod('corpus/c.txt', 0)\n"
+        "if not os.geteuid(): os.setresuid(65534, 65534, 65534)\n"
+        "for source in ('corpus', 'corpus/c.txt'):\n"
+        "    try: preparation.prepare(source, 'out', tokenizer='bytes')\n"
+        "    except ValueError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=open_folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    (open_folder / "corpus" / "private").chmod(0o700)
+    assert done.stdout == (
+        "sources: corpus/private cannot be read: Permission denied\n"
+        "sources: corpus/c.txt: cannot be read: Permission denied\n"
+    ), done.stderr
+
+
+def test_patterns_name_files_and_say_which_folders_they_matched(tmp_path: Path) -> None:
+    put(tmp_path, "a.txt", "b/c.txt", "d.csv")
+    found = survey(f"{tmp_path}/*")
+    assert relative(tmp_path, found.paths) == ["a.txt", "d.csv"]
+    assert {why: relative(tmp_path, names) for why, names in found.passed_over.items()} == {
+        FOLDER: ["b/"]
+    }
+    assert relative(tmp_path, survey(f"{tmp_path}/**").paths) == ["a.txt", "b/c.txt", "d.csv"]
+    with pytest.raises(DataError, match="what it matches are folders, to be named themselves"):
+        survey(f"{tmp_path}/b*")
+
+
+def test_json_is_read_where_it_holds_lines(tmp_path: Path) -> None:
+    jsonl(tmp_path / "lines.json", [{"text": "one"}, {"text": "two"}])  # as in C4
+    (tmp_path / "dataset_info.json").write_text('{\n  "features": {}\n}\n')
+    (tmp_path / "list.json").write_text('[{"text": "x"},\n {"text": "y"}]')
+    (tmp_path / "one.json").write_text('{"text": "z"}\n')
+    data = prepare(tmp_path, tmp_path / "out", tokenizer="bytes")
+    assert texts(data) == ["one", "two"]
+    assert data.report is not None
+    passed_over = data.report["passed_over"][NO_LINES]["names"]
+    assert relative(tmp_path, passed_over) == [
+        "dataset_info.json",
+        "list.json",
+        "one.json",
+    ]
+    (tmp_path / "lines.json").unlink()
+    for source in (tmp_path, tmp_path / "list.json"):
+        with pytest.raises(DataError, match=r"list\.json: is one JSON value, and not an obj"):
+            prepare(source, tmp_path / "out2", tokenizer="bytes")
+
+
+def test_a_readme_beside_parquet_is_no_document(tmp_path: Path) -> None:
+    put(tmp_path, "README.md")
+    (tmp_path / "data").mkdir()
+    table = pyarrow.table({"text": ["one"], "id": [1]})
+    pyarrow.parquet.write_table(table, tmp_path / "data" / "train.parquet")
+    assert texts(prepare(tmp_path, tmp_path / "out", tokenizer="bytes")) == ["one"]
+    assert passed(tmp_path)[ABOUT] == ["README.md"]

@@ -1,0 +1,141 @@
+"""What `prepare` says of what it read: in `data.json`, in lines for people, and as JSON."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from diy_core.data import DataError, TokenData, prepare
+from diy_core.data import sources as cutting
+from diy_jax.__main__ import main
+from tests.data_files import jsonl, texts
+
+EXPECTED = {
+    "files": {".jsonl": 1, ".parquet": 1, ".txt": 2, ".txt.gz": 1},
+    "passed_over": {
+        "hidden": {"count": 1, "names": ["{}/.DS_Store"]},
+        "of a kind that is not read": {"count": 5, "names": [f"{{}}/{i}.csv" for i in range(5)]},
+    },
+    "same_content": [],
+    "documents": {"completion": 1, "text": 33},
+    "empty": 3,
+    "marks": 1,
+    "columns": {"id": 32, "url": 1},
+}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    top = tmp_path / "corpus"
+    top.mkdir()
+    rows: list[Any] = [{"text": f"line {i}", "id": i} for i in range(30)]
+    rows += [{"text": " "}, {"prompt": "1 + 1 = ", "completion": "2", "url": "x"}]
+    jsonl(top / "a.jsonl", rows)
+    table = pyarrow.table({"text": ["row", "\n"], "id": [1, None]})
+    pyarrow.parquet.write_table(table, top / "b.parquet")
+    (top / "c.txt.gz").write_bytes(gzip.compress("one\n\ufefftwo".encode()))
+    (top / "d.txt").write_text(" \n")
+    (top / "e.txt").write_text("\ufefflast")
+    (top / ".DS_Store").touch()
+    for i in range(5):
+        (top / f"{i}.csv").touch()
+    return top
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_report_says_what_was_read_and_what_was_not(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 200)
+    options: dict[str, Any] = {"tokenizer": "bytes", "validation": 0.1, "workers": workers}
+    data = prepare(corpus, tmp_path / "out", **options)
+    assert data.report == json.loads(json.dumps(EXPECTED).replace("{}", str(corpus)))
+    validation = TokenData(tmp_path / "out" / "validation")
+    assert validation.report is None
+    documents = texts(data) + texts(validation)
+    assert len(documents) == 34
+    assert "one\ntwo" in documents  # files that were joined have their marks in the middle
+    assert "last" in documents
+
+
+def test_the_command_says_it_in_lines_or_as_json(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", str(corpus), "--tokenizer", "bytes", "--workers", "1", "--out"]
+    assert main([*words, str(tmp_path / "lines")]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0] == (
+        "read 1 .jsonl, 1 .parquet, 2 .txt, 1 .txt.gz files: 1 completion, 33 texts"
+    )
+    assert printed.err.splitlines() == [
+        f"passed over, hidden: {corpus}/.DS_Store",
+        f"passed over, of a kind that is not read: {corpus}/0.csv, {corpus}/1.csv, {corpus}/2.csv "
+        "and 2 more",
+        "left out, nothing but white space: 3 documents",
+        "passed over, columns (and how many records have them): id (32), url (1)",
+        "left out, byte order marks inside of files: 1",
+    ]
+    out = tmp_path / "json"
+    assert main([*words, str(out), "--json", "--validation", "0.1"]) == 0
+    told, data = json.loads(capsys.readouterr().out), TokenData(out)
+    assert told.pop("report") == data.report
+    held_out = told.pop("validation")
+    assert told == {"path": str(out), "documents": len(data), "tokens": data.tokens.size}
+    assert held_out["path"] == str(out / "validation")
+    assert held_out["documents"] + told["documents"] == 34
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "größer\n".encode("utf-16"), r"a.txt: looks like UTF-16 \(.* -f UTF-16 -t UTF-8"),
+        ("a.jsonl", '{"text": "größer"}\n'.encode("utf-16-le"), "a.jsonl: looks like UTF-16LE"),
+        ("a.jsonl", b'{"text": "caf\xe9"}\n', r"line 1: byte 13 \(0xe9\).*Latin-1.*'.*café.*iconv"),
+        ("a.txt", b"he said \x93no\x94\n", r"byte 8 \(0x93\) is not UTF-8: .*Windows-1252.*CP1252"),
+        ("a.txt", b"text\0\0", r"byte 4 is NUL \(0x00\)"),
+        ("a.jsonl", b'{"text": "x"}\n\0\0\0', r"line 2: byte 14 is NUL \(0x00\)"),
+        ("a.jsonl", gzip.compress(b"{}"), "a.jsonl: looks like gzip data: add .gz to its name"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "LFS pointer .*lfs pull"),
+        ("a.txt", b"version https://git-lfs.github.com/spec/v1\n", "LFS pointer .*lfs pull"),
+    ],
+)
+def test_other_encodings_are_named_with_the_place(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        prepare(tmp_path, tmp_path / "out", tokenizer="bytes")
+
+
+def test_line_ends_of_windows_separate_records_and_stay_in_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a\\r\\nb"}\r\n{"text": "c"}\r\n')
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "d"}\n\xef\xbb\xbf{"text": "e"}\n')
+    (tmp_path / "c.txt").write_bytes(b"f\r\ng\r\n")
+    data = prepare(tmp_path, tmp_path / "out", tokenizer="bytes")
+    assert texts(data) == ["a\r\nb", "c", "d", "e", "f\r\ng\r\n"]
+
+
+def test_lines_are_numbered_without_reading_the_file_again_for_each_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 100)
+    rows: list[Any] = [{"text": f"line {i}"} for i in range(2000)]
+    file = jsonl(tmp_path / "a.jsonl", [*rows[:1500], {"no": 1}, *rows])
+    read = 0
+    count = Path("/proc/self/io")
+
+    def bytes_read() -> int:
+        return int(count.read_text().split()[1])
+
+    if count.exists():
+        read = bytes_read()
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1501: has no text in 'text'"):
+        prepare(file, tmp_path / "out", tokenizer="bytes")
+    if count.exists():
+        assert bytes_read() - read < 20 * file.stat().st_size

@@ -1,0 +1,31 @@
+"""A prompt that is not UTF-8 is named as what was given: standard input, or a word."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import pytest
+
+from diy_core.prompt import read_prompt
+
+
+def given(monkeypatch: pytest.MonkeyPatch, content: bytes) -> str:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    return read_prompt("-")
+
+
+def test_a_prompt_is_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert given(monkeypatch, "\ufeffgrößer\r\nnext\n".encode()) == "größer\nnext\n"
+    assert given(monkeypatch, b"") == ""
+    assert read_prompt("größer\r\n") == "größer\r\n"
+
+
+def test_what_is_not_utf8_is_named_with_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"^standard input: byte 2 \(0xf6\) is not UTF-8: it loo"):
+        given(monkeypatch, "größer".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"^standard input: .*looks like UTF-16 .*iconv -f UTF-16"):
+        given(monkeypatch, "größer".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"^PROMPT: byte 2 \(0xf6\) is not UTF-8: it looks like L"):
+        read_prompt(os.fsdecode("größer".encode("latin-1")))
