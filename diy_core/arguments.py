@@ -90,6 +90,28 @@ class Version(argparse.Action):
         raise SystemExit(0)
 
 
+def in_shell_words(text: str, parser: argparse.ArgumentParser, command: str) -> str:
+    """An error of a function, told to somebody who gave options and no arguments.
+
+    `overwrite=True` becomes `--overwrite`, `to='hf'` becomes `--to hf`, and `max_new_tokens (9)`
+    becomes `--max-new-tokens (9)`, where the command has that option; all else stays.
+
+    Args:
+        text: the error.
+        parser: of the program.
+        command: the one that was given.
+    """
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    for action in commands.choices[command]._actions:
+        if not action.option_strings:
+            continue
+        option, name = action.option_strings[-1], rf"(?<![\w.-]){re.escape(action.dest)}"
+        text = re.sub(rf"{name}=True\b", option, text)
+        text = re.sub(rf"{name}=(['\"]?)([^\s'\"():,;]+)\1", rf"{option} \2", text)
+        text = re.sub(rf"{name}(?= \(| must )", option, text)
+    return text
+
+
 def positive(text: str) -> int:
     """A count of at least 1, as argparse's `type`.
 

@@ -11,7 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diy_core.arguments import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ArgumentParser, Version, positive
+from diy_core.arguments import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    ArgumentParser,
+    Version,
+    in_shell_words,
+    positive,
+)
 from diy_core.ctrl_c import plain_ctrl_c
 from diy_core.disk import described
 from diy_core.errors import CheckpointError
@@ -84,6 +91,11 @@ def _add_generate(commands: Any, devices: str) -> None:
     generate.add_argument("model", metavar="MODEL_DIR", help="a Hugging Face directory")
     generate.add_argument("prompt", metavar="PROMPT", help="- reads it from standard input")
     generate.add_argument("--chat", action="store_true", help="answer PROMPT as a chat")
+    generate.add_argument(
+        "--chat-template",
+        metavar="NAME",
+        help="with --chat: which of several templates (default: the model's default)",
+    )
     generate.add_argument(
         "--max-new-tokens",
         type=positive,
@@ -196,7 +208,7 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
             with notes_of_command(strict=arguments.strict):
                 _generate(arguments, load)
     except (CheckpointError, ValueError) as error:
-        complain(f"{what}: {error}")
+        complain(f"{what}: {in_shell_words(str(error), parser, arguments.command)}")
         return EXIT_BAD_INPUT
     except OSError as error:
         complain(f"{what}: {described(error)}")
@@ -219,7 +231,9 @@ def _generate(arguments: argparse.Namespace, load: Callable[[], Commands]) -> No
     tokenizer = Tokenizer.from_pretrained(Path(arguments.model))
     prompt = read_prompt(arguments.prompt)
     ids = (
-        tokenizer.encode_chat([{"role": "user", "content": prompt}])
+        tokenizer.encode_chat(
+            [{"role": "user", "content": prompt}], chat_template=arguments.chat_template
+        )
         if arguments.chat
         else tokenizer.encode(prompt)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Iterable
@@ -24,6 +23,8 @@ def versions(packages: Iterable[str]) -> str:
 
 def version(package: str) -> str | None:
     """Of an installed package; None where it is not installed."""
+    import importlib.metadata  # late: it takes a third of the time of `--help`
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

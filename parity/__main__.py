@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from diy_core.arguments import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ArgumentParser, Version, positive
+from diy_core.arguments import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    ArgumentParser,
+    Version,
+    in_shell_words,
+    positive,
+)
 from diy_core.errors import CheckpointError
 from diy_core.notes import add_strict, notes_of_command
 from diy_core.requirements import missing, require
 from parity.checkpoint_commands import add_checkpoint_commands
+from parity.progress import spinner
 from parity.trace_commands import add_trace_commands
 
 EXIT_FAILED = 1
@@ -128,6 +133,8 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from parity import certificate, check, compare, report, report_page, sweep
     from parity.environment import choose_device, describe
 
@@ -144,7 +151,7 @@ def _check(arguments: argparse.Namespace) -> int:
     console = Console(stderr=arguments.json == "-")
     checks: list[compare.Check] = []
     proven: list[certificate.Proven] = []
-    with _progress() as progress:
+    with spinner() as progress:
         if arguments.model:
             found = check.check_model(arguments.model, device, dtypes, plan, progress)
             console.print(report.table(found.checks, f"{arguments.model} on {device.name}"))
@@ -231,20 +238,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     )
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A spinner on a terminal; nothing elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda message: None
-        return
-    with console.status("starting") as status:
-        yield status.update
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors of the input are one message and exit code 2."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
     what = f"parity {arguments.command}"
     try:
         if "both" in arguments:
@@ -253,7 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             result: int = arguments.run(arguments)
         return result
     except (CheckpointError, ValueError, OSError) as error:
-        print(f"{what}: {error}", file=sys.stderr)
+        said = in_shell_words(str(error), parser, arguments.command)
+        print(f"{what}: {said}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except ModuleNotFoundError as error:
         print(missing(what, error), file=sys.stderr)

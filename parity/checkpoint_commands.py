@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.filesize import decimal
+from typing import Any
 
 from diy_core.notes import add_strict, settle
-
-if TYPE_CHECKING:
-    from diy_core.checkpoints.transfer import Progress
+from parity.progress import amount, bar
 
 EXIT_DIFFERENT = 1
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -132,7 +125,7 @@ def size(text: str) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from parity.convert import KINDS, convert
 
-    with progress_bar() as progress:
+    with bar() as progress:
         done = convert(
             arguments.source,
             arguments.destination,
@@ -146,23 +139,24 @@ def _convert(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     settle(arguments.source, done.notes)
-    rate = decimal(int(done.nbytes / max(done.seconds, 1e-9)))
     checked = "read back and compared" if done.verified else "not read back"
     if done.source_verified:
         checked += ", source checked against its sums"
     print(
         f"{arguments.destination}: {KINDS[done.kind]}, {done.tensors} tensors, "
-        f"{decimal(done.nbytes)} in {done.seconds:.1f} s ({rate}/s), {checked}"
+        f"{amount(done.nbytes, done.seconds)}, {checked}"
     )
     return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from parity import inspection, report, run_inspection
     from parity.run_checkpoint import place_of_run
 
     path, options, show = arguments.path, {"verify": arguments.verify}, inspection.show
-    with progress_bar() as progress:
+    with bar() as progress:
         if place_of_run(path):
             options["step"], show = arguments.step, run_inspection.show_run
             record = run_inspection.inspect_run(path, **options, progress=progress)
@@ -180,11 +174,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from parity import inspection, report, run_diff, run_report
     from parity.run_checkpoint import place_of_run
 
     paths, show = (arguments.one, arguments.other), inspection.show_diff
-    with progress_bar() as progress:
+    with bar() as progress:
         if any(place_of_run(path) for path in paths):
             options = {"step": arguments.step, "verify": arguments.verify}
             record = run_diff.diff_runs(*paths, **options, progress=progress)
@@ -200,33 +196,3 @@ def _diff(arguments: argparse.Namespace) -> int:
     if arguments.json != "-":
         show(record, Console())
     return 0 if record["equal"] else EXIT_DIFFERENT
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Bytes, rate and time left on a terminal; nothing elsewhere."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda what, done, total: None
-        return
-    columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), *columns, console=console, transient=True
-    ) as bars:
-        tasks: dict[str, Any] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield update

@@ -108,9 +108,11 @@ def convert(
     reader = open_checkpoint(source, untie=untie)
     kind = to or default_kind(reader.kind, destination)
     if kind not in WRITERS:
-        raise ValueError(f"kind {kind!r} is not supported; choose one of {sorted(WRITERS)}")
+        raise ValueError(f"to={kind!r} is no kind of checkpoint: choose one of {sorted(WRITERS)}")
     if kind != "gguf" and destination.suffix == ".gguf":
-        raise ValueError(f"{destination} is the name of a GGUF file: leave --to out, or the .gguf")
+        raise ValueError(
+            f"{destination} is the name of a GGUF file: leave to={kind!r} or the .gguf out"
+        )
     if source.resolve() == destination.resolve():
         raise CheckpointError(destination, "is the source itself")
     options: dict[str, Any] = {"overwrite": overwrite}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from diy_core.notes import add_strict
+from parity.progress import spinner
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from parity.faults import Outcome
 
 EXIT_FOUND = 1
@@ -68,13 +67,15 @@ def add_trace_commands(
 
 
 def _trace(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from parity import report
     from parity.environment import choose_device
     from parity.twin_trace import trace_twins
 
     if arguments.tokens < 1:
         raise ValueError(f"--tokens must be at least 1, got {arguments.tokens}")
-    with _progress() as progress:
+    with spinner() as progress:
         progress("tracing")
         result = trace_twins(
             arguments.one,
@@ -93,6 +94,8 @@ def _trace(arguments: argparse.Namespace) -> int:
 
 
 def _faults(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from parity import report
     from parity.environment import choose_device
     from parity.faults import CATALOGUE, run_faults
@@ -103,6 +106,8 @@ def _faults(arguments: argparse.Namespace) -> int:
     chosen = [known[name] for name in arguments.names] or CATALOGUE
     console = Console()
     if arguments.list:
+        from rich.table import Table
+
         table = Table(box=None, pad_edge=False)
         for column in ("name", "what is wrong", "where"):
             table.add_column(column, overflow="fold")
@@ -110,7 +115,7 @@ def _faults(arguments: argparse.Namespace) -> int:
             table.add_row(fault.name, fault.sentence, fault.module)
         console.print(table)
         return 0
-    with _progress() as progress:
+    with spinner() as progress:
         outcomes = run_faults(chosen, choose_device(arguments.device), progress)
     if arguments.json:
         report.write_json(arguments.json, _record(outcomes))
@@ -120,6 +125,8 @@ def _faults(arguments: argparse.Namespace) -> int:
 
 
 def _show(outcomes: list[Outcome], console: Console) -> None:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     table.add_column("fault", no_wrap=True)
     for column in ("detected", "localised", "named"):
@@ -166,14 +173,3 @@ def _record(outcomes: list[Outcome]) -> dict[str, Any]:
             for outcome in outcomes
         ]
     }
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A spinner on a terminal; nothing elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda message: None
-        return
-    with console.status("starting") as status:
-        yield status.update

@@ -96,9 +96,7 @@ def _target(path: str | Path, overwrite: bool) -> Path:
 
 
 def _in_the_way(path: Path) -> CheckpointError:
-    return CheckpointError(
-        path, "exists already: --overwrite (in Python overwrite=True) replaces it"
-    )
+    return CheckpointError(path, "exists already: overwrite=True replaces it")
 
 
 def _temporary_name(path: Path) -> Path:

@@ -165,7 +165,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     if not overwrite:
-        raise DataError(out, "exists already: --overwrite (in Python overwrite=True) replaces it")
+        raise DataError(out, "exists already: overwrite=True replaces it")
     if not out.is_dir() or (any(out.iterdir()) and not (out / DESCRIPTION).is_file()):
         raise DataError(out, f"is not replaced: it has no {DESCRIPTION}, so it is no prepared data")
 

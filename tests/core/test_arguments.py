@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from diy_core.arguments import ArgumentParser, did_you_mean, spelled
+from diy_core.arguments import ArgumentParser, did_you_mean, in_shell_words, spelled
 from diy_core.command_line import build_parser
 from diy_core.training import options
 from parity.__main__ import build_parser as parity_parser
@@ -135,3 +135,20 @@ def test_the_version_names_what_is_installed(program: str, capsys: Capture) -> N
 )
 def test_what_is_near(name: str, known: list[str], meant: str | None) -> None:
     assert did_you_mean(name, known) == (f": did you mean {meant}?" if meant else "")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("max_new_tokens (9) make 14", "--max-new-tokens (9) make 14"),
+        ("max_new_tokens must be positive", "--max-new-tokens must be positive"),
+        ("dtype='bfloat16' is too small", "--dtype bfloat16 is too small"),
+        ("choose one (chat_template=NAME)", "choose one (--chat-template NAME)"),
+        ("its chat_template in x.json", "its chat_template in x.json"),
+        ("json=True will do", "--json will do"),
+        ("config.dtype (9), my_dtype must", "config.dtype (9), my_dtype must"),
+        ("overwrite=True replaces it", "overwrite=True replaces it"),
+    ],
+)
+def test_an_error_names_options_where_options_were_given(error: str, words: str) -> None:
+    assert in_shell_words(error, build_parser("diy-torch"), "generate") == words

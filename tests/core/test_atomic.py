@@ -385,7 +385,7 @@ def test_without_overwrite_nothing_is_replaced_not_even_what_appears_meanwhile(
         pass
     assert path.exists()
     with (
-        pytest.raises(CheckpointError, match="exists already: --overwrite"),
+        pytest.raises(CheckpointError, match="exists already: overwrite=True"),
         make(path, overwrite=False),
     ):
         pytest.fail("entered")
@@ -396,7 +396,7 @@ def test_without_overwrite_nothing_is_replaced_not_even_what_appears_meanwhile(
             late.mkdir()
             (late / "mine").write_text("years")
 
-    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+    with pytest.raises(CheckpointError, match="exists already: overwrite=True"):
         write_late()
     assert (late / "mine").read_text() == "years"
     assert names(tmp_path) == ["late", "model"]

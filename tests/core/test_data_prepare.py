@@ -233,7 +233,7 @@ def test_options_out_of_range_and_targets_in_the_way(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             prepare(source, tmp_path / "out", tokenizer="bytes", **options)  # type: ignore[arg-type]
     prepare(source, tmp_path / "out", tokenizer="bytes")
-    with pytest.raises(DataError, match="exists already: --overwrite"):
+    with pytest.raises(DataError, match="exists already: overwrite=True"):
         prepare(source, tmp_path / "out", tokenizer="bytes")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")

@@ -580,7 +580,7 @@ def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path, content: bytes) 
     export(source, tmp_path / "m.gguf")
     assert sums_of(tmp_path / "m.gguf") == sums(weights(UNTIED))
     before = snapshot(tmp_path)
-    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+    with pytest.raises(CheckpointError, match="exists already: overwrite=True"):
         transfer(
             HFReader(source), functools.partial(GGUFWriter, tmp_path / "m.gguf", overwrite=False)
         )

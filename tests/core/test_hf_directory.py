@@ -786,7 +786,7 @@ def test_a_model_is_not_replaced_unless_that_is_allowed(tmp_path: Path) -> None:
     source = put(tmp_path / "source", weights())
     put(tmp_path / "model", weights(seed=1))
     before = snapshot(tmp_path)
-    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+    with pytest.raises(CheckpointError, match="exists already: overwrite=True"):
         transfer(HFReader(source), functools.partial(HFWriter, tmp_path / "model", overwrite=False))
     assert snapshot(tmp_path) == before
 

@@ -332,7 +332,7 @@ def test_a_directory_that_a_killed_write_left_aside_is_not_replaced_either(store
 def test_an_older_checkpoint_is_replaced(store: Path) -> None:
     write(put(store.parent / "new", weights(seed=1)), store)
     assert same(dict(OrbaxReader(store).read_all(verify=True)), weights(seed=1))
-    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+    with pytest.raises(CheckpointError, match="exists already: overwrite=True"):
         transfer(
             HFReader(store.parent / "new"), functools.partial(OrbaxWriter, store, overwrite=False)
         )

@@ -185,7 +185,7 @@ def test_an_orbax_checkpoint_runs_in_the_flax_twin(tmp_path: Path) -> None:
 def test_what_is_in_the_way_is_not_lost(tmp_path: Path) -> None:
     write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
     convert(tmp_path / "model", tmp_path / "orbax")
-    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+    with pytest.raises(CheckpointError, match="exists already: overwrite=True"):
         convert(tmp_path / "model", tmp_path / "orbax")
     convert(tmp_path / "model", tmp_path / "orbax", overwrite=True)
     with pytest.raises(CheckpointError, match="is the source itself"):
@@ -371,7 +371,7 @@ def test_a_conversion_replaces_what_it_may_and_its_tokenizer(tmp_path: Path, kin
     convert(old, tmp_path / "out", to=kind)
     new = put(tmp_path / "new", weights())
     before = snapshot(tmp_path)
-    with pytest.raises(CheckpointError, match="exists already: --overwrite"):
+    with pytest.raises(CheckpointError, match="exists already: overwrite=True"):
         convert(new, tmp_path / "out", to=kind)
     assert snapshot(tmp_path) == before
     convert(new, tmp_path / "out", to=kind, overwrite=True)

@@ -1,0 +1,33 @@
+"""How long something took, in words that fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from parity.progress import amount, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "less than 0.1 s"),
+        (0.0999, "less than 0.1 s"),
+        (0.1, "0.1 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (185.0, "3 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (7800.0, "2 h 10 min"),
+    ],
+)
+def test_a_duration_has_units_of_its_size(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_what_is_too_short_has_no_rate() -> None:
+    assert amount(31_040, 0.004) == "31.0 kB in less than 0.1 s"
+    assert amount(31_040, 0.94) == "31.0 kB in 0.9 s"
+    assert amount(538_060_032, 2.5) == "538.1 MB in 2.5 s (215.2 MB/s)"
+    assert amount(4_000_000_000_000, 4000.0) == "4.0 TB in 1 h 06 min (1.0 GB/s)"
