@@ -52,12 +52,17 @@ def answer(record: Mapping[str, Any]) -> str:
         what = " and ".join(part for part in ("position", "config") if record[part])
         verb = "differ" if " and " in what else "differs"
         return f"the same arrays {at}, to the bit; {what} {verb}"
-    kinds = [
+    return f"different {at}: {_worst(record) or 'no array is in both'}"
+
+
+def _worst(record: Mapping[str, Any]) -> str:
+    """How far weights and moments are apart at most."""
+    kinds = record["kinds"].items()
+    return ", ".join(
         f"{_NAMES[kind]} {found['worst']:.1e} relative"
-        for kind, found in record["kinds"].items()
+        for kind, found in kinds
         if found["worst"] is not None
-    ]
-    return f"different {at}: {', '.join(kinds) or 'no array is in both'}"
+    )
 
 
 def _steps(record: Mapping[str, Any]) -> str:
@@ -86,7 +91,9 @@ def _parting(record: Mapping[str, Any]) -> str | None:
         return f"{before}first part at step {line}: {_first(log)}"
     before = "" if equal is None else f"equal to the bit up to step {equal}; "
     losses = ", after the same losses" if log["compared"] else ""
-    return f"{before}first part at the checkpoint of step {state}{losses}"
+    worst = _worst(record) if state == record["one"]["step"] else ""
+    apart = f": {worst}" if worst else ""
+    return f"{before}first part at the checkpoint of step {state}{losses}{apart}"
 
 
 def _first(log: Mapping[str, Any]) -> str:
