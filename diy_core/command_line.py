@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diy_core.arguments import (
@@ -88,7 +87,11 @@ def _add_generate(commands: Any, devices: str) -> None:
         description="Continue a prompt with the most probable tokens, printed as they come. With "
         "--chat the prompt is the user's turn, put in the model's chat template.",
     )
-    generate.add_argument("model", metavar="MODEL_DIR", help="a Hugging Face directory")
+    generate.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a Hugging Face directory or a GGUF file; diy-jax also reads Orbax checkpoints",
+    )
     generate.add_argument("prompt", metavar="PROMPT", help="- reads it from standard input")
     generate.add_argument("--chat", action="store_true", help="answer PROMPT as a chat")
     generate.add_argument(
@@ -223,12 +226,10 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
 
 
 def _generate(arguments: argparse.Namespace, load: Callable[[], Commands]) -> None:
-    from diy_core.checkpoints.hf_directory import require_directory
+    from diy_core.checkpoints.opening import tokenizer_of
     from diy_core.prompt import read_prompt
-    from diy_core.tokenizer import Tokenizer
 
-    require_directory(arguments.model)
-    tokenizer = Tokenizer.from_pretrained(Path(arguments.model))
+    tokenizer = tokenizer_of(arguments.model)
     prompt = read_prompt(arguments.prompt)
     ids = (
         tokenizer.encode_chat(

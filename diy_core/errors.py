@@ -1,8 +1,11 @@
-"""The one error of files that cannot be trusted."""
+"""The one error of files that cannot be trusted, and what errors call a temporary place."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 
 class CheckpointError(ValueError):
@@ -27,3 +30,39 @@ class CheckpointError(ValueError):
         if len(self.faults) > self._SHOWN:
             shown.append(f"  - and {len(self.faults) - self._SHOWN} more")
         super().__init__("\n".join([f"{where}: {len(self.faults)} faults", *shown]))
+
+    def rename(self, old: str, new: str) -> None:
+        """Call a place by another name, wherever it is named."""
+        where = str(self.where)
+        renamed = CheckpointError(
+            where.replace(old, new) if old in where else self.where,
+            [fault.replace(old, new) for fault in self.faults],
+        )
+        self.where, self.faults, self.args = renamed.where, renamed.faults, renamed.args
+
+
+@contextlib.contextmanager
+def naming(temporary: Path, name: Path) -> Iterator[None]:
+    """Inside, errors that name a temporary place name what it stands for.
+
+    Args:
+        temporary: a file or directory that is gone when the user reads of it.
+        name: what the user gave.
+    """
+    old, new = str(temporary), str(name)
+    try:
+        yield
+    except CheckpointError as error:
+        error.rename(old, new)
+        raise
+    except OSError as error:
+        for key in ("filename", "filename2"):
+            value = getattr(error, key)
+            if value is not None and old in os.fsdecode(value):
+                setattr(error, key, os.fsdecode(value).replace(old, new))
+        raise
+    except ValueError as error:
+        error.args = tuple(
+            part.replace(old, new) if isinstance(part, str) else part for part in error.args
+        )
+        raise

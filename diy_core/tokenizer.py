@@ -62,8 +62,12 @@ class Tokenizer:
         self.pad_token_id = pad_token_id
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> Tokenizer:
+    def from_pretrained(cls, path: str | Path, *, where: object = None) -> Tokenizer:
         """Read the tokenizer of a Hugging Face directory.
+
+        Args:
+            path: the directory.
+            where: what error messages name; None: the directory.
 
         Raises:
             CheckpointError: no `tokenizer.json`, one of the files cannot be read, or a special
@@ -101,7 +105,7 @@ class Tokenizer:
             chat_template=read_chat_templates(path, settings),
             eos_token_ids=eos,
             pad_token_id=pad[0] if pad else None,
-            where=str(path),
+            where=str(path if where is None else where),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Loading and saving a Hugging Face directory."""
+"""Loading a checkpoint of any kind, and saving a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
-from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.interface import MemoryReader, Reader, Stored
+from diy_core.checkpoints.opening import READERS, open_with
 from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
 from diy_core.mapping import Tensor, flatten, match_flax, tensors, unflatten
@@ -29,15 +29,21 @@ if TYPE_CHECKING:
 def load(
     cls: type[Model], path: str | Path, dtype: Any, verify: bool = False, strict: bool = False
 ) -> tuple[Model, dict[str, Any]]:
-    """A model with the config, and params with the weights, of a Hugging Face directory."""
-    directory = HFReader(path)
-    refuse(path, directory.notes, strict=strict)
-    by_name = {tensor.hf: tensor for tensor in tensors(directory.config)}
-    named = ((by_name[name], array) for name, array in directory.read_all(verify))
+    """A model with the config, and params with the weights, of a checkpoint."""
+    checkpoint = open_with(path, {**READERS, "orbax": _open_orbax})
+    refuse(path, checkpoint.notes, strict=strict)
+    by_name = {tensor.hf: tensor for tensor in tensors(checkpoint.config)}
+    named = ((by_name[name], array) for name, array in checkpoint.read_all(verify))
     params = build_params(named, dtype)
-    settle(path, directory.notes, strict=strict, stacklevel=4)
+    settle(path, checkpoint.notes, strict=strict, stacklevel=4)
     dtype = params["model"]["embed_tokens"]["embedding"].dtype
-    return cls(directory.config, dtype=dtype, param_dtype=dtype), params
+    return cls(checkpoint.config, dtype=dtype, param_dtype=dtype), params
+
+
+def _open_orbax(path: Path, **options: Any) -> Reader:
+    from diy_jax.orbax_store import OrbaxReader  # other kinds do without Orbax
+
+    return OrbaxReader(path, **options)
 
 
 def save(

@@ -255,10 +255,12 @@ class DIYForCausalLM(nn.Module):
         verify: bool = False,
         strict: bool = False,
     ) -> tuple[DIYForCausalLM, dict[str, Any]]:
-        """Load a Hugging Face directory.
+        """Load a Hugging Face directory, an Orbax checkpoint or a GGUF file.
 
         Args:
-            path: the directory, with `config.json` and safetensors files.
+            path: a directory with `config.json` and safetensors files, one that `parity convert`
+                wrote for Orbax, or a GGUF file, of which quantised tensors become what they stand
+                for, in float32.
             dtype: of weights and computation; None keeps the dtype of the file.
             verify: compare every tensor with its SHA-256 in the manifest.
             strict: refuse what is odd but means the same; else it is read with a warning, a

@@ -23,9 +23,9 @@ from diy_core.checkpoints import hf_directory
 from diy_core.checkpoints.atomic import atomic_directory, recover
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
 from diy_core.checkpoints.interface import Reader, Stored, Writer
-from diy_core.checkpoints.kinds import ORBAX_STATE as STATE
-from diy_core.checkpoints.kinds import is_orbax
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
+from diy_core.checkpoints.orbax_layout import STATE, config_directory, locate
+from diy_core.checkpoints.orbax_params import find_params
 from diy_core.checkpoints.safetensors_files import JSON_LIMIT
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
@@ -50,58 +50,69 @@ class OrbaxReader(Reader):
     """The parameters of an Orbax checkpoint, in the Hugging Face layout.
 
     Args:
-        path: a directory that `OrbaxWriter` wrote.
+        path: a directory that `OrbaxWriter` wrote, or that Orbax wrote for another program, with
+            the parameters of the Flax twin in it; of several steps the newest is read.
+        config: a config.json, or a directory with one and the tokenizer; None: it lies in `path`.
         untie: give a tied model a head of its own, equal to the embedding.
 
     Raises:
         ValueError: a `config.json` that cannot be honoured.
-        CheckpointError: not a checkpoint, or its params are not those of its config.
+        CheckpointError: not a checkpoint, no config.json, or its params are not those of it.
     """
 
     kind = "orbax"
 
-    def __init__(self, path: str | Path, *, untie: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, config: str | Path | None = None, untie: bool = False
+    ) -> None:
         path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
         if not path.exists():
             recover(path)
-        if not is_orbax(path):
-            raise CheckpointError(
-                path, f"is no Orbax checkpoint: it needs {STATE}/ and config.json"
-            )
-        config = DIYConfig.from_pretrained(path)
-        for file in (path / "_CHECKPOINT_METADATA", path / STATE / "_METADATA"):
-            if file.is_file() and file.stat().st_size > JSON_LIMIT:  # Orbax would read all of it
-                raise CheckpointError(file, f"is longer than {JSON_LIMIT} bytes")
-        try:
-            with without_reports():
-                metadata = ocp.metadata(path).metadata
-                if not isinstance(metadata, Mapping):  # it failed without an error
-                    raise TypeError(f"it finds no params: {metadata!r}")
-        except Exception as error:  # damaged files surface as exceptions of many kinds
-            raise cannot_read(path, error) from error
-        self._leaves = flatten(metadata)
-        if config.num_hidden_layers > len(self._leaves):  # the table of their names could be huge
+        if not path.is_dir():
+            raise CheckpointError(path, "is no Orbax checkpoint: it is not a directory")
+        self._location = locate(path)
+        self._side = config_directory(path, config)
+        model = DIYConfig.from_pretrained(self._side)
+        params = find_params(self._metadata(path), path)
+        leaves, self._places = params.leaves, params.places
+        if model.num_hidden_layers > len(leaves):  # the table of their names could be huge
             raise CheckpointError(
                 path,
-                f"config.json says num_hidden_layers: {config.num_hidden_layers}, with "
-                f"{len(self._leaves)} parameters",
+                f"config.json says num_hidden_layers: {model.num_hidden_layers}, with "
+                f"{len(leaves)} parameters",
             )
-        faults = match_flax(self._leaves, config) or [
+        faults = match_flax(leaves, model) or [
             f"parameter {'/'.join(name)} has dtype {leaf.dtype}, which is no float"
-            for name, leaf in self._leaves.items()
+            for name, leaf in leaves.items()
             if str(leaf.dtype) not in FLOAT_NAMES
         ]
         if faults:
             raise CheckpointError(path, faults)
-        self._tensors = {tensor.hf: tensor for tensor in tensors(config)}
-        dtypes = {name: np.dtype(self._leaves[t.flax].dtype) for name, t in self._tensors.items()}
+        self._tensors = {tensor.hf: tensor for tensor in tensors(model)}
+        dtypes = {name: np.dtype(leaves[t.flax].dtype) for name, t in self._tensors.items()}
         stored = {
             name: Stored(tensor.shape, dtypes[name], str(dtypes[name]))
             for name, tensor in self._tensors.items()
         }
-        super().__init__(path, config, stored)
+        super().__init__(path, model, stored)
+        self.notes += [*self._location.notes, *params.notes]
         if untie:
             self.untie()
+
+    def _metadata(self, path: Path) -> Mapping[str, Any]:
+        """What Orbax knows of the arrays, without reading them."""
+        checkpoint, item = self._location.checkpoint, self._location.item
+        for file in (checkpoint / "_CHECKPOINT_METADATA", self._location.tree / "_METADATA"):
+            if file.is_file() and file.stat().st_size > JSON_LIMIT:  # Orbax would read all of it
+                raise CheckpointError(file, f"is longer than {JSON_LIMIT} bytes")
+        try:
+            with without_reports():
+                metadata = ocp.metadata(checkpoint, item).metadata
+                if not isinstance(metadata, Mapping):  # it failed without an error
+                    raise TypeError(f"it finds no params: {metadata!r}")
+        except Exception as error:  # damaged files surface as exceptions of many kinds
+            raise cannot_read(path, error) from error
+        return metadata
 
     def called(self, name: str) -> str:
         """The parameter's path in the Flax tree."""
@@ -111,20 +122,23 @@ class OrbaxReader(Reader):
         return Manifest.of_directory(self.path)
 
     def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        paths = {name: self._tensors[name].flax for name in names}
-        # Asked for as numpy in the dtype of the file: Orbax would cast to another one in silence.
-        leaves = [self._leaves[path] for path in paths.values()]
+        paths = {name: self._places[self._tensors[name].flax] for name in names}
         try:
             # Orbax reads in many threads, and what they free would stay in the heap of each.
             with READING, returning_buffers(), without_reports(), context():
+                # As numpy in the dtype of the file: Orbax would cast to another one in silence.
                 wanted = {
-                    path: np.empty(leaf.shape, leaf.dtype)
-                    for path, leaf in zip(paths.values(), leaves, strict=True)
+                    path: np.empty(self._tensors[name].flax_shape, self.stored[name].dtype)
+                    for name, path in paths.items()
                 }
-                tree = flatten(ocp.load(self.path, unflatten(wanted)))
+                asked = unflatten(wanted)
+                found = ocp.load(
+                    self._location.checkpoint, asked, checkpointable_name=self._location.item
+                )
+                tree = flatten(found)
         except Exception as error:  # damaged files surface as exceptions of many kinds
             raise cannot_read(self.path, error) from error
-        del wanted
+        del wanted, asked
         result = {}
         for name, path in paths.items():
             array = np.asarray(tree.pop(path))
@@ -133,7 +147,7 @@ class OrbaxReader(Reader):
 
     def copy_side_files(self, to: Path) -> None:
         """Copy tokenizer, generation config and the like."""
-        hf_directory.copy_side_files(self.path, to)
+        hf_directory.copy_side_files(self._side, to)
 
 
 class OrbaxWriter(Writer):

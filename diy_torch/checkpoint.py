@@ -1,4 +1,4 @@
-"""Loading and saving a Hugging Face directory."""
+"""Loading a checkpoint of any kind, and saving a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.opening import READERS, open_with
 from diy_core.checkpoints.transfer import transfer
 from diy_core.mapping import tensors
 from diy_core.notes import refuse, settle
@@ -34,16 +34,16 @@ def load(
     verify: bool = False,
     strict: bool = False,
 ) -> Model:
-    """A model with the config and the weights of a Hugging Face directory."""
-    directory = HFReader(path)
-    refuse(path, directory.notes, strict=strict)
-    torch_names = {tensor.hf: tensor.torch for tensor in tensors(directory.config)}
+    """A model with the config and the weights of a checkpoint."""
+    checkpoint = open_with(path, READERS)
+    refuse(path, checkpoint.notes, strict=strict)
+    torch_names = {tensor.hf: tensor.torch for tensor in tensors(checkpoint.config)}
     model = cls.__new__(cls)
     torch.nn.Module.__init__(model)
-    model._build(directory.config)
-    named = ((torch_names[name], array) for name, array in directory.read_all(verify))
+    model._build(checkpoint.config)
+    named = ((torch_names[name], array) for name, array in checkpoint.read_all(verify))
     assign_weights(model, named, dtype, device)
-    settle(path, directory.notes, strict=strict, stacklevel=4)
+    settle(path, checkpoint.notes, strict=strict, stacklevel=4)
     return model
 
 

@@ -249,10 +249,11 @@ class DIYForCausalLM(nn.Module):
         verify: bool = False,
         strict: bool = False,
     ) -> DIYForCausalLM:
-        """Load a Hugging Face directory.
+        """Load a Hugging Face directory or a GGUF file.
 
         Args:
-            path: the directory, with `config.json` and safetensors files.
+            path: a directory with `config.json` and safetensors files, or a GGUF file, of which
+                quantised tensors become what they stand for, in float32.
             dtype: of weights and computation; None keeps the dtype of the file.
             device: where the weights go; None is the CPU.
             verify: compare every tensor with its SHA-256 in the manifest.

@@ -39,8 +39,8 @@ def build_parser() -> ArgumentParser:
 
     check = commands.add_parser(
         "check",
-        help="prove that both twins compute the same from one model directory",
-        description="Load one Hugging Face directory into both twins and compare logits, every "
+        help="prove that both twins compute the same from one model",
+        description="Load one checkpoint into both twins and compare logits, every "
         "module's output, every gradient, ragged and chunked cached decoding, the optimizers and "
         "100 steps of training: in float64 to 1e-12 (gradients 1e-10, trained parameters 1e-9), in "
         "float32 and bfloat16 by each twin's rounding error. Exits with 1 if a check fails, with 2 "
@@ -49,8 +49,9 @@ def build_parser() -> ArgumentParser:
     check.add_argument(
         "model",
         nargs="?",
-        metavar="MODEL_DIR",
-        help="a Hugging Face directory; without one, 16 small random models are checked",
+        metavar="MODEL",
+        help="a Hugging Face directory, an Orbax checkpoint or a GGUF file; without one, 16 small "
+        "random models are checked",
     )
     check.add_argument(
         "--dtype",
@@ -133,6 +134,16 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    if not arguments.model:
+        return _check_one_or_all(arguments, None)
+    from parity.directories import as_directory
+
+    with as_directory(arguments.model) as directory:
+        return _check_one_or_all(arguments, directory)
+
+
+def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
+    """Check the model that is given as a directory, or, without one, the small random ones."""
     from rich.console import Console
 
     from parity import certificate, check, compare, report, report_page, sweep
@@ -140,7 +151,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     device = choose_device(arguments.device)
     dtypes = arguments.dtype or check.DTYPES
-    plan = check.plan_for(arguments.model) if arguments.model else check.Plan()
+    plan = check.plan_for(model) if model else check.Plan()
     if arguments.checks:
         names = tuple(name.strip() for name in arguments.checks.split(",") if name.strip())
         plan = dataclasses.replace(plan, kinds=names)
@@ -152,12 +163,12 @@ def _check(arguments: argparse.Namespace) -> int:
     checks: list[compare.Check] = []
     proven: list[certificate.Proven] = []
     with spinner() as progress:
-        if arguments.model:
-            found = check.check_model(arguments.model, device, dtypes, plan, progress)
+        if model:
+            found = check.check_model(model, device, dtypes, plan, progress)
             console.print(report.table(found.checks, f"{arguments.model} on {device.name}"))
             checks = found.checks
             if arguments.report:
-                identity = certificate.identify(arguments.model)
+                identity = certificate.identify(model)
                 proven = [certificate.Proven(arguments.model, identity, plan, found)]
         else:
             progress("16 small random models")
@@ -173,10 +184,10 @@ def _check(arguments: argparse.Namespace) -> int:
         console.print(line, highlight=False)
     report.verdict(checks, console)
     divergence = None
-    if arguments.model and not compare.passed(checks):
+    if model and not compare.passed(checks):
         from parity.twin_trace import trace_twins
 
-        divergence = trace_twins(arguments.model, arguments.model, device).first_divergence
+        divergence = trace_twins(model, model, device).first_divergence
         console.print(
             str(divergence or "parity trace finds no module that differs by itself."),
             highlight=False,

@@ -66,6 +66,7 @@ def add_checkpoint_commands(commands: Any) -> None:
         help="give a model whose output head is tied to its embedding a head of its own: the "
         "lm_head.weight of the file, else a copy of the embedding",
     )
+    _add_config(convert)
     add_strict(convert)
     convert.set_defaults(run=_convert)
 
@@ -83,6 +84,7 @@ def add_checkpoint_commands(commands: Any) -> None:
     inspect.add_argument(
         "--verify", action="store_true", help="also read all weights and check their sums"
     )
+    _add_config(inspect)
     add_strict(inspect)
     inspect.set_defaults(run=_inspect)
 
@@ -105,8 +107,18 @@ def add_checkpoint_commands(commands: Any) -> None:
         action="store_true",
         help="compare models with their sums too, and read all checkpoints that two runs share",
     )
+    _add_config(diff)
     add_strict(diff)
     diff.set_defaults(run=_diff)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="DIR",
+        help="where an Orbax checkpoint that another program wrote has its config and tokenizer: a "
+        "Hugging Face directory of the same model, or a config.json",
+    )
 
 
 def size(text: str) -> int:
@@ -135,6 +147,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             verify=not arguments.no_verify,
             untie=arguments.untie,
+            config=arguments.config,
             strict=arguments.strict,
             progress=progress,
         )
@@ -163,7 +176,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         elif arguments.step is not None:
             raise ValueError(f"--step is of training runs, and {path} is none")
         else:
-            record = inspection.inspect(path, **options, progress=progress)
+            record = inspection.inspect(path, **options, config=arguments.config, progress=progress)
     settle(arguments.path, record["notes"])
     if arguments.json:
         report.write_json(arguments.json, record)
@@ -188,7 +201,9 @@ def _diff(arguments: argparse.Namespace) -> int:
         elif arguments.step is not None:
             raise ValueError("--step is of training runs: neither A nor B is one")
         else:
-            record = inspection.diff(*paths, progress, verify=arguments.verify)
+            record = inspection.diff(
+                *paths, progress, verify=arguments.verify, config=arguments.config
+            )
     for side in ("one", "other"):
         settle(record[side]["path"], record[side]["notes"])
     if arguments.json:

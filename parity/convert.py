@@ -55,18 +55,28 @@ WRITERS: dict[str, Callable[..., Writer]] = {
 }
 
 
-def open_checkpoint(path: str | Path, *, untie: bool = False) -> Reader:
+def open_checkpoint(
+    path: str | Path, *, untie: bool = False, config: str | Path | None = None
+) -> Reader:
     """A checkpoint of any kind, recognised, to read tensors from.
 
     Args:
         path: a Hugging Face directory, an Orbax checkpoint or a GGUF file.
+        config: of an Orbax checkpoint that has none: a config.json, or a directory with one.
         untie: give a model whose head is tied to the embedding a head of its own.
 
     Raises:
         NotInstalled: it is an Orbax checkpoint, and JAX is not installed.
-        CheckpointError: it is none of them, or it is damaged.
+        CheckpointError: it is none of them, or it is damaged; or another kind than Orbax was given
+            a config.
     """
-    return READERS[kind_of(path)](path, untie=untie)
+    kind = kind_of(path)
+    options = {} if config is None else {"config": config}
+    if options and kind != "orbax":
+        raise CheckpointError(
+            path, f"is a {KINDS[kind]}, which has a config of its own: leave --config out"
+        )
+    return READERS[kind](path, untie=untie, **options)
 
 
 def convert(
@@ -79,6 +89,7 @@ def convert(
     overwrite: bool = False,
     verify: bool = True,
     untie: bool = False,
+    config: str | Path | None = None,
     strict: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Summary:
@@ -95,6 +106,8 @@ def convert(
         verify: check the source against its manifest if it has one, and read everything back
             before it moves into place.
         untie: give a model whose head is tied to the embedding a head of its own.
+        config: of an Orbax checkpoint that has none: a config.json, or a directory with one and
+            the tokenizer.
         strict: refuse a source that is odd; else what was odd is in the summary's `notes`.
         progress: called often, with what is done, and bytes of how many.
 
@@ -105,7 +118,7 @@ def convert(
         ValueError: an unknown kind or dtype, or a destination that is named as another kind.
     """
     source, destination = Path(source), Path(destination)
-    reader = open_checkpoint(source, untie=untie)
+    reader = open_checkpoint(source, untie=untie, config=config)
     kind = to or default_kind(reader.kind, destination)
     if kind not in WRITERS:
         raise ValueError(f"to={kind!r} is no kind of checkpoint: choose one of {sorted(WRITERS)}")

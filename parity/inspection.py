@@ -19,6 +19,7 @@ from rich.table import Table
 from diy_core.checkpoints.dtypes import same_bits
 from diy_core.checkpoints.gguf_names import gguf_name
 from diy_core.checkpoints.interface import Reader, Stored
+from diy_core.checkpoints.kinds import lacks_config
 from diy_core.checkpoints.transfer import Progress, check
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
@@ -29,18 +30,25 @@ SHOWN = 20  # differing tensors in the table; the record has all
 _PLAIN = {"F64", "F32", "F16", "BF16"}  # other words for a dtype, in some files
 
 
-def inspect(path: str | Path, *, verify: bool = False, progress: Progress) -> dict[str, Any]:
+def inspect(
+    path: str | Path,
+    *,
+    verify: bool = False,
+    config: str | Path | None = None,
+    progress: Progress,
+) -> dict[str, Any]:
     """A record of a checkpoint: kind, config, tensors under their four names, totals, sums.
 
     Args:
         path: a Hugging Face directory, an Orbax checkpoint or a GGUF file.
         verify: read all weights and compare them with their sums.
+        config: of an Orbax checkpoint that has none.
         progress: called while verifying.
 
     Raises:
         CheckpointError: it is none of them, it is damaged, or, with `verify`, changed.
     """
-    reader = open_checkpoint(path)
+    reader = open_checkpoint(path, config=config)
     manifest = reader.manifest
     if verify:
         check(reader, reader.require_manifest(), progress)
@@ -68,7 +76,7 @@ def inspect(path: str | Path, *, verify: bool = False, progress: Progress) -> di
             "tensors": len(rows),
             "parameters": sum(tensor.parameters for tensor in tensors(reader.config)),
             "bytes": sum(tensor.nbytes for tensor in reader.stored.values()),
-            "bytes_on_disk": bytes_on_disk(Path(path)),
+            "bytes_on_disk": sum(bytes_on_disk(file) for file in reader.files),
         },
         "manifest": None
         if manifest is None
@@ -130,7 +138,12 @@ def tensor_table(rows: list[dict[str, Any]], gguf: bool) -> Table:
 
 
 def diff(
-    one: str | Path, other: str | Path, progress: Progress, *, verify: bool = False
+    one: str | Path,
+    other: str | Path,
+    progress: Progress,
+    *,
+    verify: bool = False,
+    config: str | Path | None = None,
 ) -> dict[str, Any]:
     """Compare two checkpoints of any kinds.
 
@@ -139,6 +152,7 @@ def diff(
         other: likewise.
         progress: called often, with what is done, and bytes of how many.
         verify: first compare the tensors of both with their sums.
+        config: of those that are Orbax checkpoints without one.
 
     Returns:
         `equal`: the same tensors with the same bits, and configs that mean the same model.
@@ -149,7 +163,12 @@ def diff(
     Raises:
         CheckpointError: one of them cannot be read, or, with `verify`, changed.
     """
-    left, right = open_checkpoint(one), open_checkpoint(other)
+    bare = [path for path in (one, other) if config is not None and lacks_config(Path(path))]
+    if config is not None and not bare:
+        raise ValueError("both have a config of their own: leave --config out")
+    left, right = (
+        open_checkpoint(path, config=config if path in bare else None) for path in (one, other)
+    )
     for reader in (left, right) if verify else ():
         check(reader, reader.require_manifest(), progress)
     names = list(dict.fromkeys([*left.stored, *right.stored]))

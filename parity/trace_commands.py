@@ -31,10 +31,8 @@ def add_trace_commands(
         "it. For models of your own: parity.trace in Python. Exits with 1 if there is one, with 2 "
         "if a model cannot be loaded.",
     )
-    trace.add_argument("one", metavar="ONE", help="a Hugging Face directory")
-    trace.add_argument(
-        "other", metavar="OTHER", nargs="?", help="a Hugging Face directory or Orbax checkpoint"
-    )
+    trace.add_argument("one", metavar="ONE", help="a checkpoint; its kind is recognised")
+    trace.add_argument("other", metavar="OTHER", nargs="?", help="another, of any kind")
     trace.add_argument(
         "--dtype",
         choices=("float64", "float32", "bfloat16"),

@@ -1,7 +1,8 @@
-"""The tracer on the two twins, from directories."""
+"""The tracer on the two twins, from checkpoints."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,9 @@ import numpy as np
 
 import diy_jax
 import diy_torch
-from diy_core.checkpoints.hf_directory import require_directory
-from diy_core.config import DIYConfig
-from diy_jax import orbax_store
 from parity.config_differences import config_differences
 from parity.convert import kind_of
+from parity.directories import as_directory
 from parity.environment import TORCH_DTYPES, Device, exact
 from parity.tracing import RuleError, TraceResult, trace, twin_rules
 
@@ -31,11 +30,11 @@ def trace_twins(
     backward: bool = True,
     jit: bool = False,
 ) -> TraceResult:
-    """Trace the PyTorch twin of one directory against the Flax twin of another.
+    """Trace the PyTorch twin of one checkpoint against the Flax twin of another.
 
     Args:
-        one: a Hugging Face directory.
-        other: a Hugging Face directory or an Orbax checkpoint.
+        one: a checkpoint of any kind.
+        other: another, or the same.
         device: of both.
         dtype: of weights and computation.
         tokens: of a random prompt of two rows, the second a third shorter.
@@ -43,13 +42,14 @@ def trace_twins(
         jit: run the Flax twin compiled.
 
     Raises:
-        ValueError: a directory that cannot be loaded, or vocabularies that differ.
+        ValueError: a checkpoint that cannot be loaded, or vocabularies that differ.
     """
-    require_directory(one)
-    config = DIYConfig.from_pretrained(one)
-    with exact(device):
+    with exact(device), contextlib.ExitStack() as stack:
+        if kind_of(one) == "orbax":  # which the PyTorch twin does not read
+            one = stack.enter_context(as_directory(one))
         whole = diy_torch.DIYForCausalLM.from_pretrained(one, TORCH_DTYPES[dtype], device.torch)
-        model, params = _flax(other, dtype)
+        model, params = diy_jax.DIYForCausalLM.from_pretrained(other, jnp.dtype(dtype))
+        config = whole.config
         tokens = min(tokens, config.max_position_embeddings, model.config.max_position_embeddings)
         vocabulary = min(config.vocab_size, model.config.vocab_size)
         generator = np.random.default_rng(0)
@@ -63,10 +63,3 @@ def trace_twins(
         except RuleError:  # two models of other shapes: what of them is the same has to be guessed
             found = trace(whole, model, params, (ids, None, lengths), **options)
     return dataclasses.replace(found, config=config_differences(config, model.config))
-
-
-def _flax(path: str | Path, dtype: str) -> tuple[Any, Any]:
-    if kind_of(path) != "orbax":
-        return diy_jax.DIYForCausalLM.from_pretrained(path, jnp.dtype(dtype))
-    config, params = orbax_store.load_params(path, jnp.dtype(dtype))
-    return diy_jax.DIYForCausalLM(config, dtype=jnp.dtype(dtype)), params

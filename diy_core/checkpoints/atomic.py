@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from diy_core.errors import CheckpointError
+from diy_core.errors import CheckpointError, naming
 
 _SYNC_FILE_RANGE_WRITE = 2
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # Linux, <fcntl.h> and <linux/fs.h>
@@ -38,13 +38,13 @@ def atomic_directory(path: str | Path, *, overwrite: bool = True) -> Iterator[Pa
     Raises:
         CheckpointError: `path` is a file, is not to be replaced, or its parent does not exist.
     """
-    path = _target(path, overwrite)
+    given, path = Path(path), _target(path, overwrite)
     if path.exists() and not path.is_dir():
         raise CheckpointError(path, "exists and is not a directory")
     temporary = _temporary_name(path)
     temporary.mkdir()
     try:
-        with _naming(path), _lock(temporary):
+        with naming(temporary, given), _naming(path), _lock(temporary):
             yield temporary
             _sync_tree(temporary)
             _move_in(temporary, path, overwrite)
@@ -60,13 +60,13 @@ def atomic_file(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         CheckpointError: `path` is a directory, is not to be replaced, or its parent does not exist.
     """
-    path = _target(path, overwrite)
+    given, path = Path(path), _target(path, overwrite)
     if path.is_dir():
         raise CheckpointError(path, "is a directory")
     temporary = _temporary_name(path)
     temporary.touch(exist_ok=False)
     try:
-        with _naming(path), _lock(temporary):
+        with naming(temporary, given), _naming(path), _lock(temporary):
             yield temporary
             _sync(temporary)
             _move_in(temporary, path, overwrite)

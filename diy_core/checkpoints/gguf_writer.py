@@ -29,7 +29,7 @@ from diy_core.checkpoints.hf_directory import CONFIG, SIDE_FILES, with_dtype, wr
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.checkpoints.safetensors_files import PIECE
-from diy_core.errors import CheckpointError
+from diy_core.errors import CheckpointError, naming
 
 _FILE_TYPES = {
     "float32": gguf.LlamaFileType.ALL_F32,
@@ -92,7 +92,7 @@ class GGUFWriter(Writer):
                 )
 
     def _metadata(self, source: Reader) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, naming(Path(folder), source.path):
             source.copy_side_files(Path(folder))
             files = {
                 # Bytes that are no UTF-8 become lone surrogates, and those bytes again.

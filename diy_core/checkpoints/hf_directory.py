@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits
 from diy_core.checkpoints.interface import Reader, Stored
+from diy_core.checkpoints.kinds import refuse_others
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.checkpoints.safetensors_files import Slot, read_slot, sum_of_slot, tensor_slots
-from diy_core.checkpoints.training_run import refuse_training_run
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import DROPPED, TIED_EMBEDDING, TIED_HEAD, match, tensors
@@ -145,7 +145,7 @@ def require_directory(path: str | Path) -> None:
     """Raise where `path` is no model's directory, after restoring what a killed write left aside.
 
     Raises:
-        CheckpointError: it is a file, it does not exist, or it is a training run.
+        CheckpointError: it is a file, it does not exist, or it is of another kind.
     """
     path = Path(path)
     if not path.is_dir():
@@ -156,7 +156,7 @@ def require_directory(path: str | Path) -> None:
             "is not a directory: give a local Hugging Face directory (names of a model hub are not "
             "downloaded)",
         )
-    refuse_training_run(path)
+    refuse_others(path)
 
 
 def copy_side_files(source: Path, to: Path) -> None:

@@ -86,6 +86,11 @@ class Reader(abc.ABC):
         name = self.path.absolute().name.encode("utf-8", "replace").decode()
         return f"{self.kind} {name}"
 
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files and directories that the checkpoint consists of."""
+        return [self.path]
+
     def called(self, name: str) -> str:
         """What the format calls the tensor of this Hugging Face name, for messages."""
         return name

@@ -1,48 +1,148 @@
-"""What kind of checkpoint stands at a path. Nothing is imported that could read it."""
+"""What kind of checkpoint a path holds, and what to do with one that nothing here reads.
+
+Every command and both twins ask `kind_of`, so that each kind is recognised, and refused, in the
+same words everywhere. Nothing but names of files is looked at.
+"""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
-from diy_core.checkpoints import hf_directory
 from diy_core.checkpoints.atomic import recover
+from diy_core.checkpoints.orbax_layout import STATE, config_directory, is_orbax, is_whole
 from diy_core.checkpoints.training_run import refuse_training_run
 from diy_core.errors import CheckpointError
 
 KINDS = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint", "gguf": "GGUF file"}
-ORBAX_STATE = "state"  # the folder of the parameters in an Orbax checkpoint of ours
-
-
-def is_orbax(path: str | Path) -> bool:
-    """True for a directory that `diy_jax.orbax_store.OrbaxWriter` wrote."""
-    path = Path(path)
-    return (path / ORBAX_STATE).is_dir() and (path / hf_directory.CONFIG).is_file()
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
+_GGUF, _SAFETENSORS = ".gguf", ".safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PICKLED = (
+    "which can run any code when they are read: convert them to safetensors first, where you trust "
+    "them (in transformers: from_pretrained(...).save_pretrained(DIR))"
+)
+_OTHERS = {  # of other frameworks, by the ending of a file
+    ".msgpack": "holds Flax weights of transformers 4: load them there, with "
+    "AutoModelForCausalLM.from_pretrained(..., from_flax=True), and save_pretrained(DIR)",
+    ".h5": "holds TensorFlow weights of transformers 4: load them there, with "
+    "AutoModelForCausalLM.from_pretrained(..., from_tf=True), and save_pretrained(DIR)",
+    ".onnx": "holds an ONNX graph and no checkpoint: take the Hugging Face directory that it was "
+    "exported from",
+    ".npz": "holds numpy arrays and no checkpoint: write them as safetensors with a config.json",
+}
 
 
 def kind_of(path: str | Path) -> str:
     """`hf` for a Hugging Face directory, `orbax` for an Orbax checkpoint, `gguf` for a GGUF file.
 
     Raises:
-        CheckpointError: it is none of them; the message says what was looked for.
+        CheckpointError: it is none of them; the message says what it is, or what was looked for,
+            and what to do.
     """
     path = Path(path)
     if not path.exists():
         recover(path)
     refuse_training_run(path)
+    if not path.exists():
+        raise CheckpointError(
+            path,
+            "does not exist: it is not a directory or a file here, and names of a model hub are "
+            "not downloaded",
+        )
+    kind = _kind_of_directory(path) if path.is_dir() else _kind_of_file(path)
+    if kind is None:
+        raise CheckpointError(
+            path,
+            f"is neither a Hugging Face directory ({CONFIG} and safetensors) nor an Orbax "
+            "checkpoint nor a GGUF file",
+        )
+    return kind
+
+
+def refuse_others(path: Path) -> None:
+    """Raise for a directory that is known to hold something else than a Hugging Face model.
+
+    Raises:
+        CheckpointError: it does; the message says what it is, and what to do.
+    """
+    refuse_training_run(path)
+    refuse_kind(path, _kind_of_directory(path) or "hf", ("hf",))
+
+
+def _kind_of_file(path: Path) -> str:
+    if path.suffix in (_SAFETENSORS, ".json"):
+        raise CheckpointError(path, "is one file of a model directory: give the directory")
+    if path.suffix in _PICKLES:
+        raise CheckpointError(path, f"is a file of pickled weights, {_PICKLED}")
+    if path.suffix in _OTHERS:
+        raise CheckpointError(path, _OTHERS[path.suffix])
+    return "gguf"  # or the reader will say what is wrong with it
+
+
+def _kind_of_directory(path: Path) -> str | None:
+    if is_whole(path):
+        return "orbax"
+    if is_whole(path.parent) and path.name == STATE:
+        raise CheckpointError(path, f"is a part of the Orbax checkpoint {path.parent}: give that")
+    names = sorted(item.name for item in path.iterdir())
+    if ADAPTER in names and not _ending(names, _SAFETENSORS, without="adapter_model"):
+        raise CheckpointError(
+            path,
+            "is a PEFT adapter and no model by itself: merge it into its base model first "
+            "(AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload() and "
+            "save_pretrained(DIR))",
+        )
+    if _ending(names, _SAFETENSORS) or f"model{_SAFETENSORS}.index.json" in names:
+        return "hf"
     if is_orbax(path):
         return "orbax"
-    if (path / hf_directory.CONFIG).is_file():
-        return "hf"
-    if path.is_file() and path.suffix in (".safetensors", ".json"):
-        raise CheckpointError(path, "is one file of a model directory: give the directory")
-    if path.is_file():
-        return "gguf"  # or the reader will say what is wrong with it
-    if not path.exists():
-        raise CheckpointError(path, "does not exist")
-    if is_orbax(path.parent):
-        raise CheckpointError(path, f"is a part of the Orbax checkpoint {path.parent}: give that")
+    if files := _ending(names, _GGUF):
+        raise CheckpointError(path, f"holds GGUF files: give one of them, as {path / files[0]}")
+    if files := [name for name in names if name.endswith(_PICKLES)]:
+        raise CheckpointError(path, f"has only pickled weights ({files[0]}), {_PICKLED}")
+    for suffix, words in _OTHERS.items():
+        if files := _ending(names, suffix):
+            raise CheckpointError(path / files[0], words)
+    if CONFIG in names:
+        return "hf"  # or the reader will say what it lacks
+    return None
+
+
+def _ending(names: Iterable[str], suffix: str, without: str = "\0") -> list[str]:
+    return [name for name in names if name.endswith(suffix) and not name.startswith(without)]
+
+
+def lacks_config(path: Path) -> bool:
+    """True for an Orbax checkpoint without a config.json: somebody has to name one."""
+    if kind_of(path) != "orbax":
+        return False
+    try:
+        config_directory(path)
+    except CheckpointError:
+        return True
+    return False
+
+
+def refuse_kind(path: Path, kind: str, reads: Iterable[str]) -> None:
+    """Raise for a kind of checkpoint that is known and is not read here.
+
+    Args:
+        path: what was given.
+        kind: what it is.
+        reads: the kinds that are read.
+
+    Raises:
+        CheckpointError: `kind` is not among them; the message has the command that converts it.
+    """
+    if kind in reads:
+        return
+    config = ["--config", "CONFIG_DIR"] if kind == "orbax" and lacks_config(path) else []
+    command = shlex.join(["parity", "convert", str(path), "DIR", "--to", "hf", *config])
+    article = "an" if KINDS[kind].startswith("O") else "a"
     raise CheckpointError(
         path,
-        f"is neither a Hugging Face directory ({hf_directory.CONFIG} and safetensors) nor an "
-        f"Orbax checkpoint ({ORBAX_STATE}/ and {hf_directory.CONFIG}) nor a GGUF file",
+        f"is {article} {KINDS[kind]}, which is not read here: `{command}` makes a Hugging Face "
+        "directory of it",
     )

@@ -427,3 +427,16 @@ def test_a_file_in_the_way_or_no_parent_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
     recover(tmp_path / "gone" / "model")
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("whole", [atomic_directory, atomic_file])
+def test_errors_name_what_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught, whole("model") as temporary:
+        raise CheckpointError(temporary, f"{temporary}/x is damaged")
+    assert str(caught.value) == "model: model/x is damaged"
+    with pytest.raises(OSError, match="no such") as failed, whole("model") as temporary:
+        raise FileNotFoundError(2, "no such file", str(temporary / "x"))
+    assert failed.value.filename == "model/x"

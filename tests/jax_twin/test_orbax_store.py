@@ -22,7 +22,7 @@ from orbax.checkpoint import v1 as ocp
 import diy_jax
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import HFWriter
-from diy_core.checkpoints.kinds import is_orbax
+from diy_core.checkpoints.orbax_layout import is_whole
 from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors
@@ -122,9 +122,9 @@ def test_only_what_belongs_to_it_lies_in_the_directory(store: Path) -> None:
     assert os.listdir(store.parent) in (["model", "store"], ["store", "model"])
     assert {"state", "config.json", MANIFEST} <= set(os.listdir(store))
     assert not [name for name in os.listdir(store) if name.startswith((".", "orbax-", "tmp"))]
-    assert is_orbax(store)
-    assert not is_orbax(store.parent / "model")
-    assert not is_orbax(store / "state")
+    assert is_whole(store)
+    assert not is_whole(store.parent / "model")
+    assert not is_whole(store / "state")
 
 
 def test_a_path_may_be_relative(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,10 +270,16 @@ def test_a_config_of_more_layers_than_there_are_parameters_is_refused(store: Pat
         OrbaxReader(store)
 
 
-@pytest.mark.parametrize("file", ["config.json", "state"])
-def test_a_directory_that_lacks_a_part_is_refused(store: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("config.json", r"without a config\.json, .*`parity convert .*store DST --config DIR`"),
+        ("state", "is no Orbax checkpoint: no arrays of Orbax lie in it"),
+    ],
+)
+def test_a_directory_that_lacks_a_part_is_refused(store: Path, file: str, words: str) -> None:
     (shutil.rmtree if file == "state" else os.remove)(store / file)
-    with pytest.raises(CheckpointError, match=r"is no Orbax checkpoint: it needs state/ and con"):
+    with pytest.raises(CheckpointError, match=words):
         OrbaxReader(store)
 
 

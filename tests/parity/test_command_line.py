@@ -166,7 +166,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
     [
         (
             "check",
-            ["MODEL_DIR", "--dtype", "--json", "1e-12", "--checks NAME", "--report DIR", "ragged"],
+            ["MODEL", "--dtype", "--json", "1e-12", "--checks NAME", "--report DIR", "ragged"],
         ),
         ("demo", ["--model", "--prompt", "--out"]),
         (

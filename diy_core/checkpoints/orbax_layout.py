@@ -1,0 +1,160 @@
+"""How Orbax lays out its directories, told by the names of files: here nothing calls Orbax.
+
+DIR/state, DIR/config.json        what `parity convert` writes
+DIR/_METADATA                     v0: StandardCheckpointer, PyTreeCheckpointer
+DIR/ITEM/_METADATA                v1: save; one step of a CheckpointManager
+DIR/100/ITEM/_METADATA            the steps of a CheckpointManager or a training Checkpointer
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+from diy_core.errors import CheckpointError
+
+STATE = "state"
+_CONFIG = "config.json"
+_TREE, _CHECKPOINT = ("_METADATA", "manifest.ocdbt"), "_CHECKPOINT_METADATA"
+_ITEMS = ("params", "model", STATE, "default", "train_state")  # the likeliest first
+_STEP = re.compile(r"(?:.*\D)?(\d+)")  # 100, step_100, ckpt_00000100
+_UNFINISHED = "orbax-checkpoint-tmp"
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+    """Where in a directory the arrays lie.
+
+    Attributes:
+        checkpoint: the directory that Orbax calls the checkpoint.
+        item: the name of the tree in it; None: the checkpoint is the tree.
+        notes: what was chosen, and from what.
+    """
+
+    checkpoint: Path
+    item: str | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tree(self) -> Path:
+        """The directory of the arrays."""
+        return self.checkpoint if self.item is None else self.checkpoint / self.item
+
+
+def is_whole(path: Path) -> bool:
+    """True for a checkpoint with its config, as `parity convert` writes it."""
+    return (path / STATE).is_dir() and (path / _CONFIG).is_file()
+
+
+def is_orbax(path: Path) -> bool:
+    """True for whatever `locate` finds arrays in, or would but for several items."""
+    return _is_tree(path) or bool(_items(path)) or bool(_steps(path))
+
+
+def locate(path: Path) -> Location:
+    """The arrays of an Orbax directory: the only tree, or that of the newest step.
+
+    Raises:
+        CheckpointError: there is none, or there are several items and none is called as
+            parameters are.
+    """
+    if is_whole(path):
+        return Location(path, STATE)
+    if _is_tree(path):
+        return _at(path)
+    if items := _items(path):
+        return _choose(path, items)
+    steps = _steps(path)
+    if not steps:
+        raise CheckpointError(path, "is no Orbax checkpoint: no arrays of Orbax lie in it")
+    newest = max(steps)
+    found = locate(steps[newest])
+    if len(steps) == 1:
+        return found
+    note = (
+        f"step {newest} was read, the newest of {len(steps)}: give {steps[min(steps)]}, or "
+        "another, for that step"
+    )
+    return dataclasses.replace(found, notes=(note, *found.notes))
+
+
+def config_directory(path: Path, config: str | Path | None = None) -> Path:
+    """The directory of the config.json that belongs to an Orbax checkpoint.
+
+    Args:
+        path: the checkpoint, as it was given.
+        config: what the user named, a config.json or a directory with one; None: it lies beside
+            the arrays, or beside the steps.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if config is not None:
+        named = Path(config)
+        folder = named.parent if named.name == _CONFIG else named
+        if not (folder / _CONFIG).is_file():
+            raise CheckpointError(config, f"is neither a {_CONFIG} nor a directory with one")
+        return folder
+    location = locate(path)
+    inside = (path, location.tree, location.checkpoint)
+    beside = [place.parent for place in inside if _STEP.fullmatch(place.name)]
+    found = next((place for place in (*inside, *beside) if (place / _CONFIG).is_file()), None)
+    if found is None:
+        command = shlex.join(["parity", "convert", str(path), "DST", "--config", "DIR"])
+        raise CheckpointError(
+            path,
+            f"is an Orbax checkpoint without a {_CONFIG}, so nothing says which model it is: "
+            f"`{command}` takes that of DIR, a Hugging Face directory of the same model",
+        )
+    return found
+
+
+def _choose(path: Path, items: list[str]) -> Location:
+    if len(items) == 1:
+        return _at(path / items[0])
+    chosen = next((name for name in _ITEMS if name in items), None)
+    if chosen is None:
+        raise CheckpointError(
+            path,
+            f"holds several trees, {', '.join(items)}: give the one with the parameters, as "
+            f"{path / items[0]}",
+        )
+    others = ", ".join(name for name in items if name != chosen)
+    note = f"{chosen} was read, and {others} left out"
+    return dataclasses.replace(_at(path / chosen), notes=(note,))
+
+
+def _at(tree: Path) -> Location:
+    """A tree inside of a checkpoint is asked for by its name there."""
+    inside = not (tree / _CHECKPOINT).is_file() and (tree.parent / _CHECKPOINT).is_file()
+    return Location(tree.parent, tree.name) if inside else Location(tree, None)
+
+
+def _is_tree(path: Path) -> bool:
+    return any((path / name).is_file() for name in _TREE)
+
+
+def _folders(path: Path) -> list[Path]:
+    return [
+        item for item in sorted(path.iterdir()) if item.is_dir() and _UNFINISHED not in item.name
+    ]
+
+
+def _items(path: Path) -> list[str]:
+    return [item.name for item in _folders(path) if _is_tree(item) and not _is_step(item)]
+
+
+def _is_step(path: Path) -> bool:
+    """A tree that is a checkpoint by itself and is called as a step is."""
+    return (path / _CHECKPOINT).is_file() and _STEP.fullmatch(path.name) is not None
+
+
+def _steps(path: Path) -> dict[int, Path]:
+    """The finished steps in a directory, by number."""
+    return {
+        int(step[1]): item
+        for item in _folders(path)
+        if (step := _STEP.fullmatch(item.name)) and (_is_tree(item) or _items(item))
+    }

@@ -1,0 +1,130 @@
+"""Every kind of checkpoint is recognised by names alone, and refused with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diy_core import CheckpointError
+from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.kinds import kind_of, lacks_config, refuse_kind
+
+
+def put(path: Path, *names: str) -> Path:
+    """A directory with empty files of these names."""
+    path.mkdir()
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("hf", ["config.json", "model.safetensors"]),
+        ("hf", ["config.json", "model.safetensors.index.json"]),
+        ("hf", ["config.json", "model.safetensors", "pytorch_model.bin", "flax_model.msgpack"]),
+        ("hf", ["config.json", "model.safetensors", "adapter_config.json"]),
+        ("hf", ["config.json"]),  # the reader says what it lacks
+        ("hf", ["model.safetensors"]),
+        ("orbax", ["config.json", "state/_METADATA"]),
+        ("orbax", ["_METADATA", "manifest.ocdbt"]),
+        ("orbax", ["_CHECKPOINT_METADATA", "default/_METADATA"]),
+        ("orbax", ["100/default/_METADATA", "200/default/_METADATA"]),
+        ("orbax", ["config.json", "step_7/manifest.ocdbt"]),
+    ],
+)
+def test_a_directory_is_recognised(tmp_path: Path, kind: str, names: list[str]) -> None:
+    assert kind_of(put(tmp_path / "m", *names)) == kind
+
+
+def test_a_file_is_gguf_unless_its_name_says_otherwise(tmp_path: Path) -> None:
+    for name in ("m.gguf", "m"):
+        (tmp_path / name).write_text("")
+        assert kind_of(tmp_path / name) == "gguf"
+
+
+REFUSED = {
+    "adapter": (["adapter_config.json", "adapter_model.safetensors"], "m: is a PEFT adapter"),
+    "adapter with a config": (
+        ["config.json", "adapter_config.json", "adapter_model.bin"],
+        r"merge_and_unload\(\)",
+    ),
+    "pickle": (
+        ["config.json", "pytorch_model.bin"],
+        r"has only pickled weights \(pytorch_model\.bin\), which can run any code",
+    ),
+    "Meta's": (["params.json", "consolidated.00.pth"], r"pickled weights \(consolidated\.00\.pth"),
+    "flax": (["config.json", "flax_model.msgpack"], r"flax_model\.msgpack: holds Flax weights"),
+    "tensorflow": (["config.json", "tf_model.h5"], "from_tf=True"),
+    "onnx": (["config.json", "model.onnx"], "holds an ONNX graph"),
+    "gguf": (["config.json", "b.Q4.gguf", "a.Q8.gguf"], r"give one of them, as .*m/a\.Q8\.gguf"),
+    "text": (["README.md"], "is neither a Hugging Face directory"),
+    "nothing": ([], "is neither a Hugging Face directory"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_directory_of_another_kind_says_what_it_is(tmp_path: Path, case: str) -> None:
+    names, words = REFUSED[case]
+    with pytest.raises(CheckpointError, match=words):
+        kind_of(put(tmp_path / "m", *names))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.safetensors", "give the directory"),
+        ("config.json", "give the directory"),
+        ("model.pt", "is a file of pickled weights"),
+        ("pytorch_model.bin", "is a file of pickled weights"),
+        ("flax_model.msgpack", "Flax weights"),
+        ("weights.npz", "holds numpy arrays"),
+    ],
+)
+def test_a_file_of_another_kind_says_what_it_is(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(CheckpointError, match=words):
+        kind_of(tmp_path / name)
+
+
+def test_what_does_not_exist_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="names of a model hub are not downloaded"):
+        kind_of(tmp_path / "meta-llama" / "Llama-3.2-1B")
+
+
+def test_a_part_of_a_checkpoint_names_the_whole(tmp_path: Path) -> None:
+    whole = put(tmp_path / "m", "config.json", "state/_METADATA")
+    with pytest.raises(CheckpointError, match=f"is a part of the Orbax checkpoint {whole}: give"):
+        kind_of(whole / "state")
+
+
+def test_a_kind_that_is_not_read_has_a_command(tmp_path: Path) -> None:
+    whole = put(tmp_path / "my model", "config.json", "state/_METADATA")
+    refuse_kind(whole, "orbax", ["hf", "orbax"])
+    command = f"`parity convert '{whole}' DIR --to hf` makes a Hugging Face directory"
+    with pytest.raises(CheckpointError, match=f"is an Orbax checkpoint, .*{command}"):
+        refuse_kind(whole, "orbax", ["hf", "gguf"])
+    with pytest.raises(CheckpointError, match="is a GGUF file, which is not read here"):
+        refuse_kind(tmp_path / "m.gguf", "gguf", ["hf"])
+
+
+def test_a_checkpoint_without_a_config_is_asked_for_one(tmp_path: Path) -> None:
+    bare = put(tmp_path / "bare", "_METADATA")
+    assert lacks_config(bare)
+    with pytest.raises(CheckpointError, match="--to hf --config CONFIG_DIR` makes"):
+        refuse_kind(bare, "orbax", ["hf"])
+    assert not lacks_config(put(tmp_path / "steps", "config.json", "100/default/_METADATA"))
+    assert not lacks_config(tmp_path / "steps" / "100")
+    assert not lacks_config(put(tmp_path / "hf", "config.json"))
+
+
+def test_the_reader_of_directories_knows_the_others(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is an Orbax checkpoint, which is not read here"):
+        HFReader(put(tmp_path / "orbax", "config.json", "state/_METADATA"))
+    with pytest.raises(CheckpointError, match="is a PEFT adapter"):
+        HFReader(put(tmp_path / "adapter", "adapter_config.json", "adapter_model.safetensors"))
+    with pytest.raises(CheckpointError, match="holds GGUF files: give one of them"):
+        HFReader(put(tmp_path / "gguf", "config.json", "m.gguf"))
