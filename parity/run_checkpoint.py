@@ -153,8 +153,10 @@ def naming_the_gone(path: Path) -> Iterator[None]:
 
 
 def _reader(form: str) -> ReadArrays:
-    if form == state_file.STATE_FILE:
-        return state_file.read_arrays
-    from diy_jax.training_store import TrainingStore  # needs JAX
+    return state_file.read_arrays if form == state_file.STATE_FILE else _read_orbax
 
-    return TrainingStore.read_arrays
+
+def _read_orbax(folder: Path, layout: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
+    from diy_jax.training_store import TrainingStore  # needs JAX, which what stands beside does not
+
+    return TrainingStore.read_arrays(folder, layout)
