@@ -1,9 +1,11 @@
 """Text to token ids and back, out of the tokenizer files of a Hugging Face directory.
 
-    tokenizer.json           the tokenizer itself, run by the `tokenizers` library
-    tokenizer_config.json    the special tokens by role, and the chat template
+    tokenizer.json           the tokenizer, run by the `tokenizers` library
+    tokenizer_config.json    its class, its special tokens by role, and the chat template
     chat_template.jinja      the chat template, where it has a file of its own (`chat_templates`)
-    generation_config.json   the ids that end a generation
+    generation_config.json   the ids that end a generation (`text/ends.py`)
+
+Which other files have a say is in `text/backend.py`.
 
 Letters: B batch, S the longest row of the batch.
 """
@@ -22,8 +24,12 @@ from diy_core import chat_template as template
 from diy_core import tokenizer_files as files
 from diy_core.chat_templates import DEFAULT, choose, read_chat_templates, refuse_other_arguments
 from diy_core.errors import CheckpointError
-
-_REPLACEMENT = "\ufffd"  # what bytes decode to that are no UTF-8, or not yet
+from diy_core.notes import settle
+from diy_core.text.backend import load
+from diy_core.text.clean_up import clean_up
+from diy_core.text.ends import read_ends
+from diy_core.text.library import library
+from diy_core.text.stream import TextStream, flat_ids
 
 
 class Tokenizer:
@@ -38,6 +44,8 @@ class Tokenizer:
         chat_template: Jinja source, several by name, or None where the model has none.
         eos_token_ids: every id that ends a generation.
         pad_token_id: the id that fills short rows, or None where the model has none.
+        cleans_up: whether `decode` leaves out the spaces before punctuation.
+        notes: what is odd about the files.
         where: what error messages name.
     """
 
@@ -49,75 +57,74 @@ class Tokenizer:
         chat_template: str | Mapping[str, str] | None = None,
         eos_token_ids: Sequence[int] = (),
         pad_token_id: int | None = None,
+        cleans_up: bool = False,
+        notes: Sequence[str] = (),
         where: str = "tokenizer",
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
-        self._backend = backend
+        self.backend = backend
         self._where = where
         self.special_tokens = dict(special_tokens or {})
         one = {DEFAULT: chat_template} if isinstance(chat_template, str) else chat_template
         self.chat_templates = dict(one or {})
         self.eos_token_ids = list(eos_token_ids)
         self.pad_token_id = pad_token_id
+        self.notes = list(notes)
+        self.cleans_up = cleans_up
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, where: object = None) -> Tokenizer:
-        """Read the tokenizer of a Hugging Face directory.
+    def from_pretrained(
+        cls, path: str | Path, *, where: object = None, strict: bool = False
+    ) -> Tokenizer:
+        """Read the tokenizer of a Hugging Face directory, with a warning for each note.
 
         Args:
             path: the directory.
-            where: what error messages name; None: the directory.
+            where: what error messages and notes name; None: the directory.
+            strict: refuse a tokenizer with notes.
 
         Raises:
-            CheckpointError: no `tokenizer.json`, one of the files cannot be read, or a special
-                token that is not in the vocabulary.
+            CheckpointError: no `tokenizer.json`, one of the files cannot be read or has what
+                cannot be honoured; with `strict`, a note.
         """
+        where = path if where is None else where
+        tokenizer = cls.read(path, where=where)
+        settle(where, tokenizer.notes, strict=strict)
+        return tokenizer
+
+    @classmethod
+    def read(cls, path: str | Path, *, where: object = None) -> Tokenizer:
+        """The same, with the notes unsaid."""
         path = Path(path)
-        file = path / "tokenizer.json"
-        if not file.is_file():
+        if not (path / "tokenizer.json").is_file():
             raise CheckpointError(
                 path,
                 f"has no tokenizer.json{files.other_kind(path)}; copy it from the model's source",
             )
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(file, f"is no readable tokenizer: {error}") from error
-        settings = files.read_json(path / "tokenizer_config.json")
-        special = files.special_tokens(files.read_json(path / "special_tokens_map.json") | settings)
-        ids = {role: backend.token_to_id(token) for role, token in special.items()}
-        needed = ("bos_token", "eos_token", "pad_token")
-        if faults := [
-            f"{role} {special[role]!r} is no token of tokenizer.json"
-            for role in needed
-            if role in ids and ids[role] is None
-        ]:
-            raise CheckpointError(path, faults)
-        # Where generation_config.json is silent, config.json speaks: so does transformers.
-        configs = (path / "config.json", path / "generation_config.json")
-        said = {k: v for file in configs for k, v in files.read_json(file).items() if v is not None}
-        eos = files.token_ids(path, "eos_token_id", said.get("eos_token_id", ids.get("eos_token")))
-        pad = files.token_ids(path, "pad_token_id", ids.get("pad_token", said.get("pad_token_id")))
+        found = load(path)
+        ends = read_ends(path, found)
         return cls(
-            backend,
-            special_tokens=special,
-            chat_template=read_chat_templates(path, settings),
-            eos_token_ids=eos,
-            pad_token_id=pad[0] if pad else None,
+            found.tokenizer,
+            special_tokens=found.special_tokens,
+            chat_template=read_chat_templates(path, files.read_json(path / files.SETTINGS)),
+            eos_token_ids=ends.eos,
+            pad_token_id=ends.pad,
+            cleans_up=found.cleans_up,
+            notes=[*found.notes, *ends.notes],
             where=str(path if where is None else where),
         )
 
     @property
     def vocab_size(self) -> int:
         """The number of tokens, added ones included; a model may have more rows than that."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     @property
     def bos_token_id(self) -> int | None:
         """The id of the token that begins a text, or None."""
         token = self.special_tokens.get("bos_token")
-        return None if token is None else self._backend.token_to_id(token)
+        return None if token is None else self.backend.token_to_id(token)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text. Special tokens that are spelled out in it are recognised.
@@ -135,7 +142,8 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(f"text cannot be written as UTF-8: {error}") from error
-        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        with library(self._where, "the tokenizer cannot encode this text"):
+            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; ids beyond the vocabulary, which padded models have, are empty.
@@ -143,14 +151,18 @@ class Tokenizer:
         Raises:
             ValueError: an id that is negative or no integer.
         """
-        return self._decode(_row(ids, "ids"), skip_special_tokens)
+        text = self._decode(flat_ids(ids, "ids"), skip_special_tokens)
+        return clean_up(text) if self.cleans_up else text
 
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        return str(self._backend.decode(ids, skip_special_tokens=skip_special_tokens))
+        with library(self._where, "the tokenizer cannot decode these ids"):
+            return str(self.backend.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def stream(self, skip_special_tokens: bool = True) -> TextStream:
         """An object that turns one token id after the other into text."""
-        return TextStream(self, skip_special_tokens)
+        return TextStream(
+            lambda ids: self._decode(ids, skip_special_tokens), cleans_up=self.cleans_up
+        )
 
     def batch(
         self,
@@ -179,7 +191,9 @@ class Tokenizer:
         if isinstance(rows, (str, bytes)) or len(rows) == 0:
             raise ValueError(f"rows must be a list of texts or of id lists, got {rows!r}")
         encoded = [
-            self.encode(row, add_special_tokens) if isinstance(row, str) else _row(row, f"row {i}")
+            self.encode(row, add_special_tokens)
+            if isinstance(row, str)
+            else flat_ids(row, f"row {i}")
             for i, row in enumerate(rows)
         ]
         if empty := [i for i, row in enumerate(encoded) if not row]:
@@ -253,58 +267,3 @@ class Tokenizer:
         """The token ids of `chat`; the template wrote the special tokens, so none are added."""
         text = self.chat(messages, add_generation_prompt, **options)
         return self.encode(text, add_special_tokens=False)
-
-
-class TextStream:
-    """Token ids in, text out, each piece as soon as its last byte is there.
-
-    A character whose bytes are spread over tokens is held back until it is whole. The pieces, with
-    that of `finish`, join to the `decode` of all ids. (`tokenizers.decoders.DecodeStream` is the
-    same idea without an end: what it still holds is lost.)
-    """
-
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
-        self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
-        self._context: list[int] = []  # printed already; some decoders look at the token before
-        self._pending: list[int] = []  # not wholly printed
-        self._printed = 0  # characters of the pending text that were printed
-
-    def push(self, token_id: int) -> str:
-        """The text that this id completes; often one word, sometimes nothing."""
-        self._pending += _row([token_id], "token_id")
-        text = self._text()
-        # The bytes at the end may be the beginning of a character, or garbage: the next id tells.
-        whole = text.rstrip(_REPLACEMENT)
-        piece = whole[self._printed :]
-        self._printed = max(self._printed, len(whole))
-        if text and whole == text:
-            self._context, self._pending, self._printed = self._pending, [], 0
-        return piece
-
-    def finish(self) -> str:
-        """What is still held: bytes that never became a character, as U+FFFD."""
-        piece = self._text()[self._printed :]
-        self._context, self._pending, self._printed = [], [], 0
-        return piece
-
-    def _text(self) -> str:
-        before = self._tokenizer._decode(self._context, self._skip)
-        text = self._tokenizer._decode(self._context + self._pending, self._skip)
-        if text.startswith(before):
-            return text[len(before) :]
-        # Byte-fallback decoders judge a run of bytes as a whole, and this one has gone bad.
-        return self._tokenizer._decode(self._pending, self._skip)
-
-
-def _row(ids: Any, name: str) -> list[int]:
-    """Ids out of a list, a numpy array or a tensor, as Python integers."""
-    array = np.asarray(ids if isinstance(ids, (Sequence, np.ndarray)) else list(ids))
-    if array.size == 0:
-        return []
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be a flat list of integers, got {ids!r}")
-    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
-        bad = int(array.min() if array.min() < 0 else array.max())
-        raise ValueError(f"{name} holds {bad}, which is no token id: they are 0 to 2**31 - 1")
-    return [int(i) for i in array]

@@ -35,12 +35,12 @@ def vocabulary_metadata(directory: Path, vocab_size: int) -> dict[str, Any]:
     file = directory / "tokenizer.json"
     if not file.is_file():
         return {"tokenizer.ggml.model": "no_vocab"}
-    tokenizer = Tokenizer.from_pretrained(directory)
-    backend = tokenizers.Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer.read(directory)
+    backend = tokenizer.backend
     state = json.loads(backend.to_str())
     pre = _name_of_rules(file, state)
+    _refuse_unsaid(file, tokenizer, state)
     tokens, types = _tokens(file, state, vocab_size)
-    plain, around = (backend.encode("a", add_special_tokens=added).ids for added in (False, True))
     bos = tokenizer.bos_token_id
     merges = [m if isinstance(m, str) else " ".join(m) for m in state["model"]["merges"]]
     eos = tokenizer.special_tokens.get("eos_token")
@@ -61,14 +61,44 @@ def vocabulary_metadata(directory: Path, vocab_size: int) -> dict[str, Any]:
         "tokens": tokens,
         "token_type": types,
         "merges": merges,
-        "add_bos_token": around[:1] != plain[:1] and around[0] == bos,
-        "add_eos_token": around[-1:] != plain[-1:] and around[-1] in eos_ids,
+        **_around(file, tokenizer, bos, eos_ids[:1]),
         **{key: token_id for key, token_id in ids.items() if token_id is not None},
     }
     metadata = {f"tokenizer.ggml.{key}": value for key, value in entries.items()}
     if tokenizer.chat_template is not None:
         metadata["tokenizer.chat_template"] = tokenizer.chat_template
     return metadata
+
+
+def _around(
+    file: Path, tokenizer: Tokenizer, bos: int | None, eos: list[int | None]
+) -> dict[str, bool]:
+    """Whether BOS and EOS are put around a text; a GGUF file can say no more than that."""
+    plain, around = (tokenizer.encode("a", added) for added in (False, True))
+    begins = around[:1] != plain[:1] and around[0] == bos
+    ends = around[-1:] != plain[-1:] and around[-1:] == eos
+    if around != [bos] * begins + plain + eos * ends:
+        raise CheckpointError(
+            file,
+            f"puts more around a text than BOS in front and EOS behind ({around} for {plain}), "
+            "which a GGUF file cannot say",
+        )
+    return {"add_bos_token": begins, "add_eos_token": ends}
+
+
+def _refuse_unsaid(file: Path, tokenizer: Tokenizer, state: dict[str, Any]) -> None:
+    """Raise for what a GGUF file has no entry for, and llama.cpp would pass over."""
+    faults = [
+        f"the added token {token['content']!r} has {', '.join(flags)}, which a GGUF file cannot say"
+        for token in state["added_tokens"]
+        if (flags := [flag for flag in ("lstrip", "rstrip", "single_word") if token[flag]])
+    ]
+    if tokenizer.backend.encode_special_tokens:
+        faults.append("split_special_tokens is true, which a GGUF file cannot say")
+    if tokenizer.cleans_up:
+        faults.append("clean_up_tokenization_spaces is forced, which a GGUF file cannot say")
+    if faults:
+        raise CheckpointError(file, faults)
 
 
 def _name_of_rules(file: Path, state: dict[str, Any]) -> str:

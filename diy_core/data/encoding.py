@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,30 @@ from diy_core.data.chats import encode_chat
 from diy_core.data.files import file_hash
 from diy_core.data.records import Chat, Completion, Document
 from diy_core.errors import CheckpointError
+from diy_core.text.backend import load
 from diy_core.tokenizer import Tokenizer
 from diy_core.tokenizer_files import read_json
 
 
 def tokenizer_hash(tokenizer: str | Path) -> str:
-    """What tells tokenizers apart: the sha256 of `tokenizer.json`, or "bytes".
+    """What tells tokenizers apart: a sha256, or "bytes".
+
+    Of `tokenizer.json`, where the ids follow from it alone; else of the tokenizer as it is used,
+    with what the files beside it say.
 
     Args:
         tokenizer: a Hugging Face directory, or "bytes".
+
+    Raises:
+        CheckpointError: the directory holds no readable tokenizer.
     """
-    if str(tokenizer) == BYTES or is_byte_tokenizer(Path(tokenizer)):
+    if str(tokenizer) == BYTES:
         return BYTES
-    return file_hash(Path(tokenizer) / "tokenizer.json")
+    path = Path(tokenizer)
+    backend = load(path)
+    if not backend.as_written:
+        return backend.digest()
+    return BYTES if is_byte_tokenizer(path) else file_hash(path / "tokenizer.json")
 
 
 def require_tokenizer(tokenizer: str | Path) -> None:
@@ -54,22 +66,26 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: str | Path) -> None:
+        self._source = tokenizer
         self._tokenizer: Tokenizer | None = None
         self.end_token_ids = [END_TOKEN_ID]
         self.vocab_size = END_TOKEN_ID + 1
-        self.hash = BYTES
         self.chat_templates: dict[str, str] = {}
         self.special_tokens: dict[str, str] = {}
         require_tokenizer(tokenizer)
         if str(tokenizer) != BYTES:
             self._tokenizer = Tokenizer.from_pretrained(tokenizer)
             self.end_token_ids = self._tokenizer.eos_token_ids
-            self.hash = tokenizer_hash(tokenizer)
             self.chat_templates = self._tokenizer.chat_templates
             self.special_tokens = self._tokenizer.special_tokens
             # A model may have more rows than its tokenizer has tokens, never fewer.
             rows = read_json(Path(tokenizer) / "config.json").get("vocab_size")
             self.vocab_size = rows if isinstance(rows, int) else self._tokenizer.vocab_size
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """The `tokenizer_hash`."""
+        return tokenizer_hash(self._source)
 
     def encode(self, document: Document) -> tuple[NDArray[np.uint32], NDArray[np.uint8] | None]:
         """The ids of a document, and unless all count as many flags: 1 = the loss counts this one.

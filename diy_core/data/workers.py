@@ -9,6 +9,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from diy_core.data.documents import Documents
 from diy_core.data.encoding import Encoder
 from diy_core.data.shards import Reading, save, shard_file, tokenise
 from diy_core.data.sources import Part
+from diy_core.notes import CheckpointNote
 
 
 def tokenise_all(
@@ -105,7 +107,10 @@ _worker: tuple[Encoder, Documents, Path]
 def _start_worker(tokenizer: str | Path, reading: Reading, folder: Path) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = Encoder(tokenizer), Documents(reading.separator, reading.field), folder
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointNote)  # the parent has said them
+        encoder = Encoder(tokenizer)
+    _worker = encoder, Documents(reading.separator, reading.field), folder
 
 
 def _end_with_parent() -> None:

@@ -14,6 +14,7 @@ from diy_core.checkpoints.hf_directory import CONFIG, copy_side_files, require_d
 from diy_core.config import DIYConfig
 from diy_core.data import require_tokenizer, tokenizer_hash
 from diy_core.notes import settle
+from diy_core.text.backend import keep_class
 from diy_core.training.config import TrainConfig
 from diy_core.training.run_directory import RunDirectory
 
@@ -66,6 +67,7 @@ def keep_model(config: TrainConfig, directory: RunDirectory) -> None:
         elif tokenizer is not None:
             require_tokenizer(tokenizer)
             copy_side_files(Path(tokenizer), folder)
+            keep_class(Path(tokenizer), folder)
 
 
 def tokenizer_of(config: TrainConfig) -> str | None:

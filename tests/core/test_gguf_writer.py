@@ -355,13 +355,44 @@ def test_an_unknown_text_is_not_taken_for_what_is_put_around_it(tmp_path: Path) 
     assert found["tokenizer.ggml.add_eos_token"] is False
 
 
-def test_what_is_put_after_a_text_and_ends_none_is_not_said_to(tmp_path: Path) -> None:
+def test_what_is_put_around_a_text_and_is_no_bos_or_eos_is_refused(tmp_path: Path) -> None:
     source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
     put_tokenizer(source, build_tokenizer(before="<|turn|>", after="<|turn|>"))
+    with pytest.raises(CheckpointError, match="puts more around a text than BOS in front and EOS"):
+        export(source, tmp_path / "m.gguf")
+
+
+def test_tokens_that_stand_elsewhere_than_in_tokenizer_json_are_written(tmp_path: Path) -> None:
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    put_tokenizer(source, extra_special_tokens=["<|tool|>"], eos_token="<|stop|>")
+    theirs = transformers.AutoTokenizer.from_pretrained(source)
     export(source, tmp_path / "m.gguf")
     found = entries(tmp_path / "m.gguf")
-    assert found["tokenizer.ggml.add_bos_token"] is False
-    assert found["tokenizer.ggml.add_eos_token"] is False
+    for token in ("<|tool|>", "<|stop|>"):
+        token_id = theirs.convert_tokens_to_ids(token)
+        assert found["tokenizer.ggml.tokens"][token_id] == token
+        assert found["tokenizer.ggml.token_type"][token_id] == gguf.TokenType.CONTROL
+    assert found["tokenizer.ggml.eos_token_id"] == theirs.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"split_special_tokens": True}, "split_special_tokens is true, which a GGUF file cannot"),
+        (
+            {"mask_token": {"__type": "AddedToken", "content": "<|mask|>", "lstrip": True}},
+            r"the added token '<\|mask\|>' has lstrip, which a GGUF file cannot say",
+        ),
+        ({"tokenizer_class": "Qwen2Tokenizer"}, "without a normaliser"),
+    ],
+)
+def test_what_a_gguf_file_cannot_say_of_a_tokenizer_is_refused(
+    tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    put_tokenizer(source, **settings)
+    with pytest.raises(CheckpointError, match=words):
+        export(source, tmp_path / "m.gguf")
 
 
 RULES = {

@@ -1,0 +1,33 @@
+"""Git LFS pointers: three lines of text where a large file was meant."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from diy_core.errors import CheckpointError
+
+_HEAD = b"version https://git-lfs.github.com/spec/"
+_LONGEST = 1024  # bytes; the specification's own limit
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Raise where a file is a Git LFS pointer; what cannot be read is left to who reads it.
+
+    Raises:
+        CheckpointError: it is one; the message says how to get the file itself.
+    """
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(_LONGEST)
+    except OSError:
+        return
+    if not text.startswith(_HEAD):
+        return
+    size = re.search(rb"^size (\d{1,15})$", text, re.MULTILINE)
+    of = f" of {int(size[1]):,} bytes" if size else ""
+    raise CheckpointError(
+        path,
+        f"is a Git LFS pointer to a file{of} and not the file itself: run `git lfs pull` where it "
+        "was cloned, or download it",
+    )

@@ -1,0 +1,204 @@
+"""The tokenizer that the files of a directory describe together.
+
+    tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json
+    config.json      its `model_type`, and `tokenizer_class` where tokenizer_config.json has none
+
+As `transformers.AutoTokenizer` takes them: a sweep over many tokenizers holds the two together.
+What cannot be honoured is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import models, processors
+
+from diy_core.checkpoints.hf_directory import write_json
+from diy_core.errors import CheckpointError
+from diy_core.lfs import refuse_lfs_pointer
+from diy_core.text.classes import AS_WRITTEN, class_of
+from diy_core.text.library import library
+from diy_core.text.rebuilt import REBUILT, Rebuilt
+from diy_core.text.settings import patch_mistral, refuse_settings
+from diy_core.text.tokens import Tokens, again, read_tokens
+from diy_core.tokenizer_files import SETTINGS, read_json
+
+FILE = "tokenizer.json"
+_BYTE_LEVEL = '"ByteLevel"'
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """A tokenizer of the `tokenizers` library, complete, and what it cannot say itself.
+
+    Attributes:
+        tokenizer: without truncation and padding, which would change what is encoded.
+        special_tokens: text by role.
+        cleans_up: whether decoded text loses the spaces before punctuation.
+        as_written: whether it gives the ids that tokenizer.json gives alone.
+        notes: what is odd about the files.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    special_tokens: dict[str, str]
+    cleans_up: bool
+    as_written: bool
+    notes: list[str]
+
+    def digest(self) -> str:
+        """The SHA-256 of all that decides about ids."""
+        state = json.loads(self.tokenizer.to_str())
+        state["split_special_tokens"] = self.tokenizer.encode_special_tokens
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def load(path: Path) -> Backend:
+    """Read the tokenizer of a directory.
+
+    Raises:
+        CheckpointError: a file that cannot be read, or something in it that cannot be honoured.
+    """
+    file = path / FILE
+    settings, config = read_json(path / SETTINGS), read_json(path / "config.json")
+    refuse_settings(path / SETTINGS, settings)
+    text = _text(file)
+    with library(file, "is no readable tokenizer"):
+        written = tokenizers.Tokenizer.from_str(text)
+    own = written.get_added_tokens_decoder()
+    name = class_of(path, config, settings, byte_level=_BYTE_LEVEL in text)
+    rebuilt = REBUILT.get(name)
+    silent = dict(rebuilt.tokens) if rebuilt else {}
+    if written.padding:
+        silent.setdefault("pad_token", written.padding["pad_token"])
+    tokens = read_tokens(path, settings, own, silent)
+    notes: list[str] = []
+    if rebuilt is None:
+        backend = written
+        _turn_dropout_off(backend, notes)
+    else:
+        with library(file, f"cannot be built as a {name}"):
+            backend = rebuilt.build(*_vocabulary(file, text, name), tokens.settings)
+        backend.post_processor = written.post_processor
+    backend.no_truncation()
+    backend.no_padding()
+    _add(backend, tokens, settings, notes)
+    if rebuilt:
+        backend.add_tokens(again([*tokens.special.values(), *tokens.extra], rebuilt.again))
+    put_around = _put_around(backend, tokens, rebuilt)
+    patched = patch_mistral(backend, config, settings)
+    backend.encode_special_tokens = bool(settings.get("split_special_tokens"))
+    same = own == backend.get_added_tokens_decoder() and not backend.encode_special_tokens
+    return Backend(
+        backend,
+        tokens.texts(),
+        cleans_up=_cleans_up(backend, settings),
+        as_written=same and rebuilt is None and not put_around and not patched,
+        notes=notes,
+    )
+
+
+def keep_class(source: Path, copy: Path) -> None:
+    """Have copied tokenizer files mean the same next to the config.json of another model.
+
+    Args:
+        source: the directory that they are from.
+        copy: the one that they are in now; its tokenizer_config.json then names the class, where
+            its own config.json would make it another.
+
+    Raises:
+        CheckpointError: of `load`.
+    """
+    if (name := _class(source)) != _class(copy):
+        known = "PreTrainedTokenizerFast" if name == AS_WRITTEN else name  # to older ones, too
+        write_json(copy / SETTINGS, read_json(copy / SETTINGS) | {"tokenizer_class": known})
+
+
+def _class(path: Path) -> str:
+    settings, config = read_json(path / SETTINGS), read_json(path / "config.json")
+    has_tokenizer = (path / FILE).is_file()
+    byte_level = has_tokenizer and _BYTE_LEVEL in _text(path / FILE)
+    return class_of(path, config, settings, byte_level=byte_level)
+
+
+def _text(file: Path) -> str:
+    refuse_lfs_pointer(file)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(file, f"is no readable tokenizer: {error}") from error
+
+
+def _turn_dropout_off(backend: tokenizers.Tokenizer, notes: list[str]) -> None:
+    """Dropout of merges is for training a model: with it, the same text has other ids each time."""
+    if isinstance(backend.model, models.BPE) and backend.model.dropout is not None:
+        if backend.model.dropout > 0:
+            notes.append(
+                f"dropout ({backend.model.dropout:g}) of tokenizer.json was turned off: it would "
+                "give the same text other ids each time"
+            )
+        backend.model.dropout = None
+
+
+def _vocabulary(file: Path, text: str, name: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """What a class that is built anew keeps of the model."""
+    model = json.loads(text)["model"]
+    if model.get("type") != "BPE":
+        raise CheckpointError(
+            file, f"has a {model.get('type')} model, and a {name} is a BPE: which is meant?"
+        )
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    return model["vocab"], [(left, right) for left, right in pairs]
+
+
+def _add(
+    backend: tokenizers.Tokenizer, tokens: Tokens, settings: Mapping[str, Any], notes: list[str]
+) -> None:
+    known = {text for text in tokens.texts().values() if backend.token_to_id(text) is not None}
+    tokens.add_to(backend)
+    ids = {token.content: backend.token_to_id(token.content) for token in tokens.added.values()}
+    notes += [
+        f"{token.content!r} has id {ids[token.content]}, as transformers gives it, and not the "
+        f"{token_id} that the files say: tokens are added one after the other"
+        for token_id, token in tokens.added.items()
+        if ids[token.content] != token_id
+    ]
+    notes += [
+        f"{role} {text!r} was in no vocabulary: it has the new id {backend.token_to_id(text)}, as "
+        "transformers gives it"
+        for role, text in tokens.texts().items()
+        if text not in known and text not in ids and role in settings
+    ]
+
+
+def _put_around(backend: tokenizers.Tokenizer, tokens: Tokens, rebuilt: Rebuilt | None) -> bool:
+    """Set what is put around a text where that of tokenizer.json does not count; True: it was."""
+    names = {"bos_token": "add_bos_token", "eos_token": "add_eos_token"}
+    asked = any(flag in tokens.settings for flag in names.values())
+    if not asked and (rebuilt is None or rebuilt.keeps_post_processor):
+        return False
+    first = bool(rebuilt and rebuilt.adds_bos)
+    texts = tokens.texts()
+    bos, eos = (
+        texts.get(role) if tokens.settings.get(flag, first and role == "bos_token") else None
+        for role, flag in names.items()
+    )
+    ids = [(token, backend.token_to_id(token)) for token in (bos, eos) if token is not None]
+    backend.post_processor = processors.TemplateProcessing(
+        single=[token for token in (bos, "$A", eos) if token is not None], special_tokens=ids
+    )
+    return True
+
+
+def _cleans_up(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> bool:
+    """transformers leaves this out for BPE, whose spaces belong to the words, unless forced."""
+    forced = settings.get(
+        "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False
+    )
+    wanted = bool(settings.get("clean_up_tokenization_spaces", False))
+    return wanted and bool(forced or not isinstance(backend.model, models.BPE))

@@ -1,0 +1,205 @@
+"""The tokenizer of a directory: what is refused, what is noted, what tells tokenizers apart."""
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from diy_core.byte_tokenizer import write_byte_tokenizer
+from diy_core.data import tokenizer_hash
+from diy_core.data.files import file_hash
+from diy_core.errors import CheckpointError
+from diy_core.text.backend import keep_class, load
+from diy_core.tokenizer import Tokenizer
+from tests.core.test_text_sweep import ZOO, write
+
+PLAIN = ZOO["words of gpt-2"]
+END = 400
+
+
+def changed(**settings):
+    return PLAIN | {"tokenizer_config": PLAIN["tokenizer_config"] | settings}
+
+
+def model(**values):
+    tokenizer = PLAIN["tokenizer"]
+    return PLAIN | {"tokenizer": tokenizer | {"model": tokenizer["model"] | values}}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (changed(added_tokens_decoder={"x": {"content": "<tool>"}}), "tokens as objects by id"),
+        (changed(added_tokens_decoder={"400": "<tool>"}), "tokens as objects by id"),
+        (changed(added_tokens_decoder=["<tool>"]), "added_tokens_decoder must be an object"),
+        (
+            changed(added_tokens_decoder={"400": {"text": "x"}}),
+            r"added_tokens_decoder\['400'\] must",
+        ),
+        (changed(eos_token=3), "eos_token must be a token"),
+        (changed(extra_special_tokens="<tool>"), "extra_special_tokens must be a list"),
+        (changed(extra_special_tokens=[3]), "extra_special_tokens must be a token"),
+        (changed(split_special_tokens="yes"), "split_special_tokens must be true, false or null"),
+        (
+            changed(fast_tokenizer_files=["tokenizer.4.0.json"]),
+            "names 'tokenizer.4.0.json', another",
+        ),
+        (PLAIN | {"added_tokens": {"<tool>": "400"}}, "must map tokens to ids, got '400'"),
+        (PLAIN | {"special_tokens_map": {"eos_token": {"text": "x"}}}, "eos_token must be a token"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, files, words):
+    with pytest.raises(CheckpointError, match=words):
+        load(write(tmp_path, files))
+
+
+def test_json_that_is_nested_too_deeply(tmp_path):
+    write(tmp_path, PLAIN)
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: is not valid JSON"):
+        load(tmp_path)
+
+
+def test_panics_of_the_library_are_errors_of_the_file(tmp_path, capfd):
+    panics = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    write(tmp_path, PLAIN | {"tokenizer": PLAIN["tokenizer"] | {"normalizer": panics}})
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: is no readable tokenizer"):
+        load(tmp_path)
+    assert "panicked" in capfd.readouterr().err
+
+
+def test_a_text_that_the_tokenizer_has_no_token_for(tmp_path):
+    words = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<none>"}
+    write(tmp_path, {"tokenizer": PLAIN["tokenizer"] | {"model": words, "added_tokens": []}})
+    with pytest.raises(ValueError, match=rf"{tmp_path}: the tokenizer cannot encode this text: .*"):
+        Tokenizer.from_pretrained(tmp_path).encode("b")
+
+
+# Notes
+
+
+def test_dropout_is_turned_off(tmp_path):
+    found = load(write(tmp_path, model(dropout=0.5)))
+    assert found.notes == [
+        "dropout (0.5) of tokenizer.json was turned off: it would give the same text other ids "
+        "each time"
+    ]
+    (tmp_path / "without").mkdir()
+    whole = load(write(tmp_path / "without", PLAIN)).tokenizer
+    text = "the quick brown fox jumps over the lazy dog"
+    assert {tuple(found.tokenizer.encode(text).ids) for _ in range(8)} == {
+        tuple(whole.encode(text).ids)
+    }
+
+
+def test_no_dropout_is_no_note(tmp_path):
+    assert load(write(tmp_path, model(dropout=0.0))).notes == []
+
+
+def test_other_ids_than_the_files_say_are_noted(tmp_path):
+    files = changed(added_tokens_decoder={"500": {"content": "<tool>", "special": True}})
+    found = load(write(tmp_path, files))
+    [note] = found.notes
+    assert note.startswith("'<tool>' has id 400, as transformers gives it, and not the 500")
+    assert AutoTokenizer.from_pretrained(tmp_path)(
+        "<tool>", add_special_tokens=False
+    ).input_ids == [400]
+
+
+@pytest.mark.parametrize("name", ["words of llama-bpe", "added_tokens_decoder", "Llama silent"])
+def test_what_is_usual_has_no_notes(tmp_path, name):
+    assert load(write(tmp_path, ZOO[name])).notes == []
+
+
+# Large vocabularies of Mistral's
+
+
+@pytest.fixture(scope="module")
+def large():
+    words = {"model": PLAIN["tokenizer"]["model"]}
+    more = {f"unused {i}": END + i for i in range(100_001)}
+    words["model"] = words["model"] | {"vocab": words["model"]["vocab"] | more}
+    return PLAIN["tokenizer"] | words
+
+
+@pytest.mark.parametrize(
+    ("rules", "version"),
+    [("words of gpt-2", "4.50.0"), ("words of llama-bpe", "4.50.0"), ("words of gpt-2", "5.1.0")],
+)
+def test_the_mistral_fix(tmp_path, large, rules, version):
+    base = large | {"pre_tokenizer": ZOO[rules]["tokenizer"]["pre_tokenizer"]}
+    config = {"model_type": "mistral", "transformers_version": version}
+    files = changed(fix_mistral_regex=True) | {"tokenizer": base, "config": config}
+    ours, theirs = Tokenizer.read(write(tmp_path, files)), AutoTokenizer.from_pretrained(tmp_path)
+    text = "aCamelCase THEFox 123 12/ don't\n\n"
+    assert ours.encode(text) == theirs(text).input_ids
+    fixed = json.loads(ours.backend.pre_tokenizer.__getstate__()) != base["pre_tokenizer"]
+    assert fixed == (version == "4.50.0")
+
+
+# What tells tokenizers apart
+
+
+@pytest.mark.parametrize(
+    "name", ["words of gpt-2", "no tokenizer_config.json", "keys without effect"]
+)
+def test_the_hash_is_that_of_tokenizer_json_where_it_says_all(tmp_path, name):
+    write(tmp_path, ZOO[name])
+    assert tokenizer_hash(tmp_path) == file_hash(tmp_path / "tokenizer.json")
+
+
+def test_the_hash_covers_every_file_that_decides_about_ids(tmp_path):
+    names = [
+        "words of gpt-2",
+        "added_tokens_decoder",
+        "added_tokens.json",
+        "extra_special_tokens",
+        "split_special_tokens=True",
+        "special_tokens_map.json with flags",
+        "GPT2",
+        "Cohere",
+        "model_type qwen2, None",
+        "roles with strip",
+        "roles that are new",
+    ]
+    hashes = set()
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        hashes.add(tokenizer_hash(write(folder, ZOO[name])))
+    # The chat marks are the same tokens, whichever file has them.
+    assert len(hashes) >= len(names) - 2
+    assert tokenizer_hash(tmp_path / "1") == tokenizer_hash(tmp_path / "3")
+
+
+def test_bytes_with_a_token_more_are_not_bytes(tmp_path):
+    write_byte_tokenizer(tmp_path)
+    assert tokenizer_hash(tmp_path) == "bytes"
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write(tmp_path, {"tokenizer_config": settings | {"extra_special_tokens": ["<|im_end|>"]}})
+    assert tokenizer_hash(tmp_path) != "bytes"
+
+
+# Next to another config.json
+
+
+@pytest.mark.parametrize("name", ["model_type qwen2, None", "model_type granite, GPT2Tokenizer"])
+def test_copied_files_keep_their_class(tmp_path, name):
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    for folder in (source, copy):
+        folder.mkdir()
+        write(folder, ZOO[name])
+    write(copy, {"config": {"model_type": "llama"}})
+    assert tokenizer_hash(copy) != tokenizer_hash(source)
+    keep_class(source, copy)
+    assert tokenizer_hash(copy) == tokenizer_hash(source)
+
+
+def test_files_that_mean_the_same_are_left_alone(tmp_path):
+    write(tmp_path, PLAIN)
+    before = (tmp_path / "tokenizer_config.json").read_bytes()
+    keep_class(tmp_path, tmp_path)
+    assert (tmp_path / "tokenizer_config.json").read_bytes() == before
