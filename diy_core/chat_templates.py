@@ -56,6 +56,22 @@ def read_chat_templates(path: Path, settings: Mapping[str, Any]) -> dict[str, st
     return {} if old is None else _by_name(path / _OLD_FILE, old)
 
 
+def write_chat_templates(path: Path, templates: Mapping[str, str]) -> None:
+    """Write templates by name as the files that transformers 5 reads.
+
+    Raises:
+        ValueError: a name that would lead out of the directory.
+    """
+    for name, text in templates.items():
+        if "/" in name or "\\" in name:
+            raise ValueError(f"{name!r} is no name of a chat template")
+        file = path / TEMPLATES_FOLDER / f"{name}.jinja"
+        if name == DEFAULT:
+            file = path / TEMPLATE_FILE
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+
 def choose(
     templates: Mapping[str, str], wanted: str | None, tools_given: bool, where: str
 ) -> tuple[str, str]:

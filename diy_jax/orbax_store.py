@@ -27,6 +27,7 @@ from diy_core.checkpoints.manifest import MANIFEST, Manifest
 from diy_core.checkpoints.orbax_layout import STATE, config_directory, locate
 from diy_core.checkpoints.orbax_params import find_params
 from diy_core.checkpoints.safetensors_files import JSON_LIMIT
+from diy_core.checkpoints.side_files import SIDE_NAMES, copy_side_files
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
@@ -147,7 +148,7 @@ class OrbaxReader(Reader):
 
     def copy_side_files(self, to: Path) -> None:
         """Copy tokenizer, generation config and the like."""
-        hf_directory.copy_side_files(self._side, to)
+        copy_side_files(self._side, to)
 
 
 class OrbaxWriter(Writer):
@@ -240,7 +241,7 @@ def load_params(
 
 def _refuse_foreign(path: Path) -> None:
     """Raise where the directory holds what no checkpoint of ours has: it would be lost."""
-    own = {*_OWN, hf_directory.CONFIG, MANIFEST, *hf_directory.SIDE_FILES}
+    own = {*_OWN, hf_directory.CONFIG, MANIFEST, *SIDE_NAMES}
     other = (
         sorted(item.name for item in path.iterdir() if item.name not in own)
         if path.is_dir()

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from diy_core.checkpoints import hf_directory
 from diy_core.checkpoints.dtypes import dtype_of
 from diy_core.checkpoints.gguf_reader import GGUFReader
 from diy_core.checkpoints.gguf_writer import GGUFWriter
@@ -19,6 +18,7 @@ from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import Reader, Writer
 from diy_core.checkpoints.kinds import KINDS, kind_of
+from diy_core.checkpoints.side_files import SIDE_NAMES
 from diy_core.checkpoints.transfer import Progress, Summary, transfer
 from diy_core.errors import CheckpointError
 from diy_core.requirements import require
@@ -131,7 +131,7 @@ def convert(
     options: dict[str, Any] = {"overwrite": overwrite}
     if kind == "hf":
         # A former model's tokenizer does not stay: it would be taken for the new one's.
-        options |= {"max_shard_size": max_shard_size, "drop": hf_directory.SIDE_FILES}
+        options |= {"max_shard_size": max_shard_size, "drop": SIDE_NAMES}
     return transfer(
         reader,
         functools.partial(WRITERS[kind], destination, **options),

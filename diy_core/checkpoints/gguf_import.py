@@ -8,8 +8,8 @@ from pathlib import Path
 
 from diy_core.checkpoints.dtypes import dtype_of
 from diy_core.checkpoints.gguf_reader import GGUFReader
-from diy_core.checkpoints.hf_directory import SIDE_FILES
 from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.side_files import SIDE_NAMES
 from diy_core.checkpoints.transfer import transfer
 from diy_core.config import DIYConfig
 
@@ -32,7 +32,7 @@ def import_gguf(source: str | Path, destination: str | Path, dtype: str = "float
     # A former model's tokenizer does not stay: some of its files would win over the new ones.
     transfer(
         reader,
-        functools.partial(HFWriter, destination, drop=SIDE_FILES),
+        functools.partial(HFWriter, destination, drop=SIDE_NAMES),
         dtype=wanted,
         verify=False,
     )

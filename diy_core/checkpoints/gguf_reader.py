@@ -16,17 +16,19 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.chat_templates import write_chat_templates
 from diy_core.checkpoints.dtypes import FLOATS, as_bytes, dtype_of, same_bits
+from diy_core.checkpoints.gguf_chat_templates import templates_of
 from diy_core.checkpoints.gguf_config import ROPE_FREQS, read_config
 from diy_core.checkpoints.gguf_file import open_gguf, shape_of
 from diy_core.checkpoints.gguf_names import gguf_name, reorder
 from diy_core.checkpoints.gguf_rules import UnknownTokenizer
 from diy_core.checkpoints.gguf_special_tokens import SpecialTokens
 from diy_core.checkpoints.gguf_tokenizer import GGUFTokenizer
-from diy_core.checkpoints.hf_directory import SIDE_FILES
 from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.checkpoints.safetensors_files import read_into
+from diy_core.checkpoints.side_files import write_side_files
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import match, tensors
@@ -62,6 +64,7 @@ class GGUFReader(Reader):
             self._metadata = {name: field.contents() for name, field in file.fields.items()}
             config = _config(self._metadata, self._tensors, notes)
             self._files = _files(self._metadata)
+            self._templates = templates_of(self._metadata)
             self._special = SpecialTokens(self._metadata, config.vocab_size)
             self._tokenizer = self._find_tokenizer(config, notes)
             if CONFIG_KEY not in self._metadata:
@@ -161,10 +164,9 @@ class GGUFReader(Reader):
             self._special.write(to)
             if self._tokenizer is not None:
                 self._tokenizer.write(to)
-            elif isinstance(template := self._metadata.get("tokenizer.chat_template"), str):
-                (to / "chat_template.jinja").write_text(template, encoding="utf-8")
-        for name, text in self._files.items():
-            (to / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+            else:
+                write_chat_templates(to, self._templates)
+        write_side_files(to, self._files)
 
 
 def _config(metadata: Mapping[str, Any], found: Mapping[str, Any], notes: list[str]) -> DIYConfig:
@@ -192,7 +194,7 @@ def _files(metadata: Mapping[str, Any]) -> dict[str, str]:
     files = _object(metadata, FILES_KEY) if FILES_KEY in metadata else {}
     if not all(isinstance(text, str) for text in files.values()):
         raise ValueError(f"{FILES_KEY} must hold texts")
-    return {name: text for name, text in files.items() if name in SIDE_FILES}
+    return files
 
 
 def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
+from diy_core.checkpoints.gguf_chat_templates import as_setting, templates_of
 from diy_core.checkpoints.gguf_rules import RULES, UnknownTokenizer
 from diy_core.checkpoints.gguf_sentencepiece import build_sentencepiece
 from diy_core.checkpoints.gguf_special_tokens import SpecialTokens
@@ -64,13 +65,13 @@ class GGUFTokenizer:
     def write(self, directory: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json."""
         self.backend.save(str(directory / "tokenizer.json"))
-        template = self._metadata.get("tokenizer.chat_template")
+        templates = templates_of(self._metadata)
         write_json(
             directory / "tokenizer_config.json",
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 **{role: self.tokens[i] for role, i in self.special.by_role.items()},
-                **({} if template is None else {"chat_template": template}),
+                **({"chat_template": as_setting(templates)} if templates else {}),
                 "model_max_length": self._max_length,
                 "clean_up_tokenization_spaces": False,
                 "padding_side": "left",

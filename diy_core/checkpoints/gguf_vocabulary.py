@@ -13,6 +13,7 @@ from typing import Any
 
 import tokenizers
 
+from diy_core.checkpoints.gguf_chat_templates import template_metadata
 from diy_core.checkpoints.gguf_rules import RULES
 from diy_core.checkpoints.gguf_tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from diy_core.errors import CheckpointError
@@ -65,9 +66,7 @@ def vocabulary_metadata(directory: Path, vocab_size: int) -> dict[str, Any]:
         **{key: token_id for key, token_id in ids.items() if token_id is not None},
     }
     metadata = {f"tokenizer.ggml.{key}": value for key, value in entries.items()}
-    if tokenizer.chat_template is not None:
-        metadata["tokenizer.chat_template"] = tokenizer.chat_template
-    return metadata
+    return metadata | template_metadata(tokenizer.chat_templates)
 
 
 def _around(

@@ -25,10 +25,11 @@ from diy_core.checkpoints.gguf_config import ROPE_FREQS, config_metadata, rope_f
 from diy_core.checkpoints.gguf_names import gguf_name, reorder
 from diy_core.checkpoints.gguf_reader import CONFIG_KEY, FILES_KEY, MANIFEST_KEY, GGUFReader
 from diy_core.checkpoints.gguf_vocabulary import vocabulary_metadata
-from diy_core.checkpoints.hf_directory import CONFIG, SIDE_FILES, with_dtype, write_json
+from diy_core.checkpoints.hf_directory import CONFIG, with_dtype, write_json
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.checkpoints.safetensors_files import PIECE
+from diy_core.checkpoints.side_files import read_side_files
 from diy_core.errors import CheckpointError, naming
 
 _FILE_TYPES = {
@@ -94,12 +95,7 @@ class GGUFWriter(Writer):
     def _metadata(self, source: Reader) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder, naming(Path(folder), source.path):
             source.copy_side_files(Path(folder))
-            files = {
-                # Bytes that are no UTF-8 become lone surrogates, and those bytes again.
-                name: (Path(folder) / name).read_bytes().decode("utf-8", "surrogateescape")
-                for name in SIDE_FILES
-                if (Path(folder) / name).is_file()
-            }
+            files = read_side_files(Path(folder))
             # Where generation_config.json is silent, it says what ends a text.
             write_json(Path(folder) / CONFIG, self._config.to_dict())
             vocabulary = vocabulary_metadata(Path(folder), self._config.vocab_size)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,24 +22,12 @@ from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.kinds import refuse_others
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.checkpoints.safetensors_files import Slot, read_slot, sum_of_slot, tensor_slots
+from diy_core.checkpoints.side_files import copy_side_files, left_behind
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import DROPPED, TIED_EMBEDDING, TIED_HEAD, match, tensors
 
 CONFIG = "config.json"
-# Carried along unread from one directory to the next.
-SIDE_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "LICENSE",
-)
 
 
 class HFReader(Reader):
@@ -116,8 +103,11 @@ class HFReader(Reader):
             self.notes.append(note)
 
     def copy_side_files(self, to: Path) -> None:
-        """Copy tokenizer, generation config and the like."""
+        """Copy tokenizer, generation config and the like; what is left behind is noted."""
         copy_side_files(self.path, to)
+        note = left_behind(self.path)
+        if note is not None and note not in self.notes:
+            self.notes.append(note)
 
 
 def _faults(config: DIYConfig, slots: Mapping[str, Slot]) -> list[str]:
@@ -157,13 +147,6 @@ def require_directory(path: str | Path) -> None:
             "downloaded)",
         )
     refuse_others(path)
-
-
-def copy_side_files(source: Path, to: Path) -> None:
-    """Copy the files that travel with a model and are neither its config nor its weights."""
-    for name in SIDE_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, to / name)
 
 
 def refuse_foreign_directory(path: Path, marker: str) -> None:

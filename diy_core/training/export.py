@@ -9,9 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.hf_directory import copy_side_files
 from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.side_files import copy_side_files
 from diy_core.checkpoints.transfer import transfer
 from diy_core.config import DIYConfig
 from diy_core.disk import require_room

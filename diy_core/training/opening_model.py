@@ -10,7 +10,8 @@ from typing import Any
 
 from diy_core.byte_tokenizer import BYTES, write_byte_tokenizer
 from diy_core.checkpoints.atomic import atomic_directory
-from diy_core.checkpoints.hf_directory import CONFIG, copy_side_files, require_directory, write_json
+from diy_core.checkpoints.hf_directory import CONFIG, require_directory, write_json
+from diy_core.checkpoints.side_files import copy_side_files
 from diy_core.config import DIYConfig
 from diy_core.data import require_tokenizer, tokenizer_hash
 from diy_core.notes import settle

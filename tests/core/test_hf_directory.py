@@ -26,8 +26,9 @@ import torch
 import transformers
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
-from diy_core.checkpoints.hf_directory import HFReader, copy_side_files
+from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import HFWriter, write_hf_directory
+from diy_core.checkpoints.side_files import copy_side_files
 from diy_core.checkpoints.transfer import transfer
 from diy_core.first_weights import first_weights
 

@@ -246,7 +246,11 @@ CHAINS = [
     ("gguf", "orbax", "hf"),
     ("gguf", "gguf", "orbax", "orbax", "hf", "hf"),
 ]
-FILES = {"generation_config.json": b'{"eos_token_id":\r\n 0}', "LICENSE": b"free\r\n"}
+FILES = {
+    "generation_config.json": b'{"eos_token_id":\r\n 0}',
+    "LICENSE": b"free\r\n",
+    "additional_chat_templates/tool_use.jinja": b"{{ tools }}\r\n",
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "mixed"])
@@ -259,6 +263,7 @@ def test_any_chain_of_conversions_is_the_same_to_the_bit(
     named = {} if dtype == "mixed" else {"dtype": dtype, "torch_dtype": dtype}
     source = put(tmp_path / "m", arrays, config, **named, bos_token_id=1, mine=[1, {"a": None}])
     put_tokenizer(source, chat_template=TEMPLATE)
+    (source / "additional_chat_templates").mkdir()
     for name, content in FILES.items():
         (source / name).write_bytes(content)
     back = chain(source, *kinds)
@@ -267,7 +272,7 @@ def test_any_chain_of_conversions_is_the_same_to_the_bit(
     files = [*FILES, "tokenizer.json", "tokenizer_config.json"]
     assert all((back / name).read_bytes() == (source / name).read_bytes() for name in files)
     expected = {*files, "config.json", "model.safetensors", MANIFEST}
-    assert {file.name for file in back.iterdir()} == expected
+    assert set(snapshot(back)) == expected
     for step in tmp_path.iterdir():
         if step != source:
             assert sums_of(step) == sums(arrays)
