@@ -43,6 +43,7 @@ class Trainer:
         flops_per_token: of `diy_core.training.progress`.
         matmul_peak: floating point operations per second of a large matrix product in the dtype of
             the run; None: not measured.
+        compiles: the first step is compiled, which takes a while.
     """
 
     def __init__(self, config: TrainConfig, model: DIYForCausalLM, params: Any) -> None:
@@ -50,6 +51,7 @@ class Trainer:
         self.master = np.dtype("float64" if config.dtype == "float64" else "float32")
         self.flops_per_token = flops_per_token(model.config, config.sequence_length)
         self.matmul_peak: float | None = None
+        self.compiles = True
         self._seed = config.seed
         optimizer = build_optimizer(model, config.optimizer)
         self._state = optimizer.init(params)
@@ -135,6 +137,7 @@ def assemble(config: TrainConfig, directory: RunDirectory, device: str | None) -
     """
     place = choose_device(device)
     parts = assemble_parts(config, directory)
+    directory.doing(f"{parts.first_weights} on {place}")
     dtype = jnp.dtype("float64" if config.dtype == "float64" else "float32")
     with jax.default_device(place):
         if parts.weights is None:
@@ -143,6 +146,7 @@ def assemble(config: TrainConfig, directory: RunDirectory, device: str | None) -
         else:
             model, params = DIYForCausalLM.from_pretrained(parts.weights, dtype)
         trainer = Trainer(config, model, jax.device_put(params, place))
+    directory.doing("measuring the speed of matrix products")
     trainer.matmul_peak = _matmul_peak(jnp.dtype(config.dtype), place)
     return Pieces(
         trainer=trainer,

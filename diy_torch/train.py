@@ -39,6 +39,7 @@ class Trainer:
         flops_per_token: of `diy_core.training.progress`.
         matmul_peak: floating point operations per second of a large matrix product in the dtype of
             the run; None: not measured.
+        compiles: the first step is compiled, which takes a while.
     """
 
     def __init__(self, config: TrainConfig, model: DIYForCausalLM) -> None:
@@ -46,6 +47,7 @@ class Trainer:
         self.master = np.dtype("float64" if config.dtype == "float64" else "float32")
         self.flops_per_token = flops_per_token(model.config, config.sequence_length)
         self.matmul_peak: float | None = None
+        self.compiles = config.compile
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         self._seed, self._chunk_tokens = config.seed, config.loss.chunk_tokens
         self._optimizer = build_optimizer(model, config.optimizer)
@@ -137,12 +139,14 @@ def assemble(config: TrainConfig, directory: RunDirectory, device: str | None) -
     """
     place = choose_device(device)
     parts = assemble_parts(config, directory)
+    directory.doing(f"{parts.first_weights} on {place}")
     dtype = torch.promote_types(getattr(torch, config.dtype), torch.float32)
     if parts.weights is None:
         model = DIYForCausalLM(parts.model, config.seed, dtype=dtype, device=place)
     else:
         model = DIYForCausalLM.from_pretrained(parts.weights, dtype, place)
     trainer = Trainer(config, model)
+    directory.doing("measuring the speed of matrix products")
     trainer.matmul_peak = _matmul_peak(getattr(torch, config.dtype), place)
     return Pieces(
         trainer=trainer,

@@ -224,18 +224,20 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _switch(arguments: argparse.Namespace) -> int:
-    from diy_core.training.resuming import command_to_go_on
+    from diy_core.training.resuming import next_command
+    from diy_core.training.run_directory import RunDirectory, whole_checkpoints
     from parity.switch import switch
 
     new_run = arguments.destination
-    program = switch(
-        arguments.source,
-        new_run,
-        step=arguments.step,
-        report=lambda text: print(text, file=sys.stderr),
-    )
-    command = command_to_go_on(f"{program} train", new_run)
-    print(f"{new_run} is a run of {program}: {command}")
+
+    def report(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    program = switch(arguments.source, new_run, step=arguments.step, report=report)
+    with RunDirectory(new_run, report) as directory:
+        step = whole_checkpoints(directory.checkpoints)[-1]
+        then = next_command(f"{program} train", new_run, step, directory.read_config())
+    print(f"{new_run} is a run of {program}, at step {step}\n{then}")
     return 0
 
 

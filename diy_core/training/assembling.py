@@ -9,6 +9,7 @@ from typing import cast
 
 from diy_core.config import DIYConfig
 from diy_core.data import Batches, TokenData
+from diy_core.data.files import counted
 from diy_core.training.config import TrainConfig
 from diy_core.training.interfaces import Batch, Data
 from diy_core.training.opening_data import open_data
@@ -26,12 +27,14 @@ class Parts:
             or a checkpoint is about to replace them.
         data: at its beginning.
         validation: of `Pieces`.
+        first_weights: what is done for them, in words.
     """
 
     model: DIYConfig
     weights: Path | None
     data: Data
     validation: Callable[[], Iterable[Batch]] | None
+    first_weights: str
 
 
 def assemble_parts(config: TrainConfig, directory: RunDirectory) -> Parts:
@@ -56,15 +59,20 @@ def assemble_parts(config: TrainConfig, directory: RunDirectory) -> Parts:
     train, validation = open_data(config, directory, going_on)
     for part in (train, *([validation] if validation else [])):
         part.require(model.vocab_size, kept_tokenizer(directory))
+    documents, tokens = counted(len(train), "document"), counted(train.tokens.size, "token")
+    directory.doing(f"data: {documents}, {tokens}")
+    weights = None if going_on or not isinstance(config.model, str) else Path(config.model)
+    first = "drawing the weights" if weights is None else f"loading {weights}"
     batches = _batches(config, train)
     fixed = None if validation is None else _batches(config, validation, fixed=True)
     return Parts(
         model=model,
-        weights=None if going_on or not isinstance(config.model, str) else Path(config.model),
+        weights=weights,
         data=cast(Data, iter(batches)),  # a TypedDict is no Mapping of arrays to a type checker
         validation=None
         if fixed is None
         else lambda: (cast(Batch, fixed[i]) for i in range(len(fixed))),
+        first_weights="making place for the weights" if going_on else first,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import re
+import shlex
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,7 @@ from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_files import Arrays, Checkpoint, write_checkpoint
+from diy_core.training.resuming import unused_name
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
 from diy_core.training.state import Position, state_shapes
 
@@ -35,10 +37,13 @@ class OtherTwinError(CheckpointError):
 
     def __init__(self, path: Path, program: str, own: str) -> None:
         self.program = program
+        run = path.parents[1]
+        new_run = unused_name(f"{run}-{own.removeprefix('diy-')}")
+        command = shlex.join(["parity", "switch", str(run), new_run])
         super().__init__(
             path,
-            f"was written by {program}: go on with that, or `parity switch RUN NEW_RUN` makes a "
-            f"run for {own} of it",
+            f"was written by {program}: go on with that, or `{command}` makes a run for {own} of "
+            "it",
         )
 
 

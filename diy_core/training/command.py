@@ -15,13 +15,14 @@ from diy_core.arguments import EXIT_BAD_INPUT
 from diy_core.disk import described
 from diy_core.notes import notes_of_command
 from diy_core.standard_error import complain
-from diy_core.training.config import TrainConfig
+from diy_core.training.announcing import first_line
+from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.loop import train
 from diy_core.training.options import parse
 from diy_core.training.progress import Report
 from diy_core.training.restoring import Verify, is_done, restore
-from diy_core.training.resuming import command_to_go_on
+from diy_core.training.resuming import next_command
 from diy_core.training.run_directory import RunDirectory, whole_checkpoints
 from diy_core.training.signals import Interruption
 from diy_core.training.state import Position
@@ -49,6 +50,8 @@ def run_late(program: str, argv: Sequence[str], load: Callable[[], tuple[Assembl
     """`run` with a twin that `load` imports, for seconds, once the words of `argv` were read."""
     try:
         config, resume, device, strict = parse(program, argv)
+        if said := first_line(program, config, device):
+            complain(said)
         assemble, verify = load()
         with notes_of_command(strict=strict):
             return train_config(
@@ -84,7 +87,7 @@ def train_config(
     with (
         Report(config.last_step) as report,
         Interruption(report.last_words) as interruption,
-        RunDirectory(config.run_dir, report.say) as directory,
+        RunDirectory(config.run_dir, report.say, report.doing) as directory,
     ):
         going_on = directory.begin(config, resume=resume)
         if going_on and is_done(config, directory, verify):
@@ -94,7 +97,7 @@ def train_config(
                 if done >= config.steps
                 else f"{config.run_dir} stands at step {done}, stop_at is {config.stop_at}"
             )
-            _say_how_to_go_on(report, program, config, done, device)
+            report.say(next_command(program, config.run_dir, done, as_dict(config), device))
             return 0
         pieces = assemble(config, directory, device)
         position = Position(seed=config.seed)
@@ -106,19 +109,10 @@ def train_config(
         position = train(config, pieces, directory, position, report, interruption)
         report.say(_outcome(config, begun, position.step, directory.checkpoints))
         if position.step:
-            _say_how_to_go_on(report, program, config, position.step, device)
+            report.say(
+                next_command(program, config.run_dir, position.step, as_dict(config), device)
+            )
         return interruption.exit_code
-
-
-def _say_how_to_go_on(
-    report: Report, program: str, config: TrainConfig, step: int, device: str | None
-) -> None:
-    if step >= config.steps:
-        return
-    options = [] if device is None else ["--device", device]
-    if step >= config.last_step:
-        options += ["--stop-at", "null"]
-    report.say(f"to go on: {command_to_go_on(program, config.run_dir, options)}")
 
 
 def _outcome(config: TrainConfig, begun: int, step: int, checkpoints: Path) -> str:

@@ -41,6 +41,12 @@ class StepResult(Protocol):
     def skipped(self) -> Any: ...  # noqa: D102
 
 
+def is_ready(result: StepResult) -> bool:
+    """Whether reading it does not wait: JAX's scalars can tell, others are there from the start."""
+    ready = getattr(result.loss, "is_ready", None)
+    return ready is None or ready()
+
+
 class Trainer(Protocol):
     """A twin's model and optimizer, which change with every step.
 
@@ -48,9 +54,11 @@ class Trainer(Protocol):
         flops_per_token: see `diy_core.training.progress.flops_per_token`.
         matmul_peak: floating point operations per second that the machine reaches in its largest
             matrix products, in the dtype of the run; None: not known.
+        compiles: the first step is compiled, which takes a while.
     """
 
     flops_per_token: float
+    compiles: bool
     matmul_peak: float | None
 
     def train_step(self, batch: Batch, learning_rate: float, step: int) -> StepResult:

@@ -12,7 +12,7 @@ from typing import Any
 
 from diy_core.training.config import TrainConfig
 from diy_core.training.evaluating import evaluate, evaluation_line, is_evaluation_due
-from diy_core.training.interfaces import Batch, Pieces, StepResult, TrainingError
+from diy_core.training.interfaces import Batch, Pieces, StepResult, TrainingError, is_ready
 from diy_core.training.metrics import Events, JsonLines, Metrics
 from diy_core.training.plot import Plot
 from diy_core.training.progress import Clock, Report, process_memory
@@ -82,6 +82,7 @@ class _Run:
         self._position = position
         self._pending: _Pending | None = None
         self._timing: dict[str, Any] = {}
+        self._warm = False  # a step of this process was read
         self._start, self._uncounted = position.step, Uncounted(config, report.say)
         trainer = pieces.trainer
         positions = config.batch_size * config.sequence_length
@@ -137,10 +138,13 @@ class _Run:
         """Begin the next step, and read what is there of those before; returns how many began."""
         rate = learning_rate(self._config.optimizer, begun, self._config.steps)
         batch = self._next_batch(begun)
+        if not self._warm and self._pending is None:
+            first = "compiling the step" if self._pieces.trainer.compiles else "the first step"
+            self._directory.doing(first)
         result = self._pieces.trainer.train_step(batch, rate, begun)
         self._read_pending()
         self._pending = _Pending(rate, result)
-        if _is_ready(result):  # else two steps would seem to end at the same moment
+        if is_ready(result):  # else two steps would seem to end at the same moment
             self._read_pending()
         return begun + 1
 
@@ -201,6 +205,9 @@ class _Run:
     def _show(self, row: dict[str, Any]) -> None:
         step = row["step"]
         due = step % self._config.log_every == 0 or step == self._config.last_step
+        if not self._warm:
+            self._clock.reset(step)  # the first step was the compiler's, whatever came before it
+            self._warm = True
         if due:
             memory = self._pieces.trainer.memory()
             self._timing = {
@@ -214,7 +221,7 @@ class _Run:
                 step, {f"speed/{name}": value for name, value in self._timing.items()}
             )
         elif not self._timing:
-            self._clock.reset(step)  # the first steps were the compiler's
+            self._clock.reset(step)  # what is compiled is not fast yet
             self._timing = {"memory": None}
         self._report.step(row, self._timing, due)
 
@@ -239,6 +246,8 @@ class _Run:
             or step in self._metrics.evaluations
         ):
             return
+        if not self._warm:
+            self._directory.doing("evaluating, before the first step")
         found = evaluate(self._pieces, self._interruption)
         if found is None:
             return  # it is made up for when the run goes on
@@ -285,9 +294,3 @@ class _Run:
 
 def _is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _is_ready(result: StepResult) -> bool:
-    """Whether reading it does not wait: JAX's scalars can tell, others are there from the start."""
-    ready = getattr(result.loss, "is_ready", None)
-    return ready is None or ready()

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
 from diy_core.config import DIYConfig
@@ -121,11 +122,20 @@ class Report:
 
     def __exit__(self, *error: object) -> None:
         if self._live is not None:
+            if isinstance(self._live.renderable, Spinner):
+                self._live.update(Text())  # it is over, or has failed
             self._live.stop()
 
     def say(self, text: str) -> None:
         """Say something that stays."""
         self._console.print(Text(text))
+
+    def doing(self, text: str) -> None:
+        """Say what goes on; on a terminal a sign turns beside it until there is something new."""
+        if self._live is None:
+            self.say(text)
+        else:
+            self._live.update(Spinner("line", Text(text)))
 
     def last_words(self, text: str) -> None:
         """Say what a signal leads to; the next one may end the process without another word."""

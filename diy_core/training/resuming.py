@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,50 @@ MAY_DIFFER = frozenset(
 )
 
 
-def command_to_go_on(program: str, run_dir: str | Path, options: Sequence[str] = ()) -> str:
-    """What to type to go on with a run, such as `diy-jax train --config ... --resume auto`.
+def next_command(
+    program: str,
+    run_dir: str | Path,
+    step: int,
+    config: Mapping[str, Any],
+    device: str | None = None,
+) -> str:
+    """What to type next, such as `to go on: diy-jax train --config ... --resume auto`.
 
     Args:
         program: such as `diy-jax train`.
         run_dir: of the run.
-        options: that follow.
+        step: at which it stands.
+        config: `as_dict` of its config.
+        device: that was asked for.
+
+    Returns:
+        A line, and a second one where the run is finished and its model can be asked: `export` and
+        `generate`.
     """
-    file = str(Path(run_dir) / "config.yaml")
-    return shlex.join([*program.split(), "--config", file, "--resume", "auto", *options])
+    if step >= config["steps"]:
+        return _commands_of_a_model(program.split()[0], Path(run_dir), device)
+    words = [*program.split(), "--config", str(Path(run_dir) / "config.yaml"), "--resume", "auto"]
+    words += [] if device is None else ["--device", device]
+    stop_at = config.get("stop_at")
+    if stop_at is not None and step >= stop_at:
+        words += ["--stop-at", "null"]
+    return f"to go on: {shlex.join(words)}"
+
+
+def _commands_of_a_model(program: str, run: Path, device: str | None) -> str:
+    out = unused_name(f"{run}-model")
+    lines = f"to use the model: {shlex.join([program, 'export', str(run), '--out', out])}"
+    if (run / "model" / "tokenizer.json").is_file():
+        words = [program, "generate", out, "Once upon a time"]
+        words += [] if device is None else ["--device", device]
+        lines += f"\nthen: {shlex.join(words)}"
+    return lines
+
+
+def unused_name(path: str) -> str:
+    """A name for something new: this, or with the first number behind it that is free."""
+    names = (f"{path}{number}" for number in chain([""], count(2)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -54,9 +54,15 @@ class RunDirectory:
     Args:
         path: made if it does not exist.
         report: is told what the user should know.
+        doing: is told what goes on while it takes seconds.
     """
 
-    def __init__(self, path: str | Path, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        report: Callable[[str], None],
+        doing: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
@@ -68,6 +74,7 @@ class RunDirectory:
         self.model = self.path / "model"
         self.data = self.path / "data"
         self.validation = self.path / "validation"
+        self.doing = doing
         self._report = report
         self._lock = -1
 

@@ -97,7 +97,8 @@ def test_a_full_disk_at_the_start_is_named_with_what_to_do(
     ]
     words += ["--steps=12", "--batch_size=4", "--sequence_length=8"]
     assert run("diy train", words, assemble, FakeStore.verify) == 2
-    said = capsys.readouterr().err
+    first, _, said = capsys.readouterr().err.partition("\n")
+    assert first.startswith("4,584 parameters, 384 tokens (12 steps of 4 x 8), device auto: ")
     assert said == (
         f"diy train: {runner.path}: 1.0 MB are needed, 0.0 MB are free: free some, or choose "
         "another directory, then give the same command again\n"

@@ -48,6 +48,7 @@ class FakeTrainer:
 
     flops_per_token = 1000.0
     matmul_peak = 1e9
+    compiles = False
 
     def __init__(self, config: TrainConfig) -> None:
         assert isinstance(config.model, dict)
