@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from diy_core.config_keys import ABSENT_IN_FILE, nearest, notes_on, refuse_unsupported
 from diy_core.fields import require_float, require_int
+from diy_core.lfs import refuse_lfs_pointer
 from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
 
 # Copied and compared as it is, what is in `extra` must not be deep or large: no real one is.
@@ -184,6 +185,7 @@ class DIYConfig:
             ValueError: no such file, not JSON, or a config that cannot be honoured.
         """
         file = Path(path) / "config.json"
+        refuse_lfs_pointer(file)
         try:
             with file.open("rb") as stream:
                 text = stream.read(_LIMIT + 1)

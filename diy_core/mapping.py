@@ -110,8 +110,9 @@ LAST_ROWS = [
 ]
 TIED_HEAD = "lm_head.weight"
 TIED_EMBEDDING = "model.embed_tokens.weight"
-# Tensors that old files carry and that are computed from the config instead.
-DROPPED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+# The number of a layer, in a name of any world.
+_NUMBER = re.compile(r"(?<=layers[._])\d+|(?<=blk\.)\d+|(?<=h\.)\d+|(?<=blocks\.)\d+")
+_FEW, _EACH = 3, 6  # faults that are alike and stand alone; faults of each side that come first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,15 +181,39 @@ def _flax_path(torch_name: str, kind: Kind) -> tuple[str, ...]:
 
 
 def match(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Faults of a set of named shapes against the wanted one: missing, extra, misshapen."""
-    faults = [f"missing tensor {name} {wanted[name]}" for name in wanted if name not in found]
-    faults += [f"unexpected tensor {name} {found[name]}" for name in found if name not in wanted]
-    faults += [
+    """Faults of a set of named shapes against the wanted one: missing, extra, misshapen.
+
+    What is at fault alike in many layers is one fault; of a long list, the first show all sides.
+    """
+    missing = _folded("missing", {n: str(wanted[n]) for n in wanted if n not in found})
+    extra = _folded("unexpected", {n: str(found[n]) for n in found if n not in wanted})
+    misshapen = [
         f"tensor {name} has shape {tuple(found[name])}, expected {tuple(shape)}"
         for name, shape in wanted.items()
         if name in found and tuple(found[name]) != tuple(shape)
     ]
-    return faults
+    sides = (missing, extra, misshapen)
+    if sum(map(len, sides)) <= 3 * _EACH:
+        return [*missing, *extra, *misshapen]
+    first = [fault for side in sides for fault in side[:_EACH]]
+    return first + [fault for side in sides for fault in side[_EACH:]]
+
+
+def _folded(what: str, shapes: Mapping[str, str]) -> list[str]:
+    """One line for each name, or for all of more than a few that differ in a layer's number."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, shape in shapes.items():
+        alike.setdefault((_NUMBER.sub("*", name), shape), []).append(name)
+    lines = []
+    for (pattern, shape), names in alike.items():
+        if len(names) <= _FEW:
+            lines += [f"{what} tensor {name} {shape}" for name in names]
+            continue
+        numbers = [match[0] for name in (names[0], names[-1]) if (match := _NUMBER.search(name))]
+        lines.append(
+            f"{what} tensor {pattern} {shape}, {len(names)} of them: {' to '.join(numbers)}"
+        )
+    return lines
 
 
 def match_flax(flat: Mapping[tuple[str, ...], Any], config: DIYConfig) -> list[str]:

@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 
 from diy_core.errors import CheckpointError
+from diy_core.lfs import refuse_lfs_pointer
 
 _ARRAY = int(gguf.GGUFValueType.ARRAY)
 
@@ -76,6 +77,7 @@ def open_gguf(source: Path) -> gguf.GGUFReader:
     """
     if not source.is_file():
         raise CheckpointError(source, "is not a file")
+    refuse_lfs_pointer(source)
     with source.open("rb") as stream:
         head = stream.read(8)
     if head[:4] != b"GGUF":

@@ -17,15 +17,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.atomic import recover
+from diy_core.checkpoints.dropped_buffers import notes_on_dropped
 from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits
 from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.kinds import refuse_others
 from diy_core.checkpoints.manifest import Manifest
-from diy_core.checkpoints.safetensors_files import Slot, read_slot, sum_of_slot, tensor_slots
+from diy_core.checkpoints.safetensors_directory import find_tensors
+from diy_core.checkpoints.safetensors_files import read_slot, sum_of_slot
 from diy_core.checkpoints.side_files import copy_side_files, left_behind
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
-from diy_core.mapping import DROPPED, TIED_EMBEDDING, TIED_HEAD, match, tensors
+from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, tensors
+from diy_core.stored_names import is_buffer, read_names
 
 CONFIG = "config.json"
 
@@ -52,11 +55,13 @@ class HFReader(Reader):
         path = Path(path)
         require_directory(path)
         config = DIYConfig.from_pretrained(path)
-        slots = tensor_slots(path)
-        self._slots = {name: slot for name, slot in slots.items() if not DROPPED.fullmatch(name)}
-        if untie and TIED_HEAD in self._slots:
+        found = find_tensors(path, is_buffer)
+        reading = read_names({name: slot.shape for name, slot in found.slots.items()}, config)
+        if untie and TIED_HEAD in reading.names:
             config = dataclasses.replace(config, tie_word_embeddings=False)
-        if faults := _faults(config, self._slots):
+        self._names = reading.names
+        self._slots = {name: found.slots[stored] for name, stored in reading.names.items()}
+        if faults := reading.faults + self._no_floats():
             raise CheckpointError(path, faults)
         stored = {
             tensor.hf: Stored(
@@ -65,11 +70,22 @@ class HFReader(Reader):
             for tensor in tensors(config)
         }
         super().__init__(path, config, stored)
-        dropped = len(slots) - len(self._slots)
-        if dropped:
-            self.notes.append(f"{dropped} rotary tables were dropped: they follow from the config")
+        self.notes += [*found.notes, *reading.notes]
+        self.notes += notes_on_dropped(reading, found.slots, config)
         if untie:
             self.untie()
+
+    def called(self, name: str) -> str:
+        """The tensor's name in the file."""
+        return self._names.get(self._copies.get(name, name), name)
+
+    def _no_floats(self) -> list[str]:
+        return [
+            f"tensor {self._names[name]} has dtype {slot.dtype}, expected one of "
+            f"{', '.join(FLOATS)}"
+            for name, slot in self._slots.items()
+            if slot.dtype not in FLOATS
+        ]
 
     def _find_manifest(self) -> Manifest | None:
         return Manifest.of_directory(self.path)
@@ -108,27 +124,6 @@ class HFReader(Reader):
         note = left_behind(self.path)
         if note is not None and note not in self.notes:
             self.notes.append(note)
-
-
-def _faults(config: DIYConfig, slots: Mapping[str, Slot]) -> list[str]:
-    layers = config.num_hidden_layers
-    if layers > len(slots):  # and the table of all their names could fill the memory
-        return [f"config.json says num_hidden_layers: {layers}, with {len(slots)} tensors"]
-    wanted = {tensor.hf: tensor.shape for tensor in tensors(config)}
-    if config.tie_word_embeddings and TIED_HEAD in slots:
-        wanted[TIED_HEAD] = wanted[TIED_EMBEDDING]
-    faults = match({name: slot.shape for name, slot in slots.items()}, wanted)
-    if not config.tie_word_embeddings and TIED_HEAD not in slots:
-        faults.append(
-            f"config.json says (or means) tie_word_embeddings: false, and there is no "
-            f"{TIED_HEAD}; set it to true if the head is the embedding"
-        )
-    faults += [
-        f"tensor {name} has dtype {slot.dtype}, expected one of {', '.join(FLOATS)}"
-        for name, slot in slots.items()
-        if slot.dtype not in FLOATS
-    ]
-    return faults
 
 
 def require_directory(path: str | Path) -> None:

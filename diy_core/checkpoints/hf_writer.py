@@ -22,7 +22,8 @@ from diy_core.checkpoints.hf_directory import (
 )
 from diy_core.checkpoints.interface import MemoryReader, Reader, Stored, Writer
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
-from diy_core.checkpoints.safetensors_files import INDEX, SINGLE, SafetensorsWriter
+from diy_core.checkpoints.safetensors_directory import INDEX, SINGLE
+from diy_core.checkpoints.safetensors_files import SafetensorsWriter
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 

@@ -26,14 +26,12 @@ from numpy.typing import NDArray
 from diy_core.checkpoints.atomic import start_writing_back
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, FLOATS, as_bytes
 from diy_core.errors import CheckpointError
+from diy_core.lfs import refuse_lfs_pointer
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 # Of the largest Llama (126 layers) header and index have 0.15 MB; Python needs 20 times the text.
 JSON_LIMIT = 2 << 20
 _UNREADABLE = "is no readable safetensors file"
 PIECE = 1 << 20  # bytes that are summed or written at a time
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ENTRY = {"dtype", "shape", "data_offsets"}
 # Bytes of an element of every dtype of the format; only floats are read further on.
 _ITEM_SIZES = {
@@ -55,80 +53,13 @@ class Slot:
     end: int
 
 
-def tensor_slots(path: Path) -> dict[str, Slot]:
-    """Where each tensor of a directory lies, out of its index or of its single file.
-
-    Raises:
-        CheckpointError: no such file, only pickles, an index or a header that is not true.
-    """
-    single, index = path / SINGLE, path / INDEX
-    if single.exists() and index.exists():
-        raise CheckpointError(path, f"has both {SINGLE} and {INDEX}: remove the one that is old")
-    if index.exists():
-        return _indexed_slots(path, index)
-    if single.exists():
-        return read_header(single)
-    pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
-    if pickles:
-        raise CheckpointError(
-            path,
-            f"has only pickled weights ({pickles[0]}), which can run any code when they are read: "
-            "convert them to safetensors first",
-        )
-    raise CheckpointError(path, f"has neither {SINGLE} nor {INDEX}")
-
-
-def _indexed_slots(path: Path, index: Path) -> dict[str, Slot]:
-    try:
-        with index.open("rb") as stream:
-            text = stream.read(JSON_LIMIT + 1)
-        if len(text) > JSON_LIMIT:
-            raise CheckpointError(index, f"is longer than {JSON_LIMIT} bytes")
-        weight_map = json.loads(text, object_pairs_hook=_refuse_twice(index))["weight_map"]
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(index, f"is not an index with a weight_map: {error}") from error
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(index, "weight_map is not an object")
-    faults: list[str] = []
-    listed: dict[Path, set[str]] = {}
-    # Names out of the index are looked up here and never handed to the system.
-    present = {file.name: file for file in path.glob("*.safetensors") if file.is_file()}
-    for name, file in weight_map.items():
-        plain = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
-        if not plain or (file in present and not _lies_in(path, present[file])):
-            faults.append(f"tensor {name} lies in {file!r}, which is no file of this directory")
-        elif file not in present:
-            faults.append(f"tensor {name} lies in {file}, which does not exist")
-        else:
-            listed.setdefault(present[file], set()).add(name)
-    found: dict[str, Slot] = {}
-    for file, names in listed.items():
-        slots = read_header(file)
-        found |= {name: slots[name] for name in slots if name in names}
-        faults += [f"{file.name} does not hold {name}" for name in sorted(names - set(slots))]
-        faults += [
-            f"{file.name} holds {name}, not in the index" for name in sorted(set(slots) - names)
-        ]
-    if faults:
-        raise CheckpointError(index, faults)
-    return {name: found[name] for name in weight_map}
-
-
-def _lies_in(path: Path, file: Path) -> bool:
-    """True for a file of this directory, also as a link into the hub's cache that it belongs to."""
-    root, folder = path.resolve(), file.resolve().parent
-    in_cache = root.parent.name == "snapshots" and folder == root.parents[1] / "blobs"
-    return folder == root or in_cache
-
-
 def read_header(file: Path) -> dict[str, Slot]:
     """The tensors of one safetensors file, checked against the file's size and each other.
 
     Raises:
         CheckpointError: it cannot be read, or the header is not true.
     """
+    refuse_lfs_pointer(file)
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -140,7 +71,7 @@ def read_header(file: Path) -> dict[str, Slot]:
                     f"{size} (a header may have {JSON_LIMIT})",
                 )
             text = stream.read(length)
-        header = json.loads(text, object_pairs_hook=_refuse_twice(file))
+        header = json.loads(text, object_pairs_hook=refuse_twice(file))
     except CheckpointError:
         raise
     except (OSError, ValueError, RecursionError) as error:
@@ -192,7 +123,9 @@ def _gaps(slots: Mapping[str, Slot], begin: int, size: int) -> list[str]:
     return faults
 
 
-def _refuse_twice(file: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+def refuse_twice(file: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """A hook of `json.loads`: an object in which a name stands twice is refused."""
+
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diy_core.chat_templates import TEMPLATE_FILE, TEMPLATES_FOLDER
+from diy_core.lfs import refuse_lfs_pointer
 
 SIDE_FILES = (
     "tokenizer.json",
@@ -39,10 +40,17 @@ _MOST_NAMES = 5  # in a note
 
 
 def side_files(directory: Path) -> list[str]:
-    """The side files that a directory has, by their names in it; those in a folder with a slash."""
+    """The side files that a directory has, by their names in it; those in a folder with a slash.
+
+    Raises:
+        CheckpointError: a Git LFS pointer in place of one.
+    """
     files = [name for name in SIDE_FILES if (directory / name).is_file()]
     templates = sorted((directory / TEMPLATES_FOLDER).glob("*.jinja"))
-    return files + [f"{TEMPLATES_FOLDER}/{file.name}" for file in templates if file.is_file()]
+    files += [f"{TEMPLATES_FOLDER}/{file.name}" for file in templates if file.is_file()]
+    for name in files:
+        refuse_lfs_pointer(directory / name)
+    return files
 
 
 def copy_side_files(source: Path, to: Path) -> None:

@@ -1,11 +1,18 @@
 """Git LFS pointers where a file should be."""
 
+from pathlib import Path
+
 import pytest
 
+from diy_core.checkpoints.gguf_reader import GGUFReader
+from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.side_files import copy_side_files
+from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.tokenizer import Tokenizer
 from tests.core.test_text_sweep import ZOO, write
+from tests.tiny_checkpoints import put, weights
 
 POINTER = (
     "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 538090408\n"
@@ -38,3 +45,27 @@ def test_every_file_of_a_tokenizer_is_looked_at(tmp_path, name):
     (tmp_path / f"{name}.json").write_text(POINTER)
     with pytest.raises(CheckpointError, match=rf"{name}.json: {WORDS}"):
         Tokenizer.from_pretrained(tmp_path)
+
+
+def shards(path):
+    (path / "model.safetensors").rename(path / "a.safetensors")
+    return HFReader(path)
+
+
+OPENERS = {
+    "model.safetensors": HFReader,
+    "model.safetensors.index.json": shards,
+    "config.json": DIYConfig.from_pretrained,
+    "tokenizer.model": lambda path: copy_side_files(path, path / "out"),
+    "m.gguf": lambda path: GGUFReader(path / "m.gguf"),
+}
+
+
+@pytest.mark.parametrize("name", OPENERS)
+def test_every_file_of_a_model_is_looked_at(tmp_path: Path, name: str) -> None:
+    put(tmp_path, weights())
+    (tmp_path / "out").mkdir()
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(CheckpointError, match=WORDS) as refused:
+        OPENERS[name](tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path / name}: ")

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from diy_core import CheckpointError, DIYConfig
 from diy_core.mapping import (
-    DROPPED,
     Permute,
     flatten,
     flax_module_path,
@@ -148,20 +147,23 @@ def test_match_names_all_that_is_missing_extra_or_misshapen() -> None:
     assert match({}, {}) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "dropped"),
-    [
-        ("model.layers.0.self_attn.rotary_emb.inv_freq", True),
-        ("model.layers.31.self_attn.rotary_emb.inv_freq", True),
-        ("model.rotary_emb.inv_freq", True),
-        ("model.layers.0.self_attn.rotary_emb.inv_freq2", False),
-        ("xmodel.rotary_emb.inv_freq", False),
-        ("model.layers.x.self_attn.rotary_emb.inv_freq", False),
-        ("model.layers.0.self_attn.q_proj.weight", False),
-    ],
-)
-def test_only_rotary_tables_are_dropped(name: str, dropped: bool) -> None:
-    assert bool(DROPPED.fullmatch(name)) is dropped
+def test_faults_that_are_alike_in_many_layers_are_one_and_all_sides_are_seen() -> None:
+    config = DIYConfig(**SMALL | {"num_hidden_layers": 30}, tie_word_embeddings=True)
+    wanted = {tensor.hf: tensor.shape for tensor in tensors(config)}
+    for name in ("model.norm.weight", "model.embed_tokens.weight"):
+        found = {name: wanted[name], **{f"h.{i}.attn.c_attn.weight": (8, 4) for i in range(30)}}
+        faults = match(found, wanted)
+        assert len(faults) == 11
+        assert "missing tensor model.layers.*.mlp.up_proj.weight (20, 12), 30 of them: 0 to 29" in (
+            faults
+        )
+        assert faults[-1] == "unexpected tensor h.*.attn.c_attn.weight (8, 4), 30 of them: 0 to 29"
+    strange = {f"{letter}.weight": (1,) for letter in "abcdefghijklmn"}
+    error = str(CheckpointError("m", match(strange, wanted)))
+    assert "missing tensor model.embed_tokens.weight" in error
+    assert "unexpected tensor f.weight (1,)" in error
+    flax = {"/".join(tensor.flax): (1,) for tensor in tensors(config) if tensor.layer is not None}
+    assert len(match({}, flax)) == 9
 
 
 def test_a_module_path_is_translated() -> None:

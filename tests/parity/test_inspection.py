@@ -189,7 +189,7 @@ def test_notes_and_names_with_brackets_are_printed_as_they_are(
     out, err = capsys.readouterr()
     assert out.startswith(f"{path}: Hugging Face directory")
     assert "[/x] [red]" in out
-    assert f"note: {path}: 1 rotary tables were dropped" in err
+    assert f"note: {path}: 1 rotary table was dropped" in err
     assert f"note: {path}: the config has a key that is not known here" in err
     assert main(["inspect", str(tmp_path / "copy")]) == 0
     assert "written from hf m[v1]" in capsys.readouterr().out

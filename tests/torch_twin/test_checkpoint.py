@@ -161,7 +161,7 @@ def test_what_is_odd_is_warned_of_or_refused(tmp_path: Path) -> None:
     with pytest.warns(CheckpointNote) as caught:
         diy_torch.DIYForCausalLM.from_pretrained(tmp_path)
     assert [HEAD in str(warning.message) for warning in caught] == [False, True]
-    with pytest.raises(CheckpointError, match="1 rotary tables"):
+    with pytest.raises(CheckpointError, match="1 rotary table"):
         diy_torch.DIYForCausalLM.from_pretrained(tmp_path, strict=True)
     put(tmp_path, weights() | {HEAD: extra[HEAD]})
     with pytest.raises(CheckpointError, match=HEAD):

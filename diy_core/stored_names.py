@@ -1,0 +1,171 @@
+"""Which tensor is which, where names are not quite those of the table in `diy_core.mapping`.
+
+Models are saved under prefixes (DistributedDataParallel, torch.compile, PEFT, a model of several),
+with buffers that follow from the config, or with one of two tied tensors. Where every tensor of the
+config is then there under one reading, and nothing else, that reading is taken, with a note.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from diy_core.config import DIYConfig
+from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, match, tensors
+
+Shapes = Mapping[str, tuple[int, ...]]
+World = Literal["hf", "torch"]
+_WORLDS: tuple[World, ...] = ("hf", "torch")
+_SAYS = {"hf": "Hugging Face's", "torch": "the PyTorch twin's"}
+# Parts of a name that a wrapper around a module puts there, at any level, and who it is.
+WRAPPERS = {
+    "module": "DistributedDataParallel",
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "_forward_module": "a trainer",
+}
+_FIRST = {"hf": "layers.0.input_layernorm.weight", "torch": "layers.0.attention_norm.weight"}
+_MOST_PREFIXES = 8  # of a file that is worth a look
+_ROTARY = re.compile(
+    r"(.*\.)?((rotary|rope|rotary_pos)(_emb|_embedding)?\.)"
+    r"_?(original_|long_)?(inv_freq|cos_cached|sin_cached|cos_sin_cache|cos|sin|freqs|scale)"
+    r"|(.*\.)?freqs_(cis|cos|sin)|rope\.freqs"
+)
+_MASK = re.compile(
+    r"(.*\.)?((self_attn|attn|attention)\.(bias|masked_bias|mask|causal_mask|tril)"
+    r"|causal_mask|position_ids)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the names of a checkpoint were found to mean.
+
+    Attributes:
+        names: of each tensor of the config, how it is called where it was found.
+        rotary: tables of rotary embedding, to be left out.
+        masks: masks and positions, to be left out.
+        notes: a sentence for each thing that was not as usual.
+        faults: what is missing, too much, or misshapen; then `names` has gaps.
+    """
+
+    names: dict[str, str]
+    rotary: list[str]
+    masks: list[str]
+    notes: list[str]
+    faults: list[str]
+
+
+def is_buffer(name: str) -> bool:
+    """True for a name that no weight has and a buffer that follows from the config may have."""
+    return bool(_ROTARY.fullmatch(name) or _MASK.fullmatch(name))
+
+
+def _is_mask(name: str, shape: tuple[int, ...]) -> bool:
+    # A bias of one dimension is added to something, and is no mask.
+    return bool(_MASK.fullmatch(name)) and not (name.endswith(".bias") and len(shape) < 2)
+
+
+def read_names(found: Shapes, config: DIYConfig, world: World = "hf") -> Reading:
+    """Find each tensor of a config among names.
+
+    Args:
+        found: all names, with shapes.
+        config: of the model.
+        world: whose names are expected, and are the keys of the result's `names`.
+    """
+    rotary = [name for name in found if _ROTARY.fullmatch(name)]
+    masks = [name for name, shape in found.items() if _is_mask(name, shape)]
+    rest = {name: tuple(found[name]) for name in found if name not in {*rotary, *masks}}
+    layers = config.num_hidden_layers
+    if layers > len(rest):  # and the table of all their names could fill the memory
+        fault = f"config.json says num_hidden_layers: {layers}, with {len(rest)} tensors"
+        return Reading({}, rotary, masks, [], [fault])
+    wanted = {getattr(tensor, world): tensor.shape for tensor in tensors(config)}
+    best: Reading | None = None
+    for named, note in _readings(rest, config, world):
+        names, notes = dict(named), [note] if note else []
+        if config.tie_word_embeddings and TIED_HEAD in names and TIED_EMBEDDING not in names:
+            names[TIED_EMBEDDING] = names.pop(TIED_HEAD)
+            notes.append(
+                f"there is no {TIED_EMBEDDING}: {names[TIED_EMBEDDING]} was taken, to which the "
+                "config ties it"
+            )
+        faults = _faults(names, rest, wanted, config)
+        reading = Reading(names, rotary, masks, notes, faults)
+        if not faults:
+            return reading
+        if best is None or len(names.keys() & wanted) > len(best.names.keys() & wanted):
+            hint = [f"{note}: even so, not all tensors fit"] if note else []
+            best = dataclasses.replace(reading, faults=hint + faults)
+    assert best is not None
+    return best
+
+
+def _readings(rest: Shapes, config: DIYConfig, world: World) -> list[tuple[dict[str, str], str]]:
+    """Ways to take the names, the usual one first: expected name to found name, and a note."""
+    readings = [({name: name for name in rest}, "")]
+    bare = {name: _unwrapped(name) for name in rest}
+    if len(set(bare.values())) < len(bare):
+        return readings
+    wrappers = sorted(
+        {part for name in rest for part in name.split(".") if part in WRAPPERS},
+        key=list(WRAPPERS).index,
+    )
+    taken = " and ".join(f"{part!r} (of {WRAPPERS[part]})" for part in wrappers)
+    for theirs in (world, *(other for other in _WORLDS if other != world)):
+        translated = {
+            getattr(tensor, theirs): getattr(tensor, world) for tensor in tensors(config)
+        } | {TIED_HEAD: TIED_HEAD}
+        first = _FIRST[theirs]
+        prefixes = {name.removesuffix(first) for name in bare.values() if name.endswith(first)}
+        for prefix in sorted(p for p in prefixes if not p or p.endswith("."))[:_MOST_PREFIXES]:
+            named: dict[str, str] = {}
+            for name, plain in bare.items():
+                usual = _usual(plain, prefix)
+                named.setdefault(translated.get(usual, usual), name)
+            notes = [f"{taken} was taken off the names"] if wrappers else []
+            notes += [_on_prefix(prefix)] if prefix != "model." else []
+            notes += [f"the names are {_SAYS[theirs]}"] if theirs != world else []
+            readings.append((named, "; ".join(notes)))
+    return readings
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _usual(name: str, prefix: str) -> str:
+    """A name under its usual prefix: `model.` for the body, none for the head."""
+    above = re.sub(r"(^|(?<=\.))model\.$", "", prefix)
+    if name in (TIED_HEAD, above + TIED_HEAD):
+        return TIED_HEAD
+    return f"model.{name.removeprefix(prefix)}" if name.startswith(prefix) else name
+
+
+def _on_prefix(prefix: str) -> str:
+    if not prefix:
+        return "the names have no 'model.' in front, as of a bare LlamaModel"
+    return f"the names begin with {prefix!r} in place of 'model.'"
+
+
+def _faults(names: Mapping[str, str], rest: Shapes, wanted: Shapes, config: DIYConfig) -> list[str]:
+    """Faults of one way to take the names; what is too much keeps the name that it has."""
+    optional = {}
+    if config.tie_word_embeddings and TIED_HEAD in names:
+        optional[TIED_HEAD] = wanted[TIED_EMBEDDING]
+    found = {usual if usual in wanted else name: rest[name] for usual, name in names.items()}
+    found |= {TIED_HEAD: rest[names[TIED_HEAD]]} if optional else {}
+    found |= {name: rest[name] for name in rest.keys() - set(names.values())}
+    faults = match(found, {**wanted, **optional})
+    if not config.tie_word_embeddings:
+        for one, other in ((TIED_HEAD, TIED_EMBEDDING), (TIED_EMBEDDING, TIED_HEAD)):
+            if one not in names and other in names:
+                faults.append(
+                    f"config.json says (or means) tie_word_embeddings: false, and there is no "
+                    f"{one}; set it to true if the head is the embedding"
+                )
+    return faults

@@ -1,0 +1,227 @@
+"""Names that are not quite those of the table: read where there is one reading, shown where not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+
+from diy_core import CheckpointError, DIYConfig
+from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.mapping import tensors
+from diy_core.stored_names import is_buffer, read_names
+from tests.tiny_checkpoints import (
+    CONFIG,
+    EMBEDDING,
+    HEAD,
+    NORM,
+    QUERY,
+    UNTIED,
+    Arrays,
+    put,
+    same,
+    weights,
+)
+
+Rename = Callable[[str], str]
+
+
+def under(prefix: str) -> Rename:
+    return lambda name: prefix + name
+
+
+def body(prefix: str) -> Rename:
+    """Only `model.` becomes another prefix; the head stays where it is."""
+    return lambda name: name.replace("model.", prefix, 1) if name.startswith("model.") else name
+
+
+def inside(part: str) -> Rename:
+    return lambda name: name.replace("layers.0.", f"layers.0.{part}.").replace(
+        "layers.1.", f"layers.1.{part}."
+    )
+
+
+TORCH = {tensor.hf: tensor.torch for tensor in tensors(UNTIED)}
+READINGS: dict[str, tuple[Rename, str]] = {
+    "data parallel": (under("module."), "'module' (of DistributedDataParallel)"),
+    "compiled": (under("_orig_mod."), "'_orig_mod' (of torch.compile)"),
+    "both": (
+        under("module._orig_mod."),
+        "'module' (of DistributedDataParallel) and '_orig_mod' (of torch.compile)",
+    ),
+    "each layer compiled": (inside("_orig_mod"), "'_orig_mod' (of torch.compile)"),
+    "fsdp": (inside("_fsdp_wrapped_module"), "'_fsdp_wrapped_module' (of FSDP)"),
+    "checkpointed": (inside("_checkpoint_wrapped_module"), "activation checkpointing"),
+    "peft": (under("base_model.model."), "begin with 'base_model.model.model.' in place of"),
+    "of several, old": (under("language_model."), "begin with 'language_model.model.' in place"),
+    "of several, new": (body("model.language_model."), "begin with 'model.language_model.' in"),
+    "part of several": (body("language_model."), "begin with 'language_model.' in place of"),
+    "gpt-like": (body("transformer."), "begin with 'transformer.' in place of 'model.'"),
+    "bare": (body(""), "no 'model.' in front"),
+    "bare, compiled": (lambda n: "_orig_mod." + body("")(n), "torch.compile) was taken off the n"),
+    "torch twin": (TORCH.__getitem__, "the names are the PyTorch twin's"),
+}
+
+
+@pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
+@pytest.mark.parametrize("name", READINGS)
+def test_a_prefix_is_read_past_where_all_tensors_then_match(
+    tmp_path: Path, name: str, config: DIYConfig
+) -> None:
+    rename, words = READINGS[name]
+    arrays = weights(config)
+    put(tmp_path, {rename(name): array for name, array in arrays.items()}, config)
+    reader = HFReader(tmp_path)
+    assert same(dict(reader.read_all()), arrays)
+    assert len(reader.notes) == 1
+    assert words in reader.notes[0]
+    assert reader.called(QUERY) == rename(QUERY)
+
+
+@pytest.mark.parametrize("name", ["data parallel", "of several, old", "bare", "compiled"])
+def test_where_tensors_do_not_match_the_prefix_is_named_and_what_is_there(
+    tmp_path: Path, name: str
+) -> None:
+    rename, words = READINGS[name]
+    arrays = {rename(name): array for name, array in weights().items()}
+    arrays["vision_tower.patch.weight"] = arrays.pop(rename(NORM))
+    put(tmp_path, arrays)
+    with pytest.raises(CheckpointError) as refused:
+        HFReader(tmp_path)
+    first, *others = refused.value.faults
+    assert words in first
+    assert first.endswith("even so, not all tensors fit")
+    assert others == [
+        f"missing tensor {NORM} (16,)",
+        "unexpected tensor vision_tower.patch.weight (16,)",
+    ]
+
+
+def test_two_tensors_that_would_be_one_are_no_reading() -> None:
+    shapes = {tensor.hf: tensor.shape for tensor in tensors(CONFIG)}
+    found = shapes | {f"module.{NORM}": (16,)}
+    reading = read_names(found, CONFIG)
+    assert reading.faults == [f"unexpected tensor module.{NORM} (16,)"]
+
+
+def test_a_head_alone_is_the_embedding_that_it_is_tied_to(tmp_path: Path) -> None:
+    arrays = weights()
+    stored = {HEAD if name == EMBEDDING else name: array for name, array in arrays.items()}
+    put(tmp_path, stored)
+    reader = HFReader(tmp_path)
+    assert same(dict(reader.read_all()), arrays)
+    assert reader.notes == [
+        f"there is no {EMBEDDING}: {HEAD} was taken, to which the config ties it"
+    ]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert np.array_equal(theirs.state_dict()[EMBEDDING].numpy(), arrays[EMBEDDING])
+    untied = dict(HFReader(tmp_path, untie=True).read_all())
+    assert same(untied, arrays | {HEAD: arrays[EMBEDDING]})
+
+
+@pytest.mark.parametrize("gone", [EMBEDDING, HEAD])
+def test_of_two_that_are_not_tied_none_may_be_missing(tmp_path: Path, gone: str) -> None:
+    arrays = weights(UNTIED)
+    del arrays[gone]
+    with pytest.raises(CheckpointError) as refused:
+        HFReader(put(tmp_path, arrays, UNTIED))
+    assert f"and there is no {gone}; set it to true" in str(refused.value)
+
+
+def test_a_bare_llama_model_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    theirs = transformers.LlamaModel(transformers.LlamaConfig.from_dict(CONFIG.to_dict()))
+    theirs.save_pretrained(tmp_path)
+    reader = HFReader(tmp_path)
+    whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    found = dict(reader.read_all())
+    assert all(np.array_equal(whole[name].numpy(), array) for name, array in found.items())
+    assert ["LlamaModel" in note for note in reader.notes] == [True, True]
+
+
+BUFFERS = {
+    "rotary_emb.inv_freq": True,
+    "model.rotary_emb.inv_freq": True,
+    "model.rotary_emb.original_inv_freq": True,
+    "model.layers.0.self_attn.rotary_emb.inv_freq": True,
+    "module.model.layers.31.self_attn.rotary_emb.cos_cached": True,
+    "transformer.h.0.attn.masked_bias": True,
+    "model.layers.0.self_attn.bias": True,
+    "model.layers.0.attention.causal_mask": True,
+    "model.causal_mask": True,
+    "model.embeddings.position_ids": True,
+    "rope.freqs": True,
+    "freqs_cis": True,
+    "model.layers.0.self_attn.rotary_emb.inv_freq2": False,
+    "model.layers.0.self_attn.q_proj.weight": False,
+    "model.layers.0.self_attn.q_proj.bias": False,
+    "model.layers.0.self_attn.q_norm.scale": False,
+    "bias": False,
+    "inv_freq": False,
+}
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_only_buffers_are_dropped(name: str) -> None:
+    assert is_buffer(name) is BUFFERS[name]
+
+
+def test_no_tensor_of_a_model_has_the_name_of_a_buffer() -> None:
+    config = dataclasses.replace(UNTIED, attention_bias=True, mlp_bias=True)
+    names = [name for tensor in tensors(config) for name in (tensor.hf, tensor.torch)]
+    assert not any(map(is_buffer, names))
+
+
+def table(dtype: type = np.float32) -> np.ndarray:
+    """As transformers computes it, in float32."""
+    theirs = transformers.LlamaConfig.from_dict(CONFIG.to_dict())
+    frequencies = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(theirs).inv_freq
+    return frequencies.numpy().astype(dtype)
+
+
+def with_buffers(path: Path, buffers: Arrays) -> list[str]:
+    reader = HFReader(put(path, weights() | buffers))
+    assert same(dict(reader.read_all()), weights())
+    return reader.notes
+
+
+LAYERS = [f"model.layers.{i}.self_attn.rotary_emb" for i in range(2)]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_tables_that_follow_from_the_config_are_dropped(tmp_path: Path, dtype: type) -> None:
+    buffers = {f"{layer}.inv_freq": table(dtype=dtype) for layer in LAYERS}
+    assert with_buffers(tmp_path, buffers) == [
+        "2 rotary tables were dropped: they follow from the config"
+    ]
+    cached = {f"{LAYERS[0]}.{name}_cached": np.ones((1, 1, 8, 4)) for name in ("cos", "sin")}
+    assert with_buffers(tmp_path, cached) == [
+        "2 rotary tables were dropped: they follow from the config"
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["values", "shape"])
+def test_a_table_of_another_rope_is_named(tmp_path: Path, wrong: str) -> None:
+    other = table() * 1.01 if wrong == "values" else np.ones(7, np.float32)
+    buffers = {f"{LAYERS[0]}.inv_freq": table(), f"{LAYERS[1]}.inv_freq": other}
+    assert with_buffers(tmp_path, buffers) == [
+        "2 rotary tables were dropped: they follow from the config, which gives other frequencies "
+        f"than {LAYERS[1]}.inv_freq (is its rope right?)"
+    ]
+
+
+def test_masks_are_dropped_whatever_their_dtype_and_biases_are_not(tmp_path: Path) -> None:
+    mask = np.tril(np.ones((8, 8), np.bool_))[None, None]
+    buffers: Arrays = {
+        "model.layers.0.self_attn.bias": mask,
+        "model.layers.0.self_attn.masked_bias": np.array(-1e9, np.float32),
+    }
+    assert with_buffers(tmp_path, buffers) == [
+        "2 masks or positions were dropped, such as model.layers.0.self_attn.bias: attention is "
+        "causal"
+    ]
+    with pytest.raises(CheckpointError, match=r"unexpected tensor model\.layers\.0\.self_attn\.b"):
+        HFReader(put(tmp_path, weights() | {"model.layers.0.self_attn.bias": np.ones(16)}))
