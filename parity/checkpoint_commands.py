@@ -118,6 +118,7 @@ def add_checkpoint_commands(commands: Any) -> None:
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
+        dest="config_directory",  # `config` is a word that errors use of other things
         metavar="DIR",
         help="where an Orbax checkpoint that another program wrote has its config and tokenizer: a "
         "Hugging Face directory of the same model, or a config.json",
@@ -150,7 +151,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             verify=not arguments.no_verify,
             untie=arguments.untie,
-            config=arguments.config,
+            config=arguments.config_directory,
             strict=arguments.strict,
             progress=progress,
         )
@@ -186,7 +187,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
         elif arguments.step is not None:
             raise ValueError(f"--step is of training runs, and {path} is none")
         else:
-            record = inspection.inspect(path, **options, config=arguments.config, progress=progress)
+            record = inspection.inspect(
+                path, **options, config=arguments.config_directory, progress=progress
+            )
     settle(arguments.path, record["notes"])
     if arguments.json:
         report.write_json(arguments.json, record)
@@ -212,7 +215,7 @@ def _diff(arguments: argparse.Namespace) -> int:
             raise ValueError("--step is of training runs: neither A nor B is one")
         else:
             record = inspection.diff(
-                *paths, progress, verify=arguments.verify, config=arguments.config
+                *paths, progress, verify=arguments.verify, config=arguments.config_directory
             )
     for side in ("one", "other"):
         settle(record[side]["path"], record[side]["notes"])
