@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from diy_core.data.counts import Counts
@@ -27,6 +28,7 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
         files: how many were read of each ending.
         passed_over: by the reason, `count` and the first `names`.
         same_content: groups of names of files that were read and are equal.
+        same_name: groups that differ in how they are packed alone.
         documents, empty, marks, columns: of `Counts`.
     """
     endings = Counter(
@@ -34,8 +36,10 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
         for source in sources
     )
     equal: dict[str, list[str]] = {}
+    unpacked: dict[str, list[str]] = {}
     for source in sources:
         equal.setdefault(source.sha256, []).append(source.path)
+        unpacked.setdefault(_unpacked(source.path), []).append(source.path)
     return {
         "files": dict(sorted(endings.items())),
         "passed_over": {
@@ -43,11 +47,17 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
             for why, names in sorted(found.passed_over.items())
         },
         "same_content": [names for names in equal.values() if len(names) > 1],
+        "same_name": [names for names in unpacked.values() if len(names) > 1],
         **{
             name: dict(sorted(value.items())) if isinstance(value, Counter) else value
             for name, value in vars(counts).items()
         },
     }
+
+
+def _unpacked(path: str) -> str:
+    """The name that a packed file has when it is unpacked beside it."""
+    return str(Path(path).with_suffix("")) if form_of(path).packing else path
 
 
 def what_was_read(told: Mapping[str, Any]) -> str:
@@ -78,5 +88,9 @@ def what_was_not(told: Mapping[str, Any]) -> list[str]:
     said += [
         f"the same content, read {len(names)} times: {folded(names)}"
         for names in told["same_content"][:3]
+    ]
+    said += [
+        f"the same name, packed and not, all of them read: {folded(names)}"
+        for names in told["same_name"][:3]
     ]
     return said

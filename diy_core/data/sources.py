@@ -17,7 +17,7 @@ from typing import Any
 from diy_core.data.contents import blocks
 from diy_core.data.cutting import TooLong, cut
 from diy_core.data.files import DataError, file_hash
-from diy_core.data.finding import BUILTIN, SOURCES, Found, survey
+from diy_core.data.finding import ARCHIVE, BUILTIN, OTHER_KIND, SOURCES, Found, folded, survey
 from diy_core.data.forms import form_of
 from diy_core.utf8 import recognise
 
@@ -121,6 +121,12 @@ def plan(found: Found, separator: str | None) -> Plan:
             )
         else:
             found.pass_over(path, NO_LINES)
+    if no_lines and not made.sources:  # what was meant may be what is not read
+        faults += [
+            f"{folded(found.passed_over[why])}: {why}"
+            for why in (ARCHIVE, OTHER_KIND)
+            if why in found.passed_over
+        ]
     if faults:
         raise DataError(SOURCES, faults)
     made.shards = list(_shards(parts))

@@ -201,3 +201,13 @@ def test_a_readme_beside_parquet_is_no_document(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "data" / "train.parquet")
     assert texts(prepare(tmp_path, tmp_path / "out", tokenizer="bytes")) == ["one"]
     assert passed(tmp_path)[ABOUT] == ["README.md"]
+
+
+def test_a_directory_of_metadata_alone_names_what_is_not_read(tmp_path: Path) -> None:
+    """As `save_to_disk` of datasets writes one."""
+    (tmp_path / "state.json").write_text('{\n "_split": "train"\n}')
+    (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"ARROW1")
+    with pytest.raises(DataError) as caught:
+        prepare(tmp_path, tmp_path / "out", tokenizer="bytes")
+    assert "state.json: is one JSON value" in str(caught.value)
+    assert "data-00000-of-00001.arrow: of a kind that is not read" in str(caught.value)

@@ -23,6 +23,7 @@ EXPECTED = {
         "of a kind that is not read": {"count": 5, "names": [f"{{}}/{i}.csv" for i in range(5)]},
     },
     "same_content": [],
+    "same_name": [],
     "documents": {"completion": 1, "text": 33},
     "empty": 3,
     "marks": 1,
@@ -139,3 +140,21 @@ def test_lines_are_numbered_without_reading_the_file_again_for_each_shard(
         prepare(file, tmp_path / "out", tokenizer="bytes")
     if count.exists():
         assert bytes_read() - read < 20 * file.stat().st_size
+
+
+def test_files_that_were_unpacked_and_left_beside_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both are read, since a name is no proof; the lines say so."""
+    top = tmp_path / "corpus"
+    (top / "other").mkdir(parents=True)
+    for name in ("a.txt", "b.txt", "other/a.txt"):
+        (top / name).write_text(name)
+    for name in ("a.txt.gz", "other/b.txt.gz"):
+        (top / name).write_bytes(gzip.compress(name.encode()))
+    data = prepare(top, tmp_path / "out", tokenizer="bytes", progress=True)
+    assert len(data) == 5
+    assert data.report is not None
+    assert data.report["same_name"] == [[f"{top}/a.txt", f"{top}/a.txt.gz"]]
+    line = f"the same name, packed and not, all of them read: {top}/a.txt, {top}/a.txt.gz"
+    assert line in capsys.readouterr().err
