@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core import chat_template
+from diy_core.chat_messages import REASONING
 from diy_core.chat_template import undeclared_names
 from diy_core.chat_templates import choose
 from diy_core.data.records import Chat
@@ -43,7 +44,7 @@ def encode_chat(
     chat = chat if isinstance(chat, Chat) else Chat(chat)
     writer = _Writer(tokenizer, chat)
     text = writer.write(chat.messages)
-    writer.refuse_unread_calls(text)
+    writer.refuse_what_is_unread(text)
     answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
     wanted = [i for i in answers if chat.counted is None or chat.counted[i]]
     if not wanted:
@@ -107,9 +108,17 @@ class _Writer:
             source, self.chat.messages, names, "the chat template", functions=functions
         )
 
-    def refuse_unread_calls(self, text: str) -> None:
-        """An answer that is a call, of which the template writes nothing, would teach silence."""
+    def refuse_what_is_unread(self, text: str) -> None:
+        """An answer that is a call, of which the template writes nothing, would teach silence; one
+        without its reasoning, to answer at once.
+        """
+        reads_reasoning = any(name in self.source for name in REASONING)
         for i, message in enumerate(self.chat.messages):
+            if found := [key for key in REASONING if message.get(key) and not reads_reasoning]:
+                raise ValueError(
+                    f"the chat template does not write {found[0]} of message {i}: train with a "
+                    "template that does, or leave it out"
+                )
             for key in ("tool_calls", "function_call"):
                 if message.get(key) and self._write_without(i, key) == text:
                     raise ValueError(

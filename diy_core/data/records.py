@@ -1,8 +1,8 @@
 """What a record of a data set holds: which of its columns is learnt, and which say how.
 
     text                     a text, or the column that --field names
-    messages, conversations  a chat; beside it tools (or functions), documents, system,
-                             chat_template_kwargs
+    messages, conversations  a chat; beside it tools (or functions), documents, system (or
+                             system_prompt), chat_template_kwargs
     prompt and completion    two texts, or two stretches of a chat; the completion is learnt
 
 All other columns are passed over and named. A record that could be read in two ways, or that is
@@ -20,23 +20,18 @@ from diy_core.data.turns import read_turns
 
 TEXT, MESSAGES, CONVERSATIONS, PROMPT = "text", "messages", "conversations", "prompt"
 _COMPLETION = "completion"
-_BESIDE = ("tools", "functions", "documents", "system", "chat_template_kwargs")
+_SYSTEM = ("system", "system_prompt")
+_BESIDE = ("tools", "functions", "documents", *_SYSTEM, "chat_template_kwargs")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
-# Columns of other kinds of training, and what those are.
+# Columns of other kinds of training, by what those are, and what to do.
 _OTHER_KINDS = {
-    ("chosen", "rejected"): "preferences",
-    ("preferred_output", "non_preferred_output"): "preferences",
-    ("completions", "labels"): "stepwise supervision",
-    ("instruction", "output"): "Alpaca's instructions",
-}
-_REMEDY = {
-    "preferences": "write the answer to learn as the last of messages",
-    "stepwise supervision": "write prompt and completion",
-    "Alpaca's instructions": (
-        "how these become one text is said nowhere in the data, so write messages, or prompt and "
-        "completion"
+    "preferences": (
+        ("rejected", "rejected_response", "rejected_messages", "non_preferred_output", "kto_tag"),
+        "write the answer to learn as the last of messages",
     ),
+    "stepwise supervision": (("completions",), "write prompt and completion"),
 }
+_ALPACA = {"instruction", "output"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,8 @@ def read_record(row: Mapping[str, Any], wanted: str | None = None) -> tuple[Docu
 def columns_to_read(names: Iterable[str], wanted: str | None) -> list[str]:
     """The columns of a table that `read_record` looks at; the others need not be read."""
     known = {wanted, TEXT, MESSAGES, CONVERSATIONS, PROMPT, _COMPLETION, *_BESIDE, *_MEDIA}
-    known |= {name for pair in _OTHER_KINDS for name in pair} | {"label", "weight"}
+    known |= {name for columns, _ in _OTHER_KINDS.values() for name in columns}
+    known |= {"label", "weight", "mask", *_ALPACA}
     return [name for name in names if name in known]
 
 
@@ -122,10 +118,11 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
         there.append(PROMPT)
     # What is empty is there, but where something else is it is not what is meant.
     forms = [name for name in there if not _is_empty(held[name])] or there[:1]
-    for pair, kind in _OTHER_KINDS.items():
-        if all(name in held for name in pair) and not (kind.startswith("Alpaca") and forms):
-            named = " and ".join(pair)
-            raise ValueError(f"holds {kind} ({named}), which is not learnt here: {_REMEDY[kind]}")
+    for kind, (columns, remedy) in _OTHER_KINDS.items():
+        # A number there is something else, such as the count of rejected answers.
+        found = [n for n in columns if isinstance(held.get(n), (str, list, dict, bool))]
+        if found and not _is_empty(held[found[0]]):
+            raise ValueError(f"holds {kind} ({found[0]}), which is not learnt here: {remedy}")
     if len(forms) > 1:
         listed = " and ".join(repr(name) for name in forms)
         raise ValueError(
@@ -133,10 +130,15 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
         )
     if forms:
         return forms[0]
+    if held.keys() >= _ALPACA:
+        raise ValueError(
+            "holds Alpaca's instruction and output, and how these become one text is said nowhere "
+            "in the data: write messages, or prompt and completion"
+        )
     listed = ", ".join(f"{key} ({type(value).__name__})" for key, value in held.items())
     raise ValueError(
         f"has no text in {wanted or TEXT!r} and no list in 'messages', but {listed or 'nothing'}: "
-        "name the text's field (--field)"
+        "name the text's field (--field), or write text, messages, or prompt and completion"
     )
 
 
@@ -168,8 +170,14 @@ def _chat(turns: tuple[list[dict[str, Any]], list[bool]], held: Mapping[str, Any
             f"has weight {held['weight']!r} beside a chat, and records are not weighted: give each "
             "message a weight of 0 or 1"
         )
-    if held.get("system"):
-        messages, counted = _with_system(held["system"], messages, counted)
+    if str(held.get("mask", "User")).lower() not in ("user", "human"):
+        raise ValueError(
+            f"has mask {held['mask']!r} beside a chat, and what the assistant says is learnt: give "
+            "each message a weight of 0 or 1"
+        )
+    for name in _SYSTEM:
+        if not _is_empty(held.get(name)):
+            messages, counted = _with_system(held[name], messages, counted)
     tools = _listed(held, "tools")
     if functions := _listed(held, "functions"):
         if tools:

@@ -76,7 +76,7 @@ def encoded(path: Path, row: dict[str, Any], field: str | None = None) -> tuple[
             ["he<|end|>"],
         ),
         (
-            {"conversations": [USER, ANSWER], "system": "20"},
+            {"conversations": [USER, ANSWER], "system": "", "system_prompt": "20", "mask": "User"},
             "<|turn|>system:20<|end|>" + ASKED + "he 20<|end|>",
             ["he 20<|end|>"],
         ),
@@ -182,12 +182,19 @@ CHAT = [USER, ANSWER]
         ({"text": "a", "messages": CHAT}, "holds 'text' and 'messages', .*--field text"),
         ({"messages": CHAT, "conversations": CHAT}, "holds 'messages' and 'conversations'"),
         ({"text": "a", "prompt": "a", "completion": "b"}, "holds 'text' and 'prompt'"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"preferences \(chosen and rejected\)"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"preferences \(rejected\)"),
+        ({"messages": CHAT, "rejected_response": "no"}, r"preferences \(rejected_response\)"),
+        ({"prompt": "a", "completion": "b", "kto_tag": False}, r"preferences \(kto_tag\)"),
+        ({"conversations": CHAT, "mask": "Assistant"}, "has mask 'Assistant' beside a chat"),
+        ({"messages": CHAT, "system": "a", "system_prompt": "b"}, "another system message"),
         ({"messages": CHAT, "chosen": CHAT, "rejected": CHAT}, "holds preferences"),
-        ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "holds preferences"),
+        (
+            {"input": {}, "preferred_output": CHAT, "non_preferred_output": CHAT},
+            "holds preferences",
+        ),
         ({"prompt": "a", "completion": "b", "label": True}, "preferences .*without label"),
         ({"prompt": "a", "completions": ["b"], "labels": [True]}, "stepwise supervision"),
-        ({"instruction": "a", "input": "", "output": "b"}, "Alpaca's instructions"),
+        ({"instruction": "a", "input": "", "output": "b"}, "Alpaca's instruction and output"),
         ({"prompt": "a"}, r"has no text in 'text' .*prompt \(str\)"),
         ({"prompt": "a", "completion": CHAT}, "two texts or two lists, got str and list"),
         ({"messages": CHAT, "images": ["a.png"]}, "holds images beside a chat"),
@@ -242,6 +249,11 @@ def test_a_record_with_another_or_no_one_meaning_is_refused(
         (TEMPLATE, {"prompt": "a", "completion": ""}, "the completion is empty"),
         (
             MARKED,
+            {"messages": [USER, ANSWER | {"thinking": "20"}]},
+            "does not write thinking of message 1",
+        ),
+        (
+            MARKED,
             {"messages": [USER, ANSWER | {"tool_calls": [TOOL]}]},
             "does not write tool_calls of message 1",
         ),
@@ -273,6 +285,7 @@ def test_what_the_template_would_drop_is_refused(
         ({"instruction": "a", "output": "b", "text": "c"}, None, "c"),
         ({"prompt": "a", "prompt_id": "1", "text": "c"}, None, "c"),
         ({"text": ""}, None, ""),
+        ({"text": "a", "rejected": 0, "label": True}, None, "a"),
     ],
 )
 def test_a_named_column_decides(row: dict[str, Any], field: str | None, expected: Any) -> None:
