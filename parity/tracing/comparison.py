@@ -15,6 +15,7 @@ from parity.tracing.calls import Call, Kind, Site
 from parity.tracing.errors import (
     FORWARD,
     Arrays,
+    Axes,
     LeafError,
     compare,
     not_finite,
@@ -154,15 +155,27 @@ class Comparison:
         if kind == "outputs":
             self.dtype[pair] = dtype
         errors = self.errors[pair, kind] = []
-        # A model's outputs are what its users read: a transposed square one is an error there.
-        as_it_is = kind == "outputs" and not pair.torch[0].path
+        like = self._layouts(pair) if kind == "outputs" else set()
+        # A model's outputs are what its users read: a transposed square one is an error there,
+        # unless the two read their inputs in different layouts too.
+        as_it_is = kind == "outputs" and not pair.torch[0].path and not like
         for part, (one, other) in enumerate(sides):
             found = [
                 dataclasses.replace(e, part=part)
-                for e in compare(one, other, FORWARD[dtype], as_it_is)
+                for e in compare(one, other, FORWARD[dtype], as_it_is, like)
             ]
             self._keep(pair, kind, one, other, found)
             errors += found
+
+    def _layouts(self, pair: Pair) -> set[Axes]:
+        """Orders of axes, other than the same, in which inputs of a call agreed."""
+        return {
+            error.operation.axes
+            for error in self.errors.get((pair, "inputs"), [])
+            if error.operation.reorders
+            and not error.operation.is_identity
+            and error.error <= FORWARD[self.dtype.get(pair, "float32")]
+        }
 
     def _keep(
         self, pair: Pair, kind: Kind, torch: Arrays, flax: Arrays, errors: list[LeafError]

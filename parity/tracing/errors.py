@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from parity.tracing.operations import Rearrange, candidates
 FORWARD = {"float64": 1e-12, "float32": 2e-5, "float16": 5e-3, "bfloat16": 4e-2}
 BACKWARD = {"float64": 1e-9, "float32": 2e-4, "float16": 2e-2, "bfloat16": 1e-1}
 Arrays = Mapping[str, NDArray[Any]]
+Axes = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,31 +104,47 @@ def _is_float(array: NDArray[Any]) -> bool:
 
 
 def best_operation(
-    one: NDArray[Any], other: NDArray[Any], enough: float, as_it_is: bool = False
+    one: NDArray[Any],
+    other: NDArray[Any],
+    enough: float,
+    as_it_is: bool = False,
+    like: Collection[Axes] = (),
 ) -> LeafError | None:
     """The layout in which two arrays are nearest; None where no operation fits the shapes.
 
     The likeliest operation is taken where the error is `enough` small or no other one's is. Masks
     of the same shape are compared as they are: a causal one upside down is its own transposition;
-    and so is whatever the caller says.
+    and so is whatever the caller says. Where no layout makes the two agree, that of the inputs
+    (`like`) is taken: of a square image any other one would be a guess.
     """
     if (one.dtype == bool or as_it_is) and one.shape == other.shape:
         return LeafError("", "", relative_error(one, other), next(candidates(one.shape, one.shape)))
-    first, best = None, None
+    first, best, known = None, None, None
     for operation in candidates(one.shape, other.shape):
         found = LeafError("", "", relative_error(operation(one), other), operation)
         if found.error <= enough:
             return found
         first = first or found
         best = found if best is None or found.error < best.error else best
+        if known is None and operation.reorders and operation.axes in like:
+            known = found
+    if known is not None:
+        return known
     return first if first is not None and first.operation.is_identity else best
 
 
-def compare(torch: Arrays, flax: Arrays, enough: float, as_it_is: bool = False) -> list[LeafError]:
+def compare(
+    torch: Arrays,
+    flax: Arrays,
+    enough: float,
+    as_it_is: bool = False,
+    like: Collection[Axes] = (),
+) -> list[LeafError]:
     """The arrays of two calls, matched: in order where their shapes allow it, else by value.
 
-    With `as_it_is` those of the same shape have the same layout too. Arrays without a partner are
-    left out: one side may pass more along than the other.
+    With `as_it_is` those of the same shape have the same layout too; `like` are the orders of axes
+    in which what went in agreed. Arrays without a partner are left out: one side may pass more
+    along than the other.
     """
     found: list[LeafError] = []
     ones, others = list(torch), list(flax)
@@ -136,7 +153,7 @@ def compare(torch: Arrays, flax: Arrays, enough: float, as_it_is: bool = False) 
             _named(best, torch, flax, a, b)
             for a, b in zip(ones, others, strict=True)
             if _alike(torch[a], flax[b])
-            and (best := best_operation(torch[a], flax[b], enough, as_it_is)) is not None
+            and (best := best_operation(torch[a], flax[b], enough, as_it_is, like)) is not None
         ]
         if len(found) == len(ones):
             return found
@@ -145,7 +162,7 @@ def compare(torch: Arrays, flax: Arrays, enough: float, as_it_is: bool = False) 
         for a in ones
         for b in others
         if _alike(torch[a], flax[b])
-        and (best := best_operation(torch[a], flax[b], enough, as_it_is)) is not None
+        and (best := best_operation(torch[a], flax[b], enough, as_it_is, like)) is not None
     ]
     found, used = [], set[str]()
     for pair in sorted(pairs, key=lambda p: p.error):

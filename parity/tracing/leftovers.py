@@ -66,9 +66,16 @@ def fused(
         wholes, parts = (left, right) if torch_is_whole else (right, left)
         arrays, others = (torch, flax) if torch_is_whole else (flax, torch)
         prints = {name: fingerprint(others[name]) for name in parts} if wholes else {}
-        for one in list(wholes):
-            cuts = _by_prints(arrays[one], {n: others[n] for n in parts}, prints)
-            options = [cuts] if cuts else _by_names(arrays[one], {n: others[n] for n in parts})
+        # What equal values say comes first: a name may fit what is the part of another.
+        for one, by_value in [(one, first) for first in (True, False) for one in list(wholes)]:
+            free = {name: others[name] for name in parts}
+            if one not in wholes:
+                continue
+            if by_value:
+                cuts = _by_prints(arrays[one], free, {name: prints[name] for name in free})
+                options = [cuts] if cuts else []
+            else:
+                options = _by_names(arrays[one], free)
             made = [
                 _part_links(one, arrays[one], option, others, usual, torch_is_whole)
                 for option in options

@@ -52,6 +52,12 @@ class Rearrange:
         return same and Permute(self.axes).is_identity
 
     @property
+    def reorders(self) -> bool:
+        """True where axes change places at most, and none is split, merged, added or flipped."""
+        moved = tuple(self.split[axis] for axis in self.axes)
+        return self.split == self.source and self.merged == moved and not self.flipped
+
+    @property
     def inverse(self) -> Rearrange:
         """The operation that undoes this one."""
         moved = tuple(self.split[axis] for axis in self.axes)

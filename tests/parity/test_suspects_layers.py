@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from parity.tracing.suspects import explain
-from tests.parity.test_suspects_evidence import both_sides, evidence_of, first, normal
+from tests.parity.test_suspects_evidence import both_sides, evidence_of, first, normal, only
 
 D = 8
 Tensor = torch.Tensor
@@ -232,6 +233,86 @@ def test_a_group_norm_is_another(
     assert not explain(evidence_of(right, right, odd, **known))
 
 
+@both_sides
+@pytest.mark.parametrize("eps", [1.0, 12.0, 512.0])
+@pytest.mark.parametrize("centred", [False, True])
+def test_an_eps_that_was_meant_as_a_size(eps: float, centred: bool, odd: str) -> None:
+    """`LayerNorm(12)` is a norm of 12 channels in PyTorch, and one with an eps of 12 in Flax."""
+    x, w = normal(2, 3, D), normal(D, seed=1)
+    ours, weight = torch.from_numpy(x), torch.from_numpy(w)
+    right, wrong = (
+        (layer(ours, weight, None, e) if centred else rms(ours, weight, e)).numpy()
+        for e in (1e-5, eps)
+    )
+    module = torch.nn.LayerNorm(D) if centred else torch.nn.RMSNorm(D)
+    known: dict[str, Any] = {"inputs": {"args.0": x}, "parameters": {"weight": w}}
+    suspect = only(explain(evidence_of(right, wrong, odd, module=module, **known)))
+    assert suspect.name == "norm-eps"
+    assert f"eps {eps:g} in {odd}" in suspect.sentence
+    name = type(module).__name__
+    hint = f"the first argument of Flax's {name} is epsilon, so {name}({eps:g}) sets it to {eps:g}"
+    assert (hint in suspect.sentence) == (odd == "Flax")
+
+
+@both_sides
+def test_a_large_eps_of_a_batch_norm_and_of_a_group_norm(odd: str) -> None:
+    """Flax's take epsilon by name only: there is nothing to be taken for it."""
+    x, w, b = normal(2, 3, 5, D), normal(D, seed=1), normal(D, seed=2)
+    image, weight, bias = (
+        torch.from_numpy(x).movedim(-1, 1),
+        torch.from_numpy(w),
+        torch.from_numpy(b),
+    )
+    mean, var = normal(D, seed=3), normal(D, seed=4) ** 2
+    running = torch.from_numpy(mean), torch.from_numpy(var)
+    both: dict[Any, Any] = {
+        torch.nn.GroupNorm(4, D): [
+            functional.group_norm(image, 4, weight, bias, e) for e in (1e-5, 7.5)
+        ],
+        torch.nn.BatchNorm2d(D): [
+            functional.batch_norm(image, *running, weight, bias, False, 0.1, e) for e in (1e-5, 7.5)
+        ],
+    }
+    for module, results in both.items():
+        right, wrong = (result.movedim(1, -1).numpy() for result in results)
+        tensors = {"weight": w, "bias": b}
+        if isinstance(module, torch.nn.BatchNorm2d):
+            tensors |= {"running_mean": mean, "running_var": var}
+        known: dict[str, Any] = {"inputs": {"args.0": x}, "parameters": tensors, "module": module}
+        suspect = only(explain(evidence_of(right, wrong, odd, **known)))
+        assert f"eps 7.5 in {odd}" in suspect.sentence
+        assert "first argument" not in suspect.sentence
+
+
+def test_one_row_alone_does_not_show_a_large_eps() -> None:
+    """Any factor of one row is some eps."""
+    x, w = normal(1, 1, D), normal(D, seed=1)
+    right = rms(torch.from_numpy(x), torch.from_numpy(w)).numpy()
+    known: dict[str, Any] = {"inputs": {"args.0": x}, "parameters": {"weight": w}}
+    found = explain(evidence_of(right, 0.37 * right, **known))
+    assert not any(suspect.name == "norm-eps" for suspect in found)
+
+
+@both_sides
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_eps_of_a_norm_that_rounds(dtype: str, odd: str) -> None:
+    """In float32, or float32 inside of a float64 model: no other number is fitted to rounding."""
+    x, w = normal(4, 3, D), normal(D, seed=1)
+    ours, weight = torch.from_numpy(x).float(), torch.from_numpy(w)
+    right, wrong = (
+        (rms(ours, None, e).double() * weight).numpy().astype(dtype).astype(float)
+        for e in (1e-6, 1e-4)
+    )
+    bound = {"float64": 1e-12, "float32": 2e-5}[dtype]
+    known: dict[str, Any] = {"inputs": {"args.0": x}, "parameters": {"weight": w}, "bound": bound}
+    evidence = dataclasses.replace(evidence_of(right, wrong, odd, **known), dtype=dtype)
+    suspect = only(explain(evidence))
+    assert suspect.name == "norm-eps"
+    assert f"eps 0.0001 in {odd}" in suspect.sentence
+    assert "eps 1e-06 in" in suspect.sentence
+    assert "cut off" not in suspect.sentence
+
+
 GATES = {"GRU": 3, "LSTM": 4}
 CELLS: dict[str, tuple[str, Callable[[dict[str, Tensor], int], dict[str, Tensor]], str]] = {
     "gru order": ("GRU", lambda p, n: reordered(p, n, [1, 0, 2]), "gates in the order z, r, n in"),
@@ -323,7 +404,8 @@ def test_a_transposed_convolution_is_another(axes: int, odd: str) -> None:
     }
     right = output(1)
     (suspect,) = explain(evidence_of(right, output(2), odd, **known))
-    assert f"starts 2 into the full output in {odd}" in suspect.sentence
+    assert f"with padding 2 starts 2 into the full output in {odd}" in suspect.sentence
+    assert "with SAME starts 1 into the full output in" in suspect.sentence
     (suspect,) = explain(evidence_of(right, output(1, flip=True), odd, **known))
     assert f"kernel flipped in {odd}" in suspect.sentence
     assert not explain(evidence_of(right, right, odd, **known))

@@ -104,3 +104,15 @@ def test_the_least_precise_dtype_decides() -> None:
     assert precision(*arrays[:2]) == "float32"
     assert precision(np.array([1]), arrays[0]) == "float64"
     assert worst([]) == 0
+
+
+def test_where_no_layout_agrees_that_of_the_inputs_is_taken() -> None:
+    """Of square images another one may be a little nearer by chance."""
+    one, other = normal(2, 6, 6, 6), normal(2, 6, 6, 6)
+    turned = other.transpose(0, 3, 2, 1) + 0.5 * one  # nearest to an order that nobody means
+    moved = compare({"": one}, {"": turned}, 1e-12, like={(0, 2, 3, 1)})[0]
+    assert moved.operation.axes == (0, 2, 3, 1)
+    assert compare({"": one}, {"": turned}, 1e-12)[0].operation.is_identity
+    # What does agree, agrees in any layout.
+    same = compare({"": one}, {"": one.transpose(0, 3, 2, 1)}, 1e-12, like={(0, 2, 3, 1)})[0]
+    assert (same.operation.axes, same.error) == ((0, 3, 2, 1), 0.0)

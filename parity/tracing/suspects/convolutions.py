@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ Array = NDArray[Any]
 Padding = tuple[tuple[int, int], ...]
 _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 _MODES = {"zeros": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}
+_SEARCHED = 8  # the longest kernel of which every place is tried
 _CHANNELS = 8  # outputs that are computed while it is searched
 
 
@@ -127,29 +129,50 @@ def transposed_suspects(evidence: Evidence, x: Array) -> Iterator[Suspect]:
         x: (B, ..., I), channels last.
     """
     module: Any = evidence.module
-    axes = x.ndim - 2
+    axes, sides = x.ndim - 2, (evidence.target.torch, evidence.target.flax)
     function = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[axes - 1]
     weight, bias = module.weight.detach().double().cpu(), module.bias
     image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    reach = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], module.dilation, strict=True)]
     found: list[tuple[float, str]] = [(np.inf, ""), (np.inf, "")]
     for flipped in (False, True):
         kernel = weight.flip(tuple(range(2, 2 + axes))) if flipped else weight
         whole = function(image, kernel, None, module.stride, 0, 0, module.groups, module.dilation)
         full = np.moveaxis(whole.numpy(), 1, -1)
+        # Further on there is nothing but the bias: output_padding, or a stride above the kernel.
+        full = np.pad(full, ((0, 0), *((0, max(module.stride)),) * axes, (0, 0)))
         full = full if bias is None else full + bias.detach().double().cpu().numpy()
-        for start in range(max(kernel.shape[2:]) + 1):
-            for i, side in enumerate((evidence.target.torch, evidence.target.flax)):
-                place = tuple(slice(start, start + n) for n in side.shape[1:-1])
+        starts = [range(r + 1) for r in reach] if axes == 1 or max(reach) <= _SEARCHED else []
+        alike = ((start,) * axes for start in range(max(reach) + 1))
+        for start in dict.fromkeys((*alike, *itertools.product(*starts))):
+            for i, side in enumerate(sides):
+                place = tuple(slice(s, s + n) for s, n in zip(start, side.shape[1:-1], strict=True))
                 part = full[(slice(None), *place)]
-                if part.shape == side.shape:
-                    words = f"starts {start} into the full output"
-                    words += ", kernel flipped" if flipped else ""
-                    found[i] = min(found[i], (relative_error(part, side), words))
+                if part.shape == side.shape and (error := relative_error(part, side)) < found[i][0]:
+                    words = _placed(start, x.shape[1:-1], side.shape[1:-1], reach, module.stride)
+                    found[i] = error, words + (", kernel flipped" if flipped else "")
     (_, mine), (_, theirs) = found
     sentence = f"the transposed convolution {theirs} in Flax, {mine} in PyTorch"
     after = max(error for error, _ in found)
     if mine != theirs and (suspect := evidence.judge("conv-transposed", sentence, after)):
         yield suspect
+
+
+def _placed(
+    start: Sequence[int],
+    sizes: Sequence[int],
+    found: Sequence[int],
+    reach: Sequence[int],
+    stride: Sequence[int],
+) -> str:
+    """Where a side's output begins in the full one, and whether that is what Flax calls SAME."""
+    same = tuple(
+        r - 1 - (r - 1 if s > r - 1 else -(-(r + s - 2) // 2))
+        for r, s in zip(reach, stride, strict=True)
+    )
+    whole = all(n * s == f for n, s, f in zip(sizes, stride, found, strict=True))
+    padding = "SAME" if whole and tuple(start) == same else f"padding {_list(start)}"
+    return f"with {padding} starts {_list(start)} into the full output"
 
 
 def convolved(x: Array, kernel: Array, bias: Array | None, way: Way) -> Array | None:

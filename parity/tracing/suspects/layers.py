@@ -11,38 +11,46 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from parity.tracing.errors import relative_error
 from parity.tracing.result import Suspect
-from parity.tracing.suspects.cells import NAMES, cells
+from parity.tracing.suspects.cells import cell_tensors, cells, layers
 from parity.tracing.suspects.convolutions import convolution_suspects, transposed_suspects
 from parity.tracing.suspects.evidence import Evidence, rounded
-from parity.tracing.suspects.norms import batch_norms, group_norms, norms, own_eps
+from parity.tracing.suspects.norms import batch_norms, eps_hint, group_norms, norms, own_eps
 
 Array = NDArray[Any]
 Ways = Iterator[tuple[tuple[str, ...], Array]]
 _IDS = 64  # ids that may be that of padding
 _TYPES = ("float32", "bfloat16", "float16")
+_ROUNDING = 1e-15
+_NEAR = 2.0  # ways whose errors are rounding differ by less
+_NARROW, _CLEARLY = 3e-7, 8.0  # what float32 rounds to, and what is more than that
 
 
 def layer_suspects(evidence: Evidence) -> Iterator[Suspect]:
     """What a leaf layer does otherwise on the Flax side."""
+    module = evidence.module
+    if isinstance(module, torch.nn.RNNBase) and not evidence.stage:
+        given = [*_floats(evidence), *evidence.given]
+        yield from _named(evidence, "cell", layers(module, given, evidence.target.torch.shape))
+        return
     inside = any(not part.alone for part in evidence.parts)
     if inside or not evidence.inputs or evidence.stage:
         return
     x = evidence.inputs[0].torch
     tensors = {p.name.rpartition(".")[2]: p.torch for p in evidence.parameters}
     weight, bias = tensors.get("weight"), tensors.get("bias")
+    sides = evidence.target.torch, evidence.target.flax
     if x.dtype.kind in "iu":
         if weight is not None and weight.ndim == 2:
             yield from _named(evidence, "embedding", _embeddings(x, weight))
     elif x.dtype != np.float64 or not x.size:
         return
-    elif all(name in tensors for name in NAMES[:2]):
-        floats = [v.torch for v in evidence.inputs if v.torch.dtype == np.float64]
-        if len(floats) > 1:
-            yield from _named(evidence, "cell", cells(floats, tensors))
+    elif found := cell_tensors(evidence.module, tensors):
+        yield from _named(evidence, "cell", cells(_floats(evidence), found, sides))
     elif weight is None:
         return
     elif weight.ndim == 1 and weight.shape == x.shape[-1:]:
@@ -55,40 +63,84 @@ def layer_suspects(evidence: Evidence) -> Iterator[Suspect]:
         yield from convolution_suspects(evidence, x, weight, bias)
 
 
+def _floats(evidence: Evidence) -> list[Array]:
+    return [v.torch for v in evidence.inputs if v.torch.dtype == np.float64]
+
+
 def _norms(evidence: Evidence, x: Array, tensors: dict[str, Array]) -> Ways:
     """All norms that these tensors may be those of."""
     weight, bias = tensors["weight"], tensors.get("bias")
-    own = own_eps(evidence)
+    own, sides = own_eps(evidence), (evidence.target.torch, evidence.target.flax)
     if "running_mean" in tensors and "running_var" in tensors:
         running = tensors["running_mean"], tensors["running_var"]
-        yield from batch_norms(x, weight, bias, *running, own)
+        yield from batch_norms(x, weight, bias, running, own, sides)
         return
     groups = getattr(evidence.module, "num_groups", None)
     if groups is None:
         yield from norms(x, weight, bias, evidence)
     if groups is not None or x.ndim > 2:
-        yield from group_norms(x, weight, bias, own, groups or 1)
+        yield from group_norms(x, weight, bias, own, groups or 1, sides)
 
 
 def _named(evidence: Evidence, kind: str, ways: Ways) -> Iterator[Suspect]:
     """The difference between the way that is PyTorch's and the one that is Flax's."""
-    one, other = evidence.target.torch, evidence.target.flax
-    best: list[tuple[float, tuple[str, ...]]] = [(np.inf, ()), (np.inf, ())]
-    for words, value in ways:
-        for i, side in enumerate((one, other)):
-            error = relative_error(value, side) if value.shape == side.shape else np.inf
-            if error < best[i][0]:
-                best[i] = (error, words)
-    (_, mine), (after, theirs) = best
-    if mine == theirs:
+    sides = evidence.target.torch, evidence.target.flax
+    tried: list[tuple[list[float], tuple[str, ...]]] = [
+        ([relative_error(v, s) if v.shape == s.shape else np.inf for s in sides], words)
+        for words, v in ways
+    ]
+    if not tried:
         return
+    near = _NEAR if evidence.dtype != "float64" else 1.0
+    found, after = _differing(evidence, kind, _nearest(tried, near))
+    if found is not None and (suspect := evidence.judge(*found, after)):
+        yield suspect
+        return
+    # Norms that are float32 inside of a float64 model, on both sides.
+    near_ones = [(error, _but_precision(words)) for error, words in _nearest(tried, _NEAR)]
+    found, after = _differing(evidence, kind, near_ones)
+    before = evidence.target.error
+    if found is not None and kind == "norm" and after <= _NARROW and before > _CLEARLY * after:
+        name, sentence = found
+        yield Suspect(name, f"{sentence} (computed in float32 on both sides)", before, after)
+
+
+def _but_precision(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple("" if word.startswith("precision") else word for word in words)
+
+
+def _nearest(
+    tried: list[tuple[list[float], tuple[str, ...]]], near: float
+) -> list[tuple[float, tuple[str, ...]]]:
+    """For each side the first way, the more usual one, that is nearly as near as any."""
+    found = []
+    for side in range(2):
+        enough = max(near * min(errors[side] for errors, _ in tried), _ROUNDING)
+        found.append(next((e[side], words) for e, words in tried if e[side] <= enough))
+    return found
+
+
+def _differing(
+    evidence: Evidence, kind: str, found: list[tuple[float, tuple[str, ...]]]
+) -> tuple[tuple[str, str] | None, float]:
+    """The name and the sentence of what is not the same on both sides, if anything, and its error.
+
+    Args:
+        evidence: the culprit.
+        kind: of layer.
+        found: the error and the words of each side's way.
+    """
+    (before, mine), (after, theirs) = found
+    if mine == theirs:
+        return None, np.inf
     said = [(a, b) for a, b in itertools.zip_longest(mine, theirs, fillvalue="") if a != b]
     if len(mine) != len(theirs):  # ways of different kinds
         said = [(", ".join(filter(None, mine)), ", ".join(filter(None, theirs)))]
     sentence = "; ".join(f"{b or 'plain'} in Flax, {a or 'plain'} in PyTorch" for a, b in said)
+    if kind == "norm":
+        sentence += eps_hint(theirs, mine, type(evidence.module).__name__)
     names = sorted({(b or a).split(" ")[0] for a, b in said})
-    if suspect := evidence.judge(f"{kind}-{'-'.join(names)}", sentence, max(after, best[0][0])):
-        yield suspect
+    return (f"{kind}-{'-'.join(names)}", sentence), max(after, before)
 
 
 def _linears(x: Array, kernel: Array, bias: Array | None) -> Ways:

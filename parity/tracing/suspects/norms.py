@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,14 @@ def norms(x: Array, weight: Array, bias: Array | None, evidence: Evidence) -> Wa
     The words of a way: over what, mean, eps, where it is, weight, precision, bias.
     """
     sides = (evidence.target.torch, evidence.target.flax)
-    fitted = [_fitted_eps(x, weight, bias, y, c) for y in sides for c in (False, True)]
-    eps = dict.fromkeys((*own_eps(evidence), *EPS, *(e for e in fitted if e is not None)))
+    centred_x = x - x.mean(-1, keepdims=True)
+    fitted = [
+        e
+        for y in sides
+        for a in (x, centred_x)
+        for e in fitted_eps(a, np.square(a).mean(-1, keepdims=True), weight, bias, y)
+    ]
+    eps = dict.fromkeys((*own_eps(evidence), *EPS, *fitted))
     for centred, e, precision in itertools.product((False, True), eps, ("", *_TYPES)):
         mean = "mean subtracted" if centred else ""
         y = rounded(x, precision)
@@ -120,12 +126,19 @@ def _limit(x: Array, y: Array, weight: Array) -> float | None:
 
 
 def batch_norms(
-    x: Array, weight: Array, bias: Array | None, mean: Array, var: Array, own: list[float]
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    statistics: tuple[Array, Array],
+    own: list[float],
+    sides: Sequence[Array],
 ) -> Ways:
-    """BatchNorm with running statistics, channels last."""
+    """BatchNorm with running statistics (a mean and a variance), channels last."""
+    mean, var = statistics
     shift = 0 if bias is None else bias
     axes = tuple(range(x.ndim - 1))
-    for e in dict.fromkeys((*own, *EPS)):
+    fitted = [e for y in sides for e in fitted_eps(x - mean, var, weight, bias, y)]
+    for e in dict.fromkeys((*own, *EPS, *fitted)):
         eps = f"eps {e:.9g}"
         yield ("", eps), (x - mean) / np.sqrt(var + e) * weight + shift
         yield ("outside the root", eps), (x - mean) / (np.sqrt(var) + e) * weight + shift
@@ -137,7 +150,14 @@ def batch_norms(
         yield ("mean left out", eps), x / np.sqrt(var + e) * weight + shift
 
 
-def group_norms(x: Array, weight: Array, bias: Array | None, own: list[float], groups: int) -> Ways:
+def group_norms(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    own: list[float],
+    groups: int,
+    sides: Sequence[Array],
+) -> Ways:
     """GroupNorm, channels last, over so many groups and all others; of one channel each, too.
 
     Args:
@@ -145,6 +165,7 @@ def group_norms(x: Array, weight: Array, bias: Array | None, own: list[float], g
         weight: and bias: (C,).
         own: the eps that the module has.
         groups: the number of groups that the module has, which is tried first.
+        sides: what came out, on both sides.
     """
     size = x.shape[-1]
     counts = dict.fromkeys((groups, *(n for n in range(1, size + 1) if size % n == 0)))
@@ -162,7 +183,9 @@ def group_norms(x: Array, weight: Array, bias: Array | None, own: list[float], g
         elif count == 1:
             said = "statistics over positions and channels"
         mean = "mean subtracted" if centred else ""
-        for e in dict.fromkeys((*own, *EPS)):
+        flat, wide = (np.broadcast_to(a, y.shape).reshape(x.shape) for a in (y, square))
+        fitted = [e for side in sides for e in fitted_eps(flat, wide, weight, bias, side)]
+        for e in dict.fromkeys((*own, *EPS, *fitted)):
             for unbiased in ("", "size - 1 in place of size"):
                 scale = number / (number - 1) if unbiased else 1.0
                 normal = (y / np.sqrt(square * scale + e)).reshape(x.shape)
@@ -188,16 +211,57 @@ def own_eps(evidence: Evidence) -> list[float]:
     return [float(value) for value in found if isinstance(value, float)]
 
 
-def _fitted_eps(
-    x: Array, weight: Array, bias: Array | None, y: Array, centred: bool
-) -> float | None:
-    """The eps of a norm that gives y, solved for; None where it is no such norm."""
-    x = x - x.mean(-1, keepdims=True) if centred else x
-    y = y if bias is None else y - bias
-    rows = np.abs(x).argmax(axis=-1)[..., None]  # the largest channel of each row is the most exact
-    w = np.take(weight, rows)
-    a, b = np.take_along_axis(x, rows, -1), np.take_along_axis(y, rows, -1)
+def fitted_eps(
+    x: Array, square: Array, weight: Array, bias: Array | None, y: Array
+) -> Iterator[float]:
+    """The eps of a norm that gives y, solved for, short where people may have written it so.
+
+    Args:
+        x: what is normalised, its mean subtracted where it is; (..., C).
+        square: its mean square, or its variance, of a shape that goes with x.
+        weight: and bias: (C,).
+        y: what came out.
+    """
+    if x.shape != y.shape:
+        return
+    a, b = x * weight, y if bias is None else y - bias
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = (w * a / b) ** 2 - np.square(x).mean(-1, keepdims=True)
+        found = np.square(a / b) - square
+    size = np.abs(a).reshape(-1, a.shape[-1])
+    largest = size.argmax(-1)  # that of a row is the most exact
+    found = np.take_along_axis(found.reshape(size.shape), largest[:, None], -1)
+    found = found[np.isfinite(found)]
+    if not found.size:
+        return
     eps = float(np.median(found))
-    return eps if 0 < eps < 1 else None
+    # Of one row alone any factor is an eps: a large one has to be that of several.
+    sure = found.size > 1 and float(np.ptp(np.quantile(found, (0.25, 0.75)))) < _SPREAD * eps
+    if 0 < eps < 1 or (sure and eps <= _LARGEST):
+        for digits in range(1, 5):
+            short = float(f"{eps:.{digits}g}")
+            if abs(short / eps - 1) < _SHORT:
+                yield short
+                break
+        yield eps
+
+
+def eps_hint(flax: tuple[str, ...], torch: tuple[str, ...], kind: str) -> str:
+    """What an eps that is a whole number comes from, as LayerNorm(12).
+
+    Args:
+        flax: what is said of that side's norm.
+        torch: the same of the other.
+        kind: of PyTorch's norm.
+    """
+    if "Batch" in kind or "Group" in kind:  # whose first argument in Flax is another one
+        return ""
+    eps = next((w.removeprefix("eps ") for w in flax if w.startswith("eps ")), "")
+    if not eps.isdigit() or int(eps) < 1 or f"eps {eps}" in torch:
+        return ""
+    name = next((n for n in ("RMSNorm", "InstanceNorm") if n in kind), "LayerNorm")
+    return f": the first argument of Flax's {name} is epsilon, so {name}({eps}) sets it to {eps}"
+
+
+_LARGEST = 1e6  # of an eps, which may be a number of channels by mistake
+_SPREAD = 1e-2  # of the same eps, fitted to several rows
+_SHORT = 1e-3
