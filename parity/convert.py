@@ -126,7 +126,7 @@ def convert(
         raise ValueError(
             f"{destination} is the name of a GGUF file: leave to={kind!r} or the .gguf out"
         )
-    if source.resolve() == destination.resolve():
+    if destination.resolve() in {file.resolve() for file in (source, *reader.files)}:
         raise CheckpointError(destination, "is the source itself")
     options: dict[str, Any] = {"overwrite": overwrite}
     if kind == "hf":

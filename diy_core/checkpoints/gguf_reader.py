@@ -20,8 +20,9 @@ from diy_core.chat_templates import write_chat_templates
 from diy_core.checkpoints.dtypes import FLOATS, as_bytes, dtype_of, same_bits
 from diy_core.checkpoints.gguf_chat_templates import templates_of
 from diy_core.checkpoints.gguf_config import ROPE_FREQS, read_config
-from diy_core.checkpoints.gguf_file import open_gguf, shape_of
+from diy_core.checkpoints.gguf_file import shape_of
 from diy_core.checkpoints.gguf_names import gguf_name, reorder
+from diy_core.checkpoints.gguf_parts import open_parts
 from diy_core.checkpoints.gguf_rules import UnknownTokenizer
 from diy_core.checkpoints.gguf_special_tokens import SpecialTokens
 from diy_core.checkpoints.gguf_tokenizer import GGUFTokenizer
@@ -45,7 +46,8 @@ class GGUFReader(Reader):
     """The tensors of a GGUF file.
 
     Args:
-        path: a little-endian GGUF file of the architecture `llama`, without experts.
+        path: a little-endian GGUF file of the architecture `llama`, without experts; of one that
+            was split, any part.
         untie: give a tied model a head of its own, equal to the embedding.
 
     Raises:
@@ -57,11 +59,11 @@ class GGUFReader(Reader):
 
     def __init__(self, path: str | Path, *, untie: bool = False) -> None:
         path = Path(path)
-        file = open_gguf(path)
-        self._tensors = {tensor.name: tensor for tensor in file.tensors}
         notes: list[str] = []
         try:
-            self._metadata = {name: field.contents() for name, field in file.fields.items()}
+            parts = open_parts(path)
+            self._files_of_parts, self._places = parts.files, parts.places
+            self._tensors, self._metadata = parts.tensors, parts.metadata
             config = _config(self._metadata, self._tensors, notes)
             self._files = _files(self._metadata)
             self._templates = templates_of(self._metadata)
@@ -69,6 +71,8 @@ class GGUFReader(Reader):
             self._tokenizer = self._find_tokenizer(config, notes)
             if CONFIG_KEY not in self._metadata:
                 config = dataclasses.replace(config, extra=self._special.in_config())
+        except CheckpointError:
+            raise
         except (ValueError, NotImplementedError, RecursionError) as error:
             raise CheckpointError(path, str(error)) from error
         shapes = {n: shape_of(tensor) for n, tensor in self._tensors.items() if n != ROPE_FREQS}
@@ -95,6 +99,11 @@ class GGUFReader(Reader):
                     "tokenizer_config.json from the model that the file was made from"
                 )
         return None
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The file, or all of its parts."""
+        return self._files_of_parts
 
     def called(self, name: str) -> str:
         """The tensor's name in the file."""
@@ -129,7 +138,7 @@ class GGUFReader(Reader):
             return True
         if form != "F32" or len(entry.shape) > 1 or entry.dtype not in _NARROW:
             return False
-        wide = _dequantised(self.path, tensor)
+        wide = _dequantised(self._places[tensor.name], tensor)
         with np.errstate(over="ignore"):
             return same_bits(wide.astype(dtype_of(entry.dtype)).astype(np.float32), wide)
 
@@ -146,7 +155,7 @@ class GGUFReader(Reader):
         for name in names:
             tensor = self._tensors[gguf_name(name)]
             try:
-                array = _dequantised(self.path, tensor)
+                array = _dequantised(self._places[tensor.name], tensor)
             except (NotImplementedError, ValueError) as error:
                 if isinstance(error, CheckpointError):
                     raise
