@@ -137,7 +137,7 @@ def assemble(config: TrainConfig, directory: RunDirectory, device: str | None) -
     """
     place = choose_device(device)
     parts = assemble_parts(config, directory)
-    directory.doing(f"{parts.first_weights} on {place}")
+    directory.doing(f"{parts.first_weights} on {place.device_kind}")
     dtype = jnp.dtype("float64" if config.dtype == "float64" else "float32")
     with jax.default_device(place):
         if parts.weights is None:

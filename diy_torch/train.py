@@ -139,7 +139,8 @@ def assemble(config: TrainConfig, directory: RunDirectory, device: str | None) -
     """
     place = choose_device(device)
     parts = assemble_parts(config, directory)
-    directory.doing(f"{parts.first_weights} on {place}")
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+    directory.doing(f"{parts.first_weights} on {name}")
     dtype = torch.promote_types(getattr(torch, config.dtype), torch.float32)
     if parts.weights is None:
         model = DIYForCausalLM(parts.model, config.seed, dtype=dtype, device=place)

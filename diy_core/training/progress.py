@@ -113,6 +113,7 @@ class Report:
         self.steps = steps
         self._console = Console(file=standard_error(), highlight=False, soft_wrap=True)
         self._live: Live | None = None
+        self._is_doing = False  # its line is one of `doing`
 
     def __enter__(self) -> Report:
         if self._console.is_terminal:
@@ -122,7 +123,7 @@ class Report:
 
     def __exit__(self, *error: object) -> None:
         if self._live is not None:
-            if isinstance(self._live.renderable, Spinner):
+            if self._is_doing:
                 self._live.update(Text())  # it is over, or has failed
             self._live.stop()
 
@@ -135,6 +136,7 @@ class Report:
         if self._live is None:
             self.say(text)
         else:
+            self._is_doing = True
             self._live.update(Spinner("line", Text(text)))
 
     def last_words(self, text: str) -> None:
@@ -155,6 +157,7 @@ class Report:
         width = self._console.width if self._live is not None else None
         text = Text(line(row, timing, self.steps, width))
         if self._live is not None:
+            self._is_doing = False
             self._live.update(text)
         else:
             self._console.print(text)

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import importlib
 import itertools
+import json
 import lzma
 import os
 import struct
@@ -21,6 +22,7 @@ from diy_core.data import DataError, prepare
 from diy_core.data import contents as reading
 from diy_core.data import sources as cutting
 from diy_core.data.contents import Contents, blocks
+from diy_core.data.shards import save
 from tests.data_files import files, jsonl, texts
 
 zstd: Any = importlib.import_module("backports.zstd")
@@ -72,6 +74,38 @@ def test_packed_files_come_to_the_bytes_of_plain_ones(
         assert files(data.path)["tokens.bin"] == files(expected.path)["tokens.bin"]
     assert data.report is not None
     assert data.report["files"] == {".jsonl": 1, f".jsonl{ending}": 1, f".txt{ending}": 1}
+
+
+@EVERY
+def test_a_packed_file_goes_on_with_the_shards_that_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 100)
+    content = "".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(60)).encode()
+    source, out = tmp_path / f"a.jsonl{ending}", tmp_path / "out"
+    source.write_bytes(PACKERS[ending](content))
+    expected = prepare(source, tmp_path / "expected", tokenizer="bytes")
+    with monkeypatch.context() as patch:
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("diy_core.data.preparation.merge", full)
+        with pytest.raises(OSError, match="No space left"):
+            prepare(source, out, tokenizer="bytes")
+    shards = sorted((tmp_path / ".out.parts").glob("*.npz"))
+    kept = {shard: shard.stat().st_mtime_ns for shard in shards[1::3]}
+    assert len(kept) > 3
+    for shard in set(shards) - set(kept):
+        shard.unlink()
+    made: list[Path] = []
+    monkeypatch.setattr(
+        "diy_core.data.preparation.save",
+        lambda shard, file: (made.append(file), save(shard, file)),
+    )
+    data = prepare(source, out, tokenizer="bytes")
+    assert set(made) == set(shards) - set(kept)
+    assert files(data.path) == files(expected.path)
 
 
 @EVERY
