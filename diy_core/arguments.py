@@ -17,6 +17,7 @@ from diy_core.requirements import versions
 from diy_core.standard_error import complain
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+_KINDS: dict[Any, str] = {int: "an integer", float: "a number"}
 _NEGATIVE = re.compile(r"-\.?\d")
 
 
@@ -69,6 +70,15 @@ class ArgumentParser(argparse.ArgumentParser):
             f"{what} must be one of {', '.join(choices)}, "
             f"got {value!r}{did_you_mean(str(value), choices)}"
         )
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            if action.type not in _KINDS:
+                raise
+            message = f"must be {_KINDS[action.type]}, got {arg_string!r}"
+            raise argparse.ArgumentError(action, message) from error
 
     def error(self, message: str) -> NoReturn:
         """Say how this command is used and what is wrong, and leave with 2."""

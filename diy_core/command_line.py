@@ -230,6 +230,13 @@ def _generate(arguments: argparse.Namespace, load: Callable[[], Commands]) -> No
     from diy_core.prompt import read_prompt
 
     tokenizer = tokenizer_of(arguments.model)
+    if arguments.chat and not tokenizer.chat_templates:
+        raise ValueError(
+            f"{arguments.model} has no chat template: leave --chat out, or take a model that was "
+            "tuned for chat"
+        )
+    if arguments.chat_template is not None and not arguments.chat:
+        raise ValueError("--chat-template is for chats: give --chat too, or leave it out")
     prompt = read_prompt(arguments.prompt)
     ids = (
         tokenizer.encode_chat(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
-from diy_core.prompts import pad_right
+from diy_core.padding import pad_right
 
 # Called after each step with the new tokens (B,) and which rows they count for, bool (B,).
 OnTokens = Callable[[NDArray[np.int32], NDArray[np.bool_]], None]

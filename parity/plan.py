@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.arguments import did_you_mean
 from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
@@ -97,7 +98,10 @@ def require_supported(dtypes: Sequence[str], kinds: Sequence[str]) -> None:
     """
     for what, names, known in (("dtype", dtypes, DTYPES), ("check", kinds, tuple(KINDS))):
         if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"{what} {unknown[0]!r} is not supported; choose one of {list(known)}")
+            raise ValueError(
+                f"{what} {unknown[0]!r} is not supported; choose one of {list(known)}"
+                f"{did_you_mean(unknown[0], known)}"
+            )
     if not any(dtype in KINDS[kind] for kind in kinds for dtype in dtypes):
         where = [f"{kind} in {', '.join(KINDS[kind])}" for kind in kinds]
         raise ValueError(

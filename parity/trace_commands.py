@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from diy_core.arguments import did_you_mean
 from diy_core.notes import add_strict
 from parity.progress import spinner
 
@@ -100,7 +101,8 @@ def _faults(arguments: argparse.Namespace) -> int:
 
     known = {fault.name: fault for fault in CATALOGUE}
     if unknown := [name for name in arguments.names if name not in known]:
-        raise ValueError(f"no fault is called {unknown[0]!r}; `parity faults --list` shows all")
+        near = did_you_mean(unknown[0], known) or "; `parity faults --list` shows all"
+        raise ValueError(f"no fault is called {unknown[0]!r}{near}")
     chosen = [known[name] for name in arguments.names] or CATALOGUE
     console = Console()
     if arguments.list:

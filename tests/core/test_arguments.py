@@ -49,6 +49,8 @@ def said(program: str, words: list[str], capsys: Capture) -> str:
         ("diy-jax", ["generate", "d", "p", "--dtype", "flaot64"], "generate", "mean float64?"),
         ("diy-jax", ["generate", "d", "two", "words"], "generate", "too many arguments: 'words'"),
         ("diy-jax", ["generate", "d", "p", "--max-new-tokens", "0"], "generate", "got '0'"),
+        ("diy-jax", ["export", "r", "--step", "x"], "export", "--step: must be an integer, got"),
+        ("diy-jax", ["data", "s", "--validation", "x"], "data", "must be a number, got 'x'\n"),
         ("diy-jax", ["generate", "d"], "generate", "are required: PROMPT"),
     ],
 )

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import diy_jax.__main__
+import diy_torch.__main__
 from diy_core.ctrl_c import plain_ctrl_c
-from tests.tiny_checkpoints import put, put_tokenizer, weights
+from tests.oracles import tiny
+from tests.tiny_checkpoints import PIECES, put, put_tokenizer, weights
 
 PROGRAMS = {"diy_torch": "torch", "diy_jax": "jax"}
 
@@ -59,6 +63,30 @@ def test_a_program_without_its_framework_says_what_to_install(
         assert process.returncode == 2
         expected = f"needs {framework}, which is not installed: pip install 'diy-lm[{framework}]'"
         assert f"{name} {words[0]} {expected}\n" in said
+
+
+@pytest.mark.parametrize("main", [diy_torch.__main__.main, diy_jax.__main__.main])
+def test_what_is_wrong_with_a_prompt_is_told_in_options(
+    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(vocab_size=len(PIECES) + 1, max_position_embeddings=16)
+    put_tokenizer(put(tmp_path, weights(config), config))
+    for words, expected in (
+        (["the", "--max-new-tokens", "15"], "--max-new-tokens (15) make 17, beyond max_position_"),
+        (["the", "--max-new-tokens", "15"], ": at most 14 new tokens fit\n"),
+        (["the " * 20], "beyond max_position_embeddings (16): shorten the prompt\n"),
+        (["the", "--chat"], f"{tmp_path} has no chat template: leave --chat out"),
+        (["the", "--chat-template", "rag"], "give --chat too"),
+        ([""], "the prompt is empty"),
+    ):
+        assert main(["generate", str(tmp_path), *words, "--device", "cpu"]) == 2
+        assert expected in capsys.readouterr().err
+    put_tokenizer(tmp_path, chat_template=[{"name": "rag", "template": "{{ messages }}"}])
+    assert main(["generate", str(tmp_path), "the", "--chat"]) == 2
+    assert "choose one of 'rag' (--chat-template ...)\n" in capsys.readouterr().err
+    answer = ["--chat", "--chat-template", "rag", "--max-new-tokens", "1", "--device", "cpu"]
+    assert main(["generate", str(tmp_path), "", *answer]) == 2  # a long prompt, and no other fault
+    assert "shorten the prompt" in capsys.readouterr().err
 
 
 HEAVY = {"torch", "jax", "flax", "orbax", "transformers", "rich", "gguf", "tokenizers"}
