@@ -173,10 +173,12 @@ def again(tokens: Iterable[Token], how: str | None) -> list[AddedToken]:
         return []
     if how == "plain":
         return [AddedToken(text_of(token), special=True) for token in tokens]
-    return [
-        AddedToken(token, special=True, normalized=False) if isinstance(token, str) else token
-        for token in tokens
+    found = [
+        AddedToken(token, normalized=False) if isinstance(token, str) else token for token in tokens
     ]
+    for token in found:
+        token.special = True
+    return found
 
 
 def _special(token: Token, named: set[str]) -> AddedToken:

@@ -291,6 +291,11 @@ def _zoo():
     for name in others:
         base = pieces if name in ("CodeLlama", "Gemma") else byte
         yield f"{name}", configured(base, tokenizer_class=f"{name}Tokenizer")
+        extra = [_role("<tool>", special=False)]
+        yield (
+            f"{name}, extra",
+            configured(base, tokenizer_class=f"{name}Tokenizer", additional_special_tokens=extra),
+        )
         bare = {"tokenizer_class": f"{name}TokenizerFast", "add_prefix_space": True}
         bare |= {
             "added_tokens_decoder": {
