@@ -29,7 +29,7 @@ from diy_core.checkpoints.orbax_params import find_params
 from diy_core.checkpoints.safetensors_files import JSON_LIMIT
 from diy_core.checkpoints.side_files import SIDE_NAMES, copy_side_files
 from diy_core.config import DIYConfig
-from diy_core.errors import CheckpointError
+from diy_core.errors import CheckpointError, naming
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
 from diy_core.memory import returning_buffers
 from diy_core.notes import settle
@@ -66,37 +66,30 @@ class OrbaxReader(Reader):
     def __init__(
         self, path: str | Path, *, config: str | Path | None = None, untie: bool = False
     ) -> None:
-        path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
+        path = Path(path)
         if not path.exists():
             recover(path)
         if not path.is_dir():
             raise CheckpointError(path, "is no Orbax checkpoint: it is not a directory")
-        self._location = locate(path)
-        self._side = config_directory(path, config)
-        model = DIYConfig.from_pretrained(self._side)
-        params = find_params(self._metadata(path), path)
-        leaves, self._places = params.leaves, params.places
-        if model.num_hidden_layers > len(leaves):  # the table of their names could be huge
-            raise CheckpointError(
-                path,
-                f"config.json says num_hidden_layers: {model.num_hidden_layers}, with "
-                f"{len(leaves)} parameters",
-            )
-        faults = match_flax(leaves, model) or [
-            f"parameter {'/'.join(name)} has dtype {leaf.dtype}, which is no float"
-            for name, leaf in leaves.items()
-            if str(leaf.dtype) not in FLOAT_NAMES
-        ]
-        if faults:
-            raise CheckpointError(path, faults)
+        whole = path.absolute()  # Orbax finds nothing at a relative path, in silence
+        with naming(whole, path):
+            self._location = locate(whole)
+            self._side = config_directory(whole, config)
+            model = DIYConfig.from_pretrained(self._side)
+            params = find_params(self._metadata(whole), whole)
+            self._places = params.places
+            faults = _faults(params.leaves, model)
+            if faults:
+                raise CheckpointError(path, faults)
         self._tensors = {tensor.hf: tensor for tensor in tensors(model)}
-        dtypes = {name: np.dtype(leaves[t.flax].dtype) for name, t in self._tensors.items()}
+        dtypes = {n: np.dtype(params.leaves[t.flax].dtype) for n, t in self._tensors.items()}
         stored = {
             name: Stored(tensor.shape, dtypes[name], str(dtypes[name]))
             for name, tensor in self._tensors.items()
         }
         super().__init__(path, model, stored)
-        self.notes += [*self._location.notes, *params.notes]
+        notes = (*self._location.notes, *params.notes)
+        self.notes += [note.replace(str(whole), str(path)) for note in notes]
         if untie:
             self.untie()
 
@@ -176,7 +169,7 @@ class OrbaxWriter(Writer):
         overwrite: bool = True,
     ) -> None:
         super().__init__()
-        path = Path(path).absolute()  # Orbax finds nothing at a relative path, in silence
+        path = Path(path)
         recover(path)
         _refuse_foreign(path)
         self._source, self._layout = source, layout
@@ -237,6 +230,18 @@ def load_params(
     params = build_params(named, dtype)
     settle(path, reader.notes)
     return reader.config, params
+
+
+def _faults(leaves: Mapping[tuple[str, ...], Any], config: DIYConfig) -> list[str]:
+    """What is wrong with the parameters of a tree, by the config."""
+    layers = config.num_hidden_layers
+    if layers > len(leaves):  # and the table of their names could fill the memory
+        return [f"config.json says num_hidden_layers: {layers}, with {len(leaves)} parameters"]
+    return match_flax(leaves, config) or [
+        f"parameter {'/'.join(name)} has dtype {leaf.dtype}, which is no float"
+        for name, leaf in leaves.items()
+        if str(leaf.dtype) not in FLOAT_NAMES
+    ]
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -20,7 +20,7 @@ from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.dropped_buffers import notes_on_dropped
 from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits
 from diy_core.checkpoints.interface import Reader, Stored
-from diy_core.checkpoints.kinds import refuse_others
+from diy_core.checkpoints.kinds import refuse_others, refuse_quantised
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.checkpoints.safetensors_directory import find_tensors
 from diy_core.checkpoints.safetensors_files import read_slot, sum_of_slot
@@ -62,6 +62,7 @@ class HFReader(Reader):
         self._names = reading.names
         self._slots = {name: found.slots[stored] for name, stored in reading.names.items()}
         if faults := reading.faults + self._no_floats():
+            refuse_quantised(path, found.slots)
             raise CheckpointError(path, faults)
         stored = {
             tensor.hf: Stored(

@@ -33,6 +33,18 @@ _OTHERS = {  # of other frameworks, by the ending of a file
     ".npz": "holds numpy arrays and no checkpoint: write them as safetensors with a config.json",
 }
 
+# Of quantised weights, by the ending of a tensor's name, the first that is there.
+_QUANTISED = {
+    ".qweight": "GPTQ and AWQ",
+    ".quant_state.bitsandbytes__nf4": "bitsandbytes",
+    ".absmax": "bitsandbytes",
+    ".SCB": "bitsandbytes",
+    ".weight_packed": "compressed-tensors",
+    ".weight_scale": "FP8 checkpoints",
+    ".weight_scale_inv": "FP8 checkpoints",
+    ".scales": "MLX",
+}
+
 
 def kind_of(path: str | Path) -> str:
     """`hf` for a Hugging Face directory, `orbax` for an Orbax checkpoint, `gguf` for a GGUF file.
@@ -112,6 +124,26 @@ def _kind_of_directory(path: Path) -> str | None:
 
 def _ending(names: Iterable[str], suffix: str, without: str = "\0") -> list[str]:
     return [name for name in names if name.endswith(suffix) and not name.startswith(without)]
+
+
+def refuse_quantised(path: Path, names: Iterable[str]) -> None:
+    """Raise where tensors are called as those of quantised weights.
+
+    Args:
+        path: of the directory.
+        names: of its tensors.
+
+    Raises:
+        CheckpointError: they are; the message says by what, as far as a name tells.
+    """
+    names = list(names)
+    for suffix, by in _QUANTISED.items():
+        if (name := next((name for name in names if name.endswith(suffix)), None)) is not None:
+            raise CheckpointError(
+                path,
+                f"holds quantised weights ({name}, as {by} have it), which are not read: take the "
+                "model that it was made from, or dequantise it with what quantised it",
+            )
 
 
 def lacks_config(path: Path) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diy_core import CheckpointError
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.kinds import kind_of, lacks_config, refuse_kind
+from tests.tiny_checkpoints import UP, weights
+from tests.tiny_checkpoints import put as put_model
 
 
 def put(path: Path, *names: str) -> Path:
@@ -128,3 +131,23 @@ def test_the_reader_of_directories_knows_the_others(tmp_path: Path) -> None:
         HFReader(put(tmp_path / "adapter", "adapter_config.json", "adapter_model.safetensors"))
     with pytest.raises(CheckpointError, match="holds GGUF files: give one of them"):
         HFReader(put(tmp_path / "gguf", "config.json", "m.gguf"))
+
+
+QUANTISED = {
+    "qweight": ("GPTQ and AWQ", ("qweight", "qzeros", "scales", "g_idx")),
+    "absmax": ("bitsandbytes", ("weight", "weight.absmax", "weight.quant_map")),
+    "weight_packed": ("compressed-tensors", ("weight_packed", "weight_scale", "weight_shape")),
+    "weight_scale": ("FP8 checkpoints", ("weight", "weight_scale")),
+    "scales": ("MLX", ("weight", "scales", "biases")),
+}
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_quantised_weights_are_called_so(tmp_path: Path, kind: str) -> None:
+    by, parts = QUANTISED[kind]
+    arrays = weights()
+    plain = arrays.pop(UP)
+    arrays |= {f"{UP.removesuffix('weight')}{part}": plain.astype(np.int8) for part in parts}
+    words = rf"holds quantised weights \({UP.removesuffix('weight')}.*{kind}, as {by} have it\)"
+    with pytest.raises(CheckpointError, match=words):
+        HFReader(put_model(tmp_path / "m", arrays))

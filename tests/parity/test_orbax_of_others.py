@@ -153,6 +153,19 @@ def test_a_config_beside_the_steps_is_taken(tmp_path: Path, config: Path, place:
         assert same(dict(OrbaxReader(given).read_all()), weights())
 
 
+def test_a_relative_path_is_named_as_it_was_given(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_manager(tmp_path / "o", params(), 1, 2)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"^o: is an Orbax .*`parity convert o DST --config"):
+        OrbaxReader("o")
+    (note,) = OrbaxReader("o", config="hf").notes
+    assert note.startswith("step 2 was read, the newest of 2: give o/1, or another")
+    monkeypatch.chdir(tmp_path / "o" / "2" / "default")
+    assert same(dict(OrbaxReader(".", config="../../../hf").read_all()), weights())
+
+
 # What is refused.
 
 
