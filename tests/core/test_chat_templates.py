@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -153,6 +154,33 @@ def test_most_conversations_are_written(folder: Path) -> None:
                 tokenizer.chat(chat_template=file.read_text(), **given)
                 written += 1
     assert written > 0.6 * len(TEMPLATES) * len(CONVERSATIONS)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m.thinking }}|{{ m.reasoning_content }}|{{ m.reasoning }};"
+        "{% endfor %}",
+        "{{ messages | tojson }}",
+        "{{ dict(a=1) | tojson }}{{ dict.fromkeys('ab', 2) }}{{ dict.keys is defined }}",
+        "{% set ns = namespace(self=1, n=2) %}{% set ns.n = ns.n + ns.self %}{{ ns.n }}",
+        "{% set ns = namespace(_hidden=1) %}",
+        "{% set ns = namespace() %}{% set ns._hidden = 1 %}",
+        "{{ messages[0].items() | list }}{{ style }}{{ (1, 2) | tojson }}",
+    ],
+)
+def test_what_a_template_is_given_is_that_of_transformers(
+    folder: Path, theirs: Any, template: str, name: str
+) -> None:
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", name: "hm"}]
+    options = {"chat_template": template, "style": {"a": [np.float64(1.5), (True, None)]}}
+    expected = outcome(lambda: theirs.apply_chat_template(messages, tokenize=False, **options))
+    found = outcome(lambda: Tokenizer.from_pretrained(folder).chat(messages, False, **options))
+    if isinstance(expected, Exception):
+        assert isinstance(found, ValueError)
+    else:
+        assert found == expected
 
 
 # Named templates
