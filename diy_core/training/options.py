@@ -198,6 +198,9 @@ def _plain(message: str, program: str) -> str:
             else (f"{program} --help lists the options")
         )
         return f"{found[1]} belongs to no option: {hint}"
+    if found := re.fullmatch(r"the following arguments are required: ([\w., ]+)", message):
+        missing = ", ".join(f"--{shown(name)}" for name in found[1].split(", "))
+        return f"the config lacks {missing}: give --config FILE, or an option for each"
     name = re.search(r'key "([\w.]+)"', message)
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     if name is None or value is None:

@@ -89,7 +89,7 @@ def test_what_is_wrong_with_a_prompt_is_told_in_options(
     assert "shorten the prompt" in capsys.readouterr().err
 
 
-HEAVY = {"torch", "jax", "flax", "orbax", "transformers", "rich", "gguf", "tokenizers"}
+HEAVY = {"numpy", "torch", "jax", "flax", "orbax", "transformers", "rich", "gguf", "tokenizers"}
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,13 @@ HEAVY = {"torch", "jax", "flax", "orbax", "transformers", "rich", "gguf", "token
         (["export", "--help"], 0, ()),
         (["generate", "--caht"], 2, ()),
         (["genrate"], 2, ()),
-        (["train", "--help"], 0, ("rich", "gguf", "tokenizers")),
-        (["train", "--stpes", "3"], 2, ("rich", "gguf", "tokenizers")),
-        (["train", "--config", "examples/tiny.yaml", "--print-config"], 0, ("rich", "tokenizers")),
+        (["train", "--help"], 0, ("numpy", "rich", "gguf", "tokenizers")),
+        (["train", "--stpes", "3"], 2, ("numpy", "rich", "gguf", "tokenizers")),
+        (
+            ["train", "--config", "examples/tiny.yaml", "--print-config"],
+            0,
+            ("numpy", "rich", "tokenizers"),
+        ),
     ],
 )
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -51,6 +51,16 @@ def test_the_command_line_goes_over_the_file() -> None:
     assert (resume, device, strict) == (True, "cpu", True)
 
 
+def test_what_is_missing_is_named_by_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse("diy train", ["--run-dir", "x", "--model", "y", "--steps", "3"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == (
+        "diy train: the config lacks --data.train, --batch-size, --sequence-length: give --config "
+        "FILE, or an option for each\n"
+    )
+
+
 def test_either_spelling_of_an_option_will_do(capsys: pytest.CaptureFixture[str]) -> None:
     configs = []
     for words in (
