@@ -7,6 +7,7 @@ changed: where the text stays the same, the template does not read the part.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,10 +33,12 @@ def refuse_unread_parts(
         content = message.get("content")
         if not isinstance(content, (list, tuple, dict)):
             continue
-        if content and str(content) in text:
+        shown = str(content)  # which may be JSON as well, such as [1, 2]
+        if content and shown in text and shown != json.dumps(content, ensure_ascii=False):
+            remedy = "give it as one" if isinstance(content, dict) else "join its texts into one"
             raise ValueError(
                 f"{template_name} takes only strings as content, and writes that of message {i} as "
-                f"{str(content)[:60]}...: join its texts into one string"
+                f"{shown[:60]}...: {remedy}"
             )
         if content and not _writes_other(write, _with_content(messages, i, type(content)()), text):
             if not _reads_strings(write, messages, i):
