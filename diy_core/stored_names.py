@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from diy_core.config import DIYConfig
@@ -18,6 +18,7 @@ from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, match, tensors
 Shapes = Mapping[str, tuple[int, ...]]
 World = Literal["hf", "torch"]
 _WORLDS: tuple[World, ...] = ("hf", "torch")
+_SOURCE = {"hf": "config.json", "torch": "the config"}
 _SAYS = {"hf": "Hugging Face's", "torch": "the PyTorch twin's"}
 # Parts of a name that a wrapper around a module puts there, at any level, and who it is.
 WRAPPERS = {
@@ -82,7 +83,7 @@ def read_names(found: Shapes, config: DIYConfig, world: World = "hf") -> Reading
     rest = {name: tuple(found[name]) for name in found if name not in {*rotary, *masks}}
     layers = config.num_hidden_layers
     if layers > len(rest):  # and the table of all their names could fill the memory
-        fault = f"config.json says num_hidden_layers: {layers}, with {len(rest)} tensors"
+        fault = f"{_SOURCE[world]} says num_hidden_layers: {layers}, with {len(rest)} tensors"
         return Reading({}, rotary, masks, [], [fault])
     wanted = {getattr(tensor, world): tensor.shape for tensor in tensors(config)}
     best: Reading | None = None
@@ -94,7 +95,7 @@ def read_names(found: Shapes, config: DIYConfig, world: World = "hf") -> Reading
                 f"there is no {TIED_EMBEDDING}: {names[TIED_EMBEDDING]} was taken, to which the "
                 "config ties it"
             )
-        faults = _faults(names, rest, wanted, config)
+        faults = _faults(names, rest, wanted, config, _SOURCE[world])
         reading = Reading(names, rotary, masks, notes, faults)
         if not faults:
             return reading
@@ -111,11 +112,7 @@ def _readings(rest: Shapes, config: DIYConfig, world: World) -> list[tuple[dict[
     bare = {name: _unwrapped(name) for name in rest}
     if len(set(bare.values())) < len(bare):
         return readings
-    wrappers = sorted(
-        {part for name in rest for part in name.split(".") if part in WRAPPERS},
-        key=list(WRAPPERS).index,
-    )
-    taken = " and ".join(f"{part!r} (of {WRAPPERS[part]})" for part in wrappers)
+    unwrapping = _on_wrappers(rest)
     for theirs in (world, *(other for other in _WORLDS if other != world)):
         translated = {
             getattr(tensor, theirs): getattr(tensor, world) for tensor in tensors(config)
@@ -127,7 +124,7 @@ def _readings(rest: Shapes, config: DIYConfig, world: World) -> list[tuple[dict[
             for name, plain in bare.items():
                 usual = _usual(plain, prefix)
                 named.setdefault(translated.get(usual, usual), name)
-            notes = [f"{taken} was taken off the names"] if wrappers else []
+            notes = [unwrapping] if unwrapping else []
             notes += [_on_prefix(prefix)] if prefix != "model." else []
             notes += [f"the names are {_SAYS[theirs]}"] if theirs != world else []
             readings.append((named, "; ".join(notes)))
@@ -146,26 +143,37 @@ def _usual(name: str, prefix: str) -> str:
     return f"model.{name.removeprefix(prefix)}" if name.startswith(prefix) else name
 
 
+def _on_wrappers(names: Iterable[str]) -> str:
+    """A note on the wrappers whose names are taken off, or nothing."""
+    found = {part for name in names for part in name.split(".")}
+    parts = [f"{part!r} (of {whose})" for part, whose in WRAPPERS.items() if part in found]
+    were = "was" if len(parts) == 1 else "were"
+    return f"{' and '.join(parts)} {were} taken off the names" if parts else ""
+
+
 def _on_prefix(prefix: str) -> str:
     if not prefix:
         return "the names have no 'model.' in front, as of a bare LlamaModel"
     return f"the names begin with {prefix!r} in place of 'model.'"
 
 
-def _faults(names: Mapping[str, str], rest: Shapes, wanted: Shapes, config: DIYConfig) -> list[str]:
+def _faults(
+    names: Mapping[str, str], rest: Shapes, wanted: Shapes, config: DIYConfig, source: str
+) -> list[str]:
     """Faults of one way to take the names; what is too much keeps the name that it has."""
     optional = {}
     if config.tie_word_embeddings and TIED_HEAD in names:
         optional[TIED_HEAD] = wanted[TIED_EMBEDDING]
-    found = {usual if usual in wanted else name: rest[name] for usual, name in names.items()}
-    found |= {TIED_HEAD: rest[names[TIED_HEAD]]} if optional else {}
-    found |= {name: rest[name] for name in rest.keys() - set(names.values())}
-    faults = match(found, {**wanted, **optional})
+    expected = {**wanted, **optional}
+    found = {usual if usual in expected else name: rest[name] for usual, name in names.items()}
+    taken = set(names.values())
+    found |= {name: shape for name, shape in rest.items() if name not in taken}
+    faults = match(found, expected)
     if not config.tie_word_embeddings:
         for one, other in ((TIED_HEAD, TIED_EMBEDDING), (TIED_EMBEDDING, TIED_HEAD)):
             if one not in names and other in names:
                 faults.append(
-                    f"config.json says (or means) tie_word_embeddings: false, and there is no "
+                    f"{source} says (or means) tie_word_embeddings: false, and there is no "
                     f"{one}; set it to true if the head is the embedding"
                 )
     return faults

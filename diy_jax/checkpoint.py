@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +16,9 @@ from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import MemoryReader, Reader, Stored
 from diy_core.checkpoints.opening import READERS, open_with
 from diy_core.checkpoints.transfer import transfer
-from diy_core.errors import CheckpointError
-from diy_core.mapping import Tensor, flatten, match_flax, tensors, unflatten
+from diy_core.mapping import Tensor, tensors, unflatten
 from diy_core.notes import refuse, settle
+from diy_jax.given_weights import given_weights
 
 if TYPE_CHECKING:
     from diy_jax.model import DIYForCausalLM
@@ -49,7 +49,7 @@ def _open_orbax(path: Path, **options: Any) -> Reader:
 def save(
     model: DIYForCausalLM,
     path: str | Path,
-    params: Mapping[str, Any],
+    params: Any,
     max_shard_size: int = MAX_SHARD_SIZE,
 ) -> None:
     """Write config and params as a Hugging Face directory, a tensor at a time.
@@ -57,10 +57,7 @@ def save(
     Raises:
         CheckpointError: params that are not those of this config.
     """
-    flat = flatten(params)
-    faults = match_flax(flat, model.config)
-    if faults:
-        raise CheckpointError("params", faults)
+    flat = given_weights(params, model.config)
     by_name = {tensor.hf: tensor for tensor in tensors(model.config)}
     stored = {
         name: Stored(tensor.shape, np.dtype(flat[tensor.flax].dtype))

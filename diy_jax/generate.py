@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from diy_core.capacity import capacity_for
 from diy_core.generation import GenerateOutput, OnTokens, Rows
 from diy_jax.cache import PastKeyValues, grow_cache, init_cache
+from diy_jax.given_weights import plain_weights
 
 if TYPE_CHECKING:
     from diy_jax.model import DIYForCausalLM
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def generate(
     model: DIYForCausalLM,
-    params: Mapping[str, Any],
+    params: Any,
     input_ids: Any,
     attention_mask: Any = None,
     *,
@@ -38,7 +39,7 @@ def generate(
 
     Args:
         model: the language model.
-        params: its parameters.
+        params: its parameters, also as `{"params": params}` or in boxes.
         input_ids: integers (B, S), prompts padded on either side, or a list of B prompts of any
             lengths, such as [[1, 2], [3]].
         attention_mask: the same shape, 1 = token, 0 = padding; None where nothing is padded.
@@ -54,6 +55,7 @@ def generate(
     Raises:
         ValueError: prompts, mask or ids out of range, or too long for the model.
     """
+    params = plain_weights(params)
     rows = Rows(
         model.config,
         _to_host(input_ids),

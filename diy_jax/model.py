@@ -278,7 +278,7 @@ class DIYForCausalLM(nn.Module):
         return checkpoint.load(cls, path, dtype, verify, strict)
 
     def save_pretrained(
-        self, path: str | Path, params: dict[str, Any], *, max_shard_size: int = MAX_SHARD_SIZE
+        self, path: str | Path, params: Any, *, max_shard_size: int = MAX_SHARD_SIZE
     ) -> None:
         """Write a Hugging Face directory, whole or not at all; transformers loads it.
 
@@ -286,7 +286,8 @@ class DIYForCausalLM(nn.Module):
 
         Args:
             path: an existing model directory is replaced, but for files that are no weights.
-            params: the model's parameters.
+            params: the model's parameters; or `{"params": params}`, an `nnx.State`, a TrainState,
+                with arrays in boxes or not.
             max_shard_size: bytes of one safetensors file; larger models get several.
 
         Raises:

@@ -19,6 +19,7 @@ from diy_core.checkpoints.opening import READERS, open_with
 from diy_core.checkpoints.transfer import transfer
 from diy_core.mapping import tensors
 from diy_core.notes import refuse, settle
+from diy_torch.given_weights import given_weights
 
 if TYPE_CHECKING:
     from diy_torch.model import DIYForCausalLM
@@ -48,9 +49,13 @@ def load(
 
 
 def save(model: DIYForCausalLM, path: str | Path, max_shard_size: int = MAX_SHARD_SIZE) -> None:
-    """Write config and weights as a Hugging Face directory, a tensor at a time."""
-    parameters = dict(model.named_parameters())
-    named = {tensor.hf: parameters[tensor.torch].detach() for tensor in tensors(model.config)}
+    """Write config and weights as a Hugging Face directory, a tensor at a time.
+
+    Raises:
+        CheckpointError: weights that are not those of the config.
+    """
+    weights = given_weights(model, model.config)
+    named = {tensor.hf: weights[tensor.torch] for tensor in tensors(model.config)}
     stored = {
         name: Stored(tuple(tensor.shape), to_numpy(tensor.new_empty(0)).dtype)
         for name, tensor in named.items()

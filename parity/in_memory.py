@@ -8,51 +8,47 @@ from typing import Any
 import torch
 
 import diy_jax.checkpoint
+import diy_jax.given_weights
 import diy_torch.checkpoint
+import diy_torch.given_weights
 from diy_core.config import DIYConfig
-from diy_core.errors import CheckpointError
-from diy_core.mapping import TIED_HEAD, flatten, match, match_flax, tensors
+from diy_core.mapping import TIED_HEAD, tensors
 
 
-def to_flax(state_dict: Mapping[str, torch.Tensor], config: DIYConfig) -> dict[str, Any]:
+def to_flax(
+    state_dict: Mapping[str, torch.Tensor] | torch.nn.Module, config: DIYConfig
+) -> dict[str, Any]:
     """The PyTorch twin's `state_dict()` as params of the Flax twin, dtypes kept.
+
+    Args:
+        state_dict: it, or the module; also compiled, wrapped, under a prefix, or with the names of
+            Hugging Face, where all tensors then match.
+        config: of the model.
 
     Raises:
         CheckpointError: tensors missing, extra or misshapen, or a tied head that is not the
             embedding; all faults at once.
         ValueError: float64 tensors while JAX's 64-bit mode is off.
     """
-    rows = tensors(config)
-    wanted = {tensor.torch: tensor.shape for tensor in rows}
-    found = {name: tuple(value.shape) for name, value in state_dict.items()}
-    if config.tie_word_embeddings and TIED_HEAD in found:
-        wanted[TIED_HEAD] = rows[0].shape
-    faults = match(found, wanted)
-    if not faults and config.tie_word_embeddings and TIED_HEAD in found:
-        head, embedding = state_dict[TIED_HEAD], state_dict[rows[0].torch]
-        if head.data_ptr() != embedding.data_ptr() and not torch.equal(head, embedding):
-            faults.append(
-                f"tie_word_embeddings is true, but {TIED_HEAD} differs from the embedding"
-            )
-    if faults:
-        raise CheckpointError("state_dict", faults)
+    found = diy_torch.given_weights.given_weights(state_dict, config)
     return diy_jax.checkpoint.build_params(
-        ((t, diy_torch.checkpoint.to_numpy(state_dict[t.torch].detach())) for t in rows), None
+        ((t, diy_torch.checkpoint.to_numpy(found[t.torch])) for t in tensors(config)), None
     )
 
 
-def to_torch(params: Mapping[str, Any], config: DIYConfig) -> dict[str, torch.Tensor]:
+def to_torch(params: Any, config: DIYConfig) -> dict[str, torch.Tensor]:
     """The Flax twin's params as a `state_dict` for the PyTorch twin, dtypes kept.
 
     A tied head is in it twice, under both of its names, as in the twin's own `state_dict()`.
 
+    Args:
+        params: they, or `{"params": params}`, an `nnx.State`, a TrainState; arrays may be in boxes.
+        config: of the model.
+
     Raises:
         CheckpointError: parameters missing, extra or misshapen; all faults at once.
     """
-    rows, flat = tensors(config), flatten(params)
-    faults = match_flax(flat, config)
-    if faults:
-        raise CheckpointError("params", faults)
+    rows, flat = tensors(config), diy_jax.given_weights.given_weights(params, config)
     state_dict = {
         tensor.torch: diy_torch.checkpoint.to_tensor(
             tensor.to_flax.inverse(diy_jax.checkpoint.to_numpy(flat[tensor.flax])).copy()

@@ -101,6 +101,17 @@ def test_where_tensors_do_not_match_the_prefix_is_named_and_what_is_there(
     ]
 
 
+@pytest.mark.parametrize("name", ["data parallel", "peft", "of several, new", "bare"])
+def test_a_second_copy_of_the_embedding_may_have_the_prefix_too(tmp_path: Path, name: str) -> None:
+    rename, words = READINGS[name]
+    arrays = weights() | {HEAD: weights()[EMBEDDING].copy()}
+    put(tmp_path, {rename(name): array for name, array in arrays.items()})
+    reader = HFReader(tmp_path)
+    assert same(dict(reader.read_all()), weights())
+    assert words in reader.notes[0]
+    assert reader.notes[1].startswith(f"{HEAD} was dropped: it equals the embedding")
+
+
 def test_two_tensors_that_would_be_one_are_no_reading() -> None:
     shapes = {tensor.hf: tensor.shape for tensor in tensors(CONFIG)}
     found = shapes | {f"module.{NORM}": (16,)}

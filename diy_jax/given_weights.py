@@ -1,0 +1,96 @@
+"""Weights as users hand them over: as variables, in boxes, in a state; here, plain params."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
+from diy_core.mapping import flatten, match_flax, unflatten
+
+_DEEPEST = 4  # levels above the params that are looked through
+
+
+def plain_weights(weights: Any) -> dict[str, Any]:
+    """Params as a nested dict of arrays.
+
+    Args:
+        weights: params; or `{"params": params}`, a FrozenDict, an `nnx.State`, a TrainState; the
+            arrays may be in boxes (`Partitioned`, `LogicallyPartitioned`, `nnx.Param`).
+
+    Raises:
+        CheckpointError: something else; the message says what to pass.
+    """
+    for _ in range(_DEEPEST):
+        held = weights.get("params") if isinstance(weights, Mapping) else _params_of(weights)
+        if isinstance(held, Mapping):
+            weights = held
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(
+            "params",
+            f"are a {type(weights).__name__}: pass the nested dict, of an nnx module "
+            "nnx.state(module, nnx.Param)",
+        )
+    flat = {path: _unboxed(leaf) for path, leaf in flatten(weights).items() if not _is_random(leaf)}
+    if faults := [_fault(path, leaf) for path, leaf in flat.items() if not _has_values(leaf)]:
+        raise CheckpointError("params", faults)
+    return unflatten(flat)
+
+
+def given_weights(weights: Any, config: DIYConfig) -> dict[tuple[str, ...], Any]:
+    """The params of a config by their paths, out of anything that `plain_weights` takes.
+
+    Levels above `model` are looked through, and `model` may be missing, where all then match.
+
+    Raises:
+        CheckpointError: of `plain_weights`; or params missing, extra or misshapen, all at once.
+    """
+    flat = flatten(plain_weights(weights))
+    faults = match_flax(flat, config)
+    if not faults:
+        return flat
+    for other in ({("model", *path): leaf for path, leaf in flat.items()}, _below(flat)):
+        if not match_flax(other, config):
+            return other
+    raise CheckpointError("params", faults)
+
+
+def _params_of(state: Any) -> Any:
+    return getattr(state, "params", None)  # as a TrainState has them
+
+
+def _below(flat: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+    """Without the levels that all paths share, down to `model`."""
+    below = dict(flat)
+    for _ in range(_DEEPEST):
+        tops = {path[0] for path in below}
+        if len(tops) != 1 or tops == {"model"} or any(len(path) < 2 for path in below):
+            break
+        below = {path[1:]: leaf for path, leaf in below.items()}
+    return below
+
+
+def _unboxed(leaf: Any) -> Any:
+    if isinstance(leaf, nn.Partitioned):
+        return leaf.unbox(apply_constraint=False)  # the mesh may be gone
+    if isinstance(leaf, nn.meta.AxisMetadata):
+        return leaf.unbox()
+    return leaf.get_value() if hasattr(leaf, "get_value") else leaf  # a Variable of nnx
+
+
+def _is_random(leaf: Any) -> bool:
+    """True for the keys and counts of nnx, which lie among the parameters of a module."""
+    return hasattr(leaf, "get_value") and type(leaf).__name__ in ("RngKey", "RngCount")
+
+
+def _has_values(leaf: Any) -> bool:
+    return all(hasattr(leaf, name) for name in ("shape", "dtype", "__array__"))
+
+
+def _fault(path: tuple[str, ...], leaf: Any) -> str:
+    if hasattr(leaf, "shape"):
+        return f"parameter {'/'.join(path)} has a shape and no values: initialise or restore it"
+    return f"parameter {'/'.join(path)} is a {type(leaf).__name__} and no array"

@@ -1,0 +1,86 @@
+"""Weights as users hand them over: as modules, under prefixes, in a checkpoint; here, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
+from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, tensors
+from diy_core.stored_names import read_names
+
+
+def plain_weights(weights: Any) -> dict[str, Tensor]:
+    """A `state_dict`, its tensors by name.
+
+    Args:
+        weights: a module, wrapped or not; its `state_dict()`; or a dict that holds one such dict
+            among other things, as trainers save it.
+
+    Raises:
+        CheckpointError: something else; the message says what to pass.
+    """
+    if isinstance(weights, torch.nn.Module):
+        weights = weights.state_dict()
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(
+            "state_dict", f"is a {type(weights).__name__}: pass a module or its state_dict()"
+        )
+    inner = [key for key, value in weights.items() if _is_state_dict(value)]
+    if inner and not any(isinstance(value, Tensor) for value in weights.values()):
+        if len(inner) > 1:
+            raise CheckpointError(
+                "state_dict", f"holds several: pass one of {', '.join(map(repr, inner))}"
+            )
+        weights = weights[inner[0]]
+    faults = [fault for name, value in weights.items() if (fault := _fault(name, value))]
+    if faults:
+        raise CheckpointError("state_dict", faults)
+    return dict(weights)
+
+
+def given_weights(weights: Any, config: DIYConfig) -> dict[str, Tensor]:
+    """The tensors of a config by their names in the PyTorch twin, detached.
+
+    Names may have a prefix, and be those of Hugging Face, where all tensors then match.
+
+    Args:
+        weights: anything that `plain_weights` takes.
+        config: of the model.
+
+    Raises:
+        CheckpointError: of `plain_weights`; or tensors missing, extra or misshapen, or a tied head
+            that is not the embedding, all at once.
+    """
+    found = plain_weights(weights)
+    reading = read_names({name: tuple(t.shape) for name, t in found.items()}, config, "torch")
+    faults = reading.faults
+    if not faults and config.tie_word_embeddings and TIED_HEAD in reading.names:
+        head, embedding = (found[reading.names[name]] for name in (TIED_HEAD, TIED_EMBEDDING))
+        if head.data_ptr() != embedding.data_ptr() and not torch.equal(head, embedding):
+            faults = [
+                f"tie_word_embeddings is true, but {TIED_HEAD} differs from the embedding: a head "
+                "of its own needs a config with false"
+            ]
+    if faults:
+        raise CheckpointError("state_dict", faults)
+    return {t.torch: found[reading.names[t.torch]].detach() for t in tensors(config)}
+
+
+def _is_state_dict(value: Any) -> bool:
+    tensor = isinstance(value, Mapping) and bool(value)
+    return tensor and all(isinstance(one, Tensor) for one in value.values())
+
+
+def _fault(name: Any, value: Any) -> str | None:
+    if not isinstance(value, Tensor):
+        return f"{name} is a {type(value).__name__} and no tensor"
+    if hasattr(value, "full_tensor"):
+        return f"tensor {name} is a part of one: gather it (full_state_dict=True, full_tensor())"
+    if value.is_meta:
+        return f"tensor {name} has a shape and no values: load or materialise it"
+    return None

@@ -1,0 +1,101 @@
+"""Weights as PyTorch users hand them over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import diy_torch
+from diy_core.errors import CheckpointError
+from diy_core.mapping import tensors
+from diy_torch.given_weights import given_weights, plain_weights
+from tests.oracles import CONFIGS, tiny
+from tests.tiny_checkpoints import same, weights
+from tests.torch_twin.build import build
+
+HF = {tensor.torch: tensor.hf for tensor in tensors(tiny(tie_word_embeddings=False))}
+
+
+class Wrapped(torch.nn.Module):
+    """A module under the name that a wrapper gives it."""
+
+    def __init__(self, name: str, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.add_module(name, module)
+
+
+def renamed(rename: Callable[[str], str]) -> Callable[[torch.nn.Module], Any]:
+    return lambda model: {rename(name): tensor for name, tensor in model.state_dict().items()}
+
+
+WAYS: dict[str, Callable[[torch.nn.Module], Any]] = {
+    "state dict": lambda model: model.state_dict(),
+    "module": lambda model: model,
+    "compiled": lambda model: Wrapped("_orig_mod", model),
+    "data parallel": lambda model: torch.nn.DataParallel(model).state_dict(),
+    "both": lambda model: Wrapped("module", Wrapped("_orig_mod", model)).state_dict(),
+    "checkpoint": lambda model: {"model": model.state_dict(), "step": 3, "optimizer": {}},
+    "nested prefix": renamed(lambda name: f"policy.{name}"),
+    "hugging face": renamed(HF.__getitem__),
+}
+
+
+@pytest.mark.parametrize("name", ["gqa", "untied"])
+@pytest.mark.parametrize("way", WAYS)
+def test_there_is_one_meaning(way: str, name: str) -> None:
+    model = build(CONFIGS[name])
+    found = given_weights(WAYS[way](model), model.config)
+    parameters = dict(model.named_parameters())
+    assert found.keys() == {tensor.torch for tensor in tensors(model.config)}
+    assert all(tensor.data_ptr() == parameters[name].data_ptr() for name, tensor in found.items())
+    assert not any(tensor.requires_grad for tensor in found.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([1], "state_dict: is a list: pass a module or its state_dict()"),
+        ({"a": {"w": torch.ones(1)}, "b": {"w": torch.ones(1)}}, "holds several: pass one of 'a'"),
+        ({"model.norm.weight": 3}, "model.norm.weight is a int and no tensor"),
+        ({"x": torch.ones(1, device="meta")}, "tensor x has a shape and no values"),
+    ],
+)
+def test_where_there_is_none_it_says_what_to_pass(given: Any, words: str) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        plain_weights(given)
+    assert words in str(refused.value)
+
+
+def test_what_does_not_fit_is_shown_with_its_prefix() -> None:
+    model = build(tiny())
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    del state["module.model.norm.weight"]
+    with pytest.raises(CheckpointError) as refused:
+        given_weights(state, model.config)
+    first, second = refused.value.faults
+    assert first.startswith("'module' (of DistributedDataParallel) was taken off the names")
+    assert second == "missing tensor model.norm.weight (16,)"
+
+
+def test_layers_that_were_compiled_one_by_one_are_saved(tmp_path: Path) -> None:
+    model = build(tiny())
+    expected = {HF[name]: tensor.numpy() for name, tensor in given_weights(model, tiny()).items()}
+    for i, layer in enumerate(model.model.layers):
+        model.model.layers[i] = Wrapped("_orig_mod", layer)  # type: ignore[assignment]
+    model.save_pretrained(tmp_path / "model")
+    again = diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model", None)
+    found = {HF[name]: t.numpy() for name, t in given_weights(again, again.config).items()}
+    assert same(found, expected)
+    assert found.keys() == weights().keys()
+
+
+def test_a_tied_model_whose_head_has_become_another_is_not_saved(tmp_path: Path) -> None:
+    model = build(tiny())
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
+    with pytest.raises(CheckpointError, match="a head of its own needs a config with false"):
+        model.save_pretrained(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
