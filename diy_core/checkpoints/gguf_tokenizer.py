@@ -81,14 +81,16 @@ class GGUFTokenizer:
     def _refuse_unknown(self) -> None:
         if self._model not in _TYPES:
             raise UnknownTokenizer(
-                f"tokenizer model {self._model!r} is not supported; choose one of {sorted(_TYPES)}"
+                f"its kind, tokenizer.ggml.model {self._model!r}, is not one that is rebuilt, as "
+                f"{' and '.join(sorted(_TYPES))} are"
             )
         if self._model == SENTENCEPIECE:
             return
         pre = self._entry("pre")
         if not isinstance(pre, str) or pre not in RULES:
             raise UnknownTokenizer(
-                f"pre-tokenizer {pre!r} is not supported; choose one of {sorted(RULES)}"
+                f"the rules of its pre-tokenizer {pre!r} are not known, as those of "
+                f"{', '.join(sorted(RULES))} are"
             )
 
     def _build(self) -> Tokenizer:

@@ -20,7 +20,7 @@ from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.dropped_buffers import notes_on_dropped
 from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits
 from diy_core.checkpoints.interface import Reader, Stored
-from diy_core.checkpoints.kinds import refuse_others, refuse_quantised
+from diy_core.checkpoints.kinds import refuse_gguf_file, refuse_others, refuse_quantised
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.checkpoints.safetensors_directory import find_tensors
 from diy_core.checkpoints.safetensors_files import read_slot, sum_of_slot
@@ -136,6 +136,7 @@ def require_directory(path: str | Path) -> None:
     path = Path(path)
     if not path.is_dir():
         recover(path)
+    refuse_gguf_file(path)
     if not path.is_dir():
         raise CheckpointError(
             path,

@@ -157,6 +157,16 @@ def lacks_config(path: Path) -> bool:
     return False
 
 
+def refuse_gguf_file(path: Path) -> None:
+    """Raise for a GGUF file where a Hugging Face directory was meant.
+
+    Raises:
+        CheckpointError: it is one; the message has the command that converts it.
+    """
+    if path.suffix == _GGUF and path.is_file():
+        refuse_kind(path, "gguf", ("hf",))
+
+
 def refuse_kind(path: Path, kind: str, reads: Iterable[str]) -> None:
     """Raise for a kind of checkpoint that is known and is not read here.
 

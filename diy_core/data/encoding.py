@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.byte_tokenizer import BYTES, END_TOKEN_ID, is_byte_tokenizer
+from diy_core.checkpoints.kinds import refuse_gguf_file
 from diy_core.data.chats import encode_chat
 from diy_core.data.files import file_hash
 from diy_core.data.records import Chat, Completion, Document
@@ -45,6 +46,7 @@ def require_tokenizer(tokenizer: str | Path) -> None:
     Raises:
         CheckpointError: it is not.
     """
+    refuse_gguf_file(Path(tokenizer))
     if str(tokenizer) != BYTES and not Path(tokenizer).is_dir():
         raise CheckpointError(
             tokenizer, "is no directory: a tokenizer is a Hugging Face directory, or bytes"

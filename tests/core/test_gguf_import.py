@@ -522,10 +522,10 @@ def test_a_token_to_add_that_the_file_does_not_name_is_refused(source, target):
 @pytest.mark.parametrize(
     ("entry", "value", "words"),
     [
-        ("model", "t5", ["tokenizer model 't5'", "gpt2"]),
+        ("model", "t5", ["tokenizer.ggml.model 't5', is not one that is rebuilt", "gpt2"]),
         ("model", None, ["the file has no tokenizer.ggml.model"]),
         ("pre", "klingon", ["'klingon'", "smollm", "gpt-2", "llama-bpe"]),
-        ("pre", ["smollm"], ["pre-tokenizer ['smollm'] is not supported"]),
+        ("pre", ["smollm"], ["the rules of its pre-tokenizer ['smollm'] are not known"]),
         ("pre", "default", ["'default'"]),
         ("pre", None, ["the file has no tokenizer.ggml.pre"]),
         ("merges", None, ["the file has no tokenizer.ggml.merges"]),

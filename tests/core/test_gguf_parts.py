@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import shutil
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -13,30 +12,14 @@ import pytest
 
 from diy_core import CheckpointError
 from diy_core.checkpoints.gguf_reader import GGUFReader
-from diy_core.checkpoints.gguf_writer import GGUFWriter, add_entry
+from diy_core.checkpoints.gguf_writer import GGUFWriter
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.transfer import transfer
+from tests.gguf_files import split
 from tests.oracles import tiny
 from tests.tiny_checkpoints import put, put_tokenizer, same, weights
 
 CONFIG = tiny(vocab_size=270)
-
-
-def split(whole: Path, name: str, tensors: int = 8, **changed: Any) -> list[Path]:
-    """The file again, in parts of some tensors each, by the gguf library."""
-    source = gguf.GGUFReader(whole)
-    writer = gguf.GGUFWriter(whole.with_name(name), "llama", split_max_tensors=tensors)
-    for key, field in source.fields.items():
-        if not key.startswith("GGUF.") and key != "general.architecture":
-            add_entry(writer, key, field.contents())
-    for tensor in source.tensors:
-        kind = gguf.GGMLQuantizationType(tensor.tensor_type)
-        writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return sorted(whole.parent.glob(f"{Path(name).stem}-*"))
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def without_a_byte() -> dict[str, Any]:
 
 
 UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
-    "another model": (trained() | {"model": "bert"}, "tokenizer model 'bert' is not supported"),
+    "another model": (trained() | {"model": "bert"}, "tokenizer.ggml.model 'bert', is not one"),
     "equal scores": (with_equal_scores(), "have the same score"),
     "no byte": (without_a_byte(), "no token for some bytes, as <0x0A>"),
     "no scores": (trained() | {"scores": None}, "the file has no tokenizer.ggml.scores"),

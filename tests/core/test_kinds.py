@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from diy_core import CheckpointError
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.kinds import kind_of, lacks_config, refuse_kind
+from diy_core.data.encoding import require_tokenizer
 from tests.tiny_checkpoints import UP, weights
 from tests.tiny_checkpoints import put as put_model
 
@@ -131,6 +134,15 @@ def test_the_reader_of_directories_knows_the_others(tmp_path: Path) -> None:
         HFReader(put(tmp_path / "adapter", "adapter_config.json", "adapter_model.safetensors"))
     with pytest.raises(CheckpointError, match="holds GGUF files: give one of them"):
         HFReader(put(tmp_path / "gguf", "config.json", "m.gguf"))
+
+
+@pytest.mark.parametrize("opens", [HFReader, require_tokenizer])
+def test_a_gguf_file_where_a_directory_is_meant_has_a_command(
+    tmp_path: Path, opens: Callable[[Path], Any]
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"`parity convert .*m\.gguf DIR --to hf` makes a"):
+        opens(tmp_path / "m.gguf")
 
 
 QUANTISED = {

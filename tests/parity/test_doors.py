@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from diy_core.tokenizer import Tokenizer
 from diy_torch.checkpoint import to_numpy
 from parity.__main__ import main as parity
 from parity.convert import convert, open_checkpoint
+from tests.gguf_files import split
 from tests.oracles import tiny
 from tests.tiny_checkpoints import put, put_tokenizer, same, weights
 
@@ -133,6 +135,22 @@ def test_check_and_trace_read_every_kind(models: Path, kind: str, capsys: Captur
     assert json.loads(capsys.readouterr().out)["checks"]
     words = ["--tokens", "4", "--no-backward", "--device", "cpu"]
     assert parity(["trace", path, str(models / "hf"), *words]) == 0
+
+
+def test_parts_of_a_split_file_are_one_checkpoint(
+    models: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    shutil.copy(models / "m.gguf", tmp_path / "m.gguf")
+    parts = split(tmp_path / "m.gguf", "n.gguf")
+    words = ["--json", "-", "--verify"]
+    assert parity(["inspect", str(parts[1]), *words]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["total"]["bytes_on_disk"] == sum(part.stat().st_size for part in parts)
+    assert parity(["diff", str(parts[2]), str(models / "hf")]) == 0
+    before = [part.read_bytes() for part in parts]
+    assert parity(["convert", str(parts[1]), str(parts[0]), "--overwrite"]) == 2
+    assert "is the source itself" in capsys.readouterr().err
+    assert [part.read_bytes() for part in parts] == before
 
 
 # The tokenizer of a GGUF file
