@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,12 @@ class HFReader(Reader):
                 self.path, f"tensor {TIED_HEAD} has {count} values that are not finite"
             )
         if not same_bits(head, embedding):
+            words = ["parity", "convert", str(self.path), "DIR", "--to", "hf", "--untie"]
             raise CheckpointError(
                 self.path,
                 f"config.json says tie_word_embeddings: true, but {TIED_HEAD} differs from "
-                f"{TIED_EMBEDDING}: `parity convert --untie` keeps the head that is in the file, "
-                "and so does false in the config",
+                f"{TIED_EMBEDDING}: `{shlex.join(words)}` keeps the head that is in the file, and "
+                "so does false in the config",
             )
         note = f"{TIED_HEAD} was dropped: it equals the embedding, to which the config ties it"
         if note not in self.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -21,6 +22,7 @@ from diy_core.data import prepare
 from diy_core.training import loop, opening_data
 from diy_core.training.run_directory import whole_checkpoints
 from tests.jax_cache import compiled_once
+from tests.tiny_checkpoints import CONFIG, put, put_tokenizer, read_config, weights
 
 PROGRAMS: dict[str, Callable[[Sequence[str]], int]] = {
     "diy-torch": diy_torch.__main__.main,
@@ -35,6 +37,7 @@ MODEL = {
     "num_attention_heads": 2,
     "max_position_embeddings": 64,
 }
+TEXT = ("--data.train=text.jsonl", "--steps=1", "--sequence-length=16", "--batch-size=1")
 # Where a message has a command: behind one of these words, or between backticks.
 _LINE = re.compile(r"^(?:to go on|to use the model|then): (.*)$", re.MULTILINE)
 _TICKS = re.compile(r"`((?:diy-torch|diy-jax|parity) [^`]*)`")
@@ -144,17 +147,58 @@ def test_a_run_where_a_model_was_meant_names_the_command_that_makes_one(
             [other, "export", "run", "--out", "exported"],
             ["parity", "convert", "run", "converted", "--to", "orbax"],
             ["parity", "check", "run"],
-            [program, "train", "--model", "run", "--data.train=text.jsonl", "--run-dir=b"],
+            [program, "train", "--model", "run", *TEXT, "--run-dir=b"],
         )
     ):
-        if words[1] == "train":
-            words += ["--steps=1", "--sequence-length=16", "--batch-size=1"]
         (export,) = shell(*words, code=2)
         assert export[:3] == [program, "export", "run"]
         where = export[export.index("--out") + 1]
         shell(*export)
         assert (shell.folder / where / "config.json").is_file()
         (shell.folder / where).rename(shell.folder / f"done{number}")
+
+
+@pytest.fixture
+def model(shell: Shell) -> str:
+    """The name of a Hugging Face directory with a tokenizer."""
+    config = dataclasses.replace(CONFIG, vocab_size=300)
+    put(shell.folder / "a model", weights(config), config)
+    put_tokenizer(shell.folder / "a model")
+    return "a model"
+
+
+def generates(shell: Shell, path: str) -> bool:
+    shell("diy-torch", "generate", path, "the", "--max-new-tokens", "2")
+    return (shell.folder / path / "config.json").is_file()
+
+
+def test_a_checkpoint_of_another_kind_is_converted_as_the_message_says(
+    shell: Shell, model: str
+) -> None:
+    shell("parity", "convert", model, "orbax")
+    shell("parity", "convert", model, "a.gguf")
+    (to_hf,) = shell("diy-torch", "train", "--model=orbax", *TEXT, "--run-dir=b", code=2)
+    shell(*[word.replace("DIR", "one") for word in to_hf])
+    assert generates(shell, "one")
+    (to_hf,) = shell("diy-torch", "train", "--model=a.gguf", *TEXT, "--run-dir=b", code=2)
+    shell(*[word.replace("DIR", "two") for word in to_hf])
+    assert generates(shell, "two")
+    # Nothing in this one says which model it is.
+    (shell.folder / "orbax" / "config.json").unlink()
+    (named,) = shell("parity", "convert", "orbax", "three", "--to", "hf", code=2)
+    shell(*[word.replace("DST", "three").replace("DIR", model) for word in named], "--to", "hf")
+    assert generates(shell, "three")
+
+
+def test_a_head_that_is_not_the_embedding_is_kept_as_the_message_says(
+    shell: Shell, model: str
+) -> None:
+    arrays = weights()
+    arrays["lm_head.weight"] = arrays["model.embed_tokens.weight"] + 1
+    put(shell.folder / "odd", arrays)
+    (untie,) = shell("parity", "convert", "odd", "there", code=2)
+    shell(*[word.replace("DIR", "mended") for word in untie])
+    assert not read_config(shell.folder / "mended")["tie_word_embeddings"]
 
 
 def run_in_shell(command: str, folder: Path) -> None:
