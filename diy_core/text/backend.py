@@ -26,7 +26,7 @@ from diy_core.text.classes import AS_WRITTEN, class_of
 from diy_core.text.library import library
 from diy_core.text.rebuilt import REBUILT, Rebuilt
 from diy_core.text.settings import patch_mistral, refuse_settings
-from diy_core.text.tokens import Tokens, again, read_tokens
+from diy_core.text.tokens import Tokens, add_again, read_tokens, token_of
 from diy_core.tokenizer_files import SETTINGS, read_json
 
 FILE = "tokenizer.json"
@@ -53,9 +53,9 @@ class Backend:
 
     def digest(self) -> str:
         """The SHA-256 of all that decides about ids."""
-        state = json.loads(self.tokenizer.to_str())
-        state["split_special_tokens"] = self.tokenizer.encode_special_tokens
-        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+        found = hashlib.sha256(self.tokenizer.to_str().encode())
+        found.update(b"split" * self.tokenizer.encode_special_tokens)
+        return found.hexdigest()
 
 
 def load(path: Path) -> Backend:
@@ -68,32 +68,32 @@ def load(path: Path) -> Backend:
     settings, config = read_json(path / SETTINGS), read_json(path / "config.json")
     refuse_settings(path / SETTINGS, settings)
     text = _text(file)
-    with library(file, "is no readable tokenizer"):
-        written = tokenizers.Tokenizer.from_str(text)
-    own = written.get_added_tokens_decoder()
+    state = _parsed(file, text)
     name = class_of(path, config, settings, byte_level=_BYTE_LEVEL in text)
     rebuilt = REBUILT.get(name)
-    silent = dict(rebuilt.tokens) if rebuilt else {}
-    if written.padding:
-        silent.setdefault("pad_token", written.padding["pad_token"])
-    tokens = read_tokens(path, settings, own, silent)
+    with library(file, "is no readable tokenizer"):
+        written = tokenizers.Tokenizer.from_str(text if rebuilt is None else _without_words(state))
+    own, doubled = _own_tokens(file, state), rebuilt.doubled if rebuilt else ()
+    tokens = read_tokens(path, settings, own, _silent(written, rebuilt), doubled)
     notes: list[str] = []
     if rebuilt is None:
         backend = written
         _turn_dropout_off(backend, notes)
     else:
+        vocabulary, merges = _vocabulary(file, state, name)
         with library(file, f"cannot be built as a {name}"):
-            backend = rebuilt.build(*_vocabulary(file, text, name), tokens.settings)
+            backend = rebuilt.build(vocabulary, merges, tokens.settings)
         backend.post_processor = written.post_processor
     backend.no_truncation()
     backend.no_padding()
+    alone = backend.get_added_tokens_decoder()
     _add(backend, tokens, settings, notes)
     if rebuilt:
-        backend.add_tokens(again([*tokens.special.values(), *tokens.extra], rebuilt.again))
+        add_again(backend, [*tokens.special.values(), *tokens.extra], rebuilt.again)
     put_around = _put_around(backend, tokens, rebuilt)
     patched = patch_mistral(backend, config, settings)
     backend.encode_special_tokens = bool(settings.get("split_special_tokens"))
-    same = own == backend.get_added_tokens_decoder() and not backend.encode_special_tokens
+    same = alone == backend.get_added_tokens_decoder() and not backend.encode_special_tokens
     return Backend(
         backend,
         tokens.texts(),
@@ -145,12 +145,50 @@ def _turn_dropout_off(backend: tokenizers.Tokenizer, notes: list[str]) -> None:
         backend.model.dropout = None
 
 
-def _vocabulary(file: Path, text: str, name: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _parsed(file: Path, text: str) -> dict[str, Any]:
+    try:
+        state = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(file, f"is no readable tokenizer: {error}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise CheckpointError(file, "is no readable tokenizer: it has no model")
+    return state
+
+
+def _own_tokens(file: Path, state: Mapping[str, Any]) -> dict[int, tokenizers.AddedToken]:
+    own = {}
+    for entry in state.get("added_tokens") or []:
+        token = token_of(file, "added_tokens", entry)
+        if isinstance(token, str) or not isinstance(entry.get("id"), int):
+            raise CheckpointError(file, f"added_tokens must have objects with an id, got {entry!r}")
+        own[entry["id"]] = token
+    return own
+
+
+def _silent(written: tokenizers.Tokenizer, rebuilt: Rebuilt | None) -> dict[str, str | None]:
+    """The roles that count where the other files are silent."""
+    silent = dict(rebuilt.tokens) if rebuilt else {}
+    if written.padding:
+        silent.setdefault("pad_token", written.padding["pad_token"])
+    return silent
+
+
+def _without_words(state: Mapping[str, Any]) -> str:
+    """A tokenizer.json whose model is empty: reading a large one takes seconds."""
+    empty = {"type": "BPE", "vocab": {}, "merges": []}
+    return json.dumps({**state, "model": empty, "added_tokens": []})
+
+
+def _vocabulary(
+    file: Path, state: Mapping[str, Any], name: str
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """What a class that is built anew keeps of the model."""
-    model = json.loads(text)["model"]
+    model = state["model"]
     if model.get("type") != "BPE":
         raise CheckpointError(
-            file, f"has a {model.get('type')} model, and a {name} is a BPE: which is meant?"
+            file,
+            f"has a {model.get('type')} model, and the tokenizer class {name} is a BPE: name "
+            "PreTrainedTokenizerFast in tokenizer_config.json to take the file at its word",
         )
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
     return model["vocab"], [(left, right) for left, right in pairs]

@@ -54,7 +54,8 @@ def class_of(
             'that are not known here; with "tokenizer_class": "PreTrainedTokenizerFast" in '
             "tokenizer_config.json, tokenizer.json is taken at its word",
         )
-    return registered or AS_WRITTEN
+    # No config of transformers is a code_llama: without a class, it comes out as no model's own.
+    return AS_WRITTEN if registered is None or model_type == "code_llama" else registered
 
 
 def _declared(path: Path, name: str, values: Mapping[str, Any]) -> str | None:

@@ -29,6 +29,7 @@ class Rebuilt:
             as `BPE` takes them, and from the settings.
         keeps_post_processor: that of tokenizer.json; else only `adds_bos` is put around a text.
         adds_bos: whether BOS is put in front where the post-processor is not kept.
+        doubled: roles whose tokens are among those without a role, too.
         again: special tokens are added a second time, "plain": without what their entries say
             about the spaces around them, or "special": as entries say, where there is one.
     """
@@ -38,6 +39,7 @@ class Rebuilt:
     keeps_post_processor: bool = True
     adds_bos: bool = False
     again: Literal["plain", "special"] | None = None
+    doubled: tuple[str, ...] = ()
 
 
 def _llama(vocab: dict[str, int], merges: list[tuple[str, str]], settings: Settings) -> Tokenizer:
@@ -114,22 +116,23 @@ _QWEN3_5_WORDS = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _LLAMA_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+_INFILLING_TOKENS = {
+    "prefix_token": "▁<PRE>",
+    "middle_token": "▁<MID>",
+    "suffix_token": "▁<SUF>",
+    "eot_token": "▁<EOT>",
+    "fill_token": "<FILL_ME>",
+}
 _QWEN_TOKENS = {"unk_token": _ENDING, "eos_token": _ENDING, "pad_token": _ENDING}
 
 REBUILT = {
     "LlamaTokenizer": Rebuilt(_LLAMA_TOKENS, _llama),
     "CodeLlamaTokenizer": Rebuilt(
-        _LLAMA_TOKENS
-        | {
-            "prefix_token": "▁<PRE>",
-            "middle_token": "▁<MID>",
-            "suffix_token": "▁<SUF>",
-            "eot_token": "▁<EOT>",
-            "fill_token": "<FILL_ME>",
-        },
+        _LLAMA_TOKENS | _INFILLING_TOKENS,
         _code_llama,
         keeps_post_processor=False,
         adds_bos=True,
+        doubled=tuple(_INFILLING_TOKENS),
     ),
     "GemmaTokenizer": Rebuilt(
         {

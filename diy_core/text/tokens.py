@@ -65,6 +65,7 @@ def read_tokens(
     settings: Mapping[str, Any],
     own: Mapping[int, AddedToken],
     silent: Mapping[str, str | None],
+    doubled: Iterable[str] = (),
 ) -> Tokens:
     """Merge what the files of a directory say.
 
@@ -73,6 +74,7 @@ def read_tokens(
         settings: its tokenizer_config.json.
         own: the added tokens of its tokenizer.json.
         silent: the tokenizer class's own roles, for which the files may be silent.
+        doubled: those of them that it has among the tokens without a role, too.
 
     Raises:
         CheckpointError: an entry that is no token.
@@ -84,20 +86,27 @@ def read_tokens(
     others = [k for k, v in values.items() if _is_other_role(k) and isinstance(v, str)]
     more = {key: values.pop(key) for key in others} | _named_extras(values)
     more = more or _object(path / SETTINGS, "model_specific_special_tokens", values)
+    described: dict[str, AddedToken] = {}
     if "added_tokens_decoder" in values:
         added = _decoder(path / SETTINGS, values)
     else:
         values |= _special_tokens_map(path / MAP, values)
         more |= _named_extras(values)
-        added = _added_tokens(path / ADDED, values) | dict(own)
-    by_text = {token.content: token for token in added.values()}
+        legacy = _added_tokens(path / ADDED, values)
+        described |= {token.content: token for token in legacy.values()}
+        added = legacy | dict(own)
+    described |= {token.content: token for token in added.values()}
     values = dict(silent) | values
-    named = {k: _token(path, k, v) for k, v in values.items() if _names_token(k, v)}
-    special = {k: by_text.get(text_of(named[k]), named[k]) for k in ROLES if k in named}
+    named = {k: token_of(path, k, v) for k, v in values.items() if _names_token(k, v)}
+    special = {k: described.get(text_of(named[k]), named[k]) for k in ROLES if k in named}
     special |= {k: token for k, token in named.items() if k not in ROLES}
-    special |= {k: _token(path, k, v) for k, v in more.items()}
-    extra = [_token(path, "extra_special_tokens", value) for value in _extras(path, values)]
-    return Tokens(values, special, extra, added)
+    special |= {k: token_of(path, k, v) for k, v in more.items()}
+    listed = _extras(path, values)
+    if "extra_special_tokens" not in values:
+        listed = [*listed, *(values[role] for role in doubled if values[role] is not None)]
+    extra = [token_of(path, "extra_special_tokens", value) for value in listed]
+    # Whoever builds a tokenizer needs the text of a role, however it was written.
+    return Tokens(values | {k: text_of(v) for k, v in special.items()}, special, extra, added)
 
 
 def _named_extras(values: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +127,7 @@ def _decoder(file: Path, values: Mapping[str, Any]) -> dict[int, AddedToken]:
     """`added_tokens_decoder`: tokens by id, which JSON writes as text."""
     found = {}
     for key, value in _object(file, "added_tokens_decoder", values).items():
-        token = _token(file, f"added_tokens_decoder[{key!r}]", value)
+        token = token_of(file, f"added_tokens_decoder[{key!r}]", value)
         if not key.isdecimal() or isinstance(token, str):
             raise CheckpointError(
                 file,
@@ -130,13 +139,17 @@ def _decoder(file: Path, values: Mapping[str, Any]) -> dict[int, AddedToken]:
 
 def _special_tokens_map(file: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """special_tokens_map.json; its list of tokens follows that of tokenizer_config.json."""
+
+    def special(key: str, value: Any) -> Any:
+        is_object = isinstance(value, Mapping)
+        return token_of(file, key, {**value, "special": True}) if is_object else value
+
     found = {
-        key: _token(file, key, {**value, "special": True})
-        if isinstance(value, Mapping) and key != "extra_special_tokens"
-        else value
+        key: value if key == "extra_special_tokens" else special(key, value)
         for key, value in read_json(file).items()
     }
     if isinstance(listed := found.get("extra_special_tokens"), list):
+        listed = [special("extra_special_tokens", token) for token in listed]
         first = _extras(file, values)
         found["extra_special_tokens"] = first + [token for token in listed if token not in first]
     return found
@@ -144,9 +157,9 @@ def _special_tokens_map(file: Path, values: Mapping[str, Any]) -> dict[str, Any]
 
 def _added_tokens(file: Path, values: Mapping[str, Any]) -> dict[int, AddedToken]:
     """added_tokens.json; a token is special where another file says so."""
-    named = [(role, values[role]) for role in ROLES if values.get(role)]
-    named += [("extra_special_tokens", token) for token in _extras(file, values)]
-    special = {text_of(_token(file.parent, name, token)) for name, token in named}
+    named = [values[role] for role in ROLES if values.get(role)] + _extras(file, values)
+    # Objects of tokenizer_config.json are no tokens yet where transformers compares them here.
+    special = {text_of(token) for token in named if isinstance(token, (str, AddedToken))}
     found = {}
     for text, token_id in read_json(file).items():
         if isinstance(token_id, bool) or not isinstance(token_id, int):
@@ -167,18 +180,19 @@ def text_of(token: Token) -> str:
     return token if isinstance(token, str) else token.content
 
 
-def again(tokens: Iterable[Token], how: str | None) -> list[AddedToken]:
-    """The special tokens that a class adds a second time, by `Rebuilt.again`."""
-    if how is None:
-        return []
+def add_again(backend: Tokenizer, tokens: Iterable[Token], how: str | None) -> None:
+    """Add the special tokens a second time, as `Rebuilt.again` says."""
     if how == "plain":
-        return [AddedToken(text_of(token), special=True) for token in tokens]
-    found = [
-        AddedToken(token, normalized=False) if isinstance(token, str) else token for token in tokens
-    ]
-    for token in found:
-        token.special = True
-    return found
+        backend.add_tokens([AddedToken(text_of(token), special=True) for token in tokens])
+    elif how == "special":
+        backend.add_special_tokens(
+            [
+                AddedToken(token, special=True, normalized=False)
+                if isinstance(token, str)
+                else token
+                for token in tokens
+            ]
+        )
 
 
 def _special(token: Token, named: set[str]) -> AddedToken:
@@ -200,7 +214,7 @@ def _names_token(key: str, value: Any) -> bool:
     return _is_other_role(key) and isinstance(value, (str, Mapping, AddedToken))
 
 
-def _token(where: Path, name: str, value: Any) -> Token:
+def token_of(where: Path, name: str, value: Any) -> Token:
     """A token that is written as its text or as an object with `content`."""
     if isinstance(value, (str, AddedToken)):
         return value

@@ -86,5 +86,7 @@ def test_a_class_that_is_no_text(tmp_path):
 def test_a_class_whose_model_is_another_kind(tmp_path):
     files = ZOO["Unigram"]
     write(tmp_path, files | {"tokenizer_config": {"tokenizer_class": "LlamaTokenizer"}})
-    with pytest.raises(CheckpointError, match="has a Unigram model, and a LlamaTokenizer is a BPE"):
+    with pytest.raises(
+        CheckpointError, match="a Unigram model, and the tokenizer class LlamaTokenizer is a BPE"
+    ):
         Tokenizer.from_pretrained(tmp_path)

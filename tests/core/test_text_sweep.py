@@ -6,7 +6,8 @@ import pytest
 from transformers import AutoTokenizer, logging
 
 from diy_core.tokenizer import Tokenizer
-from tests.core.tokenizer_zoo import TEXTS, zoo
+from tests.core.tokenizer_kinds import TEXTS
+from tests.core.tokenizer_zoo import zoo
 
 ZOO = zoo()
 
