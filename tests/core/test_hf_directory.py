@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import resource
+import shlex
 import shutil
 import struct
 from collections.abc import Iterator
