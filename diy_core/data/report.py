@@ -26,6 +26,7 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
 
     Returns:
         files: how many were read of each ending.
+        packed: the first names of those that were unpacked as they were read.
         passed_over: by the reason, `count` and the first `names`.
         same_content: groups of names of files that were read and are equal.
         same_name: groups that differ in how they are packed alone.
@@ -42,6 +43,7 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
         unpacked.setdefault(_unpacked(source.path), []).append(source.path)
     return {
         "files": dict(sorted(endings.items())),
+        "packed": [source.path for source in sources if form_of(source.path).packing][:_MOST_NAMES],
         "passed_over": {
             why: {"count": len(names), "names": names[:_MOST_NAMES]}
             for why, names in sorted(found.passed_over.items())
@@ -69,12 +71,15 @@ def what_was_read(told: Mapping[str, Any]) -> str:
 
 
 def what_was_not(told: Mapping[str, Any]) -> list[str]:
-    """Lines for people about what was passed over and left out; none where that is nothing.
+    """Lines for people about what was passed over, left out or unpacked; none if that is nothing.
 
     Args:
         told: of `report`.
     """
     said = []
+    if packed := told["packed"]:
+        number = sum(n for ending, n in told["files"].items() if form_of(ending).packing)
+        said.append(f"unpacked and read: {folded(packed, of=number)}")
     for why, passed in told["passed_over"].items():
         first = folded(passed["names"], of=passed["count"])
         said.append(f"passed over, {why}: {first}")

@@ -18,6 +18,7 @@ from tests.data_files import jsonl, texts
 
 EXPECTED = {
     "files": {".jsonl": 1, ".parquet": 1, ".txt": 2, ".txt.gz": 1},
+    "packed": ["{}/c.txt.gz"],
     "passed_over": {
         "hidden": {"count": 1, "names": ["{}/.DS_Store"]},
         "of a kind that is not read": {"count": 5, "names": [f"{{}}/{i}.csv" for i in range(5)]},
@@ -75,6 +76,7 @@ def test_the_command_says_it_in_lines_or_as_json(
         "read 1 .jsonl, 1 .parquet, 2 .txt, 1 .txt.gz files: 1 completion, 33 texts"
     )
     assert printed.err.splitlines() == [
+        f"unpacked and read: {corpus}/c.txt.gz",
         f"passed over, hidden: {corpus}/.DS_Store",
         f"passed over, of a kind that is not read: {corpus}/0.csv, {corpus}/1.csv, {corpus}/2.csv "
         "and 2 more",
