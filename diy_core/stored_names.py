@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from diy_core.config import DIYConfig
@@ -106,12 +106,14 @@ def read_names(found: Shapes, config: DIYConfig, world: World = "hf") -> Reading
     return best
 
 
-def _readings(rest: Shapes, config: DIYConfig, world: World) -> list[tuple[dict[str, str], str]]:
+def _readings(
+    rest: Shapes, config: DIYConfig, world: World
+) -> Iterator[tuple[dict[str, str], str]]:
     """Ways to take the names, the usual one first: expected name to found name, and a note."""
-    readings = [({name: name for name in rest}, "")]
+    yield {name: name for name in rest}, ""
     bare = {name: _unwrapped(name) for name in rest}
     if len(set(bare.values())) < len(bare):
-        return readings
+        return
     unwrapping = _on_wrappers(rest)
     for theirs in (world, *(other for other in _WORLDS if other != world)):
         translated = {
@@ -127,8 +129,7 @@ def _readings(rest: Shapes, config: DIYConfig, world: World) -> list[tuple[dict[
             notes = [unwrapping] if unwrapping else []
             notes += [_on_prefix(prefix)] if prefix != "model." else []
             notes += [f"the names are {_SAYS[theirs]}"] if theirs != world else []
-            readings.append((named, "; ".join(notes)))
-    return readings
+            yield named, "; ".join(notes)
 
 
 def _unwrapped(name: str) -> str:

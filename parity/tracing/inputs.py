@@ -111,6 +111,19 @@ def as_torch(arguments: Any, device: torch.device) -> Any:
         return jax.tree.map(convert, arguments)
 
 
+def as_variables(params: Any) -> dict[str, Any]:
+    """Variables of a Linen module, out of params, variables or a TrainState; boxes are opened.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(params, Mapping):
+        params = getattr(params, "params", params)
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be a dict of them, got a {type(params).__name__}")
+    return dict(linen.meta.unbox(params if "params" in params else {"params": params}))
+
+
 def as_jax(arguments: Any) -> Any:
     """Arrays of any library as JAX arrays."""
 

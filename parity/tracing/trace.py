@@ -21,7 +21,7 @@ from parity.tracing.errors import relative_error, worst
 from parity.tracing.flax_model import FlaxModel, projection
 from parity.tracing.flax_side import calls_of
 from parity.tracing.infer import Inferred, infer
-from parity.tracing.inputs import answering, as_jax, as_torch, both, check_models
+from parity.tracing.inputs import answering, as_jax, as_torch, as_variables, both, check_models
 from parity.tracing.leftovers import by_values
 from parity.tracing.notes import notes_of, require_something_to_compare, unnoticed
 from parity.tracing.result import Divergence, Note, Row, TraceResult
@@ -35,7 +35,7 @@ from parity.tracing.walk import Walk
 def trace(
     torch_module: torch.nn.Module,
     flax_module: nn.Module,
-    params: Mapping[str, Any],
+    params: Any,
     inputs: Any,
     *,
     rules: Iterable[Rule] | None = None,
@@ -48,7 +48,8 @@ def trace(
     Args:
         torch_module: any module, in evaluation mode, on any device.
         flax_module: any Linen module.
-        params: of the Flax module; or its variables, `{"params": ..., "batch_stats": ...}`.
+        params: of the Flax module; or its variables, `{"params": ..., "batch_stats": ...}`, or a
+            TrainState; arrays may be in boxes, such as `Partitioned`.
         inputs: for both: one array, a tuple of positional arguments, or a dict of keyword
             arguments; or `{"torch": ..., "flax": ...}`, each of these or `(args, kwargs)`, where
             the two take other ones. Arrays of any library.
@@ -65,7 +66,7 @@ def trace(
         TypeError: no PyTorch module, or no Linen module.
     """
     check_models(torch_module, flax_module)
-    variables = as_jax(params if set(params) & {"params"} else {"params": params})
+    variables = as_jax(as_variables(params))
     one, other = both(inputs)
     device = next((p.device for p in torch_module.parameters()), torch.device("cpu"))
     spool = Spool()
@@ -108,7 +109,7 @@ def trace(
         spool.close()
 
 
-def infer_rules(torch_module: torch.nn.Module, params: Mapping[str, Any]) -> Inferred:
+def infer_rules(torch_module: torch.nn.Module, params: Any) -> Inferred:
     """Guess which tensor of one model is which of the other; `.print()` shows the table.
 
     Names, numbers in names, shapes, values (surest, where the weights have been carried over), and
@@ -118,7 +119,7 @@ def infer_rules(torch_module: torch.nn.Module, params: Mapping[str, Any]) -> Inf
         torch_module: any module.
         params: of the Flax module, or its variables.
     """
-    variables = params if set(params) & {"params"} else {"params": params}
+    variables = as_variables(params)
     theirs = flax_tensors(variables)
     ordered = {name: theirs[name] for name in sorted(theirs, key=_by_numbers)}
     return infer(torch_tensors(torch_module), ordered, _usual(torch_module))

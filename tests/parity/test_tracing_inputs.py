@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from flax import linen as nn
 from flax.core import freeze
+from flax.training.train_state import TrainState
 
 import parity
 from parity.environment import Device, exact
@@ -53,9 +55,18 @@ def test_params_in_every_form() -> None:
         {"params": pair.params},
         freeze(pair.params),
         jax.tree.map(jnp.asarray, pair.params),
+        jax.tree.map(lambda leaf: nn.Partitioned(leaf, (None,) * leaf.ndim), pair.params),
+        TrainState.create(apply_fn=None, params=pair.params, tx=optax.sgd(1.0)),
     ):
         pair.params = params
         assert pair.trace(backward=False).equal
+
+
+def test_what_holds_no_params_is_refused() -> None:
+    pair = small_pair()
+    pair.params = [1]  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="params must be a dict of them, got a list"):
+        pair.trace(backward=False)
 
 
 def test_a_call_with_keywords_only_and_none_among_them() -> None:
