@@ -15,20 +15,19 @@ Message = dict[str, Any]
 Write = Callable[[list[Message]], str]
 
 
-def refuse_unread_parts(
-    write: Write, messages: list[Message], text: str, template_name: str
-) -> None:
+def refuse_unread_parts(write: Write, messages: list[Message], template_name: str) -> None:
     """Raise where the template does not write all of a content that is a list or an object.
 
     Args:
         write: the template.
         messages: plain data.
-        text: what the template made of them.
         template_name: for the error.
 
     Raises:
-        ValueError: a content that is printed as Python shows it, or a part that is dropped.
+        ValueError: a content that is printed as Python shows it or that the template cannot take,
+            a part that is dropped, or an error of the template.
     """
+    text = _written(write, messages, template_name)
     for i, message in enumerate(messages):
         content = message.get("content")
         if not isinstance(content, (list, tuple, dict)):
@@ -54,6 +53,38 @@ def refuse_unread_parts(
                     f"{template_name} does not write part {j} of message {i} ({kind}): leave it "
                     "out, or write it as text"
                 )
+
+
+def _written(write: Write, messages: list[Message], template_name: str) -> str:
+    try:
+        return write(messages)
+    except ValueError as error:
+        joined = [
+            {**m, "content": _joined(m["content"])} if "content" in m else m for m in messages
+        ]
+        if not _writes(write, joined):
+            raise
+        i = next(i for i, m in enumerate(messages) if not isinstance(m.get("content", ""), str))
+        raise ValueError(
+            f"{template_name} takes only strings as content, and that of message {i} is a "
+            f"{type(messages[i]['content']).__name__}: give it as one ({error})"
+        ) from error
+
+
+def _joined(content: Any) -> str:
+    """Any text in place of a content."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, (list, tuple)) else []
+    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+
+
+def _writes(write: Write, messages: list[Message]) -> bool:
+    try:
+        write(messages)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_read(write: Write, messages: list[Message], text: str, at: tuple[int, int]) -> bool:

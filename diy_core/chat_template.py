@@ -54,15 +54,13 @@ def render(
     def write(conversation: list[dict[str, Any]]) -> str:
         return _filled_in(template, {**names, "messages": conversation}, where)
 
+    if not all(isinstance(message.get("content", ""), str) for message in given):
+        refuse_unread_parts(write, given, where)
     if continue_final_message:
         key = continue_final_message if isinstance(continue_final_message, str) else "content"
         marked, last = mark(given, key, template, where)
-        text = cut(write(marked), last, where)
-    else:
-        text = write(given)
-    if any(isinstance(message.get("content"), (list, tuple, dict)) for message in given):
-        refuse_unread_parts(write, given, write(given), where)
-    return text
+        return cut(write(marked), last, where)
+    return write(given)
 
 
 def _filled_in(template: str, names: Mapping[str, Any], where: str) -> str:

@@ -7,6 +7,7 @@ and the token streams are compared.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -119,6 +120,11 @@ class _Writer:
                     f"the chat template does not write {found[0]} of message {i}: train with a "
                     "template that does, or leave it out"
                 )
+            if _has_quoted_arguments(message, text):
+                raise ValueError(
+                    f"the chat template writes the arguments of a call in message {i} as a quoted "
+                    "text, since they are one: give them as an object"
+                )
             for key in ("tool_calls", "function_call"):
                 if message.get(key) and self._write_without(i, key) == text:
                     raise ValueError(
@@ -134,6 +140,19 @@ class _Writer:
             return self.write(messages)
         except ValueError:  # it needs the call
             return None
+
+
+def _has_quoted_arguments(message: dict[str, Any], text: str) -> bool:
+    """OpenAI's arguments are JSON in a text, which most templates would make JSON of once more."""
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else []:
+        function = call.get("function", call) if isinstance(call, dict) else {}
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        if isinstance(arguments, str) and arguments.lstrip()[:1] == "{":
+            forms = {json.dumps(arguments, ensure_ascii=ascii_) for ascii_ in (False, True)}
+            if any(form in text for form in forms):
+                return True
+    return False
 
 
 def _marked(

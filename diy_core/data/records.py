@@ -22,6 +22,7 @@ TEXT, MESSAGES, CONVERSATIONS, PROMPT = "text", "messages", "conversations", "pr
 _COMPLETION = "completion"
 _SYSTEM = ("system", "system_prompt")
 _BESIDE = ("tools", "functions", "documents", *_SYSTEM, "chat_template_kwargs")
+_WEIGHTS = ("weight", "sample_weight", "loss_weight")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 # Columns of other kinds of training, by what those are, and what to do.
 _OTHER_KINDS = {
@@ -98,7 +99,7 @@ def columns_to_read(names: Iterable[str], wanted: str | None) -> list[str]:
     """The columns of a table that `read_record` looks at; the others need not be read."""
     known = {wanted, TEXT, MESSAGES, CONVERSATIONS, PROMPT, _COMPLETION, *_BESIDE, *_MEDIA}
     known |= {name for columns, _ in _OTHER_KINDS.values() for name in columns}
-    known |= {"label", "weight", "mask", *_ALPACA}
+    known |= {"label", "mask", *_WEIGHTS, *_ALPACA}
     return [name for name in names if name in known]
 
 
@@ -165,10 +166,10 @@ def _chat(turns: tuple[list[dict[str, Any]], list[bool]], held: Mapping[str, Any
         raise ValueError(
             f"holds {found[0]} beside a chat, and only text is learnt: leave such records out"
         )
-    if "weight" in held and held["weight"] != 1:
+    if found := [name for name in _WEIGHTS if held.get(name, 1) != 1]:
         raise ValueError(
-            f"has weight {held['weight']!r} beside a chat, and records are not weighted: give each "
-            "message a weight of 0 or 1"
+            f"has {found[0]} {held[found[0]]!r} beside a chat, and records are not weighted: give "
+            "each message a weight of 0 or 1"
         )
     if str(held.get("mask", "User")).lower() not in ("user", "human"):
         raise ValueError(

@@ -1,7 +1,8 @@
 """The turns of a chat as data sets write them: OpenAI's messages, ShareGPT's from and value.
 
 Whether an answer is to be learnt stands beside it under several names: `weight` (OpenAI, Mistral),
-`train` and `training` (axolotl), `loss` (ms-swift). All of them take 0 and 1, false and true.
+`train` and `training` (axolotl), `loss` and `loss_scale` (ms-swift). All take 0 and 1, false and
+true.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 Turns = tuple[list[dict[str, Any]], list[bool]]
 
-_FLAGS = ("weight", "train", "training", "loss")
+_FLAGS = ("weight", "train", "training", "loss", "loss_scale", "loss_weight")
 _PARTLY = ("train_detail", "training_detail", "loss_mask")  # which characters or tokens count
 _ROLES = {
     "human": "user",

@@ -360,7 +360,12 @@ LINK = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
         (FIRST, [LINK, TEXT], r"does not write part 0 of message 0 \(image_url\)"),
         (SIGHT, [TEXT, LINK], r"does not write part 1 of message 0 \(image_url\)"),
         (PRINTED, [TEXT], "takes only strings as content.* join its texts"),
-        (JOINED, [TEXT], "failed: TypeError: can only concatenate str"),
+        (
+            JOINED,
+            [TEXT],
+            "takes only strings .* of message 0 is a list: .*can only concatenate str",
+        ),
+        ("{{ 1 + messages[0].content }}", [TEXT], "given failed: TypeError: unsupported operand"),
         ("{% for m in messages %}.{% endfor %}", [TEXT], "."),
         (STRINGS, [TEXT], "does not write the content of message 0"),
     ],

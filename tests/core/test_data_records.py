@@ -33,6 +33,7 @@ USER = {"role": "user", "content": "the"}
 ANSWER = {"role": "assistant", "content": "he 20"}
 ASKED = "<|turn|>user:the<|end|><|turn|>assistant:"
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+QUOTED = {"type": "function", "function": {"name": "f", "arguments": '{"x": "2"}'}}
 TOOLS = "<tool>" + json.dumps([TOOL])
 
 
@@ -147,6 +148,7 @@ def test_a_record_is_written_and_counted(
         (({"train": False}, {"train": True}), ["he 20<|end|>"]),
         (({"training": True}, {"training": False}), ["he 20<|end|>"]),
         (({"loss": False}, {"loss": None}), ["he 20<|end|>"]),
+        (({"loss_scale": 0.0}, {"loss_weight": 1}), ["he 20<|end|>"]),
         (({"weight": 0, "loss": False}, {}), ["he 20<|end|>"]),
     ],
 )
@@ -164,6 +166,12 @@ def test_the_answer_that_counts_is_the_one_that_is_marked(tmp_path: Path) -> Non
     row = {"messages": [USER, {**first, "weight": 0}, USER, second]}
     for i, template in enumerate((TEMPLATE, MARKED)):
         assert encoded(model(tmp_path / f"{i}", template), row)[1] == ["20<|end|>"]
+
+
+def test_arguments_in_a_text_go_to_a_template_that_takes_them(tmp_path: Path) -> None:
+    path = model(tmp_path / "model", TEMPLATE.replace("function | tojson", "function.arguments"))
+    row = {"messages": [USER, {"role": "assistant", "tool_calls": [QUOTED]}]}
+    assert encoded(path, row)[1] == ['{"x": "2"}<|end|>']
 
 
 def test_flags_do_not_reach_the_template(tmp_path: Path) -> None:
@@ -199,6 +207,8 @@ CHAT = [USER, ANSWER]
         ({"prompt": "a", "completion": CHAT}, "two texts or two lists, got str and list"),
         ({"messages": CHAT, "images": ["a.png"]}, "holds images beside a chat"),
         ({"messages": CHAT, "weight": 0.5}, "has weight 0.5 beside a chat"),
+        ({"messages": CHAT, "sample_weight": 2}, "has sample_weight 2 beside a chat"),
+        ({"messages": [USER, ANSWER | {"loss_scale": 0.3}]}, "message 1 has loss_scale 0.3"),
         ({"messages": CHAT, "tools": "no JSON"}, "holds tools as a text that is no JSON"),
         ({"messages": CHAT, "tools": {"name": "f"}}, "needs tools as a list of objects, got dict"),
         ({"messages": CHAT, "tools": [TOOL], "functions": [{}]}, "tools and functions: keep tools"),
@@ -247,6 +257,11 @@ def test_a_record_with_another_or_no_one_meaning_is_refused(
         (TEMPLATE, {"messages": [USER, ANSWER | {"weight": 0}]}, "no answer that counts"),
         (TEMPLATE, {"prompt": CHAT, "completion": [USER]}, "no answer that counts"),
         (TEMPLATE, {"prompt": "a", "completion": ""}, "the completion is empty"),
+        (
+            TEMPLATE,
+            {"messages": [USER, {"role": "assistant", "tool_calls": [QUOTED]}]},
+            "arguments of a call in message 1 as a quoted text",
+        ),
         (
             MARKED,
             {"messages": [USER, ANSWER | {"thinking": "20"}]},
