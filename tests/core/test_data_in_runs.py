@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 import subprocess
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from diy_core.data import DataError, TokenData, prepare
+from diy_core.data import DataError, TokenData, prepare, tokenizer_hash
 from diy_core.training import opening_data
 from diy_core.training.assembling import Parts, assemble_parts
 from diy_core.training.config import DataConfig
+from diy_core.training.opening_model import keep_model, kept_tokenizer
 from diy_core.training.run_directory import RunDirectory
 from diy_torch.__main__ import main
+from tests.core.tokenizer_zoo import zoo
 from tests.data_files import files, jsonl
 from tests.training_runs import run_config
 
@@ -166,3 +169,17 @@ def test_prepared_data_that_were_moved_are_asked_for_and_a_link_will_do(
         start(tmp_path, step=3, **data)
     old.symlink_to(new)
     start(tmp_path, step=3, **data)
+
+
+@pytest.mark.parametrize("name", ["model_type qwen2, None", "model_type granite, GPT2Tokenizer"])
+def test_a_run_keeps_a_tokenizer_that_its_own_config_would_make_another(
+    tmp_path: Path, name: str
+) -> None:
+    for stem, content in zoo()[name].items():
+        (tmp_path / f"{stem}.json").write_text(json.dumps(content))
+    data = DataConfig(train=str(tmp_path / "a.jsonl"), tokenizer=str(tmp_path))
+    config = run_config(tmp_path / "run", tmp_path / "a.jsonl", data=data)
+    with RunDirectory(tmp_path / "run", lambda text: None) as directory:
+        directory.begin(config, resume=True)
+        keep_model(config, directory)
+        assert kept_tokenizer(directory) == tokenizer_hash(tmp_path)

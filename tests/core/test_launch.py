@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -87,6 +88,23 @@ def test_what_is_wrong_with_a_prompt_is_told_in_options(
     answer = ["--chat", "--chat-template", "rag", "--max-new-tokens", "1", "--device", "cpu"]
     assert main(["generate", str(tmp_path), "", *answer]) == 2  # a long prompt, and no other fault
     assert "shorten the prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [diy_torch.__main__.main, diy_jax.__main__.main])
+def test_ends_that_the_model_cannot_give_are_noted(
+    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(vocab_size=len(PIECES) + 1)
+    put(tmp_path, weights(config), config, eos_token_id=[9000, 9001], pad_token_id=-1)
+    put_tokenizer(tmp_path, pad_token=None)
+    words = ["generate", str(tmp_path), "the", "--max-new-tokens", "3", "--json", "--device", "cpu"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)["new_ids"]) == 3
+    assert f"note: {tmp_path}: eos_token_id 9000, 9001 was left out" in said.err
+    assert f"note: {tmp_path}: pad_token_id is -1" in said.err
+    assert main([*words, "--strict"]) == 2
+    assert "(refused: strict)" in capsys.readouterr().err
 
 
 HEAVY = {"numpy", "torch", "jax", "flax", "orbax", "transformers", "rich", "gguf", "tokenizers"}
