@@ -167,6 +167,7 @@ def _add_data(commands: Any) -> None:
         action="store_true",
         help="print one object: what was written, read and passed over (default: lines)",
     )
+    add_strict(data)
 
 
 def _add_export(commands: Any) -> None:
@@ -202,13 +203,13 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
                 from diy_core.training import command  # it needs the `train` extra
 
                 return command.run_late(what, words[1:], lambda: load().trainer())
-        if arguments.command == "data":
-            _prepare(arguments)
-        elif arguments.command == "export":
-            step, out = arguments.step, arguments.out
-            print(load().export(arguments.run, step, out, arguments.overwrite))
-        else:
-            with notes_of_command(strict=arguments.strict):
+        with notes_of_command(strict=getattr(arguments, "strict", False)):
+            if arguments.command == "data":
+                _prepare(arguments)
+            elif arguments.command == "export":
+                step, out = arguments.step, arguments.out
+                print(load().export(arguments.run, step, out, arguments.overwrite))
+            else:
                 _generate(arguments, load)
     except (CheckpointError, ValueError) as error:
         complain(f"{what}: {in_shell_words(str(error), parser, arguments.command)}")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from diy_core.config_keys import ABSENT_IN_FILE, nearest, notes_on, refuse_unsupported
+from diy_core.config_keys import ABSENT_IN_FILE, classes, nearest, notes_on, refuse_unsupported
 from diy_core.fields import require_float, require_int
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
@@ -117,7 +117,13 @@ class DIYConfig:
         for name in values:
             if name not in known:
                 near = nearest(name, known)
-                hint = f"did you mean {near}?" if near else f"choose among {', '.join(known)}"
+                hint = (
+                    "it goes into extra, or from_dict reads it with the rest of a config.json"
+                    if name in classes()
+                    else f"did you mean {near}?"
+                    if near
+                    else f"choose among {', '.join(known)}"
+                )
                 raise TypeError(f"DIYConfig has no {name}: {hint}")
         return super().__new__(cls)
 

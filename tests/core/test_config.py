@@ -496,6 +496,7 @@ def test_a_window_that_reaches_every_position_stops_doing_so_where_there_are_mor
     ("name", "words"),
     [
         ("hiden_size", "DIYConfig has no hiden_size: did you mean hidden_size?"),
+        ("hidden_act", "DIYConfig has no hidden_act: it goes into extra, or from_dict reads it"),
         ("zzz", "DIYConfig has no zzz: choose among vocab_size, hidden_size, "),
     ],
 )

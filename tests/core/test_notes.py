@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 
 from diy_core import CheckpointError, CheckpointNote
+from diy_core.command_line import build_parser, run
 from diy_core.notes import notes_of_command, refuse, settle
+from tests.oracles import tiny
+from tests.tiny_checkpoints import put, put_tokenizer, weights
 
 NOTES = ["two buffers were passed over", "the head is the embedding"]
 
@@ -47,3 +51,21 @@ def test_a_strict_command_is_strict_wherever_a_checkpoint_is_opened() -> None:
         with notes_of_command(strict=True), pytest.raises(CheckpointError) as refused:
             say("some/model", NOTES)
         assert len(refused.value.faults) == 2
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_twin_prepares_data_with_an_odd_tokenizer_unless_it_is_strict(
+    tmp_path: Path, strict: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(vocab_size=270)
+    put(tmp_path / "m", weights(config), config, eos_token_id=[0, 400])
+    put_tokenizer(tmp_path / "m")
+    (tmp_path / "text.txt").write_text("the 2020")
+    words = ["data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    words += ["--tokenizer", str(tmp_path / "m"), *(["--strict"] if strict else [])]
+    code = run(build_parser("diy-torch"), words, lambda: pytest.fail("nothing is loaded"))
+    err = capsys.readouterr().err
+    assert (code, (tmp_path / "out").exists()) == ((2, False) if strict else (0, True))
+    assert err.count("eos_token_id 400 was left out") == 1
+    assert ("(refused: strict)" in err) == strict
+    assert err.startswith("note: ") != strict
