@@ -26,6 +26,7 @@ from diy_core.tokenizer import Tokenizer
 _FUNCTION, _OPEN, _CLOSE = "_diy_answer", "\ue0f0", "\ue0f1"
 # What chat_template_kwargs cannot say: it is decided by what is learnt.
 _FIXED = {"messages", "chat_template", "continue_final_message", "add_generation_prompt"}
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 _TAG = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
@@ -72,6 +73,29 @@ def encode_chat(
             "the assistant: there is nothing to learn from it"
         )
     return ids, counted
+
+
+def unread_keys(tokenizer: Tokenizer, chat: Chat, known: dict[tuple[str, str], bool]) -> list[str]:
+    """The keys of a chat's messages that the chat template does not write.
+
+    Args:
+        tokenizer: with the template.
+        chat: that `encode_chat` took.
+        known: by role and key whether it is written; what is not in it is found out and added.
+
+    Returns:
+        `messages.KEY` for each, once.
+    """
+    found: set[str] = set()
+    writer: _Writer | None = None
+    for i, message in enumerate(chat.messages):
+        for key in message.keys() - {"role", "content"}:
+            if (place := (message["role"], key)) not in known and message[key] not in _NOTHING:
+                writer = writer or _Writer(tokenizer, chat)
+                known[place] = writer.write_without(i, key) != writer.write(chat.messages)
+            if not known.get(place, True):
+                found.add(f"messages.{key}")
+    return sorted(found)
 
 
 class _Writer:
@@ -126,19 +150,20 @@ class _Writer:
                     "text, since they are one: give them as an object"
                 )
             for key in ("tool_calls", "function_call"):
-                if message.get(key) and self._write_without(i, key) == text:
+                if message.get(key) and self.write_without(i, key) == text:
                     raise ValueError(
                         f"the chat template does not write {key} of message {i}: train with a "
                         "template that does, or write the call as content"
                     )
 
-    def _write_without(self, i: int, key: str) -> str | None:
+    def write_without(self, i: int, key: str) -> str | None:
+        """The chat without a key of one of its messages; None: the template needs it."""
         messages = [dict(message) for message in self.chat.messages]
         del messages[i][key]
         messages[i].setdefault("content", "")
         try:
             return self.write(messages)
-        except ValueError:  # it needs the call
+        except ValueError:
             return None
 
 

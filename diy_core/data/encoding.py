@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diy_core.byte_tokenizer import BYTES, END_TOKEN_ID, is_byte_tokenizer
 from diy_core.checkpoints.kinds import refuse_gguf_file
-from diy_core.data.chats import encode_chat
+from diy_core.data.chats import encode_chat, unread_keys
 from diy_core.data.files import file_hash
 from diy_core.data.records import Chat, Completion, Document
 from diy_core.errors import CheckpointError
@@ -115,6 +115,12 @@ class Encoder:
                 "tokenizer and the model of this directory do not belong together"
             )
         return ids, counted
+
+    def unread(self, document: Document, known: dict[tuple[str, str], bool]) -> list[str]:
+        """What `encode` did not read of a document: see `unread_keys`."""
+        if not isinstance(document, Chat) or self._tokenizer is None:
+            return []
+        return unread_keys(self._tokenizer, document, known)
 
     def _encode_completion(
         self, document: Completion

@@ -77,10 +77,12 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shar
     """
     rows, flags, hashes = [], [], []
     reader.counts = Counts()
+    known: dict[tuple[str, str], bool] = {}  # for each shard anew: whoever makes it, it is the same
     for part in parts:
         for where, document in reader.read(part):
             try:
                 ids, counted = encoder.encode(document)
+                reader.counts.pass_over_columns(encoder.unread(document, known))
             except ValueError as error:
                 raise DataError(where, str(error)) from error
             if ids.size:

@@ -174,6 +174,18 @@ def test_arguments_in_a_text_go_to_a_template_that_takes_them(tmp_path: Path) ->
     assert encoded(path, row)[1] == ['{"x": "2"}<|end|>']
 
 
+def test_keys_of_messages_that_the_template_does_not_write_are_named(tmp_path: Path) -> None:
+    template = TEMPLATE.replace("+ m.role +", "+ (m.name or m.role) +")
+    path, file = model(tmp_path / "model", template), tmp_path / "chats.jsonl"
+    named = {"messages": [USER | {"name": "ann", "id": 7, "mask": False}, ANSWER | {"id": 8}]}
+    called = {"messages": [USER, ANSWER | {"tool_calls": [{"function": {"name": "f"}}]}]}
+    rows = [named, called, {"messages": [USER | {"mood": ""}, ANSWER]}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = prepare(file, tmp_path / "out", tokenizer=str(path))
+    assert data.report is not None
+    assert data.report["columns"] == {"messages.id": 1, "messages.mask": 1}
+
+
 def test_flags_do_not_reach_the_template(tmp_path: Path) -> None:
     template = "{{ messages | tojson }}{% generation %}x<|end|>{% endgeneration %}"
     row = {"messages": [USER, ANSWER | {"weight": 1, "train": True, "name": "a"}]}
