@@ -15,6 +15,7 @@ import optax
 import orbax.checkpoint as v0
 import pytest
 from flax import nnx
+from flax.training.checkpoints import save_checkpoint
 from flax.training.train_state import TrainState
 from orbax.checkpoint import v1
 
@@ -71,6 +72,8 @@ SAVES: dict[str, Save] = {
     "v0 StandardCheckpointer": by_standard,
     "v0 PyTreeCheckpointer": lambda path, tree: v0.PyTreeCheckpointer().save(path, tree),
     "v0 without OCDBT": lambda path, tree: v0.PyTreeCheckpointer(use_ocdbt=False).save(path, tree),
+    "v0 with zarr 3": lambda path, tree: v0.PyTreeCheckpointer(use_zarr3=True).save(path, tree),
+    "flax": lambda path, tree: save_checkpoint(path, tree, 3),
     "v0 CheckpointManager": lambda path, tree: by_manager(path, tree, 100),
     "v0 named steps": lambda path, tree: by_manager(
         path, tree, 7, step_prefix="ckpt", step_format_fixed_length=8
@@ -105,6 +108,13 @@ TREES: dict[str, tuple[Any, str | None]] = {
     "an average beside": (
         {"params": params(), "ema_params": params(1), "step": jnp.zeros((), jnp.int32)},
         "only params was read, and ema_params, step left out",
+    ),
+    "variables with statistics": (
+        {
+            "params": {"params": params(), "batch_stats": {"mean": jnp.ones(3)}},
+            "step": jnp.ones(()),
+        },
+        "only params/params was read, and params/batch_stats, step left out",
     ),
     "an nnx.State": (nnx.State(jax.tree.map(nnx.Param, params())), None),
 }
@@ -192,11 +202,19 @@ def renamed() -> Tree:
     return {"transformer": {"wte": {"embedding": jnp.ones((4, 3))}}}
 
 
+def numbered() -> Tree:
+    tree = params()
+    layers = {str(i): tree["model"].pop(f"layers_{i}") for i in range(CONFIG.num_hidden_layers)}
+    tree["model"]["layers"] = layers
+    return tree
+
+
 FAULTS: dict[str, tuple[Callable[[], Tree], str]] = {
     "stacked layers": (
         stacked,
         r"all layers stacked in one array, as nn\.scan leaves them \(model",
     ),
+    "layers under another name": (numbered, r"missing tensor model/layers_0/attention"),
     "other names": (renamed, r"holds transformer/wte/embedding, \.\.\., and not the parameters of"),
     "two sets": (
         lambda: {"a": params(), "b": params()},
