@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from diy_core.command_line import Commands, Generate, build_parser, run
+from diy_core.command_line import Commands, build_parser, run
+from diy_core.generate_command import Generate
 from diy_jax.device import choose_device
 from diy_jax.generate import generate
 from diy_jax.model import DIYForCausalLM

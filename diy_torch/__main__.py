@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diy_core.command_line import Commands, Generate, build_parser, run
+from diy_core.command_line import Commands, build_parser, run
+from diy_core.generate_command import Generate
 from diy_torch.device import choose_device
 from diy_torch.generate import generate
 from diy_torch.model import DIYForCausalLM

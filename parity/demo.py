@@ -20,7 +20,7 @@ import diy_jax
 import diy_torch
 from diy_core.checkpoints.gguf_import import find_smollm2, import_gguf
 from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.command_line import printer
+from diy_core.generate_command import printer
 from diy_core.mapping import tensors
 from diy_core.tokenizer import Tokenizer
 from parity import report

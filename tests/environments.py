@@ -44,8 +44,14 @@ class Environment:
         self.bin = folder / "bin"
         (site,) = folder.glob("lib/python*/site-packages")
         pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python")]
-        options = ["install", "--quiet", "--no-index", "--no-deps", "--disable-pip-version-check"]
-        subprocess.run([*pip, *options, str(wheel)], check=True)
+        options = [
+            "--quiet",
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+            "--disable-pip-version-check",
+        ]
+        subprocess.run([*pip, "install", *options, str(wheel)], check=True)
         (metadata,) = site.glob("diy_lm-*.dist-info")
         installed = importlib.metadata.Distribution.at(metadata)
         for distribution in required(installed, extras):

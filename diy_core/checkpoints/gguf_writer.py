@@ -89,7 +89,7 @@ class GGUFWriter(Writer):
                 raise CheckpointError(
                     self._path,
                     f"tensor {name} is {tensor.dtype}, and llama.cpp runs float32, float16 and "
-                    "bfloat16: choose one with --dtype",
+                    "bfloat16: choose one of them, such as dtype='float32'",
                 )
 
     def _metadata(self, source: Reader) -> dict[str, Any]:
