@@ -119,7 +119,8 @@ class RunTests(Twin):
         empty = [row["step"] for row in found if row["tokens"] == 0]
         assert len(empty) >= 5
         for row in found:
-            assert (row["loss"] is None) == row["skipped"] == (row["step"] in empty)
+            nothing = row["step"] in empty
+            assert (row["loss"] is None) == (row["grad_norm"] is None) == row["skipped"] == nothing
         for step in empty[1:]:
             assert same_bits(runs.state("prompts", step - 1), runs.state("prompts", step))
         assert runs.position("prompts", 7)["tokens"] == 2 * len("mats") + 2

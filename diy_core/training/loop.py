@@ -8,6 +8,7 @@ happens than the next step (an evaluation, a checkpoint, the end) every result h
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from diy_core.training.config import TrainConfig
@@ -178,6 +179,8 @@ class _Run:
         loss, norm, tokens = float(result.loss), float(result.grad_norm), int(result.tokens)
         skipped, old = bool(result.skipped), self._position
         uncounted = skipped and not tokens  # says nothing about the weights, good or bad
+        if uncounted:
+            loss = norm = math.nan  # a mean of nothing, whatever a twin makes of it
         streak = old.skipped_in_a_row + 1 if skipped else 0
         self._position = dataclasses.replace(
             old,

@@ -66,7 +66,7 @@ class FakeTrainer:
         gradient = self.weights - np.float32(batch["input_ids"].mean())
         loss, norm = np.float32((gradient**2).mean()), np.float32(np.linalg.norm(gradient))
         if step in self.options.get("empty_at", ()):
-            return Result(np.float32(np.nan), np.float32(np.nan), np.int32(0), np.bool_(True))
+            return Result(np.float32(np.nan), np.float32(0), np.int32(0), np.bool_(True))
         if step in self.options.get("nan_at", ()):
             return Result(np.float32(np.nan), np.float32(np.inf), tokens, np.bool_(True))
         self.mean = np.float32(0.9) * self.mean + gradient
