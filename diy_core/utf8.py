@@ -17,7 +17,8 @@ _SIGNS = {
     b"PAR1": "parquet: add .parquet to its name",
     b"ARROW1": "an Arrow file: save it as parquet or JSON lines first",
     b"%PDF-": "a PDF: extract its text first",
-    b"\x89PNG": "a picture",
+    b"\x89PNG": "a picture: leave it out",
+    b"\x00\x05\x16\x07": "a resource fork of macOS: leave it out",
     b"version https://git-lfs.github.com/spec/": "a Git LFS pointer and not the file itself: fetch "
     "it with git lfs pull",
 }

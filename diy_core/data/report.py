@@ -26,7 +26,7 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
 
     Returns:
         files: how many were read of each ending.
-        packed: the first names of those that were unpacked as they were read.
+        packed: `count` and first `names` of those that were unpacked as they were read.
         passed_over: by the reason, `count` and the first `names`.
         same_content: groups of names of files that were read and are equal.
         same_name: groups that differ in how they are packed alone.
@@ -41,9 +41,10 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
     for source in sources:
         equal.setdefault(source.sha256, []).append(source.path)
         unpacked.setdefault(_unpacked(source.path), []).append(source.path)
+    packed = [source.path for source in sources if form_of(source.path).packing]
     return {
         "files": dict(sorted(endings.items())),
-        "packed": [source.path for source in sources if form_of(source.path).packing][:_MOST_NAMES],
+        "packed": {"count": len(packed), "names": packed[:_MOST_NAMES]},
         "passed_over": {
             why: {"count": len(names), "names": names[:_MOST_NAMES]}
             for why, names in sorted(found.passed_over.items())
@@ -77,9 +78,8 @@ def what_was_not(told: Mapping[str, Any]) -> list[str]:
         told: of `report`.
     """
     said = []
-    if packed := told["packed"]:
-        number = sum(n for ending, n in told["files"].items() if form_of(ending).packing)
-        said.append(f"unpacked and read: {folded(packed, of=number)}")
+    if (packed := told["packed"])["count"]:
+        said.append(f"unpacked and read: {folded(packed['names'], of=packed['count'])}")
     for why, passed in told["passed_over"].items():
         first = folded(passed["names"], of=passed["count"])
         said.append(f"passed over, {why}: {first}")

@@ -18,7 +18,7 @@ from tests.data_files import jsonl, texts
 
 EXPECTED = {
     "files": {".jsonl": 1, ".parquet": 1, ".txt": 2, ".txt.gz": 1},
-    "packed": ["{}/c.txt.gz"],
+    "packed": {"count": 1, "names": ["{}/c.txt.gz"]},
     "passed_over": {
         "hidden": {"count": 1, "names": ["{}/.DS_Store"]},
         "of a kind that is not read": {"count": 5, "names": [f"{{}}/{i}.csv" for i in range(5)]},
@@ -104,6 +104,7 @@ def test_the_command_says_it_in_lines_or_as_json(
         ("a.txt", b"text\0\0", r"byte 4 is NUL \(0x00\)"),
         ("a.jsonl", b'{"text": "x"}\n\0\0\0', r"line 2: byte 14 is NUL \(0x00\)"),
         ("a.jsonl", gzip.compress(b"{}"), "a.jsonl: looks like gzip data: add .gz to its name"),
+        ("a.txt", b"\0\x05\x16\x07\0\x02", "looks like a resource fork of macOS: leave it out"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "LFS pointer .*lfs pull"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\n", "LFS pointer .*lfs pull"),
     ],
@@ -114,6 +115,19 @@ def test_other_encodings_are_named_with_the_place(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         prepare(tmp_path, tmp_path / "out", tokenizer="bytes")
+
+
+def test_packed_files_are_counted_whatever_they_are_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [tmp_path / f"{i}.gz" for i in range(5)]
+    for name in names:
+        name.write_bytes(gzip.compress(name.name.encode()))
+    data = prepare(names, tmp_path / "out", tokenizer="bytes", progress=True)
+    assert data.report is not None
+    assert data.report["packed"]["count"] == 5
+    first = ", ".join(map(str, names[:3]))
+    assert f"unpacked and read: {first} and 2 more\n" in capsys.readouterr().err
 
 
 def test_line_ends_of_windows_separate_records_and_stay_in_texts(tmp_path: Path) -> None:
