@@ -110,8 +110,8 @@ LAST_ROWS = [
 ]
 TIED_HEAD = "lm_head.weight"
 TIED_EMBEDDING = "model.embed_tokens.weight"
-# The number of a layer, in a name of any world.
-_NUMBER = re.compile(r"(?<=layers[._])\d+|(?<=blk\.)\d+|(?<=h\.)\d+|(?<=blocks\.)\d+")
+# The number of a layer (or of an expert in it), in a name of any world.
+_NUMBER = re.compile(r"(?<=layers_)\d{1,9}(?!\d)|(?<![^./])\d{1,9}(?![^./])")
 _FEW, _EACH = 3, 6  # faults that are alike and stand alone; faults of each side that come first
 
 
@@ -209,9 +209,9 @@ def _folded(what: str, shapes: Mapping[str, str]) -> list[str]:
         if len(names) <= _FEW:
             lines += [f"{what} tensor {name} {shape}" for name in names]
             continue
-        numbers = [match[0] for name in (names[0], names[-1]) if (match := _NUMBER.search(name))]
+        numbers = sorted(int(match[0]) for name in names if (match := _NUMBER.search(name)))
         lines.append(
-            f"{what} tensor {pattern} {shape}, {len(names)} of them: {' to '.join(numbers)}"
+            f"{what} tensor {pattern} {shape}, {len(names)} of them: {numbers[0]} to {numbers[-1]}"
         )
     return lines
 

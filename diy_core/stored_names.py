@@ -29,6 +29,9 @@ WRAPPERS = {
     "_forward_module": "a trainer",
 }
 _FIRST = {"hf": "layers.0.input_layernorm.weight", "torch": "layers.0.attention_norm.weight"}
+_ADAPTERS = (
+    "there are adapters beside the weights: merge them (peft's merge_and_unload), and save that"
+)
 _MOST_PREFIXES = 8  # of a file that is worth a look
 _ROTARY = re.compile(
     r"(.*\.)?((rotary|rope|rotary_pos)(_emb|_embedding)?\.)"
@@ -101,6 +104,7 @@ def read_names(found: Shapes, config: DIYConfig, world: World = "hf") -> Reading
             return reading
         if best is None or len(names.keys() & wanted) > len(best.names.keys() & wanted):
             hint = [f"{note}: even so, not all tensors fit"] if note else []
+            hint += [_ADAPTERS] if any(".lora_" in name for name in rest) else []
             best = dataclasses.replace(reading, faults=hint + faults)
     assert best is not None
     return best

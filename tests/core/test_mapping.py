@@ -151,13 +151,20 @@ def test_faults_that_are_alike_in_many_layers_are_one_and_all_sides_are_seen() -
     config = DIYConfig(**SMALL | {"num_hidden_layers": 30}, tie_word_embeddings=True)
     wanted = {tensor.hf: tensor.shape for tensor in tensors(config)}
     for name in ("model.norm.weight", "model.embed_tokens.weight"):
-        found = {name: wanted[name], **{f"h.{i}.attn.c_attn.weight": (8, 4) for i in range(30)}}
+        found = {f"h.{i}.attn.c_attn.weight": (8, 4) for i in sorted(range(30), key=str)}
+        found[name] = wanted[name]
         faults = match(found, wanted)
         assert len(faults) == 11
         assert "missing tensor model.layers.*.mlp.up_proj.weight (20, 12), 30 of them: 0 to 29" in (
             faults
         )
         assert faults[-1] == "unexpected tensor h.*.attn.c_attn.weight (8, 4), 30 of them: 0 to 29"
+    experts = {f"layers.{i}.experts.{j}.w1.weight": (2,) for i in range(4) for j in range(8)}
+    assert match(experts, {}) == [
+        "unexpected tensor layers.*.experts.*.w1.weight (2,), 32 of them: 0 to 3"
+    ]
+    absurd = {f"layers.{digit * 5000}.w": (1,) for digit in "123456"}
+    assert len(match(absurd, {})) == 6
     strange = {f"{letter}.weight": (1,) for letter in "abcdefghijklmn"}
     error = str(CheckpointError("m", match(strange, wanted)))
     assert "missing tensor model.embed_tokens.weight" in error

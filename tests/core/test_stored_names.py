@@ -112,6 +112,18 @@ def test_a_second_copy_of_the_embedding_may_have_the_prefix_too(tmp_path: Path, 
     assert reader.notes[1].startswith(f"{HEAD} was dropped: it equals the embedding")
 
 
+def test_adapters_that_were_not_merged_are_called_so(tmp_path: Path) -> None:
+    base = QUERY.removesuffix("weight")
+    arrays = {f"base_model.model.{name}": array for name, array in weights().items()}
+    query = arrays.pop(f"base_model.model.{QUERY}")
+    arrays[f"base_model.model.{base}base_layer.weight"] = query
+    arrays[f"base_model.model.{base}lora_A.default.weight"] = np.ones((2, 16), np.float32)
+    with pytest.raises(CheckpointError) as refused:
+        HFReader(put(tmp_path, arrays))
+    assert refused.value.faults[1].startswith("there are adapters beside the weights: merge them")
+    assert f"missing tensor {QUERY} (16, 16)" in refused.value.faults
+
+
 def test_two_tensors_that_would_be_one_are_no_reading() -> None:
     shapes = {tensor.hf: tensor.shape for tensor in tensors(CONFIG)}
     found = shapes | {f"module.{NORM}": (16,)}
