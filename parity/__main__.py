@@ -20,6 +20,7 @@ from diy_core.arguments import (
 from diy_core.errors import CheckpointError
 from diy_core.notes import add_strict, notes_of_command
 from diy_core.requirements import missing, require
+from parity.check_kinds import DTYPES, KINDS, require_supported
 from parity.checkpoint_commands import add_checkpoint_commands
 from parity.model_command import add_model_command
 from parity.progress import spinner
@@ -136,6 +137,8 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    names = tuple(name.strip() for name in (arguments.checks or "").split(",") if name.strip())
+    require_supported(arguments.dtype or DTYPES, names or tuple(KINDS))
     if not arguments.model:
         return _check_one_or_all(arguments, None)
     from parity.directories import as_directory

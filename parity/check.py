@@ -18,20 +18,18 @@ from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, tensors
 from parity import lines
 from parity.adamw import run_optimizers
+from parity.check_kinds import DTYPES, KINDS, require_supported
 from parity.compare import Check
 from parity.control import allowance
 from parity.decoding import Decoding, cached_logits, greedy
 from parity.environment import Device, exact
 from parity.pair import Batch, Observation, Pair, release_memory
 from parity.plan import (
-    DTYPES,
-    KINDS,
     Plan,
     left_out,
     make_batch,
     plan_for,
     random_batch,
-    require_supported,
 )
 from parity.series import (
     BACKWARD_POSITIONS,

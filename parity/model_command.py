@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from diy_core.requirements import is_installed
 from parity.checkpoint_commands import outcome
 from parity.progress import bar
 
@@ -40,6 +41,7 @@ def _model(arguments: argparse.Namespace) -> int:
         done = convert(source, out, to="hf", overwrite=arguments.overwrite, progress=progress)
     print(outcome(out, done))
     print(f"what was run: {shlex.join(['parity', 'convert', str(source), str(out)])}")
-    ask = ["diy-torch", "generate", str(out), QUESTION, "--chat"]
+    program = "diy-torch" if is_installed("torch") else "diy-jax"
+    ask = [program, "generate", str(out), QUESTION, "--chat"]
     print(f"to ask it: {shlex.join(ask)}")
     return 0

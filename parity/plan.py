@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.arguments import did_you_mean
 from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
 from parity.adamw import Recipe
+from parity.check_kinds import KINDS
 from parity.pair import Batch
 
-DTYPES = ("float64", "float32", "bfloat16")
-# In which dtypes each kind of check is made.
-KINDS: dict[str, tuple[str, ...]] = {
-    "logits": DTYPES,
-    "blocks": DTYPES,
-    "gradients": DTYPES,
-    "decode": DTYPES,
-    "chunked": ("float64",),
-    "ragged": ("float64",),
-    "optimizer": ("float64",),
-    "training": ("float64", "float32"),
-}
 _LARGE = 20_000_000  # parameters: from here on less is compared, so that a check takes minutes
 _SLOW = ("optimizer", "training")
 
@@ -88,26 +75,6 @@ def left_out(plan: Plan) -> str:
         f"left out, since the model is large: {', '.join(kinds)} "
         f"(--checks {','.join(kinds)} makes them)"
     )
-
-
-def require_supported(dtypes: Sequence[str], kinds: Sequence[str]) -> None:
-    """Raise where a choice of dtypes and kinds of check is not to be had.
-
-    Raises:
-        ValueError: an unknown dtype or kind, or a choice of both that leaves nothing to check.
-    """
-    for what, names, known in (("dtype", dtypes, DTYPES), ("check", kinds, tuple(KINDS))):
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(
-                f"{what} {unknown[0]!r} is not supported; choose one of {list(known)}"
-                f"{did_you_mean(unknown[0], known)}"
-            )
-    if not any(dtype in KINDS[kind] for kind in kinds for dtype in dtypes):
-        where = [f"{kind} in {', '.join(KINDS[kind])}" for kind in kinds]
-        raise ValueError(
-            f"nothing to check in {', '.join(dtypes) or 'no dtype'}: there is "
-            f"{'; '.join(where) or 'no kind of check'}"
-        )
 
 
 def make_batch(config: DIYConfig, plan: Plan) -> Batch:

@@ -66,14 +66,18 @@ def add_trace_commands(
 
 
 def _trace(arguments: argparse.Namespace) -> int:
+    from diy_core.checkpoints.kinds import kind_of
+
+    if arguments.tokens < 1:
+        raise ValueError(f"--tokens must be at least 1, got {arguments.tokens}")
+    for path in (arguments.one, arguments.other or arguments.one):
+        kind_of(path)  # what is no checkpoint is said before the frameworks are imported
     from rich.console import Console
 
     from parity import report
     from parity.environment import choose_device
     from parity.twin_trace import trace_twins
 
-    if arguments.tokens < 1:
-        raise ValueError(f"--tokens must be at least 1, got {arguments.tokens}")
     with spinner() as progress:
         progress("tracing")
         result = trace_twins(

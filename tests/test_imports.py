@@ -108,3 +108,29 @@ def test_parity_loads_no_framework_before_it_needs_one() -> None:
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert done.stdout == "set() to_flax\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "nowhere"], "nowhere: does not exist"),
+        (["check", "--checks", "logts"], "did you mean logits?"),
+        (["check", "--checks", "training", "--dtype", "bfloat16"], "nothing to check in bfloat16"),
+        (["trace", "nowhere"], "nowhere: does not exist"),
+        (["trace", "nowhere", "--tokens", "0"], "--tokens must be at least 1"),
+        (["convert", "nowhere", "x"], "nowhere: does not exist"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_with_a_command_is_said_before_a_framework_is_loaded(
+    words: list[str], said: str, tmp_path: Path
+) -> None:
+    source = (
+        "import sys; from parity.__main__ import main; code = main(sys.argv[1:]); "
+        "print(code, {'torch', 'jax', 'flax', 'orbax'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source, *words], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout == "2 set()\n", done.stderr
+    assert said in done.stderr

@@ -1,0 +1,40 @@
+"""The kinds of check and their dtypes; the command line reads them before any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diy_core.arguments import did_you_mean
+
+DTYPES = ("float64", "float32", "bfloat16")
+# In which dtypes each kind of check is made.
+KINDS: dict[str, tuple[str, ...]] = {
+    "logits": DTYPES,
+    "blocks": DTYPES,
+    "gradients": DTYPES,
+    "decode": DTYPES,
+    "chunked": ("float64",),
+    "ragged": ("float64",),
+    "optimizer": ("float64",),
+    "training": ("float64", "float32"),
+}
+
+
+def require_supported(dtypes: Sequence[str], kinds: Sequence[str]) -> None:
+    """Raise where a choice of dtypes and kinds of check is not to be had.
+
+    Raises:
+        ValueError: an unknown dtype or kind, or a choice of both that leaves nothing to check.
+    """
+    for what, names, known in (("dtype", dtypes, DTYPES), ("check", kinds, tuple(KINDS))):
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(
+                f"{what} {unknown[0]!r} is not supported; choose one of {list(known)}"
+                f"{did_you_mean(unknown[0], known)}"
+            )
+    if not any(dtype in KINDS[kind] for kind in kinds for dtype in dtypes):
+        where = [f"{kind} in {', '.join(KINDS[kind])}" for kind in kinds]
+        raise ValueError(
+            f"nothing to check in {', '.join(dtypes) or 'no dtype'}: there is "
+            f"{'; '.join(where) or 'no kind of check'}"
+        )
