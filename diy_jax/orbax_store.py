@@ -24,7 +24,7 @@ from diy_core.checkpoints.atomic import atomic_directory, recover
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
-from diy_core.checkpoints.orbax_layout import STATE, config_directory, locate
+from diy_core.checkpoints.orbax_layout import STATE, config_directory, is_whole, locate
 from diy_core.checkpoints.orbax_params import find_params
 from diy_core.checkpoints.safetensors_files import JSON_LIMIT
 from diy_core.checkpoints.side_files import SIDE_NAMES, copy_side_files
@@ -107,6 +107,11 @@ class OrbaxReader(Reader):
         except Exception as error:  # damaged files surface as exceptions of many kinds
             raise cannot_read(path, error) from error
         return metadata
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The directory; of one with several steps or items, that of the arrays."""
+        return [self.path if is_whole(self.path) else self._location.tree]
 
     def called(self, name: str) -> str:
         """The parameter's path in the Flax tree."""

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from diy_core.checkpoints.manifest import MANIFEST
 from diy_core.errors import naming
 from diy_core.notes import settle
 from parity.convert import convert, kind_of
@@ -25,5 +26,8 @@ def as_directory(path: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="parity-") as folder:
         directory = Path(folder) / "model"
         with naming(directory, Path(path)):
-            settle(path, convert(path, directory, to="hf").notes)
+            done = convert(path, directory, to="hf")
+            settle(path, done.notes)
+            if not done.source_verified:  # sums of our own making would agree with anything
+                (directory / MANIFEST).unlink()
             yield directory

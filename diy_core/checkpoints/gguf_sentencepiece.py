@@ -8,6 +8,7 @@ transformers writes into a tokenizer.json.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from tokenizers import Tokenizer, decoders, models, normalizers
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from diy_core.checkpoints.gguf_rules import UnknownTokenizer
 
 _SPACE = "\u2581"  # what stands for a space
+_LONGEST = 1024  # characters of a token; SentencePiece makes 16, unless told otherwise
 _BYTES = frozenset(f"<0x{value:02X}>" for value in range(256))
 
 
@@ -30,8 +32,8 @@ def build_sentencepiece(
         prefix: whether a space is put before a text.
 
     Raises:
-        UnknownTokenizer: the scores leave open what is joined first, or single bytes are
-            missing.
+        UnknownTokenizer: the scores leave open what is joined first, single bytes are missing, or
+            a token is longer than any is.
     """
     if missing := sorted(_BYTES - vocabulary.keys()):
         raise UnknownTokenizer(f"it has no token for some bytes, as {missing[0]}")
@@ -54,6 +56,10 @@ def build_sentencepiece(
 
 def _merges(vocabulary: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
     """All pairs of tokens that make a token, those of the highest score first."""
+    if not all(map(math.isfinite, scores)):
+        raise UnknownTokenizer("its scores are not all numbers")
+    if (longest := max(map(len, vocabulary))) > _LONGEST:  # every cut of it would be tried
+        raise UnknownTokenizer(f"it has a token of {longest} characters")
     found: list[tuple[float, str, str]] = []
     made: dict[float, str] = {}
     for (token, _), score in zip(vocabulary.items(), scores, strict=True):

@@ -154,10 +154,22 @@ def without_a_byte() -> dict[str, Any]:
     return values
 
 
+def with_a_long_token() -> dict[str, Any]:
+    values = trained()
+    return values | {"tokens": [*values["tokens"][:-1], "x" * 1025]}
+
+
+def with_a_score_that_is_no_number() -> dict[str, Any]:
+    values = trained()
+    return values | {"scores": [*values["scores"][:-1], float("nan")]}
+
+
 UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     "another model": (trained() | {"model": "bert"}, "tokenizer.ggml.model 'bert', is not one"),
     "equal scores": (with_equal_scores(), "have the same score"),
     "no byte": (without_a_byte(), "no token for some bytes, as <0x0A>"),
+    "no number": (with_a_score_that_is_no_number(), "its scores are not all numbers"),
+    "a long token": (with_a_long_token(), "it has a token of 1025 characters"),
     "no scores": (trained() | {"scores": None}, "the file has no tokenizer.ggml.scores"),
     "no types": (trained() | {"token_type": None}, "the file has no tokenizer.ggml.token_type"),
 }

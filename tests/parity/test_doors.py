@@ -21,7 +21,9 @@ from diy_core.mapping import flatten, tensors, unflatten
 from diy_core.tokenizer import Tokenizer
 from diy_torch.checkpoint import to_numpy
 from parity.__main__ import main as parity
+from parity.certificate import identify
 from parity.convert import convert, open_checkpoint
+from parity.directories import as_directory
 from tests.gguf_files import split
 from tests.oracles import tiny
 from tests.tiny_checkpoints import put, put_tokenizer, same, weights
@@ -133,6 +135,8 @@ def test_check_and_trace_read_every_kind(models: Path, kind: str, capsys: Captur
     words = ["--dtype", "float64", "--checks", "logits", "--device", "cpu", "--json", "-"]
     assert parity(["check", path, *words]) == 0
     assert json.loads(capsys.readouterr().out)["checks"]
+    with as_directory(path) as directory:
+        assert identify(directory).manifest == "agrees"
     words = ["--tokens", "4", "--no-backward", "--device", "cpu"]
     assert parity(["trace", path, str(models / "hf"), *words]) == 0
 
@@ -151,6 +155,15 @@ def test_parts_of_a_split_file_are_one_checkpoint(
     assert parity(["convert", str(parts[1]), str(parts[0]), "--overwrite"]) == 2
     assert "is the source itself" in capsys.readouterr().err
     assert [part.read_bytes() for part in parts] == before
+
+
+def test_a_check_does_not_verify_sums_of_its_own(models: Path, tmp_path: Path) -> None:
+    convert(models / "hf", tmp_path / "orbax")
+    (tmp_path / "orbax" / "diy_manifest.json").unlink()
+    with as_directory(tmp_path / "orbax") as directory:
+        assert identify(directory).manifest == "none"
+        assert same(dict(HFReader(directory).read_all()), weights(CONFIG))
+    assert not directory.exists()
 
 
 # The tokenizer of a GGUF file

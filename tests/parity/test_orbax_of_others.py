@@ -139,6 +139,7 @@ def test_the_newest_step_is_read_and_another_can_be_named(tmp_path: Path, config
     assert same(dict(reader.read_all()), weights(seed=100))
     (note,) = reader.notes
     assert note.startswith("step 100 was read, the newest of 3: give ")
+    assert reader.files == [path / "100" / "default"]
     for named in (path / "9", path / "9" / "default"):
         reader = OrbaxReader(named, config=config / "config.json")
         assert same(dict(reader.read_all()), weights(seed=9))
