@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,6 +54,17 @@ class Slot:
     end: int
 
 
+def _no_header(head: bytes, length: int, size: int) -> str:
+    """What a file begins with in place of the length of a header."""
+    if re.fullmatch(rb"[\t\n\r -~]{8,}", head) and (text := head.decode("ascii").strip()):
+        first = text.splitlines()[0]
+        return (
+            f"it is a text that begins with {first!r}, such as an error that came in place of the "
+            "file: download it again"
+        )
+    return f"a header of {length} bytes, in a file of {size} (a header may have {JSON_LIMIT})"
+
+
 def read_header(file: Path) -> dict[str, Slot]:
     """The tensors of one safetensors file, checked against the file's size and each other.
 
@@ -65,10 +77,9 @@ def read_header(file: Path) -> dict[str, Slot]:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, JSON_LIMIT):
+                stream.seek(0)
                 raise CheckpointError(
-                    file,
-                    f"{_UNREADABLE}: a header of {length} bytes, in a file of "
-                    f"{size} (a header may have {JSON_LIMIT})",
+                    file, f"{_UNREADABLE}: {_no_header(stream.read(32), length, size)}"
                 )
             text = stream.read(length)
         header = json.loads(text, object_pairs_hook=refuse_twice(file))

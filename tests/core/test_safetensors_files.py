@@ -142,3 +142,23 @@ def test_shards_are_as_full_as_they_may_be(tmp_path: Path, limit: int) -> None:
     for size, following in zip(sizes, list(shards.values())[1:], strict=False):
         assert size + arrays[following[0]].nbytes + headers > limit
     assert {1: count == len(arrays), 1 << 30: count == 1}.get(limit, 1 < count < len(arrays))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html>\n<html>", "it is a text that begins with '<!DOCTYPE html>', such as an"),
+        (b"\nEntry not found\n", "it is a text that begins with 'Entry not found', such as an"),
+        (b"<!DOCTYPE \x00html>", "a header of"),
+        (b" " * 9, "a header of"),
+        (b"text", "a header of"),
+    ],
+)
+def test_a_page_in_place_of_the_file_is_called_a_text(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        read_header(file)
+    assert f"m.safetensors: is no readable safetensors file: {said}" in str(caught.value)
