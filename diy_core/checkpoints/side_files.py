@@ -26,6 +26,9 @@ SIDE_FILES = (
     "merges.txt",
     "added_tokens.json",
     "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
+    "NOTICE.txt",
 )
 # All names that side files have in a directory: what a new model's replace of an older one.
 SIDE_NAMES = (*SIDE_FILES, TEMPLATES_FOLDER)

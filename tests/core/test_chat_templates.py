@@ -114,6 +114,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def ours(folder: Path) -> Tokenizer:
+    return Tokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
 def theirs(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
@@ -127,12 +132,14 @@ def outcome(call: Any) -> str | Exception:
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_the_text_is_that_of_transformers(folder: Path, theirs: Any, file: Path, name: str) -> None:
+def test_the_text_is_that_of_transformers(
+    ours: Tokenizer, theirs: Any, file: Path, name: str
+) -> None:
     given = {"chat_template": file.read_text(), **CONVERSATIONS[name]}
     messages = given.pop("messages")
     expected = outcome(lambda: theirs.apply_chat_template(messages, tokenize=False, **given))
     options = {"add_generation_prompt": False} | given
-    found = outcome(lambda: Tokenizer.from_pretrained(folder).chat(messages, **options))
+    found = outcome(lambda: ours.chat(messages, **options))
     if isinstance(expected, Exception) or name in REFUSED.get(file.stem, ()):
         assert isinstance(found, ValueError)
     else:
@@ -147,14 +154,13 @@ REFUSED = {
 }
 
 
-def test_most_conversations_are_written(folder: Path) -> None:
+def test_most_conversations_are_written(ours: Tokenizer) -> None:
     """A test of errors alone would show nothing."""
-    tokenizer = Tokenizer.from_pretrained(folder)
     written = 0
     for file in TEMPLATES:
         for given in CONVERSATIONS.values():
             with contextlib.suppress(ValueError):
-                tokenizer.chat(chat_template=file.read_text(), **given)
+                ours.chat(chat_template=file.read_text(), **given)
                 written += 1
     assert written > 0.6 * len(TEMPLATES) * len(CONVERSATIONS)
 
@@ -174,16 +180,38 @@ def test_most_conversations_are_written(folder: Path) -> None:
     ],
 )
 def test_what_a_template_is_given_is_that_of_transformers(
-    folder: Path, theirs: Any, template: str, name: str
+    ours: Tokenizer, theirs: Any, template: str, name: str
 ) -> None:
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", name: "hm"}]
     options = {"chat_template": template, "style": {"a": [np.float64(1.5), (True, None)]}}
     expected = outcome(lambda: theirs.apply_chat_template(messages, tokenize=False, **options))
-    found = outcome(lambda: Tokenizer.from_pretrained(folder).chat(messages, False, **options))
+    found = outcome(lambda: ours.chat(messages, False, **options))
     if isinstance(expected, Exception):
         assert isinstance(found, ValueError)
     else:
         assert found == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bos_token": None},
+        {"extra_special_tokens": {"image_token": "<|turn|>"}},
+        {"eot_token": "<|turn|>", "additional_special_tokens": ["<tool>"]},
+        {"mask_token": {"content": "<|turn|>", "__type": "AddedToken", "special": True}},
+    ],
+)
+def test_special_tokens_have_the_names_that_transformers_gives_them(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    names = ["bos", "eos", "unk", "pad", "sep", "cls", "mask", "eot", "image"]
+    template = "|".join(f"{{{{ {name}_token }}}}" for name in names)
+    put_tokenizer(tmp_path, chat_template=template, **settings)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    expected = theirs.apply_chat_template(CHAT, tokenize=False)
+    assert Tokenizer.from_pretrained(tmp_path).chat(CHAT) == expected
+    assert "<|end|>" in expected
 
 
 # Named templates
@@ -325,8 +353,7 @@ def test_what_would_have_no_effect_is_refused(
         ours.chat(CHAT, **options)
 
 
-def test_a_message_that_the_template_changes_cannot_go_on(folder: Path) -> None:
-    ours = Tokenizer.from_pretrained(folder)
+def test_a_message_that_the_template_changes_cannot_go_on(ours: Tokenizer) -> None:
     with pytest.raises(ValueError, match="does not write the last message as it stands"):
         ours.chat(
             CHAT, chat_template="{{ messages[0].content | upper }}", continue_final_message=True
@@ -371,9 +398,8 @@ LINK = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
     ],
 )
 def test_a_part_is_written_or_refused(
-    folder: Path, template: str, parts: list[Any], expected: str
+    ours: Tokenizer, template: str, parts: list[Any], expected: str
 ) -> None:
-    ours = Tokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": parts}]
     found = outcome(lambda: ours.chat(messages, chat_template=template))
     if isinstance(found, str):
