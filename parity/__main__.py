@@ -43,10 +43,10 @@ def build_parser() -> ArgumentParser:
         "check",
         help="prove that both twins compute the same from one model",
         description="Load one checkpoint into both twins and compare logits, every "
-        "module's output, every gradient, ragged and chunked cached decoding, the optimizers and "
-        "100 steps of training: in float64 to 1e-12 (gradients 1e-10, trained parameters 1e-9), in "
-        "float32 and bfloat16 by each twin's rounding error. Exits with 1 if a check fails, with 2 "
-        "if the model cannot be loaded.",
+        "module's output, every gradient, ragged and chunked cached decoding, gradients through "
+        "the cache, the optimizers and 100 steps of training: in float64 to 1e-12 (gradients "
+        "1e-10, trained parameters 1e-9), in float32 and bfloat16 by each twin's rounding error. "
+        "Exits with 1 if a check fails, with 2 if the model cannot be loaded.",
     )
     check.add_argument(
         "model",
@@ -64,8 +64,9 @@ def build_parser() -> ArgumentParser:
     check.add_argument(
         "--checks",
         metavar="NAME,...",
-        help="make these alone, of logits, blocks, gradients, decode, chunked, ragged, optimizer "
-        "and training (default: all; optimizer and training only for small models)",
+        help="make these alone, of logits, blocks, gradients, decode, chunked, ragged, "
+        "cache-gradients, optimizer and training (default: all; the last three only for small "
+        "models)",
     )
     check.add_argument(
         "--report",

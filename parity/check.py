@@ -1,4 +1,4 @@
-"""`parity check`: eight kinds of proof that the two twins are one function.
+"""`parity check`: nine kinds of proof that the two twins are one function.
 
 float64 is for the logic: relative L2 per tensor, position or parameter against the bounds below.
 float32 and bfloat16 are for the rounding: each twin's error against the float64 truth, pooled,
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, tensors
-from parity import lines
+from parity import cache_gradients, lines
 from parity.adamw import run_optimizers
 from parity.check_kinds import DTYPES, KINDS, require_supported
 from parity.compare import Check
@@ -149,6 +149,9 @@ class _Run:
                 found = pair.full_logits(self.ragged, twin)
                 alone = [pair.full_logits(row, twin) for row in self.ragged.rows()]
                 self._positions(f"ragged {twin}", self.ragged, found, np.concatenate(alone))
+        if "cache-gradients" in wanted:
+            self.progress("float64: gradients through the cache")
+            self.checks += cache_gradients.checks(pair, self.plan, self.device.name)
         if "optimizer" in wanted:
             self._optimizer(pair)
         if "training" in self.kinds:

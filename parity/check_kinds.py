@@ -15,6 +15,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "decode": DTYPES,
     "chunked": ("float64",),
     "ragged": ("float64",),
+    "cache-gradients": ("float64",),
     "optimizer": ("float64",),
     "training": ("float64", "float32"),
 }

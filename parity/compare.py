@@ -98,6 +98,7 @@ def worst_tensor(
     bound: float,
     dtype: str,
     device: str,
+    side: str = "flax",
 ) -> Check:
     """Compare tensor by tensor; on failure `where` is the first one past the bound.
 
@@ -107,7 +108,7 @@ def worst_tensor(
     Raises:
         ValueError: the two sides hold other tensors, or none: nothing would be proven.
     """
-    errors = tensor_errors(name, truth, found, "flax")
+    errors = tensor_errors(name, truth, found, side)
     past = [error.name for error in errors if not error.relative_l2 <= bound]
     worst = max(errors, key=lambda error: error.relative_l2)
     return Check(

@@ -7,7 +7,7 @@ the errors of both twins against that truth over one another, see `parity.compar
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,16 @@ def same_positions(name: str, batch: Batch, found: Logits, truth: Logits, device
         tensors=(tensor_error(LOGITS, found, truth, twin),),
     )
     return _with_agreement(check, batch, truth, {twin: found})
+
+
+def through_cache(
+    name: str, truth: Tensors, found: Mapping[str, Tensors], device: str
+) -> list[Check]:
+    """Float64: gradients that went through a cache in each twin, the worst tensor of each."""
+    return [
+        worst_tensor(f"{name} {twin}", truth, grads, GRADIENT_BOUND, "float64", device, twin)
+        for twin, grads in found.items()
+    ]
 
 
 def decode_rounding(

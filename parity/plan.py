@@ -16,7 +16,7 @@ from parity.check_kinds import KINDS
 from parity.pair import Batch
 
 _LARGE = 20_000_000  # parameters: from here on less is compared, so that a check takes minutes
-_SLOW = ("optimizer", "training")
+_SLOW = ("cache-gradients", "optimizer", "training")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Plan:
         decode_positions: tokens of its first row; each further one has a few less.
         chunks: sizes of the chunks in which the same rows are fed in the chunked check.
         ragged: lengths of the rows of the ragged check.
+        cache_rows: lengths of the documents of the check of gradients through the cache.
+        cache_chunk: tokens of a chunk there.
+        cache_prefix: and of the prefix that is learned.
         greedy_tokens: of the greedy continuation; 0 leaves it out.
         optimizer_steps: updates of the optimizer check; the states are exchanged half way.
         training_steps: updates of the training check.
@@ -47,6 +50,9 @@ class Plan:
     decode_positions: int = 320
     chunks: tuple[int, ...] = (97, 30, 130, 64)
     ragged: tuple[int, ...] = (48, 13)
+    cache_rows: tuple[int, ...] = (40, 27)
+    cache_chunk: int = 16
+    cache_prefix: int = 5
     greedy_tokens: int = 48
     optimizer_steps: int = 10
     training_steps: int = 100

@@ -75,8 +75,9 @@ def test_every_kind_of_check_is_made_also_where_positions_are_few(
     rounded = ["logits", "blocks", "gradients", "decode"]
     twice = [f"{kind} {twin}" for kind in ("chunked", "ragged") for twin in ("torch", "flax")]
     decoded = ["decode torch", "decode flax", "greedy tokens"]
+    cached = [f"cache-gradients{what} {t}" for what in ("", " prefix") for t in ("torch", "flax")]
     assert names == [
-        [*rounded[:3], *decoded, *twice, "optimizer", "training"],
+        [*rounded[:3], *decoded, *twice, *cached, "optimizer", "training"],
         [*rounded, "training"],
         rounded,
     ]
@@ -195,8 +196,8 @@ def test_large_models_are_checked_by_the_kinds_that_take_minutes(tmp_path: Path)
     config = dataclasses.replace(SMALLEST, vocab_size=1_300_000)
     tmp_path.joinpath("config.json").write_text(json.dumps(config.to_dict()))
     plan = plan_for(tmp_path)
-    assert set(KINDS) - set(plan.kinds) == {"optimizer", "training"}
-    assert re.search("left out.* optimizer, training", left_out(plan))
+    assert set(KINDS) - set(plan.kinds) == {"cache-gradients", "optimizer", "training"}
+    assert re.search("left out.* cache-gradients, optimizer, training", left_out(plan))
     assert left_out(Plan()) == ""
 
 

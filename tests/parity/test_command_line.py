@@ -70,7 +70,8 @@ def test_check_writes_the_record_and_the_table(
     assert all(set(check) == wanted for check in record["checks"])
     assert record["environment"]["versions"]["jax"]
     assert "The twins are equal" in err
-    assert "left out, since the model is large: chunked, ragged, optimizer, training" in err
+    kinds = "chunked, ragged, cache-gradients, optimizer, training"
+    assert f"left out, since the model is large: {kinds}" in err
     # The same model with a bound that nothing can meet: the command says so and fails.
     monkeypatch.setattr(parity.lines, "ACTIVATION_BOUND", 1e-20)
     assert main([*arguments[:-1], str(model.parent / "record.json")]) == 1
