@@ -51,14 +51,16 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """What the package offers, imported when it is asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, other = _HOMES[name].partition(".")
-    if name != "convert_checkpoint":
-        require(f"parity.{name}", "torch", "jax", extra="all")
-    return getattr(importlib.import_module(f"parity.{module}"), other or name)
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of them
+
+    def __getattr__(name: str) -> Any:
+        """What the package offers, imported when it is asked for."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, _, other = _HOMES[name].partition(".")
+        if name != "convert_checkpoint":
+            require(f"parity.{name}", "torch", "jax", extra="all")
+        return getattr(importlib.import_module(f"parity.{module}"), other or name)
 
 
 def __dir__() -> list[str]:

@@ -114,6 +114,7 @@ reveal_type(diy_torch.DIYConfig.from_pretrained("x").hidden_size)
 reveal_type(Tokenizer.from_pretrained("x").encode("x"))
 reveal_type(parity.to_flax({}, diy_torch.DIYConfig()))
 diy_torch.DIYConfig(hiden_size=3)
+parity.to_falx
 """
 
 
@@ -140,3 +141,4 @@ def test_mypy_sees_the_types_of_an_editable_install_in_a_script_elsewhere(tmp_pa
         "dict[str, Any]",
     ], done.stdout
     assert 'Unexpected keyword argument "hiden_size" for "DIYConfig"' in done.stdout
+    assert 'Module has no attribute "to_falx"' in done.stdout
