@@ -157,7 +157,9 @@ def _special_tokens_map(file: Path, values: Mapping[str, Any]) -> dict[str, Any]
 
 def _added_tokens(file: Path, values: Mapping[str, Any]) -> dict[int, AddedToken]:
     """added_tokens.json; a token is special where another file says so."""
-    named = [values[role] for role in ROLES if values.get(role)] + _extras(file, values)
+    named = [values[role] for role in ROLES if values.get(role)]
+    if values.get("extra_special_tokens"):
+        named += _extras(file, values)
     # Objects of tokenizer_config.json are no tokens yet where transformers compares them here.
     special = {text_of(token) for token in named if isinstance(token, (str, AddedToken))}
     found = {}

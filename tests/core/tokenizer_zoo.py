@@ -268,6 +268,17 @@ def _elsewhere():
         configured(extra_special_tokens=[role("<tool>", rstrip=True)])
         | {"added_tokens": {"<tool>": END}},
     )
+    yield (
+        "added_tokens.json, special in special_tokens_map.json",
+        {
+            "tokenizer": PIECES,
+            "special_tokens_map": {
+                "image_token": entry("<tool>"),
+                "additional_special_tokens": ["<tool>", "it"],
+            },
+            "added_tokens": {"<tool>": END, "it": END + 1},
+        },
+    )
     again = [*BYTE["added_tokens"], entry("</s>", id=END, special=False)]
     for class_name in ("PreTrainedTokenizerFast", "GPT2Tokenizer"):
         yield (
