@@ -24,14 +24,9 @@ _SYSTEM = ("system", "system_prompt")
 _BESIDE = ("tools", "functions", "documents", *_SYSTEM, "chat_template_kwargs")
 _WEIGHTS = ("weight", "sample_weight", "loss_weight")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
-# Columns of other kinds of training, by what those are, and what to do.
-_OTHER_KINDS = {
-    "preferences": (
-        ("rejected", "rejected_response", "rejected_messages", "non_preferred_output", "kto_tag"),
-        "write the answer to learn as the last of messages",
-    ),
-    "stepwise supervision": (("completions",), "write prompt and completion"),
-}
+# Columns of other kinds of training, where they hold texts or lists; of KTO_TAG true or false.
+_PREFERENCES = ("rejected", "rejected_response", "rejected_messages", "non_preferred_output")
+_KTO_TAG, _STEPWISE = "kto_tag", "completions"
 _ALPACA = {"instruction", "output"}
 
 
@@ -96,11 +91,12 @@ def read_record(row: Mapping[str, Any], wanted: str | None = None) -> tuple[Docu
 
 
 def columns_to_read(names: Iterable[str], wanted: str | None) -> list[str]:
-    """The columns of a table that `read_record` looks at; the others need not be read."""
-    known = {wanted, TEXT, MESSAGES, CONVERSATIONS, PROMPT, _COMPLETION, *_BESIDE, *_MEDIA}
-    known |= {name for columns, _ in _OTHER_KINDS.values() for name in columns}
-    known |= {"label", "mask", *_WEIGHTS, *_ALPACA}
-    return [name for name in names if name in known]
+    """The columns of a table that `read_record` looks at, none where it would find no document."""
+    forms = {wanted, TEXT, MESSAGES, CONVERSATIONS, PROMPT, *_ALPACA}
+    forms |= {*_PREFERENCES, _STEPWISE}
+    known = forms | {_COMPLETION, _KTO_TAG, "label", "mask", *_BESIDE, *_MEDIA, *_WEIGHTS}
+    listed = list(names)
+    return [name for name in listed if name in known] if forms & {*listed} else []
 
 
 def without_nulls(value: Any) -> Any:
@@ -119,11 +115,7 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
         there.append(PROMPT)
     # What is empty is there, but where something else is it is not what is meant.
     forms = [name for name in there if not _is_empty(held[name])] or there[:1]
-    for kind, (columns, remedy) in _OTHER_KINDS.items():
-        # A number there is something else, such as the count of rejected answers.
-        found = [n for n in columns if isinstance(held.get(n), (str, list, dict, bool))]
-        if found and not _is_empty(held[found[0]]):
-            raise ValueError(f"holds {kind} ({found[0]}), which is not learnt here: {remedy}")
+    _refuse_other_kinds(held)
     if len(forms) > 1:
         listed = " and ".join(repr(name) for name in forms)
         raise ValueError(
@@ -141,6 +133,23 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
         f"has no text in {wanted or TEXT!r} and no list in 'messages', but {listed or 'nothing'}: "
         "name the text's field (--field), or write text, messages, or prompt and completion"
     )
+
+
+def _refuse_other_kinds(held: Mapping[str, Any]) -> None:
+    # A number is something else, such as the count of rejected answers.
+    texts = [name for name, value in held.items() if isinstance(value, (str, list, dict))]
+    for name in (*_PREFERENCES, _STEPWISE):
+        if name in texts and not _is_empty(held[name]):
+            kind = "stepwise supervision" if name == _STEPWISE else "preferences"
+            raise ValueError(
+                f"holds {kind} ({name}), which is not learnt here: write the answer to learn as "
+                "the last of messages, or as completion"
+            )
+    if isinstance(held.get(_KTO_TAG), bool):
+        raise ValueError(
+            f"holds preferences ({_KTO_TAG}), which are not learnt here: keep the good answers, "
+            f"without {_KTO_TAG}"
+        )
 
 
 def _completion(held: Mapping[str, Any]) -> tuple[Document, set[str]]:

@@ -313,6 +313,7 @@ def test_what_the_template_would_drop_is_refused(
         ({"prompt": "a", "prompt_id": "1", "text": "c"}, None, "c"),
         ({"text": ""}, None, ""),
         ({"text": "a", "rejected": 0, "label": True}, None, "a"),
+        ({"text": "a", "rejected": False, "completions": []}, None, "a"),
     ],
 )
 def test_a_named_column_decides(row: dict[str, Any], field: str | None, expected: Any) -> None:
@@ -354,6 +355,13 @@ def test_both_kinds_of_file_say_the_same(tmp_path: Path, kind: str) -> None:
     both = ASKED + "he 20<|end|>"
     assert text in (TOOLS + both + both * 2, both * 2 + TOOLS + both)
     assert data.counted.sum() == 2 * len(Tokenizer.from_pretrained(path).encode("he 20<|end|>"))
+
+
+def test_a_table_without_a_document_lists_its_columns(tmp_path: Path) -> None:
+    rows = [{"content": "a", "label": 1, "weight": 2.0}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"has no column 'text' .*content, label, weight"):
+        prepare(tmp_path / "a.parquet", tmp_path / "out", tokenizer="bytes")
 
 
 def test_an_error_names_its_line(tmp_path: Path) -> None:
