@@ -18,7 +18,8 @@ def plain_weights(weights: Any) -> dict[str, Any]:
     """Params as a nested dict of arrays.
 
     Args:
-        weights: params; or `{"params": params}`, a FrozenDict, an `nnx.State`, a TrainState; the
+        weights: params; or `{"params": params}`, a FrozenDict, an `nnx.State`, a TrainState, what
+            `flax.traverse_util.flatten_dict` gives of them (paths as tuples, or with sep="/"); the
             arrays may be in boxes (`Partitioned`, `LogicallyPartitioned`, `nnx.Param`).
 
     Raises:
@@ -34,7 +35,12 @@ def plain_weights(weights: Any) -> dict[str, Any]:
             f"are a {type(weights).__name__}: pass the nested dict, of an nnx module "
             "nnx.state(module, nnx.Param)",
         )
-    flat = {path: _unboxed(leaf) for path, leaf in flatten(weights).items() if not _is_random(leaf)}
+    joined = {"/".join(k) if _is_path(k) else k: value for k, value in weights.items()}
+    flat = {
+        tuple("/".join(path).split("/")): _unboxed(leaf)
+        for path, leaf in flatten(joined).items()
+        if not _is_random(leaf)
+    }
     if faults := [_fault(path, leaf) for path, leaf in flat.items() if not _has_values(leaf)]:
         raise CheckpointError("params", faults)
     return unflatten(flat)
@@ -56,6 +62,10 @@ def given_weights(weights: Any, config: DIYConfig) -> dict[tuple[str, ...], Any]
         if not match_flax(other, config):
             return other
     raise CheckpointError("params", faults)
+
+
+def _is_path(key: Any) -> bool:
+    return isinstance(key, tuple) and all(isinstance(part, str) for part in key)
 
 
 def _params_of(state: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.core
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +54,9 @@ WAYS: dict[str, Callable[[Params], Any]] = {
     "nnx": nnx_state,
     "inside another module": lambda params: {"params": {"policy": params}},
     "numpy": lambda params: jax.tree.map(np.asarray, params),
+    "flat": flax.traverse_util.flatten_dict,
+    "flat with slashes": lambda params: flax.traverse_util.flatten_dict(params, sep="/"),
+    "flat variables": lambda params: flax.traverse_util.flatten_dict({"params": params}, sep="/"),
 }
 
 
