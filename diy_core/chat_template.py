@@ -45,11 +45,15 @@ def render(
     Raises:
         ValueError: malformed messages, or an error in or from the template.
     """
-    given = plain_messages(messages)
-    names = {"tools": None, "documents": None, **variables}
-    names["tools"] = plain_tools(names["tools"])
-    names["documents"] = plain_documents(names["documents"])
-    names = {name: plain(value, name) for name, value in names.items()} | dict(functions or {})
+    try:
+        given = plain_messages(messages)
+        names = {"tools": None, "documents": None, **variables}
+        names["tools"] = plain_tools(names["tools"])
+        names["documents"] = plain_documents(names["documents"])
+        names = {name: plain(value, name) for name, value in names.items()}
+    except RecursionError as error:
+        raise ValueError("the chat is nested too deeply to be written") from error
+    names |= functions or {}
 
     def write(conversation: list[dict[str, Any]]) -> str:
         return _filled_in(template, {**names, "messages": conversation}, where)

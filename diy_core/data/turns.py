@@ -27,7 +27,6 @@ _ROLES = {
     "developer": "developer",
     "tool": "tool",
     "observation": "tool",
-    "function": "tool",
     "function_response": "tool",
     "function_call": "assistant",
 }
@@ -82,7 +81,7 @@ def _is_counted(turn: dict[str, Any], i: int) -> bool | None:
 
 def _of_share_gpt(turn: dict[str, Any], i: int) -> dict[str, Any]:
     speaker, value = turn["from"], turn.get("value")
-    if speaker not in _ROLES:
+    if not isinstance(speaker, str) or speaker not in _ROLES:
         raise ValueError(
             f"message {i} is from {speaker!r}, and known are {', '.join(_ROLES)}: write it with "
             "role and content"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,11 @@ class Tool:
     pass
 
 
+NESTED: Any = []
+for _ in range(sys.getrecursionlimit()):
+    NESTED = [NESTED]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -340,6 +346,7 @@ class Tool:
         ({"tokenize": False}, "tokenize is an argument of transformers' apply_chat_template"),
         ({"padding": True}, "padding is an argument"),
         ({"style": Tool()}, "style holds Tool"),
+        ({"style": NESTED}, "nested too deeply"),
         ({"add_generation_prompt": True, "continue_final_message": True}, "choose one"),
         ({"continue_final_message": "thinking"}, "the last message has no thinking"),
         ({"continue_final_message": "role"}, "'default' .*does not read role|does not read role"),

@@ -235,6 +235,8 @@ CHAT = [USER, ANSWER]
         ({"messages": [USER, ANSWER | {"weight": 1, "loss": False}]}, "contradict each other"),
         ({"messages": [USER | {"weight": 1}, ANSWER]}, r"message 0 \(user\) is marked as one"),
         ({"conversations": [{"from": "narrator", "value": "a"}]}, "is from 'narrator'"),
+        ({"conversations": [{"from": "function", "value": "a"}]}, "is from 'function'"),
+        ({"conversations": [{"from": ["gpt"], "value": "a"}]}, r"is from \['gpt'\]"),
         ({"conversations": [{"from": "function_call", "value": "f()"}]}, "what is no JSON"),
         ({"conversations": [{"from": "function_call", "value": "{}"}]}, "its name and arguments"),
     ],
