@@ -202,10 +202,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _diff(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from parity import inspection, report, run_diff, run_report
+    from parity import diff_report, inspection, report, run_diff, run_report
     from parity.run_checkpoint import place_of_run
 
-    paths, show = (arguments.one, arguments.other), inspection.show_diff
+    paths, show = (arguments.one, arguments.other), diff_report.show_diff
     with bar() as progress:
         if any(place_of_run(path) for path in paths):
             options = {"step": arguments.step, "verify": arguments.verify}

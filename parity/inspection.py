@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from diy_core.checkpoints.gguf_names import gguf_name
 from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.kinds import lacks_config
 from diy_core.checkpoints.transfer import Progress, check
-from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
+from parity.config_differences import config_differences
 from parity.convert import KINDS, open_checkpoint
 
 _PIECE = 1 << 20  # elements compared at a time
@@ -247,45 +246,3 @@ def distance(one: NDArray[Any], other: NDArray[Any]) -> tuple[float, float, int]
     if squares == 0:
         return 0.0, largest, count
     return (math.sqrt(squares / reference) if reference else math.inf), largest, count
-
-
-def config_differences(left: DIYConfig, right: DIYConfig) -> dict[str, list[Any]]:
-    """Keys of two configs that change the function, where they differ, with both values."""
-    one, other = left.to_dict(), right.to_dict()
-    own = set(one) - set(left.extra) | set(other) - set(right.extra)
-    return {
-        key: [one.get(key), other.get(key)]
-        for key in sorted(own - {"initializer_range"})
-        if one.get(key) != other.get(key)
-    }
-
-
-def show_diff(record: dict[str, Any], console: Console) -> None:
-    """Print what `diff` found."""
-    found = record["tensors"]
-    if record["equal"]:
-        console.print(f"equal: {record['compared']} tensors, bit for bit, and the same config")
-        return
-    for key, (one, other) in record["config"].items():
-        console.print(f"config: {key} is {one} in A, {other} in B", highlight=False, markup=False)
-    numbered = [fault for fault in found if fault["relative_l2"] is not None]
-    for fault in found[: min(SHOWN, len(found) - len(numbered))]:
-        console.print(f"{fault['name']}: {fault['what']}", highlight=False, markup=False)
-    kinds = Counter(tuple(fault["dtypes"]) for fault in numbered if fault["dtypes"])
-    for (one, other), count in kinds.items():
-        console.print(f"{count} tensors are {one} in A, {other} in B", highlight=False)
-    if numbered:
-        console.print(_differences(numbered[:SHOWN]))
-    more = f", the worst {SHOWN} above" if len(found) > SHOWN else ""
-    console.print(f"{len(found)} of {record['compared']} tensors differ{more}")
-
-
-def _differences(faults: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("tensor", overflow="fold")
-    for column in ("rel. L2", "largest", "values"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for fault in faults:
-        numbers = (f"{fault['relative_l2']:.2e}", f"{fault['largest']:.2e}", str(fault["values"]))
-        table.add_row(fault["name"], *numbers)
-    return table

@@ -17,7 +17,8 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.training.resuming import differing
 from diy_core.training.state import KINDS
-from parity.inspection import config_differences, difference, not_comparable
+from parity.config_differences import config_differences
+from parity.inspection import difference, not_comparable
 from parity.run_checkpoint import RunCheckpoint, config_of, place_of_run, steps_of
 from parity.run_log import LOGS, compare_logs
 

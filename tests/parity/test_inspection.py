@@ -15,6 +15,7 @@ import pytest
 from parity import inspection
 from parity.__main__ import main
 from parity.convert import KINDS, convert
+from parity.diff_report import folded
 from tests.oracles import LINEAR, tiny
 from tests.tiny_checkpoints import (
     CONFIG,
@@ -337,17 +338,65 @@ def test_other_shapes_are_not_compared(tmp_path: Path, capsys: Capture) -> None:
     config = dataclasses.replace(config, num_hidden_layers=5)
     many = put(tmp_path / "c", weights(config), config)  # 28 faults of structure first
     assert main(["diff", str(one), str(many)]) == 1
-    out = capsys.readouterr().out
-    assert out.count(" in B\n") + out.count(": not in A\n") == 2 + 20
-    assert out.endswith("47 of 47 tensors differ, the worst 20 above\n")
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines]
+    head = rows.index(["config", "A", "B"])
+    assert rows[head + 1 : head + 3] == [
+        ["num_hidden_layers", "2", "5"],
+        ["vocab_size", "23", "24"],
+    ]
+    assert f"{EMBEDDING}: shape (23, 16) in A, (24, 16) in B" in lines
+    # The nine tensors of three layers are nine lines.
+    assert sum(line.endswith(": not in A") for line in lines) == 9
+    assert "model.layers.2-4.mlp.up_proj.weight: not in A" in lines
+    assert lines[-1] == "47 of 47 tensors differ"
+
+
+def test_a_kind_of_tensor_of_another_shape_is_one_line(tmp_path: Path, capsys: Capture) -> None:
+    config = tiny(num_hidden_layers=3, intermediate_size=24, rope_scaling=LINEAR)
+    other = dataclasses.replace(
+        config, intermediate_size=32, rope_scaling=dataclasses.replace(LINEAR, factor=8.0)
+    )
+    one, two = (put(tmp_path / n, weights(c), c) for n, c in (("a", config), ("b", other)))
+    assert main(["diff", str(one), str(two)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["config", "A", "B"],
+        ["intermediate_size", "24", "32"],
+        ["rope_scaling.factor", str(LINEAR.factor), "8.0"],
+    ]
+    shapes = [line for line in lines if ": shape (" in line]
+    assert shapes == [
+        f"model.layers.0-2.mlp.{name}_proj.weight: shape {a} in A, {b} in B"
+        for name, a, b in (
+            ("gate", "(24, 16)", "(32, 16)"),
+            ("up", "(24, 16)", "(32, 16)"),
+            ("down", "(16, 24)", "(16, 32)"),
+        )
+    ]
+    assert "rope" not in "".join(lines[3:])
+
+
+def test_layers_that_say_the_same_are_counted() -> None:
+    def fault(name: str, what: str) -> dict[str, Any]:
+        return {"name": name, "what": what}
+
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in (0, 1, 2, 5, 7, 8)]
+    faults = [fault(name, "not in B") for name in names]
+    faults += [fault("model.layers.3.mlp.up_proj.weight", "not in A"), fault("x", "not in A")]
+    assert list(folded(faults)) == [
+        "model.layers.0-2,5,7-8.mlp.up_proj.weight: not in B",
+        "model.layers.3.mlp.up_proj.weight: not in A",
+        "x: not in A",
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "differ"),
     [
         ({"rms_norm_eps": 1e-4}, {"rms_norm_eps"}),
-        ({"rope_theta": 5e5}, {"rope_theta", "rope_parameters"}),
-        ({"rope_scaling": LINEAR}, {"rope_scaling", "rope_parameters"}),
+        ({"rope_theta": 5e5}, {"rope_theta"}),
+        ({"rope_scaling": LINEAR}, {"rope_scaling"}),
         ({"max_position_embeddings": 99}, {"max_position_embeddings"}),
         ({"initializer_range": 0.5}, set()),
         ({"extra": {"bos_token_id": 3, "dtype": "x"}}, set()),
