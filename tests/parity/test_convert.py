@@ -532,7 +532,8 @@ def test_untied_the_model_answers_as_before(tmp_path: Path, kind: str, to: str) 
 def test_a_head_that_differs_is_kept_if_it_is_asked_for(tmp_path: Path, to: str) -> None:
     head = {HEAD: weights(seed=1)[EMBEDDING]}
     source = put(tmp_path / "m", weights() | head)
-    with pytest.raises(CheckpointError, match="`parity convert --untie` keeps the head"):
+    words = r"`parity convert .*m DIR --to hf --untie` keeps the head"
+    with pytest.raises(CheckpointError, match=words):
         convert(source, tmp_path / "x", to=to)
     assert not (tmp_path / "x").exists()
     out = convert_to(to, source, untie=True)
