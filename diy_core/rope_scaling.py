@@ -107,7 +107,9 @@ def read_rope(
         )
     length = "original_max_position_embeddings"
     if rope_type == "llama3":
-        found[length] = _one_of(values, found, length, max_position_embeddings)
+        known = _one_of(values, found, length, max_position_embeddings)
+        whole = isinstance(known, float) and known.is_integer()
+        found[length] = int(known) if whole else known  # transformers only divides by it
     else:
         found.pop(length, None)  # transformers does not read it either
     notes = _drop_unread(found, rope_type, named)

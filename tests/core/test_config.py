@@ -247,6 +247,11 @@ ROPE_BLOCKS: dict[str, tuple[float, dict[str, Any] | None, dict[str, Any]]] = {
     ),
     "old llama3": (5e5, LLAMA3, OLD | {"rope_scaling": LLAMA3}),
     "new llama3": (5e5, LLAMA3, {"rope_parameters": OLD | LLAMA3}),
+    "length as a float": (
+        5e5,
+        LLAMA3,
+        OLD | {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 64.0}},
+    ),
     "new llama3, null factors": (
         5e5,
         LLAMA3,
