@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import diy_jax.__main__
-import diy_torch.__main__
-from diy_core.ctrl_c import plain_ctrl_c
-from tests.oracles import tiny
-from tests.tiny_checkpoints import PIECES, put, put_tokenizer, weights
+from tests.tiny_checkpoints import put, put_tokenizer, weights
 
 PROGRAMS = {"diy_torch": "torch", "diy_jax": "jax"}
 
@@ -66,47 +59,6 @@ def test_a_program_without_its_framework_says_what_to_install(
         assert f"{name} {words[0]} {expected}\n" in said
 
 
-@pytest.mark.parametrize("main", [diy_torch.__main__.main, diy_jax.__main__.main])
-def test_what_is_wrong_with_a_prompt_is_told_in_options(
-    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tiny(vocab_size=len(PIECES) + 1, max_position_embeddings=16)
-    put_tokenizer(put(tmp_path, weights(config), config))
-    for words, expected in (
-        (["the", "--max-new-tokens", "15"], "--max-new-tokens (15) make 17, beyond max_position_"),
-        (["the", "--max-new-tokens", "15"], ": at most 14 new tokens fit\n"),
-        (["the " * 20], "beyond max_position_embeddings (16): shorten the prompt\n"),
-        (["the", "--chat"], f"{tmp_path} has no chat template: leave --chat out"),
-        (["the", "--chat-template", "rag"], "give --chat too"),
-        ([""], "the prompt is empty"),
-    ):
-        assert main(["generate", str(tmp_path), *words, "--device", "cpu"]) == 2
-        assert expected in capsys.readouterr().err
-    put_tokenizer(tmp_path, chat_template=[{"name": "rag", "template": "{{ messages }}"}])
-    assert main(["generate", str(tmp_path), "the", "--chat"]) == 2
-    assert "choose one of 'rag' (--chat-template ...)\n" in capsys.readouterr().err
-    answer = ["--chat", "--chat-template", "rag", "--max-new-tokens", "1", "--device", "cpu"]
-    assert main(["generate", str(tmp_path), "", *answer]) == 2  # a long prompt, and no other fault
-    assert "shorten the prompt" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("main", [diy_torch.__main__.main, diy_jax.__main__.main])
-def test_ends_that_the_model_cannot_give_are_noted(
-    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tiny(vocab_size=len(PIECES) + 1)
-    put(tmp_path, weights(config), config, eos_token_id=[9000, 9001], pad_token_id=-1)
-    put_tokenizer(tmp_path, pad_token=None)
-    words = ["generate", str(tmp_path), "the", "--max-new-tokens", "3", "--json", "--device", "cpu"]
-    assert main(words) == 0
-    said = capsys.readouterr()
-    assert len(json.loads(said.out)["new_ids"]) == 3
-    assert f"note: {tmp_path}: eos_token_id 9000, 9001 was left out" in said.err
-    assert f"note: {tmp_path}: pad_token_id is -1" in said.err
-    assert main([*words, "--strict"]) == 2
-    assert "(refused: strict)" in capsys.readouterr().err
-
-
 HEAVY = {"numpy", "torch", "jax", "flax", "orbax", "transformers", "rich", "gguf", "tokenizers"}
 
 
@@ -140,33 +92,3 @@ def test_what_needs_no_framework_imports_none(
     imported = set(re.findall(r"^import time:.*\| +(\w+)$", said, re.MULTILINE))
     assert "argparse" in imported
     assert imported & (HEAVY - set(also)) == set()
-
-
-def test_afterwards_ctrl_c_is_pythons_again() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with plain_ctrl_c():
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler
-
-
-def test_ctrl_c_that_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with plain_ctrl_c():
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_another_thread_may_run_a_command() -> None:
-    found = []
-
-    def run() -> None:
-        with plain_ctrl_c():
-            found.append(signal.getsignal(signal.SIGINT))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert found == [signal.default_int_handler]
