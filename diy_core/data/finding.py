@@ -47,7 +47,7 @@ class Found:
     def pass_over(self, path: str | Path, why: str) -> None:
         """Note something that is not read."""
         name = Path(path).as_posix()
-        self.passed_over.setdefault(why, []).append(name + "/" * Path(path).is_dir())
+        self.passed_over.setdefault(why, []).append(name + "/" * os.path.isdir(path))
 
 
 def survey(sources: str | Path | Sequence[str | Path]) -> Found:
@@ -104,23 +104,22 @@ class _Search:
 
     def _add_matches(self, pattern: str) -> None:
         matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
-        folders = [match for match in matches if match.is_dir()]
-        for folder in [] if "**" in pattern else folders:
+        files = [match for match in matches if not match.is_dir()]
+        for folder in [] if "**" in pattern else filter(Path.is_dir, matches):
             self.found.pass_over(folder, FOLDER)
-        files = [match for match in matches if match not in folders]
         if not files:
-            only = ": what it matches are folders, to be named themselves" if folders else ""
+            only = ": what it matches are folders, to be named themselves" if matches else ""
             self.faults.append(f"no file at {pattern}{only}")
         for file in files:
             self._add_named(file)
 
     def _add_directory(self, top: Path) -> None:
         before = {why: len(names) for why, names in self.found.passed_over.items()}
-        faults = len(self.faults)
-        files = self._without_descriptions(top, self._below(top))
+        faults, is_new = len(self.faults), os.path.realpath(top) not in self._folders
+        files = self._without_descriptions(self._below(top))
         for file in files:
             self._add_file(file)
-        if not files and len(self.faults) == faults:
+        if not files and is_new and len(self.faults) == faults:
             new = {why: n[before.get(why, 0) :] for why, n in self.found.passed_over.items()}
             there = [f"; {folded(names)}: {why}" for why, names in new.items() if names]
             self.faults.append(f"no file ending in {', '.join(KINDS)} at {top}{''.join(there)}")
@@ -167,7 +166,7 @@ class _Search:
                 self.faults.append(f"{path} cannot be read: {error.strerror}")
             return None
 
-    def _without_descriptions(self, top: Path, files: list[Path]) -> list[Path]:
+    def _without_descriptions(self, files: list[Path]) -> list[Path]:
         """Files without the texts about data, such as README.md: those above files of records."""
         records = {file for file in files if form_of(file).kind != "text"}
         records |= {
@@ -190,11 +189,12 @@ class _Search:
         linked = status.st_nlink > 1 and status.st_ino
         key = (status.st_dev, status.st_ino) if linked else os.path.realpath(path)
         name = path.as_posix()
-        first = self._files.setdefault(key, name)
-        if first != name:
-            self.found.pass_over(path, AGAIN)
-        elif name not in self.found.paths:
+        first = self._files.get(key)
+        if first is None:
+            first = self._files[key] = name
             self.found.paths.append(name)
+        elif first != name:
+            self.found.pass_over(path, AGAIN)
         if named:
             self.found.named.add(first)
 

@@ -174,6 +174,17 @@ def test_patterns_name_files_and_say_which_folders_they_matched(tmp_path: Path) 
         survey(f"{tmp_path}/b*")
 
 
+def test_sources_may_be_named_twice(tmp_path: Path) -> None:
+    put(tmp_path, "a.txt", "b/c.txt")
+    names = ["a.txt", "b/c.txt"]
+    for sources in ((".", "b"), (".", "."), (".", "a.txt", "b/c.txt"), (".", "*.txt")):
+        found = survey([tmp_path / source for source in sources])
+        assert relative(tmp_path, found.paths) == names
+        assert set(found.passed_over) <= {AGAIN}
+    found = survey([tmp_path / "b", tmp_path])
+    assert relative(tmp_path, found.paths) == names[::-1]
+
+
 def test_json_is_read_where_it_holds_lines(tmp_path: Path) -> None:
     jsonl(tmp_path / "lines.json", [{"text": "one"}, {"text": "two"}])  # as in C4
     (tmp_path / "dataset_info.json").write_text('{\n  "features": {}\n}\n')
