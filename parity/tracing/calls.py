@@ -36,6 +36,7 @@ class Call(Generic[Leaf]):
         unknown: arrays without a gradient, or whose gradients could not be seen.
         batched: whether the call is one of many that JAX makes at once (`vmap`).
         layer: in a loop of JAX (`nn.scan`), the how manieth time around; None elsewhere.
+        kept: of a norm with running statistics, what share of them a training step keeps.
     """
 
     site: Site
@@ -48,6 +49,7 @@ class Call(Generic[Leaf]):
     unknown: set[tuple[Kind, str]] = dataclasses.field(default_factory=set)
     batched: bool = False
     layer: int | None = None
+    kept: float | None = None
 
     def of(self, kind: Kind) -> dict[str, Leaf]:
         """The arrays of one kind."""

@@ -177,6 +177,8 @@ class _Interceptor:
         site = self._numbering.next("/".join(context.module.path), method)
         parent = self._open[-1] if self._open else None
         call = self._calls[site] = Call(site, parent, type(context.module).__name__)
+        if isinstance(context.module, nn.BatchNorm):
+            call.kept = context.module.momentum
         with self._opened(site):
             args = self._tapped(args, call, "inputs", "args")
             kwargs = self._tapped(kwargs, call, "inputs", "kwargs")

@@ -16,6 +16,7 @@ from parity.tracing.rules import Link
 from parity.tracing.torch_side import TorchRecord
 
 _CLEARLY = 10
+_MOMENTUM = 1e-9
 Calls = Mapping[Site, Call[Any]]
 
 
@@ -80,6 +81,7 @@ def notes_of(
             "around them",
             flax.mapped,
         ),
+        *_kept_otherwise(record.calls, flax.calls, alignment),
         *_not_compared(record.calls, flax.calls, alignment, natural),
     ]
 
@@ -127,6 +129,17 @@ def _idle(record: TorchRecord, links: Sequence[Link]) -> list[str]:
         for name in dict.fromkeys(link.torch for link in links)
         if name.rpartition(".")[0] not in ran and name not in record.gradients
     ]
+
+
+def _kept_otherwise(torch_calls: Calls, flax_calls: Calls, alignment: Alignment) -> list[Note]:
+    """Norms that training would give other running statistics: PyTorch's momentum is 1 - Flax's."""
+    found = []
+    for pair in alignment.pairs:
+        one, other = torch_calls[pair.torch[0]].kept, flax_calls[pair.flax[0]].kept
+        if one is not None and other is not None and abs(one - other) > _MOMENTUM:
+            shares = f"{one:.6g} of its statistics in PyTorch (momentum {1 - one:.6g}), {other:.6g}"
+            found.append(f"{pair.torch[0]} keeps {shares} in Flax (momentum {other:.6g})")
+    return _alike("{} at each training step, which no evaluation shows", found)
 
 
 def _not_compared(

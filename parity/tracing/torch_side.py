@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from diy_torch.checkpoint import to_numpy
@@ -127,7 +128,9 @@ class _Recorder:
     def enter(self, path: str, module: Any, args: Any, kwargs: Any) -> Any:
         site = self._numbering.next(path)
         parent = self._open[-1] if self._open else None
-        self.calls[site] = Call(site, parent, type(module).__name__)
+        call = self.calls[site] = Call(site, parent, type(module).__name__)
+        if isinstance(module, _BatchNorm) and module.momentum is not None:
+            call.kept = 1 - module.momentum  # Flax's momentum is the other share
         self._open.append(site)
         new_args = self._tapped(args, site, "inputs", "input_gradients", "args")
         new_kwargs = self._tapped(kwargs, site, "inputs", "input_gradients", "kwargs")

@@ -111,6 +111,7 @@ class TorchCNN(torch.nn.Module):
 class FlaxCNN(nn.Module):
     dtype: Any
     fault: str = ""
+    momentum: float = 0.9  # of what is kept; PyTorch's, of what is new, is 0.1
 
     @nn.compact
     def __call__(self, image: Any) -> Any:
@@ -124,7 +125,8 @@ class FlaxCNN(nn.Module):
                 channels, (3, 3), padding=padding, feature_group_count=i + 1, param_dtype=dtype
             )(x)
             epsilon = 1e-3 if here == "epsilon" else 1e-5
-            x = nn.BatchNorm(True, epsilon=epsilon, param_dtype=dtype)(x)
+            known: dict[str, Any] = {"momentum": self.momentum, "param_dtype": dtype}
+            x = nn.BatchNorm(True, epsilon=epsilon, **known)(x)
             x = nn.leaky_relu(x) if here == "activation" else nn.relu(x)
             if here == "gradient":
                 x = doubled(x)

@@ -17,7 +17,7 @@ import diy_torch
 import parity
 from parity.environment import Device, exact
 from parity.random_models import small_configs
-from tests.parity.foreign_pairs import cnn, dense, drawn, values
+from tests.parity.foreign_pairs import FlaxCNN, cnn, dense, drawn, values
 from tests.parity.small_pair import RULES, SmallPair, TorchChain, small_pair
 
 
@@ -113,6 +113,20 @@ def test_models_of_other_dtypes() -> None:
     assert notes(pair) == [
         "(root) gives float32 in PyTorch and float64 in Flax: judged by the less precise (5 calls)"
     ]
+
+
+def test_momentum_that_was_carried_over_as_it_is() -> None:
+    """PyTorch's 0.1 keeps 0.9 of what it has, Flax's 0.1 keeps 0.1: only training would show it."""
+    pair = cnn()
+    assert isinstance(pair.flax, FlaxCNN)
+    flax = pair.flax.clone(momentum=0.1)
+    result = parity.trace(pair.torch, flax, pair.variables, pair.inputs, backward=False)
+    assert result.equal
+    kept = "keeps 0.9 of its statistics in PyTorch (momentum 0.1), 0.1 in Flax (momentum 0.1)"
+    assert result.notes == [
+        f"features.{i} {kept} at each training step, which no evaluation shows" for i in (1, 5)
+    ]
+    assert len(str(result).splitlines()) == 2
 
 
 def test_nan_on_both_sides() -> None:
