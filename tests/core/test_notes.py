@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from diy_core import CheckpointError, CheckpointNote
 from diy_core.command_line import build_parser, run
 from diy_core.notes import notes_of_command, refuse, settle
+from diy_core.training.config import DataConfig, TrainConfig
+from diy_core.training.opening_model import keep_model
+from diy_core.training.run_directory import RunDirectory
 from tests.oracles import tiny
 from tests.tiny_checkpoints import put, put_tokenizer, weights
 
@@ -69,3 +73,27 @@ def test_a_twin_prepares_data_with_an_odd_tokenizer_unless_it_is_strict(
     assert err.count("eos_token_id 400 was left out") == 1
     assert ("(refused: strict)" in err) == strict
     assert err.startswith("note: ") != strict
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_run_tells_of_its_model_before_it_keeps_it(
+    tmp_path: Path, strict: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "m", weights(), pretraining_tp=2)
+    config = TrainConfig(
+        run_dir=str(tmp_path / "run"),
+        model=str(tmp_path / "m"),
+        data=DataConfig(train="x", tokenizer="bytes"),
+        steps=1,
+        batch_size=1,
+        sequence_length=8,
+    )
+    refused = pytest.raises(CheckpointError, match="pretraining_tp 2 was passed over")
+    with (
+        notes_of_command(strict=strict),
+        refused if strict else contextlib.nullcontext(),
+        RunDirectory(config.run_dir, lambda text: None) as directory,
+    ):
+        keep_model(config, directory)
+    assert (tmp_path / "run" / "model").exists() != strict
+    assert ("note: " in capsys.readouterr().err) != strict
