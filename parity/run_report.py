@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from parity.diff_report import folded
 from parity.inspection import SHOWN
 
 _NAMES = {"model": "weights", "mean": "mean", "square": "square"}  # of the arrays' kinds
@@ -31,10 +32,8 @@ def show_diff(record: Mapping[str, Any], console: Console) -> None:
         say(f"{_NAMES[kind]}: {_kind(found)}")
     numbered = [fault for fault in record["tensors"] if fault["relative_l2"] is not None]
     others = [fault for fault in record["tensors"] if fault["relative_l2"] is None]
-    for fault in others[:SHOWN]:
-        say(f"{fault['name']}: {fault['what']}")
-    if len(others) > SHOWN:
-        say(f"and {len(others) - SHOWN} more that only one has, or in another shape")
+    for text in folded(others):
+        say(text)
     if numbered:
         console.print(_differences(numbered))
 

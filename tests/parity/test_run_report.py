@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,17 @@ def test_configs_that_differ_are_said_at_once(capsys: Capture) -> None:
     text = said(capsys, "one", "third")
     assert text[0].startswith("first part at the checkpoint of step 4, after the same losses: weig")
     assert text[0].endswith("; the configs differ")
+
+
+def test_other_shapes_are_folded_by_their_kind(capsys: Capture) -> None:
+    wide = dataclasses.replace(CONFIG, intermediate_size=16)
+    write_run(Path("one"), "torch", {4: state()})
+    write_run(Path("other"), "jax", {4: state(0, wide)}, config=wide)
+    text = said(capsys, "one", "other")
+    assert "config: model.intermediate_size is 12 in A, 16 in B" in text
+    shapes = [line for line in text if ": shape (" in line]
+    assert "mean/model.layers.0-1.mlp.up_proj.weight: shape (12, 8) in A, (16, 8) in B" in shapes
+    assert len(shapes) == 3 * 3
 
 
 def test_two_steps_of_one_run(capsys: Capture) -> None:
