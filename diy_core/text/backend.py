@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,21 @@ from typing import Any
 import tokenizers
 from tokenizers import models, processors
 
-from diy_core.checkpoints.hf_directory import write_json
-from diy_core.errors import CheckpointError
-from diy_core.lfs import refuse_lfs_pointer
-from diy_core.text.classes import AS_WRITTEN, class_of
+from diy_core.text.classes import class_of
 from diy_core.text.library import library
 from diy_core.text.rebuilt import REBUILT, Rebuilt
 from diy_core.text.settings import patch_mistral, refuse_settings
-from diy_core.text.tokens import Tokens, add_again, read_tokens, token_of
+from diy_core.text.tokenizer_json import (
+    BYTE_LEVEL,
+    FILE,
+    own_tokens,
+    parse,
+    read_text,
+    vocabulary_of,
+    without_words,
+)
+from diy_core.text.tokens import Tokens, add_again, read_tokens
 from diy_core.tokenizer_files import SETTINGS, read_json
-
-FILE = "tokenizer.json"
-_BYTE_LEVEL = '"ByteLevel"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,20 +69,20 @@ def load(path: Path) -> Backend:
     file = path / FILE
     settings, config = read_json(path / SETTINGS), read_json(path / "config.json")
     refuse_settings(path / SETTINGS, settings)
-    text = _text(file)
-    state = _parsed(file, text)
-    name = class_of(path, config, settings, byte_level=_BYTE_LEVEL in text)
+    text = read_text(file)
+    state = parse(file, text)
+    name = class_of(path, config, settings, byte_level=BYTE_LEVEL in text)
     rebuilt = REBUILT.get(name)
     with library(file, "is no readable tokenizer"):
-        written = tokenizers.Tokenizer.from_str(text if rebuilt is None else _without_words(state))
-    own, doubled = _own_tokens(file, state), rebuilt.doubled if rebuilt else ()
+        written = tokenizers.Tokenizer.from_str(text if rebuilt is None else without_words(state))
+    own, doubled = own_tokens(file, state), rebuilt.doubled if rebuilt else ()
     tokens = read_tokens(path, settings, own, _silent(written, rebuilt), doubled)
     notes: list[str] = []
     if rebuilt is None:
         backend = written
         _turn_dropout_off(backend, notes)
     else:
-        vocabulary, merges = _vocabulary(file, state, name)
+        vocabulary, merges = vocabulary_of(file, state, name)
         with library(file, f"cannot be built as a {name}"):
             backend = rebuilt.build(vocabulary, merges, tokens.settings)
         backend.post_processor = written.post_processor
@@ -103,37 +105,6 @@ def load(path: Path) -> Backend:
     )
 
 
-def keep_class(source: Path, copy: Path) -> None:
-    """Have copied tokenizer files mean the same next to the config.json of another model.
-
-    Args:
-        source: the directory that they are from.
-        copy: the one that they are in now; its tokenizer_config.json then names the class, where
-            its own config.json would make it another.
-
-    Raises:
-        CheckpointError: of `load`.
-    """
-    if (name := _class(source)) != _class(copy):
-        known = "PreTrainedTokenizerFast" if name == AS_WRITTEN else name  # to older ones, too
-        write_json(copy / SETTINGS, read_json(copy / SETTINGS) | {"tokenizer_class": known})
-
-
-def _class(path: Path) -> str:
-    settings, config = read_json(path / SETTINGS), read_json(path / "config.json")
-    has_tokenizer = (path / FILE).is_file()
-    byte_level = has_tokenizer and _BYTE_LEVEL in _text(path / FILE)
-    return class_of(path, config, settings, byte_level=byte_level)
-
-
-def _text(file: Path) -> str:
-    refuse_lfs_pointer(file)
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(file, f"is no readable tokenizer: {error}") from error
-
-
 def _turn_dropout_off(backend: tokenizers.Tokenizer, notes: list[str]) -> None:
     """Dropout of merges is for training a model: with it, the same text has other ids each time."""
     if isinstance(backend.model, models.BPE) and backend.model.dropout is not None:
@@ -145,53 +116,12 @@ def _turn_dropout_off(backend: tokenizers.Tokenizer, notes: list[str]) -> None:
         backend.model.dropout = None
 
 
-def _parsed(file: Path, text: str) -> dict[str, Any]:
-    try:
-        state = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(file, f"is no readable tokenizer: {error}") from error
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise CheckpointError(file, "is no readable tokenizer: it has no model")
-    return state
-
-
-def _own_tokens(file: Path, state: Mapping[str, Any]) -> dict[int, tokenizers.AddedToken]:
-    own = {}
-    for entry in state.get("added_tokens") or []:
-        token = token_of(file, "added_tokens", entry)
-        if isinstance(token, str) or not isinstance(entry.get("id"), int):
-            raise CheckpointError(file, f"added_tokens must have objects with an id, got {entry!r}")
-        own[entry["id"]] = token
-    return own
-
-
 def _silent(written: tokenizers.Tokenizer, rebuilt: Rebuilt | None) -> dict[str, str | None]:
     """The roles that count where the other files are silent."""
     silent = dict(rebuilt.tokens) if rebuilt else {}
     if written.padding:
         silent.setdefault("pad_token", written.padding["pad_token"])
     return silent
-
-
-def _without_words(state: Mapping[str, Any]) -> str:
-    """A tokenizer.json whose model is empty: reading a large one takes seconds."""
-    empty = {"type": "BPE", "vocab": {}, "merges": []}
-    return json.dumps({**state, "model": empty, "added_tokens": []})
-
-
-def _vocabulary(
-    file: Path, state: Mapping[str, Any], name: str
-) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """What a class that is built anew keeps of the model."""
-    model = state["model"]
-    if model.get("type") != "BPE":
-        raise CheckpointError(
-            file,
-            f"has a {model.get('type')} model, and the tokenizer class {name} is a BPE: name "
-            "PreTrainedTokenizerFast in tokenizer_config.json to take the file at its word",
-        )
-    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
-    return model["vocab"], [(left, right) for left, right in pairs]
 
 
 def _add(

@@ -15,7 +15,7 @@ from diy_core.checkpoints.side_files import copy_side_files
 from diy_core.config import DIYConfig
 from diy_core.data import require_tokenizer, tokenizer_hash
 from diy_core.notes import settle
-from diy_core.text.backend import keep_class
+from diy_core.text.kept_class import keep_class
 from diy_core.training.config import TrainConfig
 from diy_core.training.run_directory import RunDirectory
 

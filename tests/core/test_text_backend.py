@@ -9,7 +9,8 @@ from diy_core.byte_tokenizer import write_byte_tokenizer
 from diy_core.data import tokenizer_hash
 from diy_core.data.files import file_hash
 from diy_core.errors import CheckpointError
-from diy_core.text.backend import keep_class, load
+from diy_core.text.backend import load
+from diy_core.text.kept_class import keep_class
 from diy_core.tokenizer import Tokenizer
 from tests.core.test_text_sweep import ZOO, write
 
@@ -76,6 +77,41 @@ def test_a_text_that_the_tokenizer_has_no_token_for(tmp_path):
     write(tmp_path, {"tokenizer": PLAIN["tokenizer"] | {"model": words, "added_tokens": []}})
     with pytest.raises(ValueError, match=rf"{tmp_path}: the tokenizer cannot encode this text: .*"):
         Tokenizer.from_pretrained(tmp_path).encode("b")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "BPE", "vocab": {}},
+        {"type": "BPE", "vocab": {}, "merges": ["abc"]},
+        {"type": "BPE", "vocab": ["a"], "merges": []},
+        {"type": "BPE", "vocab": {"a": "b"}, "merges": []},
+        {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]},
+    ],
+)
+def test_a_vocabulary_that_cannot_be_read_by_a_class_that_builds_anew(tmp_path, model):
+    files = changed(tokenizer_class="GPT2Tokenizer")
+    write(tmp_path, files | {"tokenizer": PLAIN["tokenizer"] | {"model": model}})
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer\.json: (has no readable|cannot be built)"
+    ):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("added", [["<tool>"], [{"content": "<tool>"}], [{"id": 3}], [3]])
+def test_added_tokens_that_are_none(tmp_path, added):
+    tokenizer = PLAIN["tokenizer"] | {"added_tokens": added}
+    write(tmp_path, changed(tokenizer_class="GPT2Tokenizer") | {"tokenizer": tokenizer})
+    with pytest.raises(CheckpointError, match="added_tokens must"):
+        load(tmp_path)
+
+
+def test_an_old_file_that_does_not_name_the_kind_of_its_model(tmp_path):
+    model = {k: v for k, v in PLAIN["tokenizer"]["model"].items() if k != "type"}
+    files = changed(tokenizer_class="GPT2Tokenizer")
+    write(tmp_path, files | {"tokenizer": PLAIN["tokenizer"] | {"model": model}})
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert Tokenizer.from_pretrained(tmp_path).encode("the fox") == theirs("the fox").input_ids
 
 
 # Notes
