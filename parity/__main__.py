@@ -187,7 +187,7 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
                 ]
                 proven.append(one)
     if not arguments.checks and (line := check.left_out(plan)):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     report.verdict(checks, console)
     divergence = None
     if model and not compare.passed(checks):
