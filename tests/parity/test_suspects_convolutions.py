@@ -119,8 +119,10 @@ class FlaxRectified(nn.Module):
         return nn.relu(y) if self.relu else y
 
 
-def traced_image(conv: Any, size: tuple[int, ...], relu: bool = True, **other: Any) -> TraceResult:
-    """A convolution of PyTorch against Flax's, on images of this size."""
+def traced_image(
+    conv: Any, size: tuple[int, ...], relu: bool = True, moved: bool = True, **other: Any
+) -> TraceResult:
+    """A convolution of PyTorch against Flax's, on images of this size, moved to channels last."""
     conv, weight, axes = conv.double(), array(conv.weight), tuple(range(2, 2 + len(size)))
     transposed = "Transpose" in type(conv).__name__
     if transposed:
@@ -143,7 +145,7 @@ def traced_image(conv: Any, size: tuple[int, ...], relu: bool = True, **other: A
         model,
         flax,
         {"conv": {"kernel": kernel, "bias": array(conv.bias)}},
-        {"torch": np.moveaxis(x, -1, 1), "flax": x},
+        {"torch": np.moveaxis(x, -1, 1), "flax": x if moved else np.moveaxis(x, -1, 1)},
         backward=False,
     )
 
@@ -199,3 +201,15 @@ def test_same_of_a_transposed_convolution(axes: int) -> None:
         "the transposed convolution with SAME starts 0 into the full output in Flax, "
         "with padding 1 starts 1 into the full output in PyTorch"
     )
+
+
+@pytest.mark.usefixtures("_exact")
+@pytest.mark.parametrize("channels", [5, 6])
+def test_an_image_that_nobody_moved_to_channels_last(channels: int) -> None:
+    """Its shape says nothing: it is as wide as it has channels."""
+    conv = torch.nn.Conv2d(6, channels, 3, 1, 1)
+    found = traced_image(conv, (6, 6), moved=False).first_divergence
+    assert found is not None
+    (suspect,) = found.suspects
+    assert suspect.name == "conv-channels-first"
+    assert "transpose it for Flax" in suspect.sentence

@@ -75,7 +75,9 @@ def convolution_suspects(
             wanted = side[:1, ..., :few]
             if value is not None and value.shape == wanted.shape:
                 best[i] = min(best[i], (relative_error(value, wanted), way), key=lambda b: b[0])
-    (_, mine), (_, theirs) = best
+    (after_torch, mine), (after_flax, theirs) = best
+    if after_flax <= evidence.bound < after_torch and x.shape[1] == x.shape[-1]:
+        yield from _untransposed(evidence, x, kernel, bias)
     if mine is None or theirs is None or mine == theirs:
         return
     said = [(a, b) for a, b in zip(mine.words(), theirs.words(), strict=True) if a != b]
@@ -86,6 +88,25 @@ def convolution_suspects(
         for value in [convolved(x, kernel, bias, way)]
     ]
     if suspect := evidence.judge(f"conv-{said[0][1].split(' ')[0]}", sentence, max(after)):
+        yield suspect
+
+
+def _untransposed(
+    evidence: Evidence, x: Array, kernel: Array, bias: Array | None
+) -> Iterator[Suspect]:
+    """An image as wide as it has channels, which Flax is given channels first, as PyTorch is."""
+    way = next(_ways(evidence.module, x.shape[2:], kernel.shape[:-2], bias is not None))
+    value = convolved(np.moveaxis(x, 1, -1), kernel, bias, way)
+    side = evidence.target.torch
+    if value is None or sorted(value.shape) != sorted(side.shape):
+        return
+    # What came out lies in any order: it is as square as what went in.
+    orders = [(0, *order) for order in itertools.permutations(range(1, side.ndim))]
+    turned = [side.transpose(order) for order in orders]
+    after = min(relative_error(value, a) for a in turned if a.shape == value.shape)
+    words = "the image lies channels first, as PyTorch reads it, and Flax takes its last axis for "
+    words += "the channels: transpose it for Flax"
+    if suspect := evidence.judge("conv-channels-first", words, after):
         yield suspect
 
 
