@@ -22,12 +22,13 @@ from diy_core.tokenizer import Tokenizer
 _ROLES = {"bos_token": "bos_token_id", "unk_token": "unknown_token_id"}
 
 
-def vocabulary_metadata(directory: Path, vocab_size: int) -> dict[str, Any]:
+def vocabulary_metadata(directory: Path, vocab_size: int, notes: list[str]) -> dict[str, Any]:
     """The `tokenizer.*` entries for the tokenizer files in a directory.
 
     Args:
         directory: may have no tokenizer: then the entries say so.
         vocab_size: rows of the embedding; ids beyond the tokenizer's are filled with unused ones.
+        notes: gets what is odd about the tokenizer.
 
     Raises:
         CheckpointError: a tokenizer that llama.cpp does not know under a name that we know, or one
@@ -37,6 +38,7 @@ def vocabulary_metadata(directory: Path, vocab_size: int) -> dict[str, Any]:
     if not file.is_file():
         return {"tokenizer.ggml.model": "no_vocab"}
     tokenizer = Tokenizer.read(directory)
+    notes += tokenizer.notes
     backend = tokenizer.backend
     state = json.loads(backend.to_str())
     pre = _name_of_rules(file, state)

@@ -98,7 +98,8 @@ class GGUFWriter(Writer):
             files = read_side_files(Path(folder))
             # Where generation_config.json is silent, it says what ends a text.
             write_json(Path(folder) / CONFIG, self._config.to_dict())
-            vocabulary = vocabulary_metadata(Path(folder), self._config.vocab_size)
+            rows = self._config.vocab_size
+            vocabulary = vocabulary_metadata(Path(folder), rows, source.notes)
         dtypes = [str(tensor.dtype) for tensor in self._layout.values()]
         matrices = [str(tensor.dtype) for tensor in self._layout.values() if len(tensor.shape) > 1]
         most = max(sorted(set(matrices)), key=matrices.count)

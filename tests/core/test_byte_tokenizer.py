@@ -73,4 +73,4 @@ def test_a_file_that_was_changed_is_another_tokenizer(folder: Path, tmp_path: Pa
 
 def test_gguf_cannot_hold_it(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="has no merges"):
-        vocabulary_metadata(folder, 257)
+        vocabulary_metadata(folder, 257, [])

@@ -375,6 +375,16 @@ def test_tokens_that_stand_elsewhere_than_in_tokenizer_json_are_written(tmp_path
     assert found["tokenizer.ggml.eos_token_id"] == theirs.eos_token_id
 
 
+def test_what_is_odd_about_the_tokenizer_is_noted(tmp_path: Path) -> None:
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL, eos_token_id=9000)
+    put_tokenizer(source)
+    done = export(source, tmp_path / "m.gguf")
+    assert [note for note in done.notes if "eos_token_id 9000 was left out" in note]
+    with pytest.raises(CheckpointError, match=r"eos_token_id 9000 .*\(refused: strict\)"):
+        export(source, tmp_path / "strict.gguf", strict=True)
+    assert not (tmp_path / "strict.gguf").exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
