@@ -68,6 +68,7 @@ class GGUFReader(Reader):
             self._files = _files(self._metadata)
             self._templates = templates_of(self._metadata)
             self._special = SpecialTokens(self._metadata, config.vocab_size)
+            notes += self._special.notes
             self._tokenizer = self._find_tokenizer(config, notes)
             if CONFIG_KEY not in self._metadata:
                 config = dataclasses.replace(config, extra=self._special.in_config())

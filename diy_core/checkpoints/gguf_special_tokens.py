@@ -25,11 +25,17 @@ class SpecialTokens:
         metadata: the file's entries by name.
         count: of tokens: ids are below it.
 
+    Attributes:
+        by_role: ids by role, `bos_token` and so on, where the file names one.
+        ends: what ends a generation: the end of the text, and that of a turn.
+        notes: ids beyond the tokens, which stand for nothing and are left out.
+
     Raises:
-        ValueError: an id that is no token.
+        ValueError: an id that is no integer.
     """
 
     def __init__(self, metadata: Mapping[str, Any], count: int) -> None:
+        self.notes: list[str] = []
         self._metadata, self._count = metadata, count
         self._unsaid = _UNSAID.get(str(metadata.get("tokenizer.ggml.model")), {})
         ids = {role: self.id(key) for role, key in _ROLE_KEYS.items()}
@@ -38,15 +44,18 @@ class SpecialTokens:
         self.ends = list(dict.fromkeys(token_id for token_id in ends if token_id is not None))
 
     def id(self, key: str) -> int | None:
-        """The id under `tokenizer.ggml.KEY`; None: the file names none."""
+        """The id under `tokenizer.ggml.KEY`; None: the file names none, or none that is a token."""
         value = self._metadata.get(f"tokenizer.ggml.{key}", self._unsaid.get(key))
         if value is None:
             return None
-        if not isinstance(value, int) or not 0 <= value < self._count:
-            raise ValueError(
-                f"tokenizer.ggml.{key} is {value!r}, and ids are 0 to {self._count - 1}"
-            )
-        return value
+        words = f"tokenizer.ggml.{key} is {value!r}, and ids are 0 to {self._count - 1}"
+        if not isinstance(value, int):
+            raise ValueError(words)
+        if 0 <= value < self._count:
+            return value
+        if (note := f"{words}: it was left out") not in self.notes:
+            self.notes.append(note)
+        return None
 
     def in_config(self) -> dict[str, int]:
         """What a config.json says of them."""

@@ -128,7 +128,9 @@ class GGUFTokenizer:
         scores = self._list("scores", float)
         if len(scores) != len(self.tokens):
             raise ValueError(f"{len(scores)} scores for {len(self.tokens)} tokens")
-        unknown = self.special.by_role["unk_token"]
+        unknown = self.special.by_role.get("unk_token")
+        if unknown is None:
+            raise UnknownTokenizer("its unknown token is no token")
         return build_sentencepiece(
             {token: i for i, token in enumerate(self.tokens)},
             scores,

@@ -504,8 +504,7 @@ def test_files_of_a_former_model_do_not_survive(source, target):
         ("merges", ["h e", "Ġ t h"], ["merge 'Ġ t h' is not two tokens"]),
         ("merges", ["h zz"], ["merges", "zz"]),
         ("merges", [1, 2], ["tokenizer.ggml.merges must be a list of str"]),
-        ("eos_token_id", 9999, ["eos_token_id", "9999"]),
-        ("eos_token_id", len(TOKENS), [f"ids are 0 to {len(TOKENS) - 1}"]),
+        ("eos_token_id", "2", ["eos_token_id is '2'", f"ids are 0 to {len(TOKENS) - 1}"]),
     ],
 )
 def test_contradictory_tokenizers_are_refused(source, target, entry, value, words):
@@ -548,6 +547,16 @@ def test_an_unknown_tokenizer_is_left_out_with_a_note(source, target, entry, val
     assert names == set()
     assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == 0
     assert (target / "chat_template.jinja").read_text() == TEMPLATE
+
+
+@pytest.mark.parametrize("value", [9999, len(TOKENS), 2**32 - 1])
+def test_an_id_beyond_the_tokens_is_left_out_with_a_note(source, target, value):
+    reader = GGUFReader(tiny(source, tokenizer__ggml__eos_token_id=value))
+    words = f"tokenizer.ggml.eos_token_id is {value}, and ids are 0 to {len(TOKENS) - 1}"
+    assert reader.notes == [f"{words}: it was left out"]
+    found = import_gguf(source, target)
+    assert found.extra == {"bos_token_id": 1, "pad_token_id": 0}
+    assert Tokenizer.from_pretrained(target).eos_token_ids == []
 
 
 @pytest.mark.parametrize("model", ["no_vocab", "none"])
