@@ -181,6 +181,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     path, options, show = arguments.path, {"verify": arguments.verify}, inspection.show
     with bar() as progress:
+        if place_of_run(path) and arguments.config_directory is not None:
+            raise ValueError(f"--config is of an Orbax checkpoint, and {path} is a training run")
         if place_of_run(path):
             options["step"], show = arguments.step, run_inspection.show_run
             record = run_inspection.inspect_run(path, **options, progress=progress)
@@ -208,8 +210,13 @@ def _diff(arguments: argparse.Namespace) -> int:
     paths, show = (arguments.one, arguments.other), diff_report.show_diff
     with bar() as progress:
         if any(place_of_run(path) for path in paths):
-            options = {"step": arguments.step, "verify": arguments.verify}
-            record = run_diff.diff_runs(*paths, **options, progress=progress)
+            record = run_diff.diff_runs(
+                *paths,
+                step=arguments.step,
+                verify=arguments.verify,
+                config=arguments.config_directory,
+                progress=progress,
+            )
             show = run_report.show_diff
         elif arguments.step is not None:
             raise ValueError("--step is of training runs: neither A nor B is one")

@@ -50,6 +50,7 @@ def diff_runs(
     *,
     step: int | None = None,
     verify: bool = False,
+    config: str | Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Compare two training runs, or one with a model; nothing is written, nothing is locked.
@@ -62,6 +63,7 @@ def diff_runs(
         other: likewise; one of the two is a run.
         step: of the checkpoints.
         verify: also read the other checkpoints and compare them, and a model, with their sums.
+        config: of a model that is an Orbax checkpoint without one, as `open_checkpoint` takes it.
         progress: called often, with what is done, and bytes of how many.
 
     Returns:
@@ -78,23 +80,25 @@ def diff_runs(
     places = [place_of_run(path, step) for path in (one, other)]
     if places == [None, None]:
         raise CheckpointError(one, "is no training run, and neither is the other")
+    if config is not None and None not in places:
+        raise ValueError("--config is of an Orbax checkpoint, and both A and B are training runs")
     named = [place.step for place in places if place is not None and place.step is not None]
     runs = [place.run for place in places if place is not None]
     both = sorted(set(steps_of(runs[0])).intersection(*(steps_of(run) for run in runs)))
     wanted = named[0] if named else both[-1] if both else None
     left, right = (
-        _model(path, verify, progress) if place is None else _run(path, _at(place, wanted))
+        _model(path, config, verify, progress) if place is None else _run(path, _at(place, wanted))
         for path, place in zip((one, other), places, strict=True)
     )
-    position, config = _positions(left, right), _configs(left, right)
+    position, configs = _positions(left, right), _configs(left, right)
     checkpoints = logs = None
     if len(runs) == 2:
-        logs = _logs(runs, same_config=not config)
+        logs = _logs(runs, same_config=not configs)
         if not named:
             checkpoints = _scan(runs, both, verify, progress)
     names = [n for n in {**left.stored, **right.stored} if len(runs) == 2 or n.startswith("model/")]
     faults = _arrays(names, left, right, progress)
-    apart = [*faults, *position, *config]
+    apart = [*faults, *position, *configs]
     apart += [log for log in (logs or {}).values() if log["first"] is not None]
     parted = checkpoints is not None and checkpoints["first"] is not None
     return {
@@ -105,7 +109,7 @@ def diff_runs(
         "tensors": faults,
         "kinds": _kinds(names, faults),
         "position": position,
-        "config": config,
+        "config": configs,
         "checkpoints": checkpoints,
         "logs": logs,
         "verified": verify,
@@ -131,10 +135,10 @@ def _run(path: str | Path, place: Place) -> _Side:
     return _Side(checkpoint.stored, checkpoint.read, checkpoint.config, record, checkpoint)
 
 
-def _model(path: str | Path, verify: bool, progress: Progress) -> _Side:
+def _model(path: str | Path, config: str | Path | None, verify: bool, progress: Progress) -> _Side:
     from parity.convert import open_checkpoint
 
-    reader = open_checkpoint(path)
+    reader = open_checkpoint(path, config=config)
     if verify:
         check(reader, reader.require_manifest(), progress)
 

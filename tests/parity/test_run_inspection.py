@@ -115,6 +115,10 @@ def test_what_cannot_be_read(tmp_path: Path, capsys: Capture) -> None:
     capsys.readouterr()
     for words, message in (
         ([run, "--verify"], "00000004: tensor square/model.norm.weight does not have the SHA-256"),
+        (
+            [run, "--config", run],
+            f"--config is of an Orbax checkpoint, and {run} is a training run",
+        ),
         ([run, "--step", 5], "has no checkpoint of step 5; there are 4"),
         ([run / "checkpoints" / "00000005"], "has no checkpoint of step 5; there are 4"),
         ([run / "model"], "is a training run and not a model"),
