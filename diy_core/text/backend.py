@@ -34,6 +34,9 @@ from diy_core.text.tokenizer_json import (
 from diy_core.text.tokens import Tokens, add_again, read_tokens
 from diy_core.tokenizer_files import SETTINGS, read_json
 
+# Rules for words that differ split this differently.
+_TELLING = "it's I'LL a1234 x_Y2 camelCase (a)  b,c\n\n\td... /\n你好 e\u0301 किताब"
+
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
@@ -85,7 +88,14 @@ def load(path: Path) -> Backend:
         vocabulary, merges = vocabulary_of(file, state, name)
         with library(file, f"cannot be built as a {name}"):
             backend = rebuilt.build(vocabulary, merges, tokens.settings)
+            other_words = BYTE_LEVEL in text and _words(backend) != _words(written)
         backend.post_processor = written.post_processor
+        if other_words:
+            notes.append(
+                f"{name} splits text into words otherwise than tokenizer.json, and was taken, as "
+                "transformers 5 takes it: name PreTrainedTokenizerFast in tokenizer_config.json "
+                "if tokenizer.json is meant"
+            )
     backend.no_truncation()
     backend.no_padding()
     alone = backend.get_added_tokens_decoder()
@@ -114,6 +124,16 @@ def _turn_dropout_off(backend: tokenizers.Tokenizer, notes: list[str]) -> None:
                 "give the same text other ids each time"
             )
         backend.model.dropout = None
+
+
+def _words(tokenizer: tokenizers.Tokenizer) -> list[str]:
+    """How `_TELLING` is split."""
+    text = _TELLING
+    if tokenizer.normalizer is not None:
+        text = tokenizer.normalizer.normalize_str(text)
+    if tokenizer.pre_tokenizer is None:
+        return [text]
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
 
 
 def _silent(written: tokenizers.Tokenizer, rebuilt: Rebuilt | None) -> dict[str, str | None]:

@@ -145,6 +145,17 @@ def test_other_ids_than_the_files_say_are_noted(tmp_path):
     ).input_ids == [400]
 
 
+@pytest.mark.parametrize("rules", ["smollm", "llama-bpe", "gpt-2"])
+def test_a_class_that_splits_otherwise_than_the_file_is_noted(tmp_path, rules):
+    files = ZOO[f"words of {rules}"]
+    settings = files["tokenizer_config"] | {"tokenizer_class": "GPT2Tokenizer"}
+    ours = Tokenizer.read(write(tmp_path, files | {"tokenizer_config": settings}))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.encode("it's 1234") == theirs("it's 1234").input_ids
+    words = "GPT2Tokenizer splits text into words otherwise than tokenizer.json, and was taken"
+    assert [note.startswith(words) for note in ours.notes] == [True] * (rules != "gpt-2")
+
+
 @pytest.mark.parametrize("name", ["words of llama-bpe", "added_tokens_decoder", "Llama silent"])
 def test_what_is_usual_has_no_notes(tmp_path, name):
     assert load(write(tmp_path, ZOO[name])).notes == []
