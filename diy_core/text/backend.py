@@ -34,6 +34,10 @@ from diy_core.text.tokenizer_json import (
 from diy_core.text.tokens import Tokens, add_again, read_tokens
 from diy_core.tokenizer_files import SETTINGS, read_json
 
+_OTHER_WORDS = (
+    "{} splits text into words otherwise than tokenizer.json, and was taken, as transformers 5 "
+    "takes it: name PreTrainedTokenizerFast in tokenizer_config.json if tokenizer.json is meant"
+)
 # Rules for words that differ split this differently.
 _TELLING = "it's I'LL a1234 x_Y2 camelCase (a)  b,c\n\n\td... /\n你好 e\u0301 किताब"
 
@@ -81,21 +85,16 @@ def load(path: Path) -> Backend:
     own, doubled = own_tokens(file, state), rebuilt.doubled if rebuilt else ()
     tokens = read_tokens(path, settings, own, _silent(written, rebuilt), doubled)
     notes: list[str] = []
+    backend = written
     if rebuilt is None:
-        backend = written
         _turn_dropout_off(backend, notes)
     else:
         vocabulary, merges = vocabulary_of(file, state, name)
         with library(file, f"cannot be built as a {name}"):
             backend = rebuilt.build(vocabulary, merges, tokens.settings)
-            other_words = BYTE_LEVEL in text and _words(backend) != _words(written)
-        backend.post_processor = written.post_processor
-        if other_words:
-            notes.append(
-                f"{name} splits text into words otherwise than tokenizer.json, and was taken, as "
-                "transformers 5 takes it: name PreTrainedTokenizerFast in tokenizer_config.json "
-                "if tokenizer.json is meant"
-            )
+            backend.post_processor = written.post_processor
+            if BYTE_LEVEL in text and _words(backend) != _words(written):
+                notes.append(_OTHER_WORDS.format(name))
     backend.no_truncation()
     backend.no_padding()
     alone = backend.get_added_tokens_decoder()
