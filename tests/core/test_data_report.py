@@ -103,7 +103,11 @@ def test_the_command_says_it_in_lines_or_as_json(
         ("a.txt", b"he said \x93no\x94\n", r"byte 8 \(0x93\) is not UTF-8: .*Windows-1252.*CP1252"),
         ("a.txt", b"text\0\0", r"byte 4 is NUL \(0x00\)"),
         ("a.jsonl", b'{"text": "x"}\n\0\0\0', r"line 2: byte 14 is NUL \(0x00\)"),
-        ("a.jsonl", gzip.compress(b"{}"), "a.jsonl: looks like gzip data: add .gz to its name"),
+        (
+            "a.jsonl",
+            gzip.compress(b"{}", mtime=0),
+            "a.jsonl: looks like gzip data: add .gz to its name",
+        ),
         ("a.txt", b"\0\x05\x16\x07\0\x02", "looks like a resource fork of macOS: leave it out"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "LFS pointer .*lfs pull"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\n", "LFS pointer .*lfs pull"),

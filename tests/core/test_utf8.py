@@ -30,7 +30,7 @@ def test_wide_encodings_are_named(encoding: str, marked: bool) -> None:
 def test_other_files_are_named_and_text_is_not() -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
     for content, named in (
-        (gzip.compress(b"x"), "gzip data: add .gz"),
+        (gzip.compress(b"x", mtime=0), "gzip data: add .gz"),
         (b"BZh91AY&SY\x00", "bzip2 data: add .bz2"),
         (pointer, "a Git LFS pointer and not the file itself: fetch it with git lfs pull"),
         (b"PK\x03\x04..", "a zip archive: unpack it"),
