@@ -184,6 +184,25 @@ def test_tables_in_a_narrow_dtype(dtype: str) -> None:
         assert words in found[0].sentence
 
 
+def test_a_scaling_in_bfloat16_is_not_told_by_its_values() -> None:
+    kind = torch.bfloat16
+    right, wrong = (
+        tuple(torch.from_numpy(t).to(kind).double().numpy() for t in tables(f))
+        for f in (ours(1e4), ours(1e4, **LLAMA3 | {"original_max_position_embeddings": 64}))
+    )
+    evidence = dataclasses.replace(rotary(right, wrong, "Flax"), bound=4e-2, dtype="bfloat16")
+    for suspect in explain(evidence):
+        assert "no known rule" not in suspect.sentence
+        assert "leaves out" not in suspect.sentence
+
+
+def test_a_blend_of_too_few_channels_to_tell_its_ends() -> None:
+    """Of a small head: both are llama3 by the same factor, and not the same."""
+    scaling = LLAMA3 | {"original_max_position_embeddings": 512}
+    right, wrong = (ours(1e4, 16, **scaling | {"high_freq_factor": n}) for n in (4.0, 5.0))
+    first(seen(right, wrong, "Flax"), "rope-frequencies", "scaling begins or ends elsewhere")
+
+
 def test_equal_frequencies_are_no_suspect() -> None:
     wrong = np.random.default_rng(0).normal(size=(1, S, H // 2))
     evidence = seen(ours(), ours(), "Flax")

@@ -18,7 +18,7 @@ NOISE = {"float64": 1e-6, "float32": 5e-6, "float16": 5e-3, "bfloat16": 3e-2}
 _EXACT = 1e-9  # of a base in float64
 _BLEND = 100.0  # times as blurred is what lies behind a blend
 _EITHER = "llama3 or yarn"  # nothing lies between what is kept and what is divided
-_COARSE = 1e-4  # noise of a narrow dtype
+COARSE = 1e-4  # noise of a narrow dtype
 _DIGITS = 12
 _USUAL = (1e4, 1e5, 5e5, 1e6)  # bases that models have
 _NTK = 1.2  # the least factor that a scaling has
@@ -53,7 +53,8 @@ def read(frequencies: Array, noise: float) -> Rotary | None:
 
     Args:
         frequencies: in radians per position, (n,), above 0, in the order of channels.
-        noise: what their logarithms may be off by.
+        noise: what their logarithms may be off by. Where that is much, as of bfloat16, a scaling
+            of a part of the frequencies cannot be told.
     """
     count = len(frequencies)
     if count < 2:
@@ -63,11 +64,11 @@ def read(frequencies: Array, noise: float) -> Rotary | None:
     if np.ptp(steps) <= 2 * noise:
         blur = max(_EXACT, 2 * float(np.ptp(steps)))
         theta = _rounded(math.exp(float(steps.mean()) * count), blur)
-        if abs(logs[0]) <= max(blur, 2 * noise if noise > _COARSE else 0):
+        if abs(logs[0]) <= max(blur, 2 * noise if noise > COARSE else 0):
             return Rotary(theta, blur=blur)
         values = {"factor": _rounded(float(1 / frequencies[0]), blur)}
         return Rotary(theta, "linear", values, blur)
-    for slope, spread in _slopes(steps, noise):
+    for slope, spread in _slopes(steps, noise) if noise <= COARSE else ():
         base = np.exp(-slope * np.arange(count))
         blur = max(_EXACT, spread * count)
         plain = Rotary(_rounded(math.exp(slope * count), blur), blur=blur)
@@ -156,14 +157,12 @@ def differences(mine: Rotary, theirs: Rotary, usual: str, odd: str) -> list[str]
     if _differ(mine.theta, theirs.theta, blur):
         a, b = apart(theirs.theta, mine.theta)
         said.append(f"rope theta is {a} in {odd}, {b} in {usual}")
-    if mine.kind == theirs.kind or (_EITHER in (kinds := {mine.kind, theirs.kind}) and
-                                    kinds & {"llama3", "yarn"}):  # fmt: skip
+    kinds = {mine.kind, theirs.kind}
+    if len(kinds) == 1 or (_EITHER in kinds and kinds & {"llama3", "yarn"}):
         for name in [name for name in mine.values if name in theirs.values]:
             if _differ(mine.values[name], theirs.values[name], _BLEND * blur):
                 a, b = apart(theirs.values[name], mine.values[name])
                 said.append(f"the {theirs.kind} scaling's {name} is {a} in {odd}, {b} in {usual}")
-        if mine.kind and not said and _EITHER in (mine.kind, theirs.kind):
-            said.append(f"the {theirs.kind} scaling begins or ends at other frequencies")
     elif mine.kind and theirs.kind:
         words = f"{theirs.scaling()} in {odd}, {mine.scaling()} in {usual}"
         said.append(f"the rope scaling is {words}")

@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 from parity.tracing.errors import relative_error
 from parity.tracing.result import Suspect
 from parity.tracing.suspects.evidence import ROUNDED, Evidence
-from parity.tracing.suspects.rotary_frequencies import NOISE, Rotary, differences, hint, read, short
+from parity.tracing.suspects.rotary_frequencies import (
+    COARSE,
+    NOISE,
+    Rotary,
+    differences,
+    hint,
+    read,
+    short,
+)
 
 Array = NDArray[Any]
 Tables = tuple[Array, Array]
 _FIT = 1e-6
 _ROUNDED_FIT = 5e-3  # frequencies that differ by less may be the same ones, rounded
+_ENDS = "original_max_position_embeddings, low_freq_factor or high_freq_factor"
 _READ = 1e-9  # what reading frequencies off the tables costs
 
 
@@ -86,7 +95,7 @@ def _of_values(
         name = "rope-scaled"
     else:
         found = read(_of_channels(mine), noise), read(_of_channels(theirs), noise)
-        name, words = _described(found, ratio, len(_of_channels(mine)), usual, odd)
+        name, words = _described(found, ratio, noise, usual, odd)
     sizes = [float(np.hypot(*side).mean()) for side in sides]
     if abs(sizes[1] / sizes[0] - 1) > noise:
         words += "; " if words else ""
@@ -125,12 +134,14 @@ def _factor(frequencies: Array, noise: float) -> float:
 
 
 def _described(
-    found: tuple[Rotary | None, Rotary | None], ratio: Array, count: int, usual: str, odd: str
+    found: tuple[Rotary | None, Rotary | None], ratio: Array, noise: float, usual: str, odd: str
 ) -> tuple[str, str]:
     """The name of what is wrong with the frequencies, and the values that each side has."""
     mine, theirs = found
     differing = int((abs(ratio - 1) > _FIT).sum())
     words = f"{differing} of {len(ratio)} rotary frequencies differ"
+    if (mine is None or theirs is None) and noise > COARSE:
+        return "rope-frequencies", f"{words}: their values show in float64 only"
     if mine is None or theirs is None:
         known = [
             f"{side}'s are those of theta {short(f.theta)}, scaling {f.scaling()}"
@@ -140,10 +151,12 @@ def _described(
         known += [f"{s}'s follow no known rule" for s, f in ((odd, theirs), (usual, mine)) if not f]
         return "rope-frequencies", f"{words}: {'; '.join(known)}"
     said = differences(mine, theirs, usual, odd)
+    if not said and mine.kind and np.abs(ratio - 1).max() > COARSE:
+        said = [f"the {theirs.kind} scaling begins or ends elsewhere ({_ENDS})"]
     if not said:
         return "rope-frequencies", ""
     plain = not mine.kind and not theirs.kind
-    text = "; ".join(said) + (hint(mine, theirs, count) if plain else "")
+    text = "; ".join(said) + (hint(mine, theirs, len(_of_channels(ratio))) if plain else "")
     if said[0].startswith("rope theta"):
         return "rope-theta", text
     return "rope-frequencies", f"{words}: {text}"
