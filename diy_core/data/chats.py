@@ -26,6 +26,9 @@ from diy_core.tokenizer import Tokenizer
 _FUNCTION, _OPEN, _CLOSE = "_diy_answer", "\ue0f0", "\ue0f1"
 # What chat_template_kwargs cannot say: it is decided by what is learnt.
 _FIXED = {"messages", "chat_template", "continue_final_message", "add_generation_prompt"}
+_CALLS = ("tool_calls", "function_call")
+# What an answer was made from, where a message holds it itself.
+_GIVEN = ("tools", "functions", "documents", "images", "image", "videos", "audios", "audio")
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _TAG = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
@@ -149,11 +152,12 @@ class _Writer:
                     f"the chat template writes the arguments of a call in message {i} as a quoted "
                     "text, since they are one: give them as an object"
                 )
-            for key in ("tool_calls", "function_call"):
+            for key in (*_CALLS, *_GIVEN):
                 if message.get(key) and self.write_without(i, key) == text:
+                    remedy = "write the call as content" if key in _CALLS else "leave it out"
                     raise ValueError(
                         f"the chat template does not write {key} of message {i}: train with a "
-                        "template that does, or write the call as content"
+                        f"template that does, or {remedy}"
                     )
 
     def write_without(self, i: int, key: str) -> str | None:

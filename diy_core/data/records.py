@@ -12,21 +12,25 @@ made for another kind of training, is an error.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diy_core.data.refusals import (
+    COLUMNS,
+    PREFERENCES,
+    STEPWISE,
+    is_empty,
+    refuse_beside_a_chat,
+    refuse_beside_a_completion,
+    refuse_other_kinds,
+)
 from diy_core.data.turns import read_turns
 
 TEXT, MESSAGES, CONVERSATIONS, PROMPT = "text", "messages", "conversations", "prompt"
 _COMPLETION = "completion"
 _SYSTEM = ("system", "system_prompt")
 _BESIDE = ("tools", "functions", "documents", *_SYSTEM, "chat_template_kwargs")
-_WEIGHTS = ("weight", "sample_weight", "loss_weight")
-_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
-# Columns of other kinds of training, where they hold texts or lists; of KTO_TAG true or false.
-_PREFERENCES = ("rejected", "rejected_response", "rejected_messages", "non_preferred_output")
-_KTO_TAG, _STEPWISE = "kto_tag", "completions"
 _ALPACA = {"instruction", "output"}
 
 
@@ -93,8 +97,8 @@ def read_record(row: Mapping[str, Any], wanted: str | None = None) -> tuple[Docu
 def columns_to_read(names: Iterable[str], wanted: str | None) -> list[str]:
     """The columns of a table that `read_record` looks at, none where it would find no document."""
     forms = {wanted, TEXT, MESSAGES, CONVERSATIONS, PROMPT, *_ALPACA}
-    forms |= {*_PREFERENCES, _STEPWISE}
-    known = forms | {_COMPLETION, _KTO_TAG, "label", "mask", *_BESIDE, *_MEDIA, *_WEIGHTS}
+    forms |= {*PREFERENCES, STEPWISE}
+    known = forms | {_COMPLETION, *_BESIDE, *COLUMNS}
     listed = list(names)
     return [name for name in listed if name in known] if forms & {*listed} else []
 
@@ -114,8 +118,8 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
     if PROMPT in held and _COMPLETION in held:
         there.append(PROMPT)
     # What is empty is there, but where something else is it is not what is meant.
-    forms = [name for name in there if not _is_empty(held[name])] or there[:1]
-    _refuse_other_kinds(held)
+    forms = [name for name in there if not is_empty(held[name])] or there[:1]
+    refuse_other_kinds(held)
     if len(forms) > 1:
         listed = " and ".join(repr(name) for name in forms)
         raise ValueError(
@@ -135,23 +139,6 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
     )
 
 
-def _refuse_other_kinds(held: Mapping[str, Any]) -> None:
-    # A number is something else, such as the count of rejected answers.
-    texts = [name for name, value in held.items() if isinstance(value, (str, list, dict))]
-    for name in (*_PREFERENCES, _STEPWISE):
-        if name in texts and not _is_empty(held[name]):
-            kind = "stepwise supervision" if name == _STEPWISE else "preferences"
-            raise ValueError(
-                f"holds {kind} ({name}), which is not learnt here: write the answer to learn as "
-                "the last of messages, or as completion"
-            )
-    if isinstance(held.get(_KTO_TAG), bool):
-        raise ValueError(
-            f"holds preferences ({_KTO_TAG}), which are not learnt here: keep the good answers, "
-            f"without {_KTO_TAG}"
-        )
-
-
 def _completion(held: Mapping[str, Any]) -> tuple[Document, set[str]]:
     prompt, completion = held[PROMPT], held[_COMPLETION]
     if isinstance(held.get("label"), bool):
@@ -160,6 +147,7 @@ def _completion(held: Mapping[str, Any]) -> tuple[Document, set[str]]:
             "learnt here: keep the good ones, without label"
         )
     if isinstance(prompt, str) and isinstance(completion, str):
+        refuse_beside_a_completion(held)
         return Completion(prompt, completion), {PROMPT, _COMPLETION}
     if not isinstance(prompt, list) or not isinstance(completion, list):
         kinds = f"{type(prompt).__name__} and {type(completion).__name__}"
@@ -171,22 +159,9 @@ def _completion(held: Mapping[str, Any]) -> tuple[Document, set[str]]:
 
 def _chat(turns: tuple[list[dict[str, Any]], list[bool]], held: Mapping[str, Any]) -> Chat:
     messages, counted = turns
-    if found := [name for name in _MEDIA if name in held and not _is_empty(held[name])]:
-        raise ValueError(
-            f"holds {found[0]} beside a chat, and only text is learnt: leave such records out"
-        )
-    if found := [name for name in _WEIGHTS if held.get(name, 1) != 1]:
-        raise ValueError(
-            f"has {found[0]} {held[found[0]]!r} beside a chat, and records are not weighted: give "
-            "each message a weight of 0 or 1"
-        )
-    if str(held.get("mask", "User")).lower() not in ("user", "human"):
-        raise ValueError(
-            f"has mask {held['mask']!r} beside a chat, and what the assistant says is learnt: give "
-            "each message a weight of 0 or 1"
-        )
+    refuse_beside_a_chat(held)
     for name in _SYSTEM:
-        if not _is_empty(held.get(name)):
+        if not is_empty(held.get(name)):
             messages, counted = _with_system(held[name], messages, counted)
     tools = _listed(held, "tools")
     if functions := _listed(held, "functions"):
@@ -196,7 +171,7 @@ def _chat(turns: tuple[list[dict[str, Any]], list[bool]], held: Mapping[str, Any
     variables = _json(held, "chat_template_kwargs") or {}
     if not isinstance(variables, dict):
         raise ValueError(f"needs chat_template_kwargs as an object, got {variables!r}")
-    variables = {name: value for name, value in variables.items() if not _is_empty(value)}
+    variables = {name: value for name, value in variables.items() if not is_empty(value)}
     return Chat(messages, counted, tools, _listed(held, "documents"), variables)
 
 
@@ -213,7 +188,7 @@ def _with_system(
 def _listed(held: Mapping[str, Any], name: str) -> list[Any] | None:
     """A list, or one as JSON in a text, of objects or of such as JSON; an empty one is none."""
     value = _json(held, name)
-    if _is_empty(value):
+    if is_empty(value):
         return None
     if not isinstance(value, list):
         raise ValueError(f"needs {name} as a list of objects, got {type(value).__name__}")
@@ -228,9 +203,3 @@ def _json(held: Mapping[str, Any], name: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"holds {name} as a text that is no JSON: {error}") from error
-
-
-def _is_empty(value: Any) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (isinstance(value, (Sequence, Mapping)) and not value)

@@ -1,8 +1,8 @@
 """The turns of a chat as data sets write them: OpenAI's messages, ShareGPT's from and value.
 
 Whether an answer is to be learnt stands beside it under several names: `weight` (OpenAI, Mistral),
-`train` and `training` (axolotl), `loss` and `loss_scale` (ms-swift). All take 0 and 1, false and
-true.
+`train`, `training` and `train_on_turn` (axolotl), `loss` and `loss_scale` (ms-swift). All take 0
+and 1, false and true. `masked` (torchtune) says the opposite.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from typing import Any
 
 Turns = tuple[list[dict[str, Any]], list[bool]]
 
-_FLAGS = ("weight", "train", "training", "loss", "loss_scale", "loss_weight")
+_FLAGS = (
+    *("weight", "train", "training", "train_on_turn", "trainable"),
+    *("loss", "loss_scale", "loss_weight"),
+)
+_OPPOSITE = "masked"
+_EITHER = "mask"  # learnt in some data, left out in others
 _PARTLY = ("train_detail", "training_detail", "loss_mask")  # which characters or tokens count
 _ROLES = {
     "human": "user",
@@ -47,13 +52,18 @@ def read_turns(listed: Sequence[Any]) -> Turns:
             raise ValueError(f"message {i} must be an object with role and content, got {turn!r}")
         turn = {key: value for key, value in turn.items() if value is not None}
         count = _is_counted(turn, i)
-        message = {key: value for key, value in turn.items() if key not in _FLAGS}
+        message = {key: value for key, value in turn.items() if key not in (*_FLAGS, _OPPOSITE)}
         if "from" in message and "role" not in message:
             message = _of_share_gpt(message, i)
         if count and message.get("role") != "assistant":
             raise ValueError(
                 f"message {i} ({message.get('role')}) is marked as one to learn, and only what the "
                 "assistant says is learnt: remove the mark"
+            )
+        if message.get("role") == "assistant" and isinstance(message.get(_EITHER), (bool, int)):
+            raise ValueError(
+                f"message {i} has mask {message[_EITHER]!r}, which means learnt in some data and "
+                "left out in others: give it a weight of 0 or 1"
             )
         messages.append(message)
         counted.append(count is not False)
@@ -67,16 +77,17 @@ def _is_counted(turn: dict[str, Any], i: int) -> bool | None:
             f"message {i} has {found[0]}, which counts parts of an answer: split the answer into "
             "messages with a weight of 0 and 1"
         )
-    said = {key: turn[key] for key in _FLAGS if key in turn}
+    said = {key: turn[key] for key in (*_FLAGS, _OPPOSITE) if key in turn}
     for key, value in said.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
             raise ValueError(
-                f"message {i} has {key} {value!r}, and an answer counts (1, true) or does not (0, "
-                "false)"
+                f"message {i} has {key} {value!r}, which can be 0 (false) or 1 (true): an answer "
+                "counts, or does not"
             )
-    if len({bool(value) for value in said.values()}) > 1:
+    counts = {bool(value) != (key == _OPPOSITE) for key, value in said.items()}
+    if len(counts) > 1:
         raise ValueError(f"message {i} has {said}, which contradict each other")
-    return bool(next(iter(said.values()))) if said else None
+    return counts.pop() if counts else None
 
 
 def _of_share_gpt(turn: dict[str, Any], i: int) -> dict[str, Any]:

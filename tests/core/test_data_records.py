@@ -150,6 +150,9 @@ def test_a_record_is_written_and_counted(
         (({"loss": False}, {"loss": None}), ["he 20<|end|>"]),
         (({"loss_scale": 0.0}, {"loss_weight": 1}), ["he 20<|end|>"]),
         (({"weight": 0, "loss": False}, {}), ["he 20<|end|>"]),
+        (({"train_on_turn": False}, {"trainable": True}), ["he 20<|end|>"]),
+        (({"masked": True}, {"masked": False}), ["he 20<|end|>"]),
+        (({"masked": 0, "weight": 1}, {"masked": 1, "weight": 0}), ["he 20<|end|>"]),
     ],
 )
 def test_an_answer_of_weight_0_is_written_and_not_learnt(
@@ -221,6 +224,20 @@ CHAT = [USER, ANSWER]
         ({"messages": CHAT, "weight": 0.5}, "has weight 0.5 beside a chat"),
         ({"messages": CHAT, "sample_weight": 2}, "has sample_weight 2 beside a chat"),
         ({"messages": [USER, ANSWER | {"loss_scale": 0.3}]}, "message 1 has loss_scale 0.3"),
+        (
+            {"messages": CHAT, "loss_weights": [0.0, 1.0]},
+            r"loss_weights \[0.0, 1.0\] beside a chat",
+        ),
+        ({"messages": CHAT, "completion_mask": [0, 1]}, "completion_mask beside .*single tokens"),
+        ({"conversations": CHAT, "assistant_masks": [0, 1]}, "assistant_masks beside a chat"),
+        ({"messages": CHAT, "labels": [-100, 1]}, "labels beside a chat"),
+        ({"prompt": "a", "completion": "b", "loss_mask": [True]}, "loss_mask beside a completion"),
+        ({"prompt": "a", "completion": "b", "weight": 0.5}, "weight 0.5 beside a completion"),
+        ({"prompt": "a", "completion": "b", "images": ["c"]}, "images beside a completion"),
+        ({"prompt": "a", "completion": "b", "system": "c"}, "holds system beside .*are texts"),
+        ({"prompt": "a", "completion": "b", "tools": [TOOL]}, "holds tools beside .*are texts"),
+        ({"messages": [USER, ANSWER | {"mask": True}]}, "message 1 has mask True"),
+        ({"messages": [USER, ANSWER | {"masked": 1, "weight": 1}]}, "contradict each other"),
         ({"messages": CHAT, "tools": "no JSON"}, "holds tools as a text that is no JSON"),
         ({"messages": CHAT, "tools": {"name": "f"}}, "needs tools as a list of objects, got dict"),
         ({"messages": CHAT, "tools": [TOOL], "functions": [{}]}, "tools and functions: keep tools"),
@@ -285,6 +302,16 @@ def test_a_record_with_another_or_no_one_meaning_is_refused(
             MARKED,
             {"messages": [USER, ANSWER | {"tool_calls": [TOOL]}]},
             "does not write tool_calls of message 1",
+        ),
+        (
+            TEMPLATE,
+            {"messages": [{"role": "system", "content": "a", "tools": [TOOL]}, *CHAT]},
+            "does not write tools of message 0",
+        ),
+        (
+            TEMPLATE,
+            {"messages": [USER | {"images": ["a.png"]}, ANSWER]},
+            "does not write images of message 0",
         ),
         (
             "{% for m in messages %}{% if loop.last %}{% generation %}{{ m.content }}"
