@@ -23,7 +23,7 @@ from diy_core.training.options import parse
 from diy_core.training.progress import Report
 from diy_core.training.restoring import Verify, is_done, restore
 from diy_core.training.resuming import next_command
-from diy_core.training.run_directory import RunDirectory, whole_checkpoints
+from diy_core.training.run_directory import RunDirectory, require_run_directory, whole_checkpoints
 from diy_core.training.signals import Interruption
 from diy_core.training.state import Position
 
@@ -50,6 +50,9 @@ def run_late(program: str, argv: Sequence[str], load: Callable[[], tuple[Assembl
     """`run` with a twin that `load` imports, for seconds, once the words of `argv` were read."""
     try:
         config, resume, device, strict = parse(program, argv)
+        require_run_directory(config.run_dir)  # and not after the framework was imported
+        if resume and not whole_checkpoints(Path(config.run_dir) / "checkpoints"):
+            complain(f"nothing to resume in {config.run_dir}: a new run begins")
         if said := first_line(program, config, device):
             complain(said)
         assemble, verify = load()
@@ -103,8 +106,6 @@ def train_config(
         position = Position(seed=config.seed)
         if going_on:
             position = restore(config, pieces, directory, report)
-        elif resume:
-            report.say(f"{config.run_dir} holds no whole checkpoint: beginning at step 0")
         begun = position.step
         position = train(config, pieces, directory, position, report, interruption)
         report.say(_outcome(config, begun, position.step, directory.checkpoints))

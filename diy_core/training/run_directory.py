@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,9 @@ from diy_core.training.resuming import differences
 
 _ROOM = 1 << 20  # bytes, for the config and the first lines of metrics
 _HELD: set[int] = set()  # descriptors with a lock
+_CONFIG, _LOCK, _CHECKPOINTS, _METRICS = "config.yaml", ".lock", "checkpoints", "metrics.jsonl"
+# What a start that was killed may leave; and what a shell or a queue opens before a run begins.
+_BEGUN = re.compile(rf"{_LOCK}|{_CHECKPOINTS}|\.{_CONFIG}\.tmp-[0-9a-f]{{8}}|.*\.(log|out|err)")
 
 
 def checkpoint_path(checkpoints: Path, step: int) -> Path:
@@ -46,6 +50,28 @@ def whole_checkpoints(checkpoints: Path) -> list[int]:
     found = checkpoints.iterdir() if checkpoints.is_dir() else ()
     steps = (int(item.name) for item in found if item.name.isdecimal() and item.is_dir())
     return sorted(step for step in steps if checkpoint_path(checkpoints, step).is_dir())
+
+
+def require_run_directory(path: str | Path) -> None:
+    """Raise for a place where no run can be, or where something else than a run is.
+
+    Raises:
+        CheckpointError: it is a file or lies in one, or is a directory with files that no run made.
+    """
+    path = Path(path)
+    there = next((place for place in (path, *path.parents) if place.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise CheckpointError(
+            there, "is a file, and a run needs a directory: choose another run_dir"
+        )
+    names = {item.name for item in path.iterdir()} if path.is_dir() else set()
+    is_run = (path / _CONFIG).is_file() and names & {_LOCK, _CHECKPOINTS, _METRICS}
+    if not is_run and (foreign := sorted(n for n in names if not _BEGUN.fullmatch(n))):
+        raise CheckpointError(
+            path,
+            f"exists, is not empty (it has {foreign[0]}) and is no training run: choose another "
+            "run_dir",
+        )
 
 
 class RunDirectory:
@@ -64,13 +90,13 @@ class RunDirectory:
         doing: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.path = Path(path)
-        self.config_file = self.path / "config.yaml"
-        self.metrics_file = self.path / "metrics.jsonl"
+        self.config_file = self.path / _CONFIG
+        self.metrics_file = self.path / _METRICS
         self.evaluations_file = self.path / "evaluations.jsonl"
         self.timings_file = self.path / "timings.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.plot_file = self.path / "loss.png"
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints = self.path / _CHECKPOINTS
         self.model = self.path / "model"
         self.data = self.path / "data"
         self.validation = self.path / "validation"
@@ -83,9 +109,11 @@ class RunDirectory:
 
         Raises:
             ValueError: another process holds it; the message names it.
+            CheckpointError: of `require_run_directory`.
         """
+        require_run_directory(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

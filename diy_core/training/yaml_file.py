@@ -22,6 +22,8 @@ def read_yaml(file: Path) -> Mapping[str, Any]:
         values = yaml.safe_load(text)
     except FileNotFoundError:
         raise ValueError(f"--config: there is no file {file}") from None
+    except IsADirectoryError:
+        raise ValueError(f"--config: {file} is a directory: give one file") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{file} is no YAML: {error}") from error
     if twice is not None:

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
 from diy_core.training.command import run
-from diy_core.training.config import TrainConfig
+from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.options import from_dict, parse
 from diy_core.training.progress import Clock, flops_per_token, line, measure_peak
 from diy_core.training.state import Position, state_shapes
@@ -102,6 +103,7 @@ def test_either_spelling_of_an_option_will_do(capsys: pytest.CaptureFixture[str]
         (["--optimizer", "null"], "--optimizer must be a YAML file of options such as --optimiz"),
         (["--optimizer.learning_rate", "1e38"], "optimizer.learning_rate must be at most 3.4e+37"),
         (["--config", "nowhere.yaml"], "there is no file nowhere.yaml"),
+        (["--config", "."], "--config: . is a directory: give one file"),
         (["--loss.z_loss", "-1", "--print_config"], "z_loss must be at least 0"),
         (["--seed", "null", "--print_config"], "seed must be an integer, got None"),
         (["--resume", "always"], "auto"),
@@ -353,3 +355,46 @@ def test_a_position_survives_json_and_damage_is_named() -> None:
         Position.from_json(position.to_json() | {"step": True}, "here")
     with pytest.raises(ValueError, match="here: holds no position"):
         Position.from_json({"step": 3}, "here")
+
+
+def test_a_run_goes_where_nothing_else_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = Runner(tmp_path / "papers")
+    runner.path.mkdir()
+    notes = runner.path / "notes.md"
+    for name in ("notes.md", "config.yaml", "data"):  # the last are also names in a run
+        (runner.path / name).write_text("mine")
+        argv = ["--config", str(TINY), "--run-dir", str(runner.path)]
+        assert run("diy train", argv, assemble, FakeStore.verify) == 2
+        said = capsys.readouterr().err
+        assert f"exists, is not empty (it has {name}) and is no training run: choose" in said
+        assert "parameters" not in said  # nothing was begun, and no framework loaded
+        with pytest.raises(CheckpointError, match="choose another run_dir"):
+            runner()
+        assert [item.name for item in runner.path.iterdir()] == [name]
+        (runner.path / name).unlink()
+    for place in (notes, notes / "run"):
+        notes.touch()
+        with pytest.raises(CheckpointError, match="is a file, and a run needs a directory"):
+            Runner(place)()
+    notes.unlink()
+    (runner.path / ".lock").touch()  # as a start that was killed leaves it
+    (runner.path / "checkpoints").mkdir()
+    (runner.path / ".config.yaml.tmp-0123abcd").touch()
+    (runner.path / "train.log").write_text("opened by the shell")
+    assert runner(stop_at=1) == 0
+
+
+def test_resuming_nothing_is_said_before_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "run.yaml"
+    written.write_text(yaml.safe_dump(as_dict(Runner(tmp_path / "run").config())))
+    argv = ["--config", str(written), "--resume", "auto", "--stop-at", "2"]
+    for nothing in (True, False):
+        assert run("diy train", argv, assemble, FakeStore.verify) == 0
+        said = capsys.readouterr().err
+        words = f"nothing to resume in {tmp_path / 'run'}: a new run begins\n"
+        assert said.startswith(words) == nothing
+        assert said.count("nothing to resume") == nothing
