@@ -46,8 +46,8 @@ class Found:
 
     def pass_over(self, path: str | Path, why: str) -> None:
         """Note something that is not read."""
-        name = Path(path).as_posix()
-        self.passed_over.setdefault(why, []).append(name + "/" * os.path.isdir(path))
+        name = _shown(path) + "/" * os.path.isdir(path)
+        self.passed_over.setdefault(why, []).append(name)
 
 
 def survey(sources: str | Path | Sequence[str | Path]) -> Found:
@@ -185,6 +185,9 @@ class _Search:
         return kept
 
     def _add_file(self, path: Path, *, named: bool = False) -> None:
+        if (shown := _shown(path)) != str(path):
+            self.faults.append(f"{shown} has a name that is not UTF-8: rename it")
+            return
         status = path.stat()
         linked = status.st_nlink > 1 and status.st_ino
         key = (status.st_dev, status.st_ino) if linked else os.path.realpath(path)
@@ -204,6 +207,11 @@ def _unwanted(name: str) -> str | None:
         return HIDDEN
     left = name.lower() in _LEFT_BEHIND or name.endswith(("~", "#"))
     return LEFT_BEHIND if left else None
+
+
+def _shown(path: str | Path) -> str:
+    """A name as it can be printed and kept, in UTF-8; names of files may be any bytes."""
+    return Path(path).as_posix().encode(errors="backslashreplace").decode()
 
 
 def folded(names: Sequence[str], most: int = 3, of: int | None = None) -> str:

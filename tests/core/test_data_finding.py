@@ -50,6 +50,20 @@ def passed(top: Path) -> dict[str, list[str]]:
     return {why: relative(top, names) for why, names in survey(top).passed_over.items()}
 
 
+def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes(tmp_path: Path) -> None:
+    top, odd = tmp_path / "corpus", "b\udcfc"  # a file system gives bytes that are not UTF-8 so
+    put(top, "a.jsonl", f"{odd}.csv", f".{odd}/c.jsonl")
+    report = prepare(top, tmp_path / "out", tokenizer="bytes").report
+    assert report is not None
+    assert report["passed_over"] == {
+        HIDDEN: {"count": 1, "names": [f"{top}/.b\\udcfc/"]},
+        OTHER_KIND: {"count": 1, "names": [f"{top}/b\\udcfc.csv"]},
+    }
+    put(top, f"{odd}.jsonl")
+    with pytest.raises(DataError, match=r"b\\udcfc.jsonl has a name that is not UTF-8: rename it"):
+        prepare(top, tmp_path / "other", tokenizer="bytes")
+
+
 def test_what_is_no_data_is_passed_over_with_its_reason(tmp_path: Path) -> None:
     top = tmp_path / "corpus"
     put(top, "00.jsonl", "01.JSONL", "b/02.ndjson", "b/c.txt", "d.jsonl.gz", "README.md")
