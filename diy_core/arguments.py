@@ -10,7 +10,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from diy_core.requirements import versions
@@ -104,7 +104,8 @@ def in_shell_words(text: str, parser: argparse.ArgumentParser, command: str) -> 
     """An error of a function, told to somebody who gave options and no arguments.
 
     `overwrite=True` becomes `--overwrite`, `to='hf'` becomes `--to hf`, and `max_new_tokens (9)`
-    becomes `--max-new-tokens (9)`, where the command has that option; all else stays.
+    becomes `--max-new-tokens (9)`, where the command has that option; all else stays. `field`, `to`
+    and `tokens` are words too: without `=` such a name is an option only where it begins the error.
 
     Args:
         text: the error.
@@ -112,13 +113,28 @@ def in_shell_words(text: str, parser: argparse.ArgumentParser, command: str) -> 
         command: the one that was given.
     """
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    for action in commands.choices[command]._actions:
-        if not action.option_strings:
-            continue
-        option, name = action.option_strings[-1], rf"(?<![\w.-]){re.escape(action.dest)}"
+    actions = commands.choices[command]._actions
+    options = {a.dest: a.option_strings[-1] for a in actions if a.option_strings}
+    text = with_settings(text, options)
+    for name, option in options.items():
+        text = re.sub(rf"\A{re.escape(name)}(?= must | \()", option, text)
+        if "_" in name:  # no word
+            text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?= \()", option, text)
+    return text
+
+
+def with_settings(text: str, options: Mapping[str, str]) -> str:
+    """An error with `to='hf'` as `--to hf`, `json=True` as `--json`.
+
+    Args:
+        text: the error.
+        options: by the name of the argument.
+    """
+    for argument, option in options.items():
+        name = rf"(?<![\w.-]){re.escape(argument)}"
+        text = re.sub(rf"pass {name}=False\b", f"leave out {option}", text)
         text = re.sub(rf"{name}=True\b", option, text)
         text = re.sub(rf"{name}=(['\"]?)([^\s'\"():,;]+)\1", rf"{option} \2", text)
-        text = re.sub(rf"{name}(?= \(| must )", option, text)
     return text
 
 

@@ -57,7 +57,7 @@ def add_data(commands: Any) -> None:
         action="store_true",
         help="print one object: what was written, read and passed over (default: lines)",
     )
-    add_strict(data)
+    add_strict(data, "a tokenizer")
 
 
 def prepare_data(arguments: argparse.Namespace) -> None:

@@ -86,11 +86,11 @@ def notes_of_command(strict: bool = False) -> Iterator[None]:
         _COMMAND.reset(token)
 
 
-def add_strict(parser: Any) -> None:
-    """Give the parser of a command that opens checkpoints its `--strict`."""
+def add_strict(parser: Any, what: str = "a checkpoint") -> None:
+    """Give the parser of a command that opens checkpoints, or such a thing, its `--strict`."""
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse a checkpoint that is odd but means the same (default: it is read, with a "
+        help=f"refuse {what} that is odd but means the same (default: it is read, with a "
         "note on standard error)",
     )

@@ -102,7 +102,7 @@ class Documents:
                 raise DataError(
                     part.path,
                     f"has no column {self._field or 'text'!r} and no column 'messages', only "
-                    f"{', '.join(names)}: name the text's column (--field)",
+                    f"{', '.join(names)}: name the column to learn, such as field={names[0]!r}",
                 )
             rows = [file.metadata.row_group(i).num_rows for i in range(part.stop)]
             others = [name for name in names if name not in columns]

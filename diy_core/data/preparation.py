@@ -89,7 +89,9 @@ def prepare(
     if workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
     if separator == "":
-        raise ValueError("separator must not be empty: None makes each text file one document")
+        raise ValueError(
+            "separator must not be empty: leave it out to make each text file one document"
+        )
     separator = None if separator is None else with_escapes(separator)
     say = complain if progress else _say_nothing
     out = Path(os.path.realpath(out))

@@ -1,6 +1,6 @@
 """What a record of a data set holds: which of its columns is learnt, and which say how.
 
-    text                     a text, or the column that --field names
+    text                     a text, or the column that `field` names
     messages, conversations  a chat; beside it tools (or functions), documents, system (or
                              system_prompt), chat_template_kwargs
     prompt and completion    two texts, or two stretches of a chat; the completion is learnt
@@ -123,7 +123,7 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
     if len(forms) > 1:
         listed = " and ".join(repr(name) for name in forms)
         raise ValueError(
-            f"holds {listed}, which could each be what is learnt: name one (--field {forms[0]})"
+            f"holds {listed}, which could each be what is learnt: name one (field={forms[0]!r})"
         )
     if forms:
         return forms[0]
@@ -133,9 +133,11 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
             "in the data: write messages, or prompt and completion"
         )
     listed = ", ".join(f"{key} ({type(value).__name__})" for key, value in held.items())
+    texts = [key for key, value in held.items() if isinstance(value, str) and value.strip()]
     raise ValueError(
         f"has no text in {wanted or TEXT!r} and no list in 'messages', but {listed or 'nothing'}: "
-        "name the text's field (--field), or write text, messages, or prompt and completion"
+        + (f"name the column to learn (field={texts[0]!r}), or " if texts else "")
+        + "write text, messages, or prompt and completion"
     )
 
 

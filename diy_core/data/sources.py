@@ -141,11 +141,16 @@ def unused(made: Plan, separator: str) -> str | None:
     if not without:
         return None
     if len(texts) == 1:
-        return f"separator {separator!r} is not in {texts[0]}: it is one document"
-    more = f" and {len(without) - 1} more" if without[1:] else ""
+        return f"separator {separator!r} does not occur in {texts[0]}, which is one document"
+    if len(without) == len(texts):
+        return (
+            f"separator {separator!r} occurs in none of the {len(texts)} text files: each is one "
+            "document"
+        )
+    listed = ", ".join(without[:2]) + (f" and {len(without) - 2} more" if without[2:] else "")
     return (
-        f"separator {separator!r} is not in {without[0]}{more}, of {len(texts)} text files: one "
-        "document for each"
+        f"separator {separator!r} does not occur in {len(without)} of the {len(texts)} text files, "
+        f"each of which is one document: {listed}"
     )
 
 

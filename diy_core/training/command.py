@@ -19,6 +19,7 @@ from diy_core.training.announcing import first_line
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.loop import train
+from diy_core.training.option_errors import as_given
 from diy_core.training.options import parse
 from diy_core.training.progress import Report
 from diy_core.training.restoring import Verify, is_done, restore
@@ -64,7 +65,7 @@ def run_late(program: str, argv: Sequence[str], load: Callable[[], tuple[Assembl
         complain(f"{program}: {error}")
         return EXIT_FAILED
     except ValueError as error:
-        complain(f"{program}: {error}")
+        complain(f"{program}: {as_given(str(error), argv)}")
         return EXIT_BAD_INPUT
     except OSError as error:
         complain(f"{program}: {described(error)}")

@@ -87,9 +87,10 @@ class DataConfig:
     """Where the tokens come from.
 
     Attributes:
-        train: `builtin:pydoc` (the documentation of Python's own library), a text file, a JSONL
-            file of texts or chats, or a directory of prepared tokens. Of chats only the assistant's
-            turns are counted in the loss.
+        train: `builtin:pydoc` (the documentation of Python's own library), a file of text, or of
+            texts or chats in JSONL or parquet, a directory or a pattern of such files, or a
+            directory of prepared tokens. Of chats only the assistant's turns are counted in the
+            loss.
         validation: a share of the training documents that is held out (0: none), or a source like
             `train`.
         tokenizer: `bytes` (256 values and a few marks) or a Hugging Face directory; None takes the

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from diy_core.arguments import EXIT_BAD_INPUT, did_you_mean, option_name, spelled
 from diy_core.notes import add_strict
 from diy_core.standard_error import complain
-from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig, as_dict
+from diy_core.training.config import DataConfig, TrainConfig, as_dict
 from diy_core.training.opening_model import model_config
+from diy_core.training.option_errors import PARTS, plain, shown
 from diy_core.training.yaml_file import read_yaml
 
 _EXAMPLES = """
@@ -20,21 +21,19 @@ examples:
   PROGRAM --config examples/tiny.yaml --run-dir runs/wide --model.hidden-size 192
   PROGRAM --config runs/tiny/config.yaml --resume auto
 """
-_PARTS = {"optimizer": OptimizerConfig, "loss": LossConfig, "data": DataConfig}
-_TYPES = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    type(None): "null",
-}
+_IN_YAML = {"None": "null", "True": "true", "False": "false"}
+_MODEL_ENTRY = """\
+  --model.NAME VALUE    one entry of the model's config.json, such as
+                        --model.hidden-size 192 (default: what --config says)
+"""
 
 
-def build_parser(program: str) -> Any:
+def build_parser(program: str, argv: Sequence[str] = ()) -> Any:
     """The parser: an option for each field of the config, `--config`, `--print-config`, `--resume`.
 
     Args:
         program: what usage messages call it, such as `diy-jax train`.
+        argv: what it will parse, for its errors.
     """
     from jsonargparse import ArgumentParser  # late: only training needs it
 
@@ -42,12 +41,14 @@ def build_parser(program: str) -> Any:
         """Errors without the usage, which would fill the screen, and in plain words."""
 
         def error(self, message: str, error: Exception | None = None) -> Any:
-            complain(f"{self.prog}: {_plain(message, self.prog)}")
+            complain(f"{self.prog}: {plain(message, self.prog, argv)}")
             raise SystemExit(EXIT_BAD_INPUT)
 
         def format_help(self, formatter: Any = None) -> str:
-            plain = super().format_help(formatter) + _EXAMPLES.replace("PROGRAM", program)
-            return re.sub(r"--[\w.]+", lambda option: shown(option[0]), plain)
+            text = super().format_help(formatter) + _EXAMPLES.replace("PROGRAM", program)
+            text = re.sub(r"(?m)^  --steps", f"{_MODEL_ENTRY}\\g<0>", text, count=1)
+            text = re.sub(r"\b(None|True|False)\b", lambda value: _IN_YAML[value[0]], text)
+            return re.sub(r"--[\w.]+", lambda option: shown(option[0]), text)
 
     parser = Parser(
         prog=program,
@@ -64,11 +65,12 @@ def build_parser(program: str) -> Any:
         nargs="?",
         const="auto",
         choices=["auto"],
+        metavar="auto",
         help="auto, or nothing more: go on from the newest whole checkpoint of run_dir, or begin "
         "if there is none",
     )
     parser.add_argument("--device", type=str | None, help="where to train; default: the best")
-    add_strict(parser)
+    add_strict(parser, "a model or tokenizer")
     parser.add_class_arguments(TrainConfig)
     return parser
 
@@ -81,7 +83,7 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
             that cannot be built.
         SystemExit: after `--help` or `--print-config` (0), or a value of another type (2).
     """
-    parser = build_parser(program)
+    parser = build_parser(program, argv)
     argv = _as_fields(spelled(argv, parser._option_string_actions))
     _refuse_unknown(parser, argv)
     # What is printed is checked first, as if it were run.
@@ -121,7 +123,7 @@ def from_dict(values: Mapping[str, Any], where: object = "config") -> TrainConfi
     """
     _refuse_keys(values, where)
     try:
-        built = {name: part(**values[name]) for name, part in _PARTS.items() if name in values}
+        built = {name: part(**values[name]) for name, part in PARTS.items() if name in values}
         return TrainConfig(**{**values, **built})
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from error
@@ -135,9 +137,9 @@ def _refuse_unknown(parser: Any, argv: Sequence[str]) -> None:
         value = value if given or i + 1 == len(argv) else argv[i + 1]
         if name == "--config" and value:
             _refuse_keys(read_yaml(Path(value)), value)
-        elif name[2:] in _PARTS and name.startswith("--"):
+        elif name[2:] in PARTS and name.startswith("--"):
             if not Path(value).is_file():
-                example = f"{name}.{next(iter(get_type_hints(_PARTS[name[2:]])))}"
+                example = f"{name}.{next(iter(get_type_hints(PARTS[name[2:]])))}"
                 raise ValueError(
                     f"{name} must be a YAML file of options such as {shown(example)}, got {value!r}"
                 )
@@ -146,11 +148,6 @@ def _refuse_unknown(parser: Any, argv: Sequence[str]) -> None:
             options = [shown(option) for option in known if option != "--config"]
             near = did_you_mean(name, options) or f": {parser.prog} --help lists the options"
             raise ValueError(f"{name} is not known{near}")
-
-
-def shown(option: str) -> str:
-    """`--optimizer.learning-rate` for `--optimizer.learning_rate`."""
-    return option.replace("_", "-")
 
 
 def _as_fields(words: Sequence[str]) -> list[str]:
@@ -171,10 +168,10 @@ def _refuse_keys(values: Mapping[str, Any], where: object) -> None:
     fields = as_dict(example)
     names = [
         *fields,
-        *(f"{part}.{name}" for part in _PARTS for name in fields[part]),
+        *(f"{part}.{name}" for part in PARTS for name in fields[part]),
     ]
     given = [str(name) for name in values]
-    for part in _PARTS:
+    for part in PARTS:
         if part not in values:
             continue
         if not isinstance(values[part], Mapping):
@@ -186,34 +183,3 @@ def _refuse_keys(values: Mapping[str, Any], where: object) -> None:
     for name in given:
         if name not in (*names, "resume", "device", "strict"):
             raise ValueError(f"{where}: {name} is not known{did_you_mean(name, names)}")
-
-
-def _plain(message: str, program: str) -> str:
-    """An error of the parser as `steps must be an integer, got 1000.0`; others as they are."""
-    if found := re.fullmatch(r"unrecognized arguments: (.*)", message, re.IGNORECASE | re.DOTALL):
-        first = found[1].split()[0]
-        hint = (
-            f"did you mean --config {first}?"
-            if first.endswith((".yaml", ".yml"))
-            else (f"{program} --help lists the options")
-        )
-        return f"{found[1]} belongs to no option: {hint}"
-    if found := re.fullmatch(r"the following arguments are required: ([\w., ]+)", message):
-        missing = ", ".join(f"--{shown(name)}" for name in found[1].split(", "))
-        return f"the config lacks {missing}: give --config FILE, or an option for each"
-    name = re.search(r'key "([\w.]+)"', message)
-    value = re.search(r"(?:Got|Given) value: (.*)", message)
-    if name is None or value is None:
-        return message
-    part, _, field = name[1].rpartition(".")
-    hints = get_type_hints(_PARTS.get(part, TrainConfig))
-    if field not in hints:
-        return message
-    return f"{name[1]} must be {_type_words(hints[field])}, got {value[1]}"
-
-
-def _type_words(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    kinds = get_args(hint) if hint not in _TYPES else (hint,)
-    return " or ".join(_TYPES.get(kind, str(kind)) for kind in kinds)

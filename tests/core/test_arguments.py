@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -150,7 +153,42 @@ def test_what_is_near(name: str, known: list[str], meant: str | None) -> None:
         ("json=True will do", "--json will do"),
         ("config.dtype (9), my_dtype must", "config.dtype (9), my_dtype must"),
         ("overwrite=True replaces it", "overwrite=True replaces it"),
+        ("the model's dtype (--dtype)", "the model's dtype (--dtype)"),
+        ("that device must go", "that device must go"),
+        ("dtype (9) is too small", "--dtype (9) is too small"),
+        ("pass json=False", "leave out --json"),
     ],
 )
 def test_an_error_names_options_where_options_were_given(error: str, words: str) -> None:
     assert in_shell_words(error, build_parser("diy-torch"), "generate") == words
+
+
+def _sentences() -> Iterator[str]:
+    """What the packages may say: every text in their code, with 9 where a value stands."""
+    for package in ("diy_core", "diy_torch", "diy_jax", "parity"):
+        for file in (Path(__file__).parents[2] / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(
+                        str(part.value) if isinstance(part, ast.Constant) else "9"
+                        for part in node.values
+                    )
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+@pytest.mark.parametrize("program", ["diy-torch", "parity"])
+def test_no_word_of_a_sentence_is_taken_for_an_option(program: str) -> None:
+    parser = PARSERS[program]()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    names = "|".join({a.dest for c in commands.choices.values() for a in c._actions})
+    # As an argument only these can be meant; a sentence that has none of them stays as it is.
+    meant = re.compile(rf"\b({names})=|\A({names}) must |\A({names}) \(|\b[a-z]+_[a-z_]+ \(")
+    sentences = set(_sentences())
+    plain = [text for text in sentences if not meant.search(text)]
+    assert len(sentences) > len(plain) > 3000
+    for command in commands.choices:
+        assert [t for t in plain if in_shell_words(t, parser, command) != t] == []
+        for text in sentences:
+            said = in_shell_words(text, parser, command)
+            assert said == text or not re.search(r"\b(a|an|the|its|no|\w+'s) --", said), said

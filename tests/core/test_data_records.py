@@ -202,7 +202,7 @@ CHAT = [USER, ANSWER]
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"text": "a", "messages": CHAT}, "holds 'text' and 'messages', .*--field text"),
+        ({"text": "a", "messages": CHAT}, "holds 'text' and 'messages', .*field='text'"),
         ({"messages": CHAT, "conversations": CHAT}, "holds 'messages' and 'conversations'"),
         ({"text": "a", "prompt": "a", "completion": "b"}, "holds 'text' and 'prompt'"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"preferences \(rejected\)"),
@@ -218,7 +218,11 @@ CHAT = [USER, ANSWER]
         ({"prompt": "a", "completion": "b", "label": True}, "preferences .*without label"),
         ({"prompt": "a", "completions": ["b"], "labels": [True]}, "stepwise supervision"),
         ({"instruction": "a", "input": "", "output": "b"}, "Alpaca's instruction and output"),
-        ({"prompt": "a"}, r"has no text in 'text' .*prompt \(str\)"),
+        (
+            {"prompt": "a"},
+            r"has no text in 'text' .*prompt \(str\): .*learn \(field='prompt'\), or ",
+        ),
+        ({"n": 3}, r"but n \(int\): write text, messages, or prompt and completion$"),
         ({"prompt": "a", "completion": CHAT}, "two texts or two lists, got str and list"),
         ({"messages": CHAT, "images": ["a.png"]}, "holds images beside a chat"),
         ({"messages": CHAT, "weight": 0.5}, "has weight 0.5 beside a chat"),

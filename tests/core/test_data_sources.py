@@ -165,9 +165,13 @@ def test_a_separator_that_is_nowhere_is_named(
     assert say("b.md") == say("b.md", "e.jsonl") == ""
     a = tmp_path / "a.txt"
     assert say("b.md", "a.txt", "c.txt", "e.jsonl") == (
-        f"separator '\\n\\n' is not in {a} and 1 more, of 3 text files: one document for each\n"
+        "separator '\\n\\n' does not occur in 2 of the 3 text files, each of which is one "
+        f"document: {a}, {tmp_path / 'c.txt'}\n"
     )
-    assert say("a.txt") == f"separator '\\n\\n' is not in {a}: it is one document\n"
+    assert say("a.txt", "c.txt") == (
+        "separator '\\n\\n' occurs in none of the 2 text files: each is one document\n"
+    )
+    assert say("a.txt") == f"separator '\\n\\n' does not occur in {a}, which is one document\n"
     assert say("e.jsonl") == "separator '\\n\\n' is not used: no source is a text file\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.training.command import run
 from diy_core.training.config import TrainConfig, as_dict
+from diy_core.training.option_errors import as_given
 from diy_core.training.options import from_dict, parse
 from diy_core.training.progress import Clock, flops_per_token, line, measure_peak
 from diy_core.training.state import Position, state_shapes
@@ -62,6 +64,47 @@ def test_what_is_missing_is_named_by_its_option(capsys: pytest.CaptureFixture[st
     )
 
 
+@pytest.mark.parametrize("words", [["--run-dir", "."], ["--run_dir=."]])
+def test_what_is_missing_is_found_in_the_run(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_bytes(TINY.read_bytes())
+    with pytest.raises(SystemExit):
+        parse("diy train", [*words, "--resume", "auto"])
+    said = capsys.readouterr().err
+    command = said.partition("those of the run are in config.yaml: ")[2]
+    program, train, *options = shlex.split(command)
+    assert (program, train) == ("diy", "train")
+    assert parse("diy train", options)[1]  # it can be typed as it stands
+
+
+def test_a_field_of_a_file_is_named_with_its_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(TINY.read_text().replace("clip_norm: 1.0", "beta1: 2"))
+    assert run("diy train", ["--config", str(file)], assemble, FakeStore.verify) == 2
+    assert "optimizer.beta1 must be less than 1, got 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("name one (field='text')", "name one (--data.field text)"),
+        ("steps must be more", "--steps must be more"),
+        ("of 3 steps must be", "of 3 steps must be"),
+        ("separator must not be empty", "data.separator must not be empty"),
+        ("the steps (those of a run)", "the steps (those of a run)"),
+    ],
+)
+def test_an_error_of_training_names_what_was_given(error: str, words: str) -> None:
+    assert as_given(error, ["--steps", "3"]) == words
+
+
 def test_either_spelling_of_an_option_will_do(capsys: pytest.CaptureFixture[str]) -> None:
     configs = []
     for words in (
@@ -91,22 +134,32 @@ def test_either_spelling_of_an_option_will_do(capsys: pytest.CaptureFixture[str]
         (["--qqqq", "x"], "--qqqq is not known: diy train --help lists the options"),
         (["tiny.yaml"], "tiny.yaml belongs to no option: did you mean --config tiny.yaml?"),
         (["tiny", "x"], "tiny x belongs to no option: diy train --help lists the options"),
-        (["--optimizer.beta1", "2"], "beta1 must be less than 1, got 2.0"),
+        (["--optimizer.beta1", "2"], "diy train: --optimizer.beta1 must be less than 1, got 2.0\n"),
         (["--optimizer.lr", "1"], "did you mean --optimizer.learning-rate?"),
-        (["--steps", "many"], "diy train: steps must be an integer, got many\n"),
-        (["--steps", "1000.0"], "diy train: steps must be an integer, got 1000.0\n"),
-        (["--steps", "null"], "diy train: steps must be an integer, got None\n"),
-        (["--stop_at", "x"], "stop_at must be an integer or null, got x"),
-        (["--optimizer.beta1", "x"], "optimizer.beta1 must be a number, got x"),
-        (["--remat", "perhaps"], "remat must be true or false, got perhaps"),
-        (["--dtype", "float16"], "dtype must be one of float32, bfloat16, float64, got float16"),
+        (["--steps", "many"], "diy train: --steps must be an integer, got many\n"),
+        (["--steps", "1000.0"], "diy train: --steps must be an integer, got 1000.0\n"),
+        (["--steps", "null"], "diy train: --steps must be an integer, got None\n"),
+        (["--stop_at", "x"], "--stop-at must be an integer or null, got x"),
+        (["--optimizer.beta1", "x"], "--optimizer.beta1 must be a number, got x"),
+        (["--remat", "perhaps"], "--remat must be true or false, got perhaps"),
+        (["--dtype", "float16"], "--dtype must be one of float32, bfloat16, float64, got float16"),
         (["--optimizer", "null"], "--optimizer must be a YAML file of options such as --optimiz"),
-        (["--optimizer.learning_rate", "1e38"], "optimizer.learning_rate must be at most 3.4e+37"),
+        (
+            ["--optimizer.learning_rate", "1e38"],
+            "--optimizer.learning-rate must be at most 3.4e+37",
+        ),
         (["--config", "nowhere.yaml"], "there is no file nowhere.yaml"),
         (["--config", "."], "--config: . is a directory: give one file"),
-        (["--loss.z_loss", "-1", "--print_config"], "z_loss must be at least 0"),
-        (["--seed", "null", "--print_config"], "seed must be an integer, got None"),
-        (["--resume", "always"], "auto"),
+        (["--loss.z_loss", "-1", "--print_config"], "--loss.z-loss must be at least 0"),
+        (["--seed", "null", "--print_config"], "--seed must be an integer, got None"),
+        (["--resume", "always"], "--resume must be auto, or stand alone, got 'always': it goes on"),
+        (["--device"], "diy train: --device needs a value behind it\n"),
+        (["--steps", "3"], "optimizer.warmup_steps (10) must not be more than --steps (3)\n"),
+        (
+            ["--optimizer.warmup_steps=101"],
+            "diy train: --optimizer.warmup-steps (101) must not be more than steps (100)\n",
+        ),
+        (["--batch-size", "3"], "--batch-size (3) must be a multiple of accumulation_steps (2)"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line_or_two(
@@ -327,7 +380,17 @@ def test_the_help_ends_with_examples_that_can_be_run_and_explains_what_is_short(
         assert (program, command) == ("diy", "train")
         parse("diy train", options)  # which refuses what could not be run
     plain = " ".join(said.split())
-    assert "--model.NAME VALUE gives one entry of the model's config.json" in plain
+    assert "--model.NAME VALUE one entry of the model's config.json" in plain
+    assert (
+        said.index("\n  --model MODEL ")
+        < said.index("\n  --model.NAME ")
+        < said.index("\n  --steps")
+    )
+    assert "null takes the model's. (type" in plain
+    assert not re.search("None|True|False", said)
+    assert "[--resume [auto]]" in plain
+    assert "a directory or a pattern of such files, or a directory of prepared tokens" in plain
+    assert "refuse a model or tokenizer that is odd" in plain
     assert "--data, --optimizer and --loss take a YAML file" in plain
     assert "129 (SIGHUP)" in plain
 
