@@ -46,18 +46,22 @@ def compare_logs(one: Path, other: Path, dtype: str | None) -> dict[str, Any]:
         dtype: in which the models compute; None: rounding is not asked about.
 
     Returns:
-        `compared`: how many steps, and `range`, the first and the last of them. `first`: the first
+        `compared`: how many steps, and `range`, the first and the last of them. `alone`: how many
+        only one of them has. `first`: the first
         that differs, None if none does: `step`, its `tokens`, and in `values` both values of each
         key that differs, with `relative`, their difference by A's. `loss`: the first step whose
         loss differs, likewise. `largest`: of the loss, `step` and `relative`. `rounding`: whether
         rounding in `dtype` explains `first`. `damaged`: the numbers of lines that cannot be read.
     """
     damaged: tuple[list[int], list[int]] = ([], [])
-    compared, bounds = 0, [0, 0]
+    compared, bounds, alone = 0, [0, 0], {"A": 0, "B": 0}
     first: dict[str, Any] | None = None
     loss: dict[str, Any] | None = None
     largest: dict[str, Any] = {"step": None, "relative": 0.0}
     for a, b in _joined(read_log(one, damaged[0]), read_log(other, damaged[1])):
+        if a is None or b is None:
+            alone["A" if b is None else "B"] += 1
+            continue
         step = a["step"]
         compared, bounds = compared + 1, [bounds[0] if compared else step, step]
         values = {
@@ -75,6 +79,7 @@ def compare_logs(one: Path, other: Path, dtype: str | None) -> dict[str, Any]:
     return {
         "compared": compared,
         "range": bounds if compared else None,
+        "alone": alone,
         "first": first,
         "loss": loss,
         "largest": largest,
@@ -85,17 +90,19 @@ def compare_logs(one: Path, other: Path, dtype: str | None) -> dict[str, Any]:
 
 def _joined(
     one: Iterator[dict[str, Any]], other: Iterator[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The lines of the steps that both have."""
+) -> Iterator[tuple[dict[str, Any] | None, dict[str, Any] | None]]:
+    """The lines of each step; None where one of them has none."""
     a, b = next(one, None), next(other, None)
-    while a is not None and b is not None:
-        if a["step"] == b["step"]:
+    while a is not None or b is not None:
+        if b is None or (a is not None and a["step"] < b["step"]):
+            yield a, None
+            a = next(one, None)
+        elif a is None or b["step"] < a["step"]:
+            yield None, b
+            b = next(other, None)
+        else:
             yield a, b
             a, b = next(one, None), next(other, None)
-        elif a["step"] < b["step"]:
-            a = next(one, None)
-        else:
-            b = next(other, None)
 
 
 def _relative(one: Any, other: Any) -> float | None:

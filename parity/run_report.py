@@ -116,22 +116,24 @@ def _log(log: Mapping[str, Any]) -> str:
         for side, lines in log["damaged"].items()
         if lines
     ]
+    alone = [f"; {steps:,} more in {side}" for side, steps in log["alone"].items() if steps]
+    rest = "".join([*alone, *damaged])
     if not log["compared"]:
-        return "no step in both" + "".join(damaged)
+        return "no step in both" + rest
     counted = f"{log['compared']} step{'' if log['compared'] == 1 else 's'}"
     span = f"{counted} in both, {log['range'][0]} to {log['range'][1]}"
     if log["first"] is None:
-        return f"{span}, all the same" + "".join(damaged)
+        return f"{span}, all the same" + rest
     if log["loss"] is None:
-        return f"{span}; the losses are the same; step {log['first']['step']} is the first that "
-        "differs" + "".join(damaged)
+        first = log["first"]["step"]
+        return f"{span}; the losses are the same; step {first} is the first that differs" + rest
     first, largest = log["loss"], log["largest"]
     text = f"{span}; the loss first differs at step {first['step']}"
     if first["relative"] is not None:
         text += f" ({first['A']:.9g} and {first['B']:.9g}, {first['relative']:.1e} relative)"
     if largest["step"] is not None:
         text += f", most at step {largest['step']} ({largest['relative']:.1e})"
-    return text + "".join(damaged)
+    return text + rest
 
 
 def _checkpoints(found: Mapping[str, Any]) -> str:

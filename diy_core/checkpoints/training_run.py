@@ -61,7 +61,8 @@ def refuse_training_run(path: Path) -> None:
 def _is_run(folder: Path) -> bool:
     return (
         (folder / "config.yaml").is_file()
-        and (folder / "checkpoints").is_dir()
+        # Without its checkpoints, of which people make room, it is still a run.
+        and ((folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file())
         and (folder / "model" / "config.json").is_file()
     )
 

@@ -106,7 +106,8 @@ def _moved(files: Any, run_dir: str) -> str:
     """The run directory that the config file lies in, whatever name it had; else `run_dir`."""
     for file in reversed(files or []):
         folder = Path(str(file)).parent
-        if Path(str(file)).name == "config.yaml" and (folder / "checkpoints").is_dir():
+        is_run = (folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file()
+        if Path(str(file)).name == "config.yaml" and is_run:
             return run_dir if _same_place(folder, run_dir) else str(folder)
     return run_dir
 

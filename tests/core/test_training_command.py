@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,8 @@ def test_a_run_that_was_moved_is_the_directory_of_its_config(
     assert run("diy train", [*words, "--stop_at=null"], assemble, FakeStore.verify) == 0
     assert (moved / "checkpoints" / "00000012").is_dir()
     assert not (tmp_path / "old").exists()
+    shutil.rmtree(moved / "checkpoints")  # to make room: it must not go on in another's directory
+    assert parse("diy train", words)[0].run_dir == "."
     other = tmp_path / "config.yaml"  # in no run directory
     other.write_text((moved / "config.yaml").read_text())
     words = ["--config", str(other), "--resume", "auto"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def test_a_run_that_has_no_checkpoint_yet(tmp_path: Path, capsys: Capture) -> No
     first = capsys.readouterr().out.splitlines()[0]
     assert first == f"{run}: a training run of 20 steps, without a checkpoint yet"
     assert main(["inspect", str(run), "--step", "4"]) == 2
+    assert "holds no training checkpoint" in capsys.readouterr().err
+    shutil.rmtree(run / "checkpoints")  # as people make room
+    assert main(["inspect", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == first
+    assert main(["diff", str(run), str(run)]) == 2
     assert "holds no training checkpoint" in capsys.readouterr().err
 
 

@@ -28,6 +28,7 @@ def test_equal_logs_have_no_first_difference(tmp_path: Path) -> None:
     assert found == {
         "compared": 3,
         "range": [1, 3],
+        "alone": {"A": 0, "B": 2},
         "first": None,
         "loss": None,
         "largest": {"step": None, "relative": 0.0},
@@ -52,6 +53,7 @@ def test_the_first_difference_and_the_largest(tmp_path: Path) -> None:
 def test_steps_are_joined_by_their_number(tmp_path: Path) -> None:
     found = compared(tmp_path, map(line, (0, 2, 3, 7)), map(line, (0, 1, 3, 5, 7, 9)))
     assert (found["compared"], found["range"], found["first"]) == (3, [0, 7], None)
+    assert found["alone"] == {"A": 1, "B": 3}
     assert compared(tmp_path, [line(1)], [line(2)])["range"] is None
 
 

@@ -105,6 +105,15 @@ def test_a_step_that_rounding_does_not_explain(
     assert text.startswith(f"equal to the bit up to step 4; {first}")
 
 
+def test_a_log_with_the_same_losses_and_steps_of_its_own(capsys: Capture) -> None:
+    lines = [*LINES[:2], LINES[2] | {"grad_norm": 9.0}, *LINES[3:-2]]
+    text = said(capsys, *a_pair({4: state(4)}, {4: state(4)}, lines))
+    assert (
+        f"metrics.jsonl: {len(lines)} steps in both, 1 to {len(lines)}; the losses are the same; "
+        "step 3 is the first that differs; 2 more in A"
+    ) in text
+
+
 def test_logs_that_part_before_an_equal_checkpoint(capsys: Capture) -> None:
     lines = [line(1, 7.0), *LINES[1:]]
     text = said(capsys, *a_pair({4: state(4)}, {4: state(4)}, lines))[0]
