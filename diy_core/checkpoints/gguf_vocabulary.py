@@ -36,6 +36,7 @@ def vocabulary_metadata(directory: Path, vocab_size: int, notes: list[str]) -> d
     """
     file = directory / "tokenizer.json"
     if not file.is_file():
+        notes.append("has no tokenizer.json, so the GGUF file has no tokenizer to run text with")
         return {"tokenizer.ggml.model": "no_vocab"}
     tokenizer = Tokenizer.read(directory)
     notes += tokenizer.notes
@@ -115,7 +116,10 @@ def _name_of_rules(file: Path, state: dict[str, Any]) -> str:
         )
     if not model["merges"]:
         raise CheckpointError(
-            file, "has no merges, as that of single bytes: llama.cpp cannot do without, nor GGUF"
+            file,
+            "has no merges, as each of its tokens is one byte, and llama.cpp runs no such "
+            "tokenizer: convert to hf or orbax instead, or move tokenizer.json out of the "
+            "directory for a GGUF file of the weights alone",
         )
     for name, rules in RULES.items():
         blank = tokenizers.Tokenizer(tokenizers.models.BPE())

@@ -202,6 +202,8 @@ def test_an_error_names_the_source_and_no_temporary_file(
     assert parity(["convert", str(source), str(tmp_path / "x.gguf")]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"parity convert: {source / 'tokenizer.json'}: has no merges")
+    assert "each of its tokens is one byte" in said
+    assert "convert to hf or orbax instead, or move tokenizer.json out of the directory" in said
 
 
 def test_a_copy_that_does_not_read_back_is_named_as_it_was_given(
