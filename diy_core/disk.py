@@ -10,6 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_IN_WORDS = {
+    errno.ENOENT: "does not exist",
+    errno.EISDIR: "is a directory, and a file is needed: give another path",
+    errno.ENOTDIR: "is no directory, or lies in a file: give another path",
+    errno.EEXIST: "exists already: give another path",
+    errno.EACCES: "permission denied: change its permissions, or give another path",
+    errno.EPERM: "permission denied: change its permissions, or give another path",
+    errno.EROFS: "lies on a file system that cannot be written: give another path",
+}
 
 
 class DiskFull(OSError):
@@ -76,9 +85,11 @@ def spare(nbytes: int) -> int:
 
 
 def described(error: OSError) -> str:
-    """An error in words; of a full disk: the file, how much there is, and what to do."""
+    """An error in words: the file, what is wrong with it and, where that is known, what to do."""
     if error.errno not in _FULL:
-        return str(error)
+        if error.filename is None or error.errno is None:
+            return str(error)
+        return f"{error.filename}: {_IN_WORDS.get(error.errno, error.strerror)}"
     return (
         f"{error.filename or 'the disk'}: {error.strerror}: free some, or choose another "
         "directory, then give the same command again"

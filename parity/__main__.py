@@ -17,6 +17,7 @@ from diy_core.arguments import (
     in_shell_words,
     positive,
 )
+from diy_core.disk import described
 from diy_core.errors import CheckpointError
 from diy_core.notes import add_strict, notes_of_command
 from diy_core.requirements import missing, require
@@ -24,6 +25,7 @@ from parity.check_kinds import DTYPES, KINDS, require_supported
 from parity.checkpoint_commands import add_checkpoint_commands
 from parity.model_command import add_model_command
 from parity.progress import spinner
+from parity.targets import require_targets
 from parity.trace_commands import add_trace_commands
 
 EXIT_FAILED = 1
@@ -265,11 +267,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if "both" in arguments:
             require(what, "torch", "jax", extra="all")
+        require_targets(arguments)
         with notes_of_command(strict=getattr(arguments, "strict", False)):
             result: int = arguments.run(arguments)
         return result
     except (CheckpointError, ValueError, OSError) as error:
-        said = in_shell_words(str(error), parser, arguments.command)
+        words = described(error) if isinstance(error, OSError) else str(error)
+        said = in_shell_words(words, parser, arguments.command)
         print(f"{what}: {said}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except ModuleNotFoundError as error:

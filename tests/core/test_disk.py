@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,33 @@ def test_another_error_stays_what_it_is(tmp_path: Path, code: int) -> None:
         with pytest.raises(OSError, match="a file") as caught, context:
             raise error
         assert caught.value is error
-    assert described(error) == str(error)
+    words = described(error)
+    assert words.startswith("a file: ")
+    assert "Errno" not in words
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda folder: (folder / "gone").read_text(), "gone: does not exist"),
+        (lambda folder: folder.read_text(), "is a directory, and a file is needed: give another"),
+        (lambda folder: (folder / "file" / "x").mkdir(), "x: is no directory, or lies in a file"),
+        (lambda folder: (folder / "file").mkdir(), "file: exists already: give another path"),
+    ],
+)
+def test_an_error_of_the_system_is_said_without_its_number(
+    tmp_path: Path, call: Callable[[Path], object], words: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:
+        call(tmp_path)
+    assert described(caught.value).startswith(str(tmp_path))
+    assert words in described(caught.value)
+
+
+def test_an_error_without_a_file_or_a_number_stays_what_it_is() -> None:
+    for error in (OSError("no stream"), OSError(errno.EIO, "broken")):
+        assert described(error) == str(error)
 
 
 def test_room_is_asked_for_in_numbers(tmp_path: Path) -> None:
