@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EXIT_DIFFERENT = 1
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SMALLEST = 10**6  # bytes that a number without a unit may mean
 _KINDS = ("hf", "orbax", "gguf")
 _STEP = "of the checkpoint, for a training run (default: the newest)"
 _JSON = "write a record here; - is stdout, which then has nothing else"
@@ -49,9 +50,8 @@ def add_checkpoint_commands(commands: Any) -> None:
     convert.add_argument(
         "--max-shard-size",
         type=size,
-        default="5GB",
         metavar="SIZE",
-        help="largest safetensors file, as 2GB or 500MB (default: 5GB)",
+        help="largest safetensors file of a Hugging Face directory, as 2GB or 500MB (default: 5GB)",
     )
     convert.add_argument(
         "--overwrite",
@@ -129,12 +129,16 @@ def size(text: str) -> int:
     """`2GB` in bytes (decimal units, as on a disk's label).
 
     Raises:
-        argparse.ArgumentTypeError: it is no size, or zero.
+        argparse.ArgumentTypeError: it is no size, or zero, or lacks a unit, as it is so small.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
     count = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
     if not 1 <= count < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 2GB, 500MB or 1000000")
+    if text.strip().isdecimal() and count < _SMALLEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} would be bytes: did you mean {text.strip()}GB? (if not: {text.strip()}B)"
+        )
     return int(count)
 
 

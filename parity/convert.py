@@ -17,7 +17,7 @@ from diy_core.checkpoints.gguf_writer import GGUFWriter
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import Reader, Writer
-from diy_core.checkpoints.kinds import KINDS, kind_of
+from diy_core.checkpoints.kinds import KINDS, article, kind_of, require_name
 from diy_core.checkpoints.side_files import SIDE_NAMES
 from diy_core.checkpoints.transfer import Progress, Summary, transfer
 from diy_core.errors import CheckpointError
@@ -85,7 +85,7 @@ def convert(
     *,
     to: str | None = None,
     dtype: str | None = None,
-    max_shard_size: int = MAX_SHARD_SIZE,
+    max_shard_size: int | None = None,
     overwrite: bool = False,
     verify: bool = True,
     untie: bool = False,
@@ -101,7 +101,7 @@ def convert(
         to: `hf`, `orbax` or `gguf`. None: `gguf` where the destination ends in `.gguf`, `orbax`
             for a Hugging Face directory, else `hf`.
         dtype: of all tensors, `float32`, `bfloat16`, ...; None keeps each as it is.
-        max_shard_size: bytes of one safetensors file.
+        max_shard_size: bytes of one safetensors file of a Hugging Face directory; None: 5 GB.
         overwrite: replace an existing destination of that kind.
         verify: check the source against its manifest if it has one, and read everything back
             before it moves into place.
@@ -126,12 +126,18 @@ def convert(
         raise ValueError(
             f"{destination} is the name of a GGUF file: leave to={kind!r} or the .gguf out"
         )
+    if kind != "hf" and max_shard_size is not None:
+        raise ValueError(
+            f"max_shard_size ({max_shard_size}) is of Hugging Face directories, and {destination} "
+            f"becomes {article(KINDS[kind])} {KINDS[kind]}, without shards: leave it out"
+        )
+    require_name(destination, kind)
     if destination.resolve() in {file.resolve() for file in (source, *reader.files)}:
         raise CheckpointError(destination, "is the source itself")
     options: dict[str, Any] = {"overwrite": overwrite}
     if kind == "hf":
         # A former model's tokenizer does not stay: it would be taken for the new one's.
-        options |= {"max_shard_size": max_shard_size, "drop": SIDE_NAMES}
+        options |= {"max_shard_size": max_shard_size or MAX_SHARD_SIZE, "drop": SIDE_NAMES}
     return transfer(
         reader,
         functools.partial(WRITERS[kind], destination, **options),

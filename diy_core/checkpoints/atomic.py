@@ -38,9 +38,11 @@ def atomic_directory(path: str | Path, *, overwrite: bool = True) -> Iterator[Pa
     Raises:
         CheckpointError: `path` is a file, is not to be replaced, or its parent does not exist.
     """
-    given, path = Path(path), _target(path, overwrite)
+    given, path = Path(path), _target(path)
     if path.exists() and not path.is_dir():
-        raise CheckpointError(path, "exists and is not a directory")
+        raise CheckpointError(path, "exists and is not a directory: choose another place")
+    if path.exists() and not overwrite:
+        raise _in_the_way(path)
     temporary = _temporary_name(path)
     temporary.mkdir()
     try:
@@ -60,9 +62,11 @@ def atomic_file(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         CheckpointError: `path` is a directory, is not to be replaced, or its parent does not exist.
     """
-    given, path = Path(path), _target(path, overwrite)
+    given, path = Path(path), _target(path)
     if path.is_dir():
-        raise CheckpointError(path, "is a directory")
+        raise CheckpointError(path, "is a directory, and a file is to be written: give its name")
+    if path.exists() and not overwrite:
+        raise _in_the_way(path)
     temporary = _temporary_name(path)
     temporary.touch(exist_ok=False)
     try:
@@ -85,13 +89,13 @@ def _naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _target(path: str | Path, overwrite: bool) -> Path:
+def _target(path: str | Path) -> Path:
     path = Path(os.path.realpath(path))  # through a link, as opening a file for writing does
+    if path.parent.exists() and not path.parent.is_dir():
+        raise CheckpointError(path, f"lies in {path.parent}, which is a file: choose another place")
     if not path.parent.is_dir():
         raise CheckpointError(path, f"the parent directory {path.parent} does not exist")
     recover(path)
-    if path.exists() and not overwrite:
-        raise _in_the_way(path)
     return path
 
 

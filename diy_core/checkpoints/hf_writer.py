@@ -21,6 +21,7 @@ from diy_core.checkpoints.hf_directory import (
     write_json,
 )
 from diy_core.checkpoints.interface import MemoryReader, Reader, Stored, Writer
+from diy_core.checkpoints.kinds import require_name
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
 from diy_core.checkpoints.safetensors_directory import INDEX, SINGLE
 from diy_core.checkpoints.safetensors_files import SafetensorsWriter
@@ -68,6 +69,7 @@ class HFWriter(Writer):
         super().__init__()
         self._path, self._source, self._layout = Path(path), source, layout
         self._drop = drop
+        require_name(self._path, self.kind)
         recover(self._path)
         refuse_foreign_directory(self._path, CONFIG)
         if (self._path / _ORBAX).is_dir():

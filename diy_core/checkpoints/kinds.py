@@ -182,9 +182,30 @@ def refuse_kind(path: Path, kind: str, reads: Iterable[str]) -> None:
         return
     config = ["--config", "CONFIG_DIR"] if kind == "orbax" and lacks_config(path) else []
     command = shlex.join(["parity", "convert", str(path), "DIR", "--to", "hf", *config])
-    article = "an" if KINDS[kind].startswith("O") else "a"
     raise CheckpointError(
         path,
-        f"is {article} {KINDS[kind]}, which is not read here: `{command}` makes a Hugging Face "
-        "directory of it",
+        f"is {article(KINDS[kind])} {KINDS[kind]}, which is not read here: `{command}` makes a "
+        "Hugging Face directory of it",
+    )
+
+
+def article(name: str) -> str:
+    """`an` or `a`, as one of `KINDS` wants it."""
+    return "an" if name.startswith("O") else "a"
+
+
+def require_name(path: Path, kind: str) -> None:
+    """Raise for a new checkpoint that is named as a file of another kind, and would be taken so.
+
+    Raises:
+        CheckpointError: it is; a directory that has such a name already may keep it.
+    """
+    files = (_SAFETENSORS, ".json", *_PICKLES, *_OTHERS)
+    if path.suffix not in files or (path.is_dir() and kind != "gguf"):
+        return
+    advice = "end its name in .gguf" if kind == "gguf" else "give the name of a directory"
+    raise CheckpointError(
+        path,
+        f"is named as a {path.suffix} file, and becomes {article(KINDS[kind])} {KINDS[kind]}: "
+        f"{advice}",
     )

@@ -166,10 +166,16 @@ def _check_target(out: Path, overwrite: bool) -> None:
     recover(out)
     if not out.exists():
         return
+    if not out.is_dir():
+        raise DataError(out, "exists and is not a directory: choose another place")
+    if any(out.iterdir()) and not (out / DESCRIPTION).is_file():
+        raise DataError(
+            out,
+            f"is not replaced: it has no {DESCRIPTION}, so it is no prepared data: choose another "
+            "place",
+        )
     if not overwrite:
         raise DataError(out, "exists already: overwrite=True replaces it")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / DESCRIPTION).is_file()):
-        raise DataError(out, f"is not replaced: it has no {DESCRIPTION}, so it is no prepared data")
 
 
 def _settings(encoder: Encoder, reading: Reading, files: Sequence[Source]) -> str:

@@ -423,6 +423,22 @@ def test_a_file_in_the_way_or_no_parent_is_refused(tmp_path: Path) -> None:
         atomic_directory(tmp_path / "gone" / "model"),
     ):
         pytest.fail("entered")
+    for overwrite in (True, False):  # what is not replaced is not said to be
+        with (
+            pytest.raises(CheckpointError, match="is not a directory: choose another place"),
+            atomic_directory(tmp_path / "file", overwrite=overwrite),
+        ):
+            pytest.fail("entered")
+        with (
+            pytest.raises(CheckpointError, match="is a directory, and a file is to be written"),
+            atomic_file(tmp_path, overwrite=overwrite),
+        ):
+            pytest.fail("entered")
+    with (
+        pytest.raises(CheckpointError, match=r"lies in .*file, which is a file: choose another"),
+        atomic_file(tmp_path / "file" / "model"),
+    ):
+        pytest.fail("entered")
     assert names(tmp_path) == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
     recover(tmp_path / "gone" / "model")

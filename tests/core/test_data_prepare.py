@@ -237,8 +237,11 @@ def test_options_out_of_range_and_targets_in_the_way(tmp_path: Path) -> None:
         prepare(source, tmp_path / "out", tokenizer="bytes")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(DataError, match=r"is not replaced: it has no data\.json"):
-        prepare(source, tmp_path / "mine", tokenizer="bytes", overwrite=True)
+    for overwrite in (True, False):
+        with pytest.raises(DataError, match=r"is not replaced: it has no data\.json"):
+            prepare(source, tmp_path / "mine", tokenizer="bytes", overwrite=overwrite)
+        with pytest.raises(DataError, match="is not a directory: choose another place"):
+            prepare(source, tmp_path / "mine/thesis.txt", tokenizer="bytes", overwrite=overwrite)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 

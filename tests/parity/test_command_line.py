@@ -215,6 +215,7 @@ def test_help_teaches(command: str, parts: list[str], capsys: Capture) -> None:
         ("2 tb", 2 * 10**12),
         ("0.001kb", 1),
         (" 1000000 ", 1_000_000),
+        ("5B", 5),
         ("7B", 7),
     ],
 )
@@ -232,6 +233,14 @@ def test_bad_sizes_say_how_it_is_done(text: str, capsys: Capture) -> None:
     err = capsys.readouterr().err
     assert f"{text!r} is no size; write 2GB, 500MB or 1000000" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("text", ["5", " 512 ", "999999"])
+def test_a_small_number_without_a_unit_is_asked_about(text: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["convert", "a", "b", f"--max-shard-size={text}"])
+    number = text.strip()
+    assert f"did you mean {number}GB? (if not: {number}B)" in capsys.readouterr().err
 
 
 # convert
@@ -259,7 +268,11 @@ def test_convert_says_in_one_line_what_it_did(
         assert main(["convert", *arguments]) == 0
         out, err = capsys.readouterr()
         assert re.fullmatch(expected + "\n", out), out
-        assert err == ""
+        plain_note = (
+            "note: out: has no tokenizer.json, so the GGUF file has no tokenizer to run text"
+        )
+        assert err.startswith(plain_note) if "m.gguf" in arguments[1] else err == ""
+        assert len(err.splitlines()) <= 1
 
 
 def test_options_of_convert_arrive(plain: Path, capsys: Capture) -> None:
@@ -402,6 +415,19 @@ def test_errors_of_convert_are_one_message_and_change_nothing(
         (["link", "plain", replace, "--to", "hf"], "is the source itself"),
         (["m.gguf", "m.gguf", replace], "m.gguf: is the source itself"),
         (["plain", "gone/x"], "the parent directory"),
+        (["plain", f"{thesis}/x"], "thesis.txt, which is a file: choose another place"),
+        (["plain", "x.safetensors"], "x.safetensors: is named as a .safetensors file, and becomes"),
+        (["plain", "x.json", "--to", "hf"], "becomes a Hugging Face directory: give the name of a"),
+        (["m.gguf", "x.bin"], "x.bin: is named as a .bin file, and becomes a Hugging Face"),
+        (["plain", "x.pt", "--to", "gguf"], "and becomes a GGUF file: end its name in .gguf"),
+        (
+            ["plain", "x", "--max-shard-size=2GB"],
+            "(2000000000) is of Hugging Face directories, and",
+        ),
+        (
+            ["plain", "x.gguf", "--max-shard-size=2GB"],
+            "--max-shard-size (2000000000) is of Hugging",
+        ),
         (["plain", "gone/x.gguf"], "does not exist"),
         (["plain", "orbax"], "exists already: --overwrite replaces it"),
         (["plain", "m.gguf"], "exists already: --overwrite"),
@@ -411,6 +437,10 @@ def test_errors_of_convert_are_one_message_and_change_nothing(
         (["plain", "papers", "--to", "hf", replace], "is not empty and has no config.json: choose"),
         (["plain", "papers", "--to", "gguf", replace], "papers: is a directory"),
         (["plain", "orbax", "--to", "hf", replace], "has state/, as an Orbax checkpoint has"),
+        (["plain", "papers", "--to", "hf"], "is not empty and has no config.json: choose"),
+        (["plain", thesis, "--to", "orbax"], "exists and is not a directory: choose another"),
+        (["plain", thesis, "--to", "hf"], "exists and is not a directory: choose another"),
+        (["plain", "papers", "--to", "gguf"], "papers: is a directory, and a file is to be"),
         (["plain", thesis, "--to", "orbax", replace], "thesis.txt: exists and is not a directory"),
         (["orbax", thesis, "--to", "hf", replace], "exists and is not a directory"),
         (["orbax", "m.gguf", "--to", "hf", replace], "m.gguf is the name of a GGUF file: leave --"),
@@ -465,6 +495,29 @@ def test_an_interrupt_leaves_nothing(
     assert main(["convert", str(plain), str(plain.parent / "out"), "--to", "hf"]) == 130
     assert capsys.readouterr().err == "parity convert: interrupted\n"
     assert os.listdir(plain.parent) == ["plain"]
+
+
+def test_where_a_record_cannot_be_written_is_said_before_the_work(
+    plain: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = plain.parent
+    monkeypatch.chdir(folder)
+    (folder / "README.md").touch()
+    monkeypatch.setattr("parity.check.check_model", None)
+    for arguments, words in (
+        (["check", "plain", "--report", "README.md"], "--report README.md: README.md is a file:"),
+        (["check", "plain", "--report", "README.md/x"], "is a file: give a directory, or a new"),
+        (["check", "plain", "--json", "."], "--json . is a directory: give a file, as record.json"),
+        (["inspect", "plain", "--json", "gone/a"], "there is no directory gone: make it first"),
+        (["diff", "plain", "plain", "--json", "README.md/a"], "there is no directory README.md:"),
+        (["trace", "plain", "--json", str(folder)], "is a directory: give a file, as"),
+        (["faults", "--json", "gone/x.json"], "there is no directory gone: make it first"),
+    ):
+        assert main(arguments) == 2, arguments
+        out, err = capsys.readouterr()
+        assert (out, words in err) == ("", True), err
+        assert len(err.splitlines()) == 1
+    assert sorted(os.listdir(folder)) == ["README.md", "plain"]
 
 
 @pytest.mark.model

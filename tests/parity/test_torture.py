@@ -11,7 +11,7 @@ import pytest
 from diy_core.checkpoints import atomic
 from parity.convert import convert
 from tests.torture import bits, disks, headers, kills
-from tests.torture.common import KINDS, SHARD, TINY, target_of, write_model
+from tests.torture.common import KINDS, TINY, shards, target_of, write_model
 from tests.torture.forks import ForkServer
 
 
@@ -78,7 +78,7 @@ def test_everything_is_on_the_disk_before_the_move(
     for seed in (1, 2):
         write_model(tmp_path / f"source-{seed}", TINY, seed)
     if before:
-        convert(tmp_path / "source-1", target, to=kind, max_shard_size=SHARD)
+        convert(tmp_path / "source-1", target, to=kind, **shards(kind))
     synced: dict[str, int] = {}  # when each file was last changed, at the time it was synced
     moved: dict[str, int] = {}  # the same at the time of the move, under the names after it
     after: list[str] = []
@@ -105,7 +105,7 @@ def test_everything_is_on_the_disk_before_the_move(
     for name in ("rename", "replace"):
         usual = getattr(Path, name)
         monkeypatch.setattr(Path, name, lambda old, new, u=usual: (record(old, new), u(old, new)))
-    convert(tmp_path / "source-2", target, to=kind, max_shard_size=SHARD, overwrite=before)
+    convert(tmp_path / "source-2", target, to=kind, **shards(kind), overwrite=before)
     files = [target, *target.rglob("*")]
     assert len(files) == 1 if kind == "gguf" else len(files) > 3
     for file in files:

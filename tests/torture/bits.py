@@ -19,11 +19,11 @@ from parity.convert import convert, open_checkpoint
 from tests.torture.common import (
     KINDS,
     MEDIUM,
-    SHARD,
     Figures,
     content,
     remains,
     remove,
+    shards,
     target_of,
     write_model,
 )
@@ -97,7 +97,7 @@ def _run_format(name: str, trials: int, seed: int, folder: Path) -> Figures:
     source = write_model(folder / "source", MEDIUM, 3, dtype)
     kind = name.split(",")[0]
     path = target_of(kind, folder)
-    convert(source, path, to=kind, max_shard_size=SHARD if "shards" in name else 10**9)
+    convert(source, path, to=kind, **(shards(kind) if "shards" in name else {}))
     expected, ranges = content(open_checkpoint(source)), _ranges(kind, path, "norms" in name)
     sizes = [end - start for _, start, end in ranges]
     idle, found, draw = 0, 0, 0

@@ -91,6 +91,11 @@ def write_model(path: Path, config: DIYConfig, seed: int, dtype: Any = np.float3
     return path
 
 
+def shards(kind: str) -> dict[str, Any]:
+    """The option of `convert` that makes several files of a model, where the kind has files."""
+    return {"max_shard_size": SHARD} if kind == "hf" else {}
+
+
 def target_of(kind: str, folder: Path) -> Path:
     """Where a checkpoint of this kind goes in the runs."""
     return folder / ("model.gguf" if kind == "gguf" else f"model-{kind}")

@@ -19,11 +19,11 @@ from parity.convert import convert
 from tests.torture.common import (
     KINDS,
     MEDIUM,
-    SHARD,
     Figures,
     put,
     remains,
     remove,
+    shards,
     snapshot,
     target_of,
     write_model,
@@ -109,7 +109,7 @@ class _Place:
         (folder / "kept").mkdir()
         self.old = {kind: target_of(kind, folder / "kept") for kind in KINDS}
         for kind, path in self.old.items():
-            convert(old, path, to=kind, max_shard_size=SHARD)
+            convert(old, path, to=kind, **shards(kind))
 
     def run(
         self,

@@ -95,7 +95,8 @@ class ForkServer:
     ) -> Run:
         """`parity convert`, killed after some seconds, or with a limit on the size of files."""
         argv = ["convert", str(source), str(target), "--to", kind]
-        argv += ["--max-shard-size", str(SHARD), *(["--overwrite"] if overwrite else [])]
+        argv += ["--max-shard-size", f"{SHARD}B"] if kind == "hf" else []
+        argv += ["--overwrite"] if overwrite else []
         return self._ask(argv=argv, kill_after=kill_after, file_limit=file_limit)
 
     def shell(self, *command: str) -> Run:

@@ -17,12 +17,12 @@ from parity.convert import convert, open_checkpoint
 from tests.torture.common import (
     KINDS,
     MEDIUM,
-    SHARD,
     Figures,
     content,
     put,
     remains,
     remove,
+    shards,
     snapshot,
     target_of,
     write_model,
@@ -65,7 +65,7 @@ class _Victim:
         self.target = target_of(kind, folder)
         self.old = target_of(kind, folder / "kept")
         self.old.parent.mkdir()
-        convert(old, self.old, to=kind, max_shard_size=SHARD)
+        convert(old, self.old, to=kind, **shards(kind))
         if kind == "hf":
             (self.old / _KEPT).write_text("what else is in a directory stays there\n")
         sources = {"old": old, "new": self.source}
@@ -163,4 +163,4 @@ class _Victim:
         assert remains(self.target) == [], f"the next run left {remains(self.target)}"
 
     def _again(self, overwrite: bool) -> None:
-        convert(self.source, self.target, to=self.kind, max_shard_size=SHARD, overwrite=overwrite)
+        convert(self.source, self.target, to=self.kind, **shards(self.kind), overwrite=overwrite)
