@@ -116,8 +116,6 @@ def _readings(
     """Ways to take the names, the usual one first: expected name to found name, and a note."""
     yield {name: name for name in rest}, ""
     bare = {name: _unwrapped(name) for name in rest}
-    if len(set(bare.values())) < len(bare):
-        return
     unwrapping = _on_wrappers(rest)
     for theirs in (world, *(other for other in _WORLDS if other != world)):
         translated = {
@@ -171,9 +169,13 @@ def _faults(
         optional[TIED_HEAD] = wanted[TIED_EMBEDDING]
     expected = {**wanted, **optional}
     found = {usual if usual in expected else name: rest[name] for usual, name in names.items()}
-    taken = set(names.values())
-    found |= {name: shape for name, shape in rest.items() if name not in taken}
+    spare = rest.keys() - set(names.values())  # of two that would be one, the second
+    found |= {name: rest[name] for name in rest if name in spare and name not in names}
     faults = match(found, expected)
+    faults += [
+        f"tensor {name} is there twice, also as {names[name]}"
+        for name in sorted(spare & names.keys())
+    ]
     if not config.tie_word_embeddings:
         for one, other in ((TIED_HEAD, TIED_EMBEDDING), (TIED_EMBEDDING, TIED_HEAD)):
             if one not in names and other in names:

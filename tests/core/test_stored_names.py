@@ -131,6 +131,21 @@ def test_two_tensors_that_would_be_one_are_no_reading() -> None:
     assert reading.faults == [f"unexpected tensor module.{NORM} (16,)"]
 
 
+def test_a_tensor_under_both_of_two_prefixes_is_no_reading(tmp_path: Path) -> None:
+    arrays = {f"language_model.{name}": array for name, array in weights().items()}
+    with pytest.raises(CheckpointError) as refused:
+        HFReader(put(tmp_path, arrays | {NORM: np.ones(16, np.float32)}))
+    assert refused.value.faults[1:] == [
+        f"tensor {NORM} is there twice, also as language_model.{NORM}"
+    ]
+
+
+def test_a_prefix_ends_with_a_dot(tmp_path: Path) -> None:
+    arrays = {body("my")(name): array for name, array in weights().items()}
+    with pytest.raises(CheckpointError, match=f"missing tensor {EMBEDDING}"):
+        HFReader(put(tmp_path, arrays))
+
+
 def test_a_head_alone_is_the_embedding_that_it_is_tied_to(tmp_path: Path) -> None:
     arrays = weights()
     stored = {HEAD if name == EMBEDDING else name: array for name, array in arrays.items()}
