@@ -184,7 +184,8 @@ def test_what_a_template_is_given_is_that_of_transformers(
     ours: Tokenizer, theirs: Any, template: str, name: str
 ) -> None:
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", name: "hm"}]
-    options = {"chat_template": template, "style": {"a": [np.float64(1.5), (True, None)]}}
+    style = {"a": [np.float64(1.5), np.int64(2), np.bool_(True), (True, None)]}
+    options = {"chat_template": template, "style": style}
     expected = outcome(lambda: theirs.apply_chat_template(messages, tokenize=False, **options))
     found = outcome(lambda: ours.chat(messages, False, **options))
     if isinstance(expected, Exception):
@@ -365,6 +366,58 @@ def test_a_message_that_the_template_changes_cannot_go_on(ours: Tokenizer) -> No
         ours.chat(
             CHAT, chat_template="{{ messages[0].content | upper }}", continue_final_message=True
         )
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "ipython", "content": {"t": 3}},
+        {"role": "function", "name": "f", "content": {"t": [3]}},
+        {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
+    ],
+)
+def test_old_names_of_tools_and_calls_are_taken(
+    ours: Tokenizer, theirs: Any, message: dict[str, Any]
+) -> None:
+    template = "{% for m in messages %}{{ m | tojson }}{% endfor %}"
+    expected = theirs.apply_chat_template([message], tokenize=False, chat_template=template)
+    assert ours.chat([message], False, chat_template=template) == expected
+
+
+def test_a_template_never_runs_a_method_of_the_callers(ours: Tokenizer) -> None:
+    class Text(str):
+        def upper(self) -> str:
+            raise AssertionError
+
+    messages = [{"role": "user", "content": Text("hi")}]
+    assert ours.chat(messages, False, chat_template="{{ messages[0].content.upper() }}") == "HI"
+
+
+def test_of_several_parts_the_last_text_goes_on(ours: Tokenizer, theirs: Any) -> None:
+    parts = [{"type": "text", "text": text} for text in ("First, ", "then")]
+    messages = [CHAT[0], {"role": "assistant", "content": parts}]
+    given = {
+        "chat_template": "{% for m in messages %}{% if m.content is string %}{{ m.content }}"
+        "{% else %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endif %}|{% endfor %}",
+        "continue_final_message": True,
+    }
+    assert ours.chat(messages, False, **given) == "hi|First, then"
+    assert theirs.apply_chat_template(messages, tokenize=False, **given) == "hi|First, then"
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+@pytest.mark.parametrize("read", ["reasoning_content", "thinking"])
+def test_reasoning_goes_on_under_whichever_name_the_template_reads(
+    ours: Tokenizer, theirs: Any, read: str, key: str
+) -> None:
+    messages = [CHAT[0], {"role": "assistant", "content": "", key: "3 times"}]
+    given = {
+        "chat_template": f"{{% for m in messages %}}<{{{{ m.{read} }}}}>{{% endfor %}}",
+        "continue_final_message": key,
+    }
+    expected = theirs.apply_chat_template(messages, tokenize=False, **given)
+    assert ours.chat(messages, False, **given) == expected
+    assert expected.endswith("<3 times")
 
 
 PARTS = "{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}"

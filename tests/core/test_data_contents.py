@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import importlib
+import io
 import itertools
 import json
 import lzma
@@ -143,6 +145,38 @@ def test_streams_may_be_filled_up_with_zeros(tmp_path: Path, ending: str) -> Non
         skipped = struct.pack("<II", 0x184D2A50, 4) + b"abcd"
         file.write_bytes(skipped + PACKERS[ending](content) + skipped)
         assert b"".join(blocks(str(file))) == content
+
+
+def test_a_window_as_wide_as_zstd_makes_it_is_read(tmp_path: Path) -> None:
+    content = b"a text"
+    window = bytes([(28 - 10) << 3])  # log2 of its bytes: more than zstd's own limit of 27
+    block = (len(content) << 3 | 1).to_bytes(3, "little") + content
+    (tmp_path / "a.txt.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00" + window + block)
+    assert b"".join(blocks(str(tmp_path / "a.txt.zst"))) == content
+
+
+def test_a_skippable_frame_in_front_is_skipped(tmp_path: Path) -> None:
+    """As pzstd writes it."""
+    path = tmp_path / "a.txt.zst"
+    whole = b"\x50\x2a\x4d\x18" + struct.pack("<I", 4) + bytes(4) + PACKERS[".zst"](b"a text")
+    path.write_bytes(whole)
+    assert b"".join(blocks(str(path))) == b"a text"
+    path.write_bytes(whole[:-5])
+    with pytest.raises(DataError, match="is cut off: its zstd data have no end"):
+        list(blocks(str(path)))
+
+
+@EVERY
+def test_what_the_disk_cannot_give_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(reading, "open", lambda *_: Broken(), raising=False)
+    with pytest.raises(DataError, match="cannot be read: Input/output error"):
+        list(blocks(str(tmp_path / f"a.txt{ending}")))
 
 
 @EVERY
