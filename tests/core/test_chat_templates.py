@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from diy_core.chat_templates import write_chat_templates
 from diy_core.errors import CheckpointError
 from diy_core.tokenizer import Tokenizer
 from tests.tiny_checkpoints import put_tokenizer
@@ -359,6 +360,12 @@ def test_what_would_have_no_effect_is_refused(
     ours = Tokenizer.from_pretrained(save(tmp_path / "model", "list", NAMED))
     with pytest.raises(ValueError, match=words):
         ours.chat(CHAT, **options)
+
+
+@pytest.mark.parametrize("name", ["../a", "..\\a"])
+def test_no_template_is_written_outside_of_the_directory(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="is no name of a chat template"):
+        write_chat_templates(tmp_path, {name: "x"})
 
 
 def test_a_message_that_the_template_changes_cannot_go_on(ours: Tokenizer) -> None:

@@ -94,6 +94,20 @@ def test_texts_about_themselves_are_texts(tmp_path: Path) -> None:
     assert relative(tmp_path, survey(tmp_path).paths) == ["README.md", "a/LICENSE.txt", "a/b.txt"]
 
 
+@pytest.mark.parametrize("data", ["a.csv", "a.zip"])
+def test_texts_about_what_is_not_read_are_no_data(tmp_path: Path, data: str) -> None:
+    put(tmp_path, "README.md", data)
+    with pytest.raises(DataError, match=r"README\.md: about the data"):
+        survey(tmp_path)
+
+
+def test_folders_on_the_way_of_a_pattern_are_not_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, "a/b/c.txt")
+    found = survey(f"{tmp_path}/**")
+    assert relative(tmp_path, found.paths) == ["a/b/c.txt"]
+    assert not found.passed_over
+
+
 def test_a_directory_without_data_says_what_is_there(tmp_path: Path) -> None:
     put(tmp_path, "README.md", "a.csv", "b.csv", "c.csv", "d.csv", ".hidden.txt", "e.zip")
     message = (
