@@ -35,7 +35,11 @@ def add_generate(commands: Any, devices: str) -> None:
         metavar="MODEL",
         help="a Hugging Face directory or a GGUF file; diy-jax also reads Orbax checkpoints",
     )
-    generate.add_argument("prompt", metavar="PROMPT", help="- reads it from standard input")
+    generate.add_argument(
+        "prompt",
+        metavar="PROMPT",
+        help="- reads it from standard input, without the line break at its end",
+    )
     generate.add_argument("--chat", action="store_true", help="answer PROMPT as a chat")
     generate.add_argument(
         "--chat-template",
@@ -82,6 +86,8 @@ def generate(arguments: argparse.Namespace, load: Load) -> None:
     if arguments.chat_template is not None and not arguments.chat:
         raise ValueError("--chat-template is for chats: give --chat too, or leave it out")
     prompt = read_prompt(arguments.prompt)
+    if not prompt:
+        raise ValueError("the prompt is empty: there is nothing to continue")
     ids = (
         tokenizer.encode_chat(
             [{"role": "user", "content": prompt}], chat_template=arguments.chat_template
@@ -90,7 +96,7 @@ def generate(arguments: argparse.Namespace, load: Load) -> None:
         else tokenizer.encode(prompt)
     )
     if not ids:
-        raise ValueError("the prompt is empty: there is nothing to continue")
+        raise ValueError("the prompt holds nothing that the tokenizer has a token for")
     model = load(arguments.model, arguments.dtype, arguments.device)
     output = model(
         [ids],

@@ -9,7 +9,7 @@ from diy_core.utf8 import NotUTF8, decode
 
 
 def read_prompt(word: str) -> str:
-    """The text of a prompt; `-` reads it from standard input.
+    """The text of a prompt; `-` reads it from standard input, without the line break at its end.
 
     Args:
         word: of the command line, in which Python keeps bytes that are not UTF-8.
@@ -26,4 +26,7 @@ def read_prompt(word: str) -> str:
         text = decode(content).removeprefix("\ufeff")
     except NotUTF8 as error:
         raise ValueError(f"{where}: {error}") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n") if word == "-" else text
+    if word != "-":
+        return text
+    # `echo TEXT` and editors end a text with a line break that nobody means.
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")

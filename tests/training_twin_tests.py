@@ -164,9 +164,11 @@ class RunTests(Twin):
                 export(runs.store, runs.folder / "whole", None, runs.folder / "whole" / inside)
         with pytest.raises(CheckpointError, match="no checkpoint of step 7; there are 6, 12, "):
             export(runs.store, runs.folder / "whole", 7, runs.folder / "other")
-        with pytest.raises(CheckpointError, match="does not exist, or is not a directory"):
+        with pytest.raises(
+            CheckpointError, match="does not exist: give the directory of a training run"
+        ):
             export(runs.store, runs.folder / "nowhere", None, runs.folder / "other")
-        with pytest.raises(CheckpointError, match="holds no training checkpoint"):
+        with pytest.raises(CheckpointError, match=r"is a model \(Hugging Face d.*not a training"):
             export(runs.store, out, None, runs.folder / "other")
         assert not (runs.folder / "other").exists()
 
@@ -277,7 +279,7 @@ class ProcessTests(Twin):
     def test_the_commands_refuse_in_one_line_with_exit_code_2(self, runs: Runs) -> None:
         for words, message in (
             (arguments(runs.config("bad", model={"vocab_size": 100})), "model's vocab_size is 100"),
-            (["export", str(runs.folder / "bad"), "--out", "x"], "holds no training checkpoint"),
+            (["export", str(runs.folder / "bad"), "--out", "x"], "has saved no checkpoint yet"),
         ):
             process = start(self.package, words)
             said, _ = process.communicate(timeout=100)

@@ -33,6 +33,10 @@ _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _TAG = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
+class NothingToLearn(ValueError):
+    """A document in which nothing counts."""
+
+
 def encode_chat(
     tokenizer: Tokenizer, chat: Chat | list[dict[str, Any]]
 ) -> tuple[list[int], NDArray[np.uint8]]:
@@ -44,7 +48,8 @@ def encode_chat(
 
     Raises:
         ValueError: no chat template, messages that it refuses, something in the chat that it does
-            not write, no answer that counts, or answers that cannot be told from the rest.
+            not write, or answers that cannot be told from the rest.
+        NothingToLearn: no answer that counts.
     """
     chat = chat if isinstance(chat, Chat) else Chat(chat)
     writer = _Writer(tokenizer, chat)
@@ -54,12 +59,11 @@ def encode_chat(
     wanted = [i for i in answers if chat.counted is None or chat.counted[i]]
     if not wanted:
         roles = ", ".join(message["role"] for message in chat.messages)
-        raise ValueError(
+        raise NothingToLearn(
             f"a chat of the roles {roles} holds no answer that counts: each has a weight of 0, or "
             "stands in the prompt"
             if answers
-            else f"a chat of the roles {roles} holds no answer of the assistant: there is nothing "
-            "to learn from it"
+            else f"a chat of the roles {roles} holds no answer of the assistant"
         )
     ids = tokenizer.encode(text, add_special_tokens=False)
     if _TAG.search(writer.source):
@@ -71,9 +75,9 @@ def encode_chat(
         last = [i for i in range(start, stop) if ids[i] in tokenizer.eos_token_ids]
         counted[start : last[-1] + 1 if last else stop] = 1
     if not counted.any():
-        raise ValueError(
+        raise NothingToLearn(
             f"a chat of the roles {', '.join(m['role'] for m in chat.messages)} holds no answer of "
-            "the assistant: there is nothing to learn from it"
+            "the assistant"
         )
     return ids, counted
 

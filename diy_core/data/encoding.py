@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diy_core.byte_tokenizer import BYTES, END_TOKEN_ID, is_byte_tokenizer
 from diy_core.checkpoints.kinds import refuse_gguf_file
-from diy_core.data.chats import encode_chat, unread_keys
+from diy_core.data.chats import NothingToLearn, encode_chat, unread_keys
 from diy_core.data.files import file_hash
 from diy_core.data.records import Chat, Completion, Document
 from diy_core.errors import CheckpointError
@@ -93,8 +93,9 @@ class Encoder:
         """The ids of a document, and unless all count as many flags: 1 = the loss counts this one.
 
         Raises:
-            ValueError: no UTF-8 text, a chat that the template refuses or in which nothing counts,
-                or an id beyond the vocabulary of the model's `config.json`.
+            ValueError: no UTF-8 text, a chat that the template refuses, or an id beyond the
+                vocabulary of the model's `config.json`.
+            NothingToLearn: a document in which nothing counts.
         """
         counted: NDArray[np.uint8] | None = None
         if isinstance(document, Completion):
@@ -133,7 +134,7 @@ class Encoder:
         counted = np.ones(ids.size, np.uint8)
         counted[: int(different[0]) if different.size else length] = 0
         if not counted.any():
-            raise ValueError("the completion is empty: there is nothing to learn from it")
+            raise NothingToLearn("the completion is empty")
         return ids, counted
 
     def _encode_text(self, text: str) -> NDArray[np.uint32]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.data.chats import NothingToLearn
 from diy_core.data.counts import Counts
 from diy_core.data.documents import Documents
 from diy_core.data.encoding import Encoder
@@ -25,6 +26,8 @@ from diy_core.disk import room_for
 
 # What to do on a full disk.
 MORE_ROOM = "Free some there, then start again: the shards that are finished are kept"
+
+_NAMED = 5  # of documents with the same fault, beside the first
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,11 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shar
         reader: one for many shards, as it keeps packed files open; its counts begin anew.
 
     Raises:
-        DataError: a document that cannot be read or encoded; it names the place.
+        DataError: a document that cannot be read or encoded; it names the place. Documents in
+            which nothing counts are named together.
     """
     rows, flags, hashes = [], [], []
+    unlearnt: list[tuple[str, NothingToLearn]] = []
     reader.counts = Counts()
     known: dict[tuple[str, str], bool] = {}  # for each shard anew: whoever makes it, it is the same
     for part in parts:
@@ -83,6 +88,9 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shar
             try:
                 ids, counted = encoder.encode(document)
                 reader.counts.pass_over_columns(encoder.unread(document, known))
+            except NothingToLearn as error:
+                unlearnt.append((where, error))
+                continue
             except ValueError as error:
                 raise DataError(where, str(error)) from error
             if ids.size:
@@ -90,6 +98,8 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shar
                 flags.append(counted)
                 digest = hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=8).digest()
                 hashes.append(int.from_bytes(digest, "little"))
+    if unlearnt:
+        raise _nothing_to_learn(unlearnt)
     dtype = DTYPES[token_dtype(encoder.vocab_size)]
     chats = any(counted is not None for counted in flags)
     every = [
@@ -104,6 +114,17 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shar
         counted=np.concatenate([np.empty(0, FLAGS), *every]),
         report=np.frombuffer(reader.counts.to_json().encode(), np.uint8),
     )
+
+
+def _nothing_to_learn(found: Sequence[tuple[str, NothingToLearn]]) -> DataError:
+    """What is said of documents in which nothing counts."""
+    (where, error), *others = found
+    fault = f"{error}, so there is nothing to learn from it: remove it, or give it an answer"
+    if others:
+        listed = "; ".join(place for place, _ in others[:_NAMED])
+        more = "; ..." if others[_NAMED:] else ""
+        fault += f". The same is so of {len(others):,} more that were read: {listed}{more}"
+    return DataError(where, fault)
 
 
 def save(shard: Shard, file: Path) -> None:

@@ -22,7 +22,7 @@ from diy_core.training.loop import train
 from diy_core.training.option_errors import as_given
 from diy_core.training.options import parse
 from diy_core.training.progress import Report
-from diy_core.training.restoring import Verify, is_done, restore
+from diy_core.training.restoring import Verify, is_done, refuse_other_twin, restore
 from diy_core.training.resuming import next_command
 from diy_core.training.run_directory import RunDirectory, require_run_directory, whole_checkpoints
 from diy_core.training.signals import Interruption
@@ -54,6 +54,8 @@ def run_late(program: str, argv: Sequence[str], load: Callable[[], tuple[Assembl
         require_run_directory(config.run_dir)  # and not after the framework was imported
         if resume and not whole_checkpoints(Path(config.run_dir) / "checkpoints"):
             complain(f"nothing to resume in {config.run_dir}: a new run begins")
+        if resume:
+            refuse_other_twin(program, config.run_dir)
         if said := first_line(program, config, device):
             complain(said)
         assemble, verify = load()

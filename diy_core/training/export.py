@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.kinds import KINDS, kind_of
 from diy_core.checkpoints.side_files import copy_side_files
+from diy_core.checkpoints.training_run import place_in_run
 from diy_core.checkpoints.transfer import transfer
 from diy_core.config import DIYConfig
 from diy_core.disk import require_room
@@ -30,14 +32,33 @@ def find_checkpoint(run: str | Path, step: int | None) -> Path:
     """
     folder = Path(run) / "checkpoints"
     steps = whole_checkpoints(folder)
-    if not Path(run).is_dir():
-        raise CheckpointError(run, "does not exist, or is not a directory: give that of a run")
     if not steps:
-        raise CheckpointError(run, "holds no training checkpoint")
+        raise CheckpointError(run, _what_it_is(Path(run)))
     if step is not None and step not in steps:
         listed = ", ".join(map(str, steps))
         raise CheckpointError(run, f"has no checkpoint of step {step}; there are {listed}")
     return checkpoint_path(folder, steps[-1] if step is None else step)
+
+
+def _what_it_is(path: Path) -> str:
+    """What is at a path where the checkpoints of a run are looked for, and what to give instead."""
+    if not path.exists():
+        return "does not exist: give the directory of a training run"
+    place = place_in_run(path)
+    begun = (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()
+    if begun or (place and not place.room):
+        return (
+            "is a training run that has saved no checkpoint yet: it saves one after each "
+            "checkpoint_every steps, when it is interrupted, and at its end"
+        )
+    if place:
+        step = "" if place.step is None else f" and --step {place.step}"
+        return f"lies in the training run {place.run}: give {place.run}{step}"
+    try:
+        kind = KINDS[kind_of(path)]
+    except CheckpointError:
+        return "is not a training run: it has no checkpoints/ with the steps of one"
+    return f"is a model ({kind}), not a training run: give the directory that train wrote"
 
 
 def export(

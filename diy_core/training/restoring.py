@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_store import OtherTwinError
 from diy_core.training.config import TrainConfig
@@ -17,6 +18,24 @@ from diy_core.training.state import Position
 # (folder of a checkpoint, directory with the config.json of its model); raises CheckpointError.
 # Both twins: `CheckpointStore.verify`.
 Verify = Callable[[Path, Path], None]
+
+
+def refuse_other_twin(program: str, run_dir: str | Path) -> None:
+    """Raise for a run whose newest checkpoint the other twin wrote; only names of files are read.
+
+    Args:
+        program: that shall go on with it, such as `diy-jax train`.
+        run_dir: of the run.
+
+    Raises:
+        OtherTwinError: it is the other twin's.
+    """
+    own, checkpoints = program.split()[0], Path(run_dir) / "checkpoints"
+    steps = whole_checkpoints(checkpoints)
+    newest = checkpoint_path(checkpoints, steps[-1]) if steps else None
+    writer = FORMS.get(form_of(newest) or "") if newest else None
+    if newest and writer and own in FORMS.values() and writer != own:
+        raise OtherTwinError(newest, writer, own)
 
 
 def is_done(config: TrainConfig, directory: RunDirectory, verify: Verify) -> bool:

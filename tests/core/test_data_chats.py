@@ -133,10 +133,30 @@ def test_without_chats_there_is_no_mask(tmp_path: Path) -> None:
     assert data.description["counted"] == data.tokens.size - len(data)
 
 
+@pytest.mark.parametrize("lines", [1, 2, 6, 7])
+def test_chats_without_an_answer_are_named_together(tmp_path: Path, lines: int) -> None:
+    model = directory(tmp_path / "model", SIMPLE)
+    rows = [{"messages": CHAT[: 1 + (i >= lines)]} for i in range(10)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1: a chat of the roles user ") as caught:
+        prepare(tmp_path / "a.jsonl", tmp_path / "out", tokenizer=model, workers=1)
+    said = str(caught.value).partition("give it an answer")[2].replace(f"{tmp_path}/", "")
+    named = "; ".join(f"a.jsonl, line {i}" for i in range(2, min(lines, 6) + 1))
+    more = "; ..." if lines > 6 else ""
+    same = f". The same is so of {lines - 1} more that were read: {named}{more}"
+    assert said == (same if lines > 1 else "")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("template", "chat", "message"),
     [
-        (SIMPLE, CHAT[:1], "of the roles user holds no answer"),
+        (
+            SIMPLE,
+            CHAT[:1],
+            "of the roles user holds no answer of the assistant, so there is nothing to learn from "
+            "it: remove it, or give it an answer$",
+        ),
         (SIMPLE, CHAT[1:], "begins with the assistant"),
         (SIMPLE, [{"role": "user"}], "message 0 needs content"),
         (SIMPLE, ["hello"], "message 0 must be an object"),

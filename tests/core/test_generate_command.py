@@ -34,7 +34,11 @@ def test_what_is_wrong_with_a_prompt_is_told_in_options(
     assert main(["generate", str(tmp_path), "the", "--chat"]) == 2
     assert "choose one of 'rag' (--chat-template ...)\n" in capsys.readouterr().err
     answer = ["--chat", "--chat-template", "rag", "--max-new-tokens", "1", "--device", "cpu"]
-    assert main(["generate", str(tmp_path), "", *answer]) == 2  # a long prompt, and no other fault
+    assert main(["generate", str(tmp_path), "", *answer]) == 2
+    assert "the prompt is empty: there is nothing to continue" in capsys.readouterr().err
+    assert (
+        main(["generate", str(tmp_path), "the", *answer]) == 2
+    )  # a long prompt, and no other fault
     assert "shorten the prompt" in capsys.readouterr().err
 
 

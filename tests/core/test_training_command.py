@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from diy_core.checkpoints.training_run import FORMS
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
-from diy_core.training.command import run
+from diy_core.training.command import run, run_late
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.option_errors import as_given
 from diy_core.training.options import from_dict, parse
@@ -53,6 +54,32 @@ def test_the_command_line_goes_over_the_file() -> None:
     assert config.model["hidden_size"] == 48
     assert config.model["vocab_size"] == 257
     assert (resume, device, strict) == (True, "cpu", True)
+
+
+@pytest.mark.parametrize(("program", "other"), [("diy-torch", "diy-jax"), ("diy-jax", "diy-torch")])
+def test_the_other_twins_run_is_refused_before_a_framework_is_loaded(
+    program: str,
+    other: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    form = next(form for form, writer in FORMS.items() if writer == other)
+    (tmp_path / "run" / "checkpoints" / "00000050" / form).mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_bytes(TINY.read_bytes())
+
+    def load() -> Any:
+        raise AssertionError("the framework is loaded")
+
+    words = ["--config", "run/config.yaml", "--resume", "auto"]
+    assert run_late(f"{program} train", words, load) == 2
+    assert capsys.readouterr().err == (
+        f"{program} train: run/checkpoints/00000050: was written by {other}: go on with that, or "
+        f"`parity switch run run-{program.removeprefix('diy-')}` makes a run for {program} of it\n"
+    )
+    with pytest.raises(AssertionError, match="the framework is loaded"):
+        run_late(f"{other} train", words, load)
 
 
 def test_what_is_missing_is_named_by_its_option(capsys: pytest.CaptureFixture[str]) -> None:

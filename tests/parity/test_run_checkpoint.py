@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from diy_core.checkpoints.training_run import Place
 from diy_core.errors import CheckpointError
 from parity.run_checkpoint import GoneError, RunCheckpoint, config_of, place_of_run, steps_of
+from tests.tiny_checkpoints import put, weights
 from tests.written_runs import CONFIG, STORES, snapshot, state, write_run
 
 
@@ -42,6 +44,25 @@ def test_a_path_names_a_run_or_one_of_its_checkpoints(
         place_of_run(run / "checkpoints" / "00000004", 5)
     monkeypatch.chdir(tmp_path)
     assert place_of_run("run/checkpoints/00000004") == Place(Path("run"), "checkpoints", 4)
+
+
+def test_what_holds_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("run"), "torch", {4: state()})
+    write_run(Path("empty"), "torch", {})
+    put(Path("model"), weights())
+    Path("other").mkdir()
+    for path, words in (
+        ("nowhere", "does not exist: give the directory of a training run"),
+        ("empty", "is a training run that has saved no checkpoint yet: it saves one after each"),
+        ("run/model", "lies in the training run run: give run"),
+        ("run/checkpoints", "lies in the training run run: give run"),
+        ("run/checkpoints/00000004", "lies in the training run run: give run and --step 4"),
+        ("model", "is a model (Hugging Face directory), not a training run: give the directory"),
+        ("other", "is not a training run: it has no checkpoints/ with the steps of one"),
+    ):
+        with pytest.raises(CheckpointError, match=re.escape(f"{path}: {words}")):
+            RunCheckpoint.open(Path(path), None)
 
 
 @pytest.mark.parametrize("twin", STORES)

@@ -91,12 +91,12 @@ def test_a_run_that_has_no_checkpoint_yet(tmp_path: Path, capsys: Capture) -> No
     first = capsys.readouterr().out.splitlines()[0]
     assert first == f"{run}: a training run of 20 steps, without a checkpoint yet"
     assert main(["inspect", str(run), "--step", "4"]) == 2
-    assert "holds no training checkpoint" in capsys.readouterr().err
+    assert "is a training run that has saved no checkpoint yet" in capsys.readouterr().err
     shutil.rmtree(run / "checkpoints")  # as people make room
     assert main(["inspect", str(run)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == first
     assert main(["diff", str(run), str(run)]) == 2
-    assert "holds no training checkpoint" in capsys.readouterr().err
+    assert "is a training run that has saved no checkpoint yet" in capsys.readouterr().err
 
 
 def test_a_damaged_line_is_noted(tmp_path: Path, capsys: Capture) -> None:

@@ -178,7 +178,7 @@ def test_what_cannot_be_compared(capsys: Capture) -> None:
     write_run(Path("other"), "jax", {4: state(4)})
     (Path("other") / "checkpoints" / "00000004" / "position.json").write_text("{}")
     for words, message in (
-        (["one", "empty"], "empty: holds no training checkpoint"),
+        (["one", "empty"], "empty: is a training run that has saved no checkpoint yet: it saves"),
         (["one", "other"], "00000004/position.json: is damaged"),
         (["one", "one", "--step", "5"], "one: has no checkpoint of step 5; there are 4"),
         (["one", "nowhere"], "nowhere: does not exist"),
