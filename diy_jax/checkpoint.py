@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.dtypes import dtype_of
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import MemoryReader, Reader, Stored
 from diy_core.checkpoints.opening import READERS, open_with
@@ -73,9 +75,21 @@ def save(
 
 def build_params(named: Iterable[tuple[Tensor, NDArray[Any]]], dtype: Any) -> dict[str, Any]:
     """Params out of arrays in the torch layout, one after the other."""
+    dtype = None if dtype is None else float_dtype(dtype)
     return unflatten(
         {tensor.flax: to_array(tensor.to_flax(array), dtype) for tensor, array in named}
     )
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """A dtype that weights may have, itself or by its name: `float32`, `bfloat16`, ...
+
+    Raises:
+        ValueError: weights cannot have it.
+    """
+    with contextlib.suppress(TypeError):  # of another framework
+        dtype = dtype if isinstance(dtype, str) else np.dtype(dtype)
+    return dtype_of(str(dtype))
 
 
 def to_numpy(array: Any) -> NDArray[Any]:

@@ -261,7 +261,8 @@ class DIYForCausalLM(nn.Module):
             path: a directory with `config.json` and safetensors files, one that `parity convert`
                 wrote for Orbax, or a GGUF file, of which quantised tensors become what they stand
                 for, in float32.
-            dtype: of weights and computation; None keeps the dtype of the file.
+            dtype: of weights and computation, or its name, such as `bfloat16`; None keeps the dtype
+                of the file.
             verify: compare every tensor with its SHA-256 in the manifest.
             strict: refuse what is odd but means the same; else it is read with a warning, a
                 `CheckpointNote`.
@@ -270,7 +271,7 @@ class DIYForCausalLM(nn.Module):
             The model and its params, for `model.apply({"params": params}, input_ids)`.
 
         Raises:
-            ValueError: a `config.json` that cannot be honoured.
+            ValueError: a `config.json` or a dtype that cannot be honoured.
             CheckpointError: tensors missing, extra, misshapen, mistyped or not finite; or, with
                 `verify`, no manifest, or values that changed since it was written; or, with
                 `strict`, anything odd.

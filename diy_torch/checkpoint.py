@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diy_core.checkpoints.dtypes import dtype_of
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import MemoryReader, Stored
 from diy_core.checkpoints.opening import READERS, open_with
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def load(
     cls: type[Model],
     path: str | Path,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | str | None,
     device: torch.device | str | None,
     verify: bool = False,
     strict: bool = False,
@@ -67,16 +68,28 @@ def save(model: DIYForCausalLM, path: str | Path, max_shard_size: int = MAX_SHAR
 def assign_weights(
     model: DIYForCausalLM,
     named: Iterable[tuple[str, NDArray[Any]]],
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | str | None,
     device: torch.device | str | None,
 ) -> None:
     """Give a model that was built without storage its weights, one by one, and tie them."""
+    dtype = None if dtype is None else float_dtype(dtype)
     for name, array in named:
         module, _, leaf = name.rpartition(".")
         tensor = to_tensor(array).to(device="cpu" if device is None else device, dtype=dtype)
         setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor))
     if model.config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
+
+
+def float_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype that weights may have, itself or by its name: `float32`, `bfloat16`, ...
+
+    Raises:
+        ValueError: weights cannot have it.
+    """
+    name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
+    found: torch.dtype = getattr(torch, str(dtype_of(name)))
+    return found
 
 
 def to_numpy(tensor: Tensor) -> NDArray[Any]:

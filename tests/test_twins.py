@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 from pathlib import Path
@@ -197,6 +198,38 @@ def test_bad_checkpoints_are_answered_with_the_same_words(tmp_path: Path) -> Non
     both()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "gpt2"}')
     assert "model_type 'gpt2' is not supported" in both()
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_dtype_may_be_given_by_its_name(tmp_path: Path, name: str) -> None:
+    TORCH.save_pretrained(tmp_path / "model")
+    model = diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model", dtype=name)
+    flax, params = diy_jax.DIYForCausalLM.from_pretrained(tmp_path / "model", dtype=name)
+    assert {weight.dtype for weight in model.parameters()} == {getattr(torch, name)}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {str(flax.dtype)} == {name}
+    made = diy_torch.DIYForCausalLM(CONFIG, dtype=name).lm_head.weight
+    assert made.dtype == getattr(torch, name)
+    assert str(diy_jax.init_params(CONFIG, dtype=name)["model"]["norm"]["scale"].dtype) == name
+
+
+@pytest.mark.parametrize("name", ["auto", "fp16", "int8", "f4", "torch.float32"])
+def test_a_dtype_that_weights_cannot_have_is_refused_in_the_same_words(
+    tmp_path: Path, name: str
+) -> None:
+    TORCH.save_pretrained(tmp_path / "model")
+    one = words(lambda: diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model", name))
+    other = words(lambda: diy_jax.DIYForCausalLM.from_pretrained(tmp_path / "model", name))
+    assert one == other
+    assert f"dtype {name!r} is not supported; choose one of ['bfloat16', 'float16', 'floa" in one
+    of_torch, of_jax = torch.int8, jnp.int8
+    for load, own, other_kind in (
+        (diy_torch.DIYForCausalLM.from_pretrained, of_torch, of_jax),
+        (diy_jax.DIYForCausalLM.from_pretrained, of_jax, of_torch),
+    ):
+        for dtype, said in ((own, "'int8'"), (other_kind, "int8")):
+            found = words(functools.partial(load, tmp_path / "model", dtype))
+            assert f"{said}" in found
+            assert "is not supported; choose one of" in found
 
 
 def test_weights_that_are_not_finite_are_saved_by_neither(tmp_path: Path) -> None:
