@@ -221,15 +221,12 @@ def test_a_dtype_that_weights_cannot_have_is_refused_in_the_same_words(
     other = words(lambda: diy_jax.DIYForCausalLM.from_pretrained(tmp_path / "model", name))
     assert one == other
     assert f"dtype {name!r} is not supported; choose one of ['bfloat16', 'float16', 'floa" in one
-    of_torch, of_jax = torch.int8, jnp.int8
-    for load, own, other_kind in (
-        (diy_torch.DIYForCausalLM.from_pretrained, of_torch, of_jax),
-        (diy_jax.DIYForCausalLM.from_pretrained, of_jax, of_torch),
+    for load, dtype, said in (
+        (diy_torch.DIYForCausalLM.from_pretrained, torch.int8, "dtype 'int8' is not supported"),
+        (diy_jax.DIYForCausalLM.from_pretrained, jnp.int8, "dtype 'int8' is not supported"),
+        (diy_jax.DIYForCausalLM.from_pretrained, torch.float32, "dtype 'torch.float32' is not"),
     ):
-        for dtype, said in ((own, "'int8'"), (other_kind, "int8")):
-            found = words(functools.partial(load, tmp_path / "model", dtype))
-            assert f"{said}" in found
-            assert "is not supported; choose one of" in found
+        assert said in words(functools.partial(load, tmp_path / "model", dtype))
 
 
 def test_weights_that_are_not_finite_are_saved_by_neither(tmp_path: Path) -> None:
