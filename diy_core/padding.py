@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from diy_core import validate
 from diy_core.config import DIYConfig
 
+_ADVICE = "give a list of prompts, each of them a list of token ids, such as [[1, 2], [3]]"
 _MASK_ADVICE = "give it one value for each token of input_ids"
 
 
@@ -28,8 +29,13 @@ def pad_right(
     Raises:
         ValueError: anything that is no prompt of this model, or is too long for it.
     """
-    input_ids, attention_mask = _rectangular(input_ids, attention_mask)
-    ids = validate.as_host_array("input_ids", input_ids)
+    if isinstance(input_ids, Mapping):
+        raise ValueError(
+            f"input_ids is a {type(input_ids).__name__}, as tokenizers give it: pass its input_ids "
+            "and attention_mask"
+        )
+    input_ids, attention_mask = _rectangular(_plain_rows(input_ids), _plain_rows(attention_mask))
+    ids = validate.as_host_array("input_ids", input_ids, _ADVICE)
     mask = np.ones(ids.shape, bool)
     if attention_mask is not None:
         mask = validate.as_host_array("attention_mask", attention_mask, _MASK_ADVICE)
@@ -41,6 +47,15 @@ def pad_right(
     validate.check_attention_mask(mask.shape, mask, ids.shape, has_cache=False)
     lengths = mask.astype(bool).sum(axis=1).astype(np.int32)
     return ids[:, : lengths.max()].astype(np.int32), lengths
+
+
+def _plain_rows(value: Any) -> Any:
+    """A list of arrays of any library as one of numpy's, and an array of objects as a list."""
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        return value
+    return [np.asarray(row) if hasattr(row, "__array__") and np.ndim(row) else row for row in value]
 
 
 def _rectangular(input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
@@ -57,13 +72,18 @@ def _rectangular(input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
         )
     if lengths is None or len(set(lengths)) == 1:
         return input_ids, attention_mask
-    rows = [validate.as_host_array(f"input_ids row {i}", row) for i, row in enumerate(input_ids)]
+    rows = [
+        validate.as_host_array(f"input_ids row {i}", row, _ADVICE)
+        for i, row in enumerate(input_ids)
+    ]
     if wrong := [i for i, row in enumerate(rows) if row.ndim != 1]:
         raise ValueError(f"input_ids row {wrong[0]} must be a list of token ids")
     if attention_mask is None:
         masks = [np.ones(length, np.int32) for length in lengths]
     elif _lengths(attention_mask) == lengths:
-        masks = [validate.as_host_array("attention_mask", row) for row in attention_mask]
+        masks = [
+            validate.as_host_array("attention_mask", row, _MASK_ADVICE) for row in attention_mask
+        ]
     else:
         raise ValueError(
             "attention_mask must have the rows of input_ids, which are of different lengths: leave "
@@ -76,13 +96,15 @@ def _lengths(rows: Any) -> list[int] | None:
     """Of each row, where there is a list of lists or of arrays; else None."""
     if not isinstance(rows, (list, tuple)):
         return None
-    if not all(isinstance(row, (Sequence, np.ndarray)) and not _is_text(row) for row in rows):
+    if not all(_is_sequence(row) for row in rows):
         return None
     return [len(row) for row in rows]
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, (str, bytes))
+def _is_sequence(value: object) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def _padded(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:

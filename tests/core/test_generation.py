@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from diy_core import DIYConfig
 from diy_core.generation import Rows
@@ -74,6 +76,8 @@ def test_another_mask_is_refused_at_the_column_where_it_is_wrong(mask: Any, word
         ([[1, 2], [3], [4, 5, 6]], None),
         ([np.array([1, 2]), np.array([3]), np.array([4, 5, 6])], None),
         (([1, 2], (3,), range(4, 7)), None),
+        (np.array([[1, 2], [3], [4, 5, 6]], object), None),
+        ([torch.tensor([1, 2]), jnp.array([3]), np.array([4, 5, 6])], None),
         ([[1, 2], [3], [4, 5, 6]], [[1, 1], [1], [1, 1, 1]]),
         ([[1, 2], [9, 9, 9, 3], [4, 5, 6]], [[1, 1], [0, 0, 0, 1], [1, 1, 1]]),
     ],
@@ -192,7 +196,10 @@ def test_a_prompt_may_end_exactly_at_the_longest_sequence() -> None:
         ({"ids": [[]]}, "input_ids row 0 is empty"),
         ({"ids": np.zeros((1, 0), int)}, "none of it 0; got (1, 0)"),
         ({"ids": []}, "input_ids is empty: give at least one prompt"),
-        ({"ids": [[1, 2], 3]}, "input_ids must be a rectangular array"),
+        ({"ids": [[1, 2], 3]}, "or other objects: give a list of prompts, each of them a list of"),
+        ({"ids": None}, "or other objects: give a list of prompts, each of them a list of token"),
+        ({"ids": [np.array(1), np.array(2)]}, "input_ids must have shape (batch, sequence)"),
+        ({"ids": {"input_ids": [[1]]}}, "is a dict, as tokenizers give it: pass its input_ids"),
         ({"ids": [[1, 2], [[3]]]}, "input_ids row 1 must be a list of token ids"),
         ({"ids": [[1, 2], ["a"]]}, "input_ids row 1 must hold numbers, got dtype <U1"),
         ({"ids": [[1, 2], [10]]}, "got 10 at row 1, column 0"),
