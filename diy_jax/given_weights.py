@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from diy_core.checkpoints.dtypes import fault_of_dtype
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, match_flax, unflatten
@@ -52,9 +53,18 @@ def given_weights(weights: Any, config: DIYConfig) -> dict[tuple[str, ...], Any]
     Levels above `model` are looked through, and `model` may be missing, where all then match.
 
     Raises:
-        CheckpointError: of `plain_weights`; or params missing, extra or misshapen, all at once.
+        CheckpointError: of `plain_weights`; or params missing, extra or misshapen, all at once; or
+            params that are no floats.
     """
-    flat = flatten(plain_weights(weights))
+    flat = _matching(flatten(plain_weights(weights)), config)
+    if wrong := {path: f for path, leaf in flat.items() if (f := fault_of_dtype(leaf.dtype))}:
+        faults = [f"parameter {'/'.join(path)} {fault}" for path, fault in wrong.items()]
+        raise CheckpointError("params", faults)
+    return flat
+
+
+def _matching(flat: dict[tuple[str, ...], Any], config: DIYConfig) -> dict[tuple[str, ...], Any]:
+    """The params under the paths of the config."""
     faults = match_flax(flat, config)
     if not faults:
         return flat

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diy_core.checkpoints.dtypes import fault_of_dtype
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, tensors
@@ -54,7 +55,7 @@ def given_weights(weights: Any, config: DIYConfig) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: of `plain_weights`; or tensors missing, extra or misshapen, or a tied head
-            that is not the embedding, all at once.
+            that is not the embedding, all at once; or tensors that are no floats.
     """
     found = plain_weights(weights)
     reading = read_names({name: tuple(t.shape) for name, t in found.items()}, config, "torch")
@@ -68,7 +69,10 @@ def given_weights(weights: Any, config: DIYConfig) -> dict[str, Tensor]:
             ]
     if faults:
         raise CheckpointError("state_dict", faults)
-    return {t.torch: found[reading.names[t.torch]].detach() for t in tensors(config)}
+    weights = {t.torch: found[reading.names[t.torch]].detach() for t in tensors(config)}
+    if wrong := {name: f for name, w in weights.items() if (f := fault_of_dtype(w.dtype))}:
+        raise CheckpointError("state_dict", [f"tensor {n} {fault}" for n, fault in wrong.items()])
+    return weights
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -38,6 +38,14 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return FLOATS[FLOAT_NAMES[name]]
 
 
+def fault_of_dtype(dtype: object) -> str | None:
+    """What is wrong with weights of a dtype of any library that is no float; None: nothing."""
+    name = str(dtype).removeprefix("torch.")
+    if name in FLOAT_NAMES:
+        return None
+    return f"is {name}, and weights are floats: dequantise or convert it first"
+
+
 def not_finite(array: NDArray[Any]) -> int:
     """How many values of a float array are infinite or not a number."""
     flat = np.ascontiguousarray(array).reshape(-1)

@@ -102,6 +102,19 @@ def test_what_does_not_fit_keeps_its_faults() -> None:
     assert "unexpected tensor value/kernel (16, 1)" in refused.value.faults
 
 
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.int32, jnp.float8_e4m3fn])
+def test_quantised_arrays_are_no_weights(dtype: Any) -> None:
+    built = build(tiny(), jnp.float32)
+    params = {**flatten(built.params)}
+    params["model", "norm", "scale"] = params["model", "norm", "scale"].astype(dtype)
+    with pytest.raises(CheckpointError) as refused:
+        given_weights(params, built.model.config)
+    assert refused.value.faults == [
+        f"parameter model/norm/scale is {jnp.dtype(dtype)}, and weights are floats: dequantise or "
+        "convert it first"
+    ]
+
+
 def test_they_are_saved_and_generated_with(tmp_path: Path) -> None:
     built = build(tiny(), jnp.float32)
     given = {"params": boxed(nn.LogicallyPartitioned)(built.params)}

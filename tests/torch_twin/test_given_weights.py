@@ -81,6 +81,19 @@ def test_what_does_not_fit_is_shown_with_its_prefix() -> None:
     assert second == "missing tensor model.norm.weight (16,)"
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.float8_e4m3fn])
+def test_quantised_tensors_are_no_weights(dtype: torch.dtype) -> None:
+    state = build(tiny()).state_dict()
+    state["model.norm.weight"] = state["model.norm.weight"].to(dtype)
+    with pytest.raises(CheckpointError) as refused:
+        given_weights(state, tiny())
+    name = str(dtype).removeprefix("torch.")
+    assert refused.value.faults == [
+        f"tensor model.norm.weight is {name}, and weights are floats: dequantise or convert it "
+        "first"
+    ]
+
+
 def test_layers_that_were_compiled_one_by_one_are_saved(tmp_path: Path) -> None:
     model = build(tiny())
     expected = {HF[name]: tensor.numpy() for name, tensor in given_weights(model, tiny()).items()}
