@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from diy_core.errors import listed
 from diy_core.rope_scaling import ROPE_KEYS
 
 # Fields of `DIYConfig`, with what transformers' LlamaConfig assumes where a file says nothing.
@@ -140,7 +141,7 @@ def refuse_unsupported(values: Mapping[str, Any], max_position_embeddings: int) 
     for key, choices in CHOICES.items():
         value = values.get(key, choices[0] if key == "hidden_act" else None)
         if value not in choices:
-            raise ValueError(f"{key} {value!r} is not supported; choose one of {list(choices)}")
+            raise ValueError(f"{key} {value!r} is not supported: this reads {listed(choices)}")
     for key in REFUSED.keys() & values.keys():
         value, neutral = values[key], REFUSED[key]
         if any(item not in neutral for item in (value if isinstance(value, list) else [value])):

@@ -1,11 +1,16 @@
-"""The one error of files that cannot be trusted, and what errors call a temporary place."""
+"""The one error of files that cannot be trusted; how errors list values and name places."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+
+def listed(values: Iterable[object]) -> str:
+    """Such as `silu, swish`: what there is to choose from, or what is read."""
+    return ", ".join(map(str, values))
 
 
 class CheckpointError(ValueError):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from diy_core.errors import listed
 from diy_core.fields import require_float, require_int
 
 ROPE_TYPES = ("default", "linear", "llama3")
@@ -40,7 +41,7 @@ class RopeScaling:
     def __post_init__(self) -> None:
         if self.rope_type not in ("linear", "llama3"):
             raise ValueError(
-                f"rope_type {self.rope_type!r} is not supported; choose one of {list(ROPE_TYPES)}"
+                f"rope_type {self.rope_type!r} is not supported: this reads {listed(ROPE_TYPES)}"
             )
         require_float(self, "factor", minimum=1.0)
         extras = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
@@ -103,7 +104,7 @@ def read_rope(
     rope_type = found.pop("rope_type", "default")
     if rope_type not in ROPE_TYPES:
         raise ValueError(
-            f"rope_type {rope_type!r} is not supported; choose one of {list(ROPE_TYPES)}"
+            f"rope_type {rope_type!r} is not supported: this reads {listed(ROPE_TYPES)}"
         )
     length = "original_max_position_embeddings"
     if rope_type == "llama3":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diy_core.arguments import did_you_mean
+from diy_core.errors import listed
 
 DTYPES = ("float64", "float32", "bfloat16")
 # In which dtypes each kind of check is made.
@@ -30,7 +31,7 @@ def require_supported(dtypes: Sequence[str], kinds: Sequence[str]) -> None:
     for what, names, known in (("dtype", dtypes, DTYPES), ("check", kinds, tuple(KINDS))):
         if unknown := [name for name in names if name not in known]:
             raise ValueError(
-                f"{what} {unknown[0]!r} is not supported; choose one of {list(known)}"
+                f"{what} {unknown[0]!r} is not supported; choose one of {listed(known)}"
                 f"{did_you_mean(unknown[0], known)}"
             )
     if not any(dtype in KINDS[kind] for kind in kinds for dtype in dtypes):

@@ -20,7 +20,7 @@ from diy_core.checkpoints.interface import Reader, Writer
 from diy_core.checkpoints.kinds import KINDS, article, kind_of, require_name
 from diy_core.checkpoints.side_files import SIDE_NAMES
 from diy_core.checkpoints.transfer import Progress, Summary, transfer
-from diy_core.errors import CheckpointError
+from diy_core.errors import CheckpointError, listed
 from diy_core.requirements import require
 
 __all__ = ["KINDS", "READERS", "WRITERS", "convert", "default_kind", "kind_of", "open_checkpoint"]
@@ -121,7 +121,9 @@ def convert(
     reader = open_checkpoint(source, untie=untie, config=config)
     kind = to or default_kind(reader.kind, destination)
     if kind not in WRITERS:
-        raise ValueError(f"to={kind!r} is no kind of checkpoint: choose one of {sorted(WRITERS)}")
+        raise ValueError(
+            f"to={kind!r} is no kind of checkpoint: choose one of {listed(sorted(WRITERS))}"
+        )
     if kind != "gguf" and destination.suffix == ".gguf":
         raise ValueError(
             f"{destination} is the name of a GGUF file: leave to={kind!r} or the .gguf out"

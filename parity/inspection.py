@@ -17,7 +17,7 @@ from rich.table import Table
 
 from diy_core.checkpoints.dtypes import same_bits
 from diy_core.checkpoints.gguf_names import gguf_name
-from diy_core.checkpoints.interface import Reader, Stored
+from diy_core.checkpoints.interface import MemoryReader, Reader, Stored
 from diy_core.checkpoints.kinds import lacks_config
 from diy_core.checkpoints.transfer import Progress, check
 from diy_core.mapping import tensors
@@ -108,9 +108,16 @@ def show(record: dict[str, Any], console: Console) -> None:
     if record["manifest"] is None:
         console.print("no checksums: `parity convert` and save_pretrained write them")
     else:
-        source = escape(record["manifest"]["source"]) or "?"
         state = "all right" if record["verified"] else "present, not checked (--verify checks them)"
-        console.print(f"checksums: {state}; written from {source}")
+        console.print(f"checksums: {state}{_origin(**record['manifest'])}", highlight=False)
+
+
+def _origin(source: str, versions: Mapping[str, str]) -> str:
+    """What a checkpoint was written from; of a model in memory, what wrote it."""
+    kind, _, name = source.partition(" ")
+    if name and kind != MemoryReader.kind:
+        return f"; written from {escape(source)}"
+    return f"; written by diy-lm {escape(versions['diy-lm'])}" if "diy-lm" in versions else ""
 
 
 def tensor_table(rows: list[dict[str, Any]], gguf: bool) -> Table:

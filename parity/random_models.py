@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from diy_core.checkpoints.hf_writer import write_hf_directory
 from diy_core.config import DIYConfig
+from diy_core.errors import listed
 from diy_core.mapping import Tensor, tensors
 from diy_core.rope_scaling import RopeScaling
 
@@ -77,7 +78,7 @@ def write_random_model(path: Path, config: DIYConfig, scale: str, seed: int = 0)
         ValueError: an unknown scale.
     """
     if scale not in SCALES:
-        raise ValueError(f"scale {scale!r} is not supported; choose one of {list(SCALES)}")
+        raise ValueError(f"scale {scale!r} is not supported; choose one of {listed(SCALES)}")
     write_hf_directory(
         path, config, ((t.hf, random_weights(t, scale, seed)) for t in tensors(config))
     )

@@ -34,8 +34,19 @@ def test_make_targets_and_commands_of_the_readme_exist() -> None:
     targets = set(re.findall(r"(?:`|^ +)make ([a-z]+)", README, re.MULTILINE))
     assert {"model", "demo", "test", "setup"} <= targets
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
-    for line in re.findall(r"^    parity (.*?)(?:  +#.*)?$", README, re.MULTILINE):
+    for line in re.findall(r"^    parity (.*?)(?: +#.*)?$", README, re.MULTILINE):
         build_parser().parse_args(line.split())
+
+
+def test_what_the_commands_of_the_readme_write_is_no_news_to_git() -> None:
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert {"/models/", "/runs/", "/demo-output/"} <= set(ignored)
+    written = []
+    for line in re.findall(r"^    parity (.*?)(?: +#.*)?$", README, re.MULTILINE):
+        options = vars(build_parser().parse_args(line.split()))
+        written += [options[key] for key in ("destination", "report", "json") if options.get(key)]
+    assert len(written) >= 4
+    assert [path for path in written if f"/{Path(path).parts[0]}/" not in ignored] == []
 
 
 def test_links_lead_somewhere_and_the_page_is_short() -> None:

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.errors import CheckpointError
+from diy_core.errors import CheckpointError, listed
 
 FLOATS = {
     "F64": np.dtype(np.float64),
@@ -34,7 +34,9 @@ def dtype_of(name: str) -> np.dtype[Any]:
         ValueError: no float dtype of checkpoints has this name.
     """
     if name not in FLOAT_NAMES:
-        raise ValueError(f"dtype {name!r} is not supported; choose one of {sorted(FLOAT_NAMES)}")
+        raise ValueError(
+            f"dtype {name!r} is not supported; choose one of {listed(sorted(FLOAT_NAMES))}"
+        )
     return FLOATS[FLOAT_NAMES[name]]
 
 

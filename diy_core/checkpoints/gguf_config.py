@@ -62,7 +62,7 @@ def read_config(
     """
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
-        raise ValueError(f"architecture {architecture!r} is not supported; choose one of ['llama']")
+        raise ValueError(f"architecture {architecture!r} is not supported: this reads llama")
     entries = {k.removeprefix("llama."): v for k, v in metadata.items() if k.startswith("llama.")}
     if experts := entries.get("expert_count"):
         raise ValueError(f"llama.expert_count is {experts}: experts are not supported, only 0 is")
@@ -114,7 +114,7 @@ def _scaling(entries: Mapping[str, Any]) -> RopeScaling | None:
     factor = entries.get("rope.scaling.factor", entries.get("rope.scale_linear", 1.0))
     if kind not in (None, "none", "linear"):
         raise ValueError(
-            f"llama.rope.scaling.type {kind!r} is not supported; choose one of ['linear', 'none']"
+            f"llama.rope.scaling.type {kind!r} is not supported: this reads linear, none"
         )
     return (
         None

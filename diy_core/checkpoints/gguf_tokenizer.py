@@ -18,6 +18,7 @@ from diy_core.checkpoints.gguf_rules import RULES, UnknownTokenizer
 from diy_core.checkpoints.gguf_sentencepiece import build_sentencepiece
 from diy_core.checkpoints.gguf_special_tokens import SpecialTokens
 from diy_core.checkpoints.hf_directory import write_json
+from diy_core.errors import listed
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # .token_type
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"  # tokenizer.ggml.model
@@ -58,7 +59,9 @@ class GGUFTokenizer:
             raise ValueError(f"token {twice[0]!r} stands in the vocabulary twice")
         known = _TYPES[self._model]
         if unknown := sorted(set(self.types) - known):
-            raise ValueError(f"token type {unknown[0]} is not supported; choose one of {known}")
+            raise ValueError(
+                f"token type {unknown[0]} is not supported: this reads {listed(sorted(known))}"
+            )
         self.special = SpecialTokens(metadata, len(self.tokens))
         self.backend = self._build()
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from diy_core.errors import listed
 from diy_core.fields import require_float, require_int
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -281,5 +282,5 @@ def _require_text(owner: object, name: str) -> None:
 def _require_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:
     if getattr(owner, name) not in choices:
         raise ValueError(
-            f"{name} {getattr(owner, name)!r} is not known; choose one of {list(choices)}"
+            f"{name} {getattr(owner, name)!r} is not known; choose one of {listed(choices)}"
         )

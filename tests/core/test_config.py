@@ -343,10 +343,10 @@ def test_an_absent_key_means_what_transformers_takes_it_to_mean() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"model_type": "qwen2"}, "model_type 'qwen2' is not supported; choose one of ['llama']"),
+        ({"model_type": "qwen2"}, "model_type 'qwen2' is not supported: this reads llama"),
         ({"model_type": None}, "model_type None is not supported"),
         ({"model_type": ["llama"]}, "model_type ['llama'] is not supported"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; choose one of ['silu', 'sw"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported: this reads silu, swish"),
         ({"hidden_act": None}, "hidden_act None is not supported"),
         ({"quantization_config": {"quant_method": "gptq"}}, "dequantise the checkpoint first"),
         (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.metadata
 import json
 import re
 from pathlib import Path
@@ -12,6 +14,10 @@ import gguf
 import numpy as np
 import pytest
 
+from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.transfer import transfer
+from diy_core.mapping import tensors
 from parity import inspection
 from parity.__main__ import main
 from parity.convert import KINDS, convert
@@ -131,6 +137,20 @@ def test_layers_that_are_not_alike_have_lines_of_their_own(tmp_path: Path, capsy
     assert main(["inspect", str(tmp_path / "m")]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "self_attn.q_proj" in line]
     assert [line.split()[4:6] for line in lines] == [["float16", "1"], ["float32", "1"]]
+
+
+def test_of_a_model_from_memory_it_is_said_what_wrote_it(tmp_path: Path, capsys: Capture) -> None:
+    config = {tensor.hf: Stored(tensor.shape, np.dtype("float32")) for tensor in tensors(CONFIG)}
+    model = MemoryReader("00000020", CONFIG, config, lambda name: weights()[name])
+    transfer(model, functools.partial(HFWriter, tmp_path / "m"))
+    version = importlib.metadata.version("diy-lm")
+    assert main(["inspect", str(tmp_path / "m"), "--verify"]) == 0
+    said = capsys.readouterr().out
+    assert f"checksums: all right; written by diy-lm {version}\n" in said
+    manifest = tmp_path / "m" / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"diy-lm"', '"other"'))
+    assert main(["inspect", str(tmp_path / "m"), "--verify"]) == 0
+    assert "checksums: all right\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", KINDS)
