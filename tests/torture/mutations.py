@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-BAITS = ("../bait.safetensors", "../../bait.safetensors", "link.safetensors")
+BAITS = ("../bait.safetensors", "../../bait.safetensors", "folder/bait.safetensors")
 _HOLE = "@@{}@@"  # a string in a document, for which text is put in that json.dumps cannot write
 
 
