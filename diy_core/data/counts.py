@@ -20,12 +20,16 @@ class Counts:
         empty: records and files of nothing but white space, which are left out.
         marks: byte order marks within a file, as where files were joined; they are left out.
         columns: that were passed over, each with the number of records that hold something there.
+        records: that were read, of JSON lines and parquet.
+        with_field: those of them that hold something in the column that was asked for.
     """
 
     documents: Counter[str] = dataclasses.field(default_factory=Counter)
     empty: int = 0
     marks: int = 0
     columns: Counter[str] = dataclasses.field(default_factory=Counter)
+    records: int = 0
+    with_field: int = 0
 
     def pass_over_columns(self, names: Iterable[str], records: int = 1) -> None:
         """Count what so many records hold beside the document."""
@@ -39,6 +43,8 @@ class Counts:
         self.empty += other.empty
         self.marks += other.marks
         self.columns += other.columns
+        self.records += other.records
+        self.with_field += other.with_field
 
     def to_json(self) -> str:
         """As text that `from_json` reads."""

@@ -120,6 +120,8 @@ class Documents:
             raise DataError(where, f"is no object but {type(row).__name__}: {str(row)[:80]}")
         try:
             document, others = read_record(row, self._field)
+            self.counts.records += 1
+            self.counts.with_field += row.get(self._field) is not None
         except ValueError as error:
             raise DataError(where, str(error)) from error
         self.counts.pass_over_columns(others)

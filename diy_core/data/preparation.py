@@ -27,7 +27,7 @@ from diy_core.data.encoding import Encoder
 from diy_core.data.files import DESCRIPTION, FORMAT, DataError
 from diy_core.data.finding import survey
 from diy_core.data.merge import merge
-from diy_core.data.report import report, what_was_not
+from diy_core.data.report import report, require_field, what_was_not
 from diy_core.data.shards import MORE_ROOM, Reading, is_whole, load, save, shard_file, tokenise
 from diy_core.data.sources import Part, Source, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
@@ -120,6 +120,8 @@ def prepare(
         counts = Counts()
         for file in made:
             counts.add(load(file, "report").counts)
+        if field is not None and (said := require_field(field, counts)):
+            say(said)
         told = report(found, files, counts)
         with (
             room_for(out, sum(file.stat().st_size for file in made), MORE_ROOM),

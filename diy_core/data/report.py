@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from diy_core.data.counts import Counts
-from diy_core.data.files import counted
-from diy_core.data.finding import BUILTIN, Found, folded
+from diy_core.data.files import DataError, counted
+from diy_core.data.finding import BUILTIN, SOURCES, Found, folded
 from diy_core.data.forms import form_of
 from diy_core.data.sources import Source
 
@@ -30,7 +30,7 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
         passed_over: by the reason, `count` and the first `names`.
         same_content: groups of names of files that were read and are equal.
         same_name: groups that differ in how they are packed alone.
-        documents, empty, marks, columns: of `Counts`.
+        documents, empty, marks, columns: of `Counts` (the others decide what is refused).
     """
     endings = Counter(
         source.path if source.path == BUILTIN else form_of(source.path).ending or "no ending"
@@ -54,8 +54,30 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
         **{
             name: dict(sorted(value.items())) if isinstance(value, Counter) else value
             for name, value in vars(counts).items()
+            if name not in ("records", "with_field")
         },
     }
+
+
+def require_field(field: str, counts: Counts) -> str | None:
+    """What there is to say of a column that was asked for; None: a record has it.
+
+    Args:
+        field: that `read_record` was told to learn.
+        counts: of all records.
+
+    Raises:
+        DataError: there are records, and none holds anything there.
+    """
+    if not counts.records:
+        return f"field {field!r} is not used: no source has records"
+    if not counts.with_field:
+        raise DataError(
+            SOURCES,
+            f"no record holds anything in the column that was asked for (field={field!r}): name "
+            "one that the records have, or leave it out",
+        )
+    return None
 
 
 def _unpacked(path: str) -> str:

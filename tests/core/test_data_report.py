@@ -51,6 +51,38 @@ def corpus(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_a_field_that_no_record_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 30)
+    options: dict[str, Any] = {"tokenizer": "bytes", "field": "body", "workers": workers}
+    pairs: list[dict[str, Any]] = [{"prompt": "a", "completion": text} for text in "bcd"]
+    (tmp_path / "plain.txt").write_text("one")
+    empties: list[dict[str, Any]] = [{}, {"body": None}]
+    for empty in empties:  # they would be read without it
+        source = jsonl(tmp_path / "pairs.jsonl", [pair | empty for pair in pairs])
+        with pytest.raises(DataError, match=r"no record holds .*\(field='body'\): name one that"):
+            prepare([source, tmp_path / "plain.txt"], tmp_path / "out", **options)
+        assert not (tmp_path / "out").exists()
+    source = jsonl(tmp_path / "pairs.jsonl", [*pairs, {"body": "last"}])
+    assert "last" in texts(prepare(source, tmp_path / "out", **options))[-1]
+
+
+def test_a_field_without_use_is_said_in_the_words_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plain.txt").write_text("one")
+    argv = ["data", f"{tmp_path}/plain.txt", "--out", f"{tmp_path}/out", "--tokenizer", "bytes"]
+    assert main([*argv, "--field", "body"]) == 0
+    assert "field 'body' is not used: no source has records\n" in capsys.readouterr().err
+    assert main([*argv, "--overwrite"]) == 0
+    assert "field" not in capsys.readouterr().err
+    argv[1] = str(jsonl(tmp_path / "pairs.jsonl", [{"prompt": "a", "completion": "b"}]))
+    assert main([*argv, "--overwrite", "--field", "body"]) == 2
+    assert "asked for (--field body): name one that the records" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_the_report_says_what_was_read_and_what_was_not(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
