@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -114,6 +116,8 @@ class Report:
         self._console = Console(file=standard_error(), highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._is_doing = False  # its line is one of `doing`
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._is_printing = False
 
     def __enter__(self) -> Report:
         if self._console.is_terminal:
@@ -125,11 +129,28 @@ class Report:
         if self._live is not None:
             if self._is_doing:
                 self._live.update(Text())  # it is over, or has failed
-            self._live.stop()
+            self._in_turn(self._live.stop)
 
     def say(self, text: str) -> None:
         """Say something that stays."""
-        self._console.print(Text(text))
+        self._print(Text(text))
+
+    def _print(self, text: Text) -> None:
+        self._in_turn(functools.partial(self._console.print, text))
+
+    def _in_turn(self, show: Callable[[], object]) -> None:
+        """Show one thing after the other, also where a signal says something in between.
+
+        rich holds a line until it is written: what prints in the middle of that writes it again.
+        """
+        self._waiting.append(show)
+        while self._waiting and not self._is_printing:
+            self._is_printing = True
+            try:
+                while self._waiting:
+                    self._waiting.popleft()()
+            finally:
+                self._is_printing = False
 
     def doing(self, text: str) -> None:
         """Say what goes on; on a terminal a sign turns beside it until there is something new."""
@@ -141,7 +162,8 @@ class Report:
 
     def last_words(self, text: str) -> None:
         """Say what a signal leads to; the next one may end the process without another word."""
-        self._console.show_cursor(True)  # a line that stays in its place hides it
+        # A line that stays in its place hides it.
+        self._in_turn(functools.partial(self._console.show_cursor, True))
         self.say(text)
 
     def step(self, row: dict[str, Any], timing: dict[str, Any], due: bool) -> None:
@@ -160,7 +182,7 @@ class Report:
             self._is_doing = False
             self._live.update(text)
         else:
-            self._console.print(text)
+            self._print(text)
 
 
 def line(row: dict[str, Any], timing: dict[str, Any], steps: int, width: int | None = None) -> str:

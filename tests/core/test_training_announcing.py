@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,7 @@ from diy_core.training.announcing import first_line
 from diy_core.training.command import run_late
 from diy_core.training.progress import Report
 from diy_core.training.run_directory import RunDirectory
+from diy_core.training.signals import Interruption
 from tests.core.training_fake import MODEL, FakeStore, FakeTrainer, Runner, assemble
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
@@ -121,3 +125,24 @@ def test_on_a_terminal_what_goes_on_gives_way_to_the_steps(
 def test_a_run_directory_without_listener_is_silent(tmp_path: Path) -> None:
     with RunDirectory(tmp_path, print) as directory:
         directory.doing("nobody is told")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_line_is_written_prints_no_line_twice(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    class Interrupted(io.StringIO):
+        def flush(self) -> None:
+            if "step 1/2" in self.getvalue() and not interruption.received:
+                signal.raise_signal(number)  # its handler runs here, within the write
+
+    written = Interrupted()
+    monkeypatch.setattr(sys, "stderr", written)
+    row = {"step": 1, "loss": 1.5, "skipped": False, "grad_norm": 0.25, "learning_rate": 1e-3}
+    with Report(2) as report, Interruption(report.last_words) as interruption:
+        report.step(row, {}, due=True)
+        report.say("step 1 was saved")
+    first, words, last = written.getvalue().splitlines()
+    assert first.startswith("step 1/2")
+    assert words.startswith(f"{signal.Signals(number).name}: leaving as soon as everything")
+    assert last == "step 1 was saved"
