@@ -81,7 +81,9 @@ def add_checkpoint_commands(commands: Any) -> None:
         "under its names in each world, and totals. Reads no weights. "
         "Exits with 2 if it cannot be read or, with --verify, is not what it was.",
     )
-    inspect.add_argument("path", metavar="PATH", help="the checkpoint; its kind is recognised")
+    inspect.add_argument(
+        "path", metavar="PATH", help="a checkpoint or a training run; its kind is recognised"
+    )
     inspect.add_argument("--step", type=int, metavar="N", help=_STEP)
     inspect.add_argument("--json", metavar="FILE", help=_JSON)
     inspect.add_argument(

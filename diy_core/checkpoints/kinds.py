@@ -1,7 +1,7 @@
 """What kind of checkpoint a path holds, and what to do with one that nothing here reads.
 
 Every command and both twins ask `kind_of`, so that each kind is recognised, and refused, in the
-same words everywhere. Nothing but names of files is looked at.
+same words everywhere. Names of files are looked at, and of a `.bin` file how it begins.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from pathlib import Path
 
 from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.orbax_layout import STATE, config_directory, is_orbax, is_whole
-from diy_core.checkpoints.training_run import refuse_training_run
+from diy_core.checkpoints.pickles import PICKLES, is_pickle
+from diy_core.checkpoints.training_run import place_in_run, refuse_training_run
 from diy_core.errors import CheckpointError
 
 KINDS = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint", "gguf": "GGUF file"}
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 _GGUF, _SAFETENSORS = ".gguf", ".safetensors"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PREPARED = {"data.json", "tokens.bin"}  # what `diy-torch data` writes
+_MOST_BELOW, _SHOWN = 100, 3  # directories that are looked into, and named
+_ON_PREPARED = "prepared token data, to train on (data.train), and no model"
 _PICKLED = (
     "which can run any code when they are read: convert them to safetensors first, where you trust "
     "them (in transformers: from_pretrained(...).save_pretrained(DIR))"
@@ -68,9 +71,31 @@ def kind_of(path: str | Path) -> str:
         raise CheckpointError(
             path,
             f"is neither a Hugging Face directory ({CONFIG} and safetensors) nor an Orbax "
-            "checkpoint nor a GGUF file",
+            f"checkpoint nor a GGUF file nor a training run{_what_is_below(path)}",
         )
     return kind
+
+
+def _what_is_below(path: Path) -> str:
+    """What of a known kind lies in a directory that is of none, such as `runs`."""
+    folders = sorted(item for item in path.iterdir() if item.is_dir())[:_MOST_BELOW]
+    found = [f"{folder} is {what}" for folder in folders if (what := _known(folder)) is not None]
+    if not found:
+        return ""
+    more = f", and {len(found) - _SHOWN} more" if found[_SHOWN:] else ""
+    advice = "one of them" if found[1:] else "that"
+    return f", but {', '.join(found[:_SHOWN])}{more}: give {advice}"
+
+
+def _known(folder: Path) -> str | None:
+    place = place_in_run(folder)
+    if place is not None and not place.room:
+        return "a training run"
+    try:
+        kind = _kind_of_directory(folder)
+    except (CheckpointError, OSError):  # what it is would be said of it, if it were given
+        return None
+    return None if kind is None else f"{article(KINDS[kind])} {KINDS[kind]}"
 
 
 def refuse_others(path: Path) -> None:
@@ -84,9 +109,11 @@ def refuse_others(path: Path) -> None:
 
 
 def _kind_of_file(path: Path) -> str:
+    if path.suffix in (".bin", ".json") and _is_prepared(path.parent):
+        raise CheckpointError(path, f"is one file of {_ON_PREPARED}")
     if path.suffix in (_SAFETENSORS, ".json"):
         raise CheckpointError(path, "is one file of a model directory: give the directory")
-    if path.suffix in _PICKLES:
+    if is_pickle(path):
         raise CheckpointError(path, f"is a file of pickled weights, {_PICKLED}")
     if path.suffix in _OTHERS:
         raise CheckpointError(path, _OTHERS[path.suffix])
@@ -112,7 +139,9 @@ def _kind_of_directory(path: Path) -> str | None:
         return "orbax"
     if files := _ending(names, _GGUF):
         raise CheckpointError(path, f"holds GGUF files: give one of them, as {path / files[0]}")
-    if files := [name for name in names if name.endswith(_PICKLES)]:
+    if _is_prepared(path):
+        raise CheckpointError(path, f"is {_ON_PREPARED}")
+    if files := [name for name in names if is_pickle(path / name)]:
         raise CheckpointError(path, f"has only pickled weights ({files[0]}), {_PICKLED}")
     for suffix, words in _OTHERS.items():
         if files := _ending(names, suffix):
@@ -120,6 +149,10 @@ def _kind_of_directory(path: Path) -> str | None:
     if CONFIG in names:
         return "hf"  # or the reader will say what it lacks
     return None
+
+
+def _is_prepared(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _PREPARED)
 
 
 def _ending(names: Iterable[str], suffix: str, without: str = "\0") -> list[str]:
@@ -200,7 +233,7 @@ def require_name(path: Path, kind: str) -> None:
     Raises:
         CheckpointError: it is; a directory that has such a name already may keep it.
     """
-    files = (_SAFETENSORS, ".json", *_PICKLES, *_OTHERS)
+    files = (_SAFETENSORS, ".json", *PICKLES, *_OTHERS)
     if path.suffix not in files or (path.is_dir() and kind != "gguf"):
         return
     advice = "end its name in .gguf" if kind == "gguf" else "give the name of a directory"

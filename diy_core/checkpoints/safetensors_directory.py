@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diy_core.checkpoints.pickles import is_pickle
 from diy_core.checkpoints.safetensors_files import JSON_LIMIT, Slot, read_header, refuse_twice
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # What files under other names are, by a pattern of the name.
 _OTHERS = {
     r"adapter_model\.safetensors": "an adapter and no model: merge it into its base model (peft's "
@@ -79,7 +79,7 @@ def _on_other_files(path: Path) -> str:
             f"has neither {SINGLE} nor {INDEX}, but {_listed(tensors)}: rename a single file to "
             f"{SINGLE}, or write an index"
         )
-    if pickles := [name for name in names if Path(name).suffix in _PICKLES]:
+    if pickles := [name for name in names if is_pickle(path / name)]:
         return (
             f"has only pickled weights ({pickles[0]}), which can run any code when they are read: "
             "convert them to safetensors first"

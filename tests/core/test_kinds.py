@@ -12,6 +12,7 @@ import pytest
 from diy_core import CheckpointError
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.kinds import kind_of, lacks_config, refuse_kind
+from diy_core.data import prepare
 from diy_core.data.encoding import require_tokenizer
 from tests.tiny_checkpoints import UP, weights
 from tests.tiny_checkpoints import put as put_model
@@ -94,6 +95,49 @@ def test_a_file_of_another_kind_says_what_it_is(tmp_path: Path, name: str, words
     (tmp_path / name).write_text("")
     with pytest.raises(CheckpointError, match=words):
         kind_of(tmp_path / name)
+
+
+def test_prepared_tokens_are_no_pickles(tmp_path: Path) -> None:
+    made = prepare("builtin:pydoc", tmp_path / "tokens", tokenizer="bytes", validation=0.1).path
+    for folder in (made, made / "validation"):
+        for opens in (kind_of, HFReader):
+            with pytest.raises(CheckpointError, match="is prepared token data, to train on"):
+                opens(folder)
+        for file in ("tokens.bin", "documents.bin", "data.json"):
+            with pytest.raises(CheckpointError, match=f"{file}: is one file of prepared"):
+                kind_of(folder / file)
+
+
+def test_a_bin_file_is_a_pickle_by_its_name_or_by_how_it_begins(tmp_path: Path) -> None:
+    folder = put(tmp_path / "m", "weights.bin")
+    file = folder / "weights.bin"
+    for content in (b"PK\3\4...", b"\x80\x02..."):
+        file.write_bytes(content)
+        for path, words in ((folder, "has only pickled weights"), (file, "is a file of pickled")):
+            with pytest.raises(CheckpointError, match=words):
+                kind_of(path)
+    file.write_bytes(b"firmware")
+    with pytest.raises(CheckpointError, match="is neither a Hugging Face directory"):
+        kind_of(folder)
+    assert kind_of(file) == "gguf"  # whose reader says how it begins
+
+
+def test_what_lies_one_level_below_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "notes", "a.txt")
+    with pytest.raises(CheckpointError, match=r"nor a training run$"):
+        kind_of(tmp_path)
+    put(tmp_path / "b", "config.yaml", "checkpoints/1/state.safetensors", "model/config.json")
+    with pytest.raises(CheckpointError, match=rf"but {tmp_path}/b is a training run: give that$"):
+        kind_of(tmp_path)
+    put(tmp_path / "c", "config.json", "model.safetensors")
+    put(tmp_path / "d", "config.json", "state/_METADATA")
+    put(tmp_path / "damaged", "pytorch_model.bin")
+    words = "b is a training run, .*/c is a Hugging Face directory, .*/d is an Orbax checkpoint: "
+    with pytest.raises(CheckpointError, match=rf"{words}give one of them$"):
+        kind_of(tmp_path)
+    put(tmp_path / "e", "config.json", "model.safetensors")
+    with pytest.raises(CheckpointError, match="checkpoint, and 1 more: give one of them"):
+        kind_of(tmp_path)
 
 
 def test_what_does_not_exist_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
