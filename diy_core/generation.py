@@ -16,6 +16,12 @@ from diy_core.padding import pad_right
 OnTokens = Callable[[NDArray[np.int32], NDArray[np.bool_]], None]
 
 
+_CALLS = {
+    "diy_torch": "diy_torch.generate(model, input_ids, ...)",
+    "diy_jax": "diy_jax.generate(model, params, input_ids, ...)",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class GenerateOutput:
     """What was generated.
@@ -27,6 +33,27 @@ class GenerateOutput:
 
     sequences: Any
     lengths: Any
+
+
+def require_model(model: object, twin: str) -> None:
+    """Raise for the other twin's model, and for what is no model of ours.
+
+    Args:
+        model: what `generate` was given.
+        twin: whose it must be, `diy_torch` or `diy_jax`.
+
+    Raises:
+        TypeError: it is another's; the message has the call to make.
+    """
+    packages = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
+    for other in _CALLS.keys() - {twin}:
+        if other in packages:
+            raise TypeError(f"{twin}.generate got a model of {other}: call {_CALLS[other]}")
+    if not isinstance(getattr(model, "config", None), DIYConfig):
+        raise TypeError(
+            f"{twin}.generate needs a {twin}.DIYForCausalLM, got {type(model).__name__}: call "
+            f"{_CALLS[twin]}"
+        )
 
 
 class Rows:

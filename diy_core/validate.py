@@ -7,7 +7,6 @@ shapes are checked then.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from diy_core.config import DIYConfig
 
 Values = NDArray[Any] | None
+_WRITTEN_OUT = 8  # ids of a row that an error shows
 IGNORED = -100  # the label of a position that does not count
 
 
@@ -44,6 +44,11 @@ def as_host_array(
             f"{name} must be a rectangular array, got rows of different lengths or other objects: "
             f"{advice}"
         )
+    if array.dtype.kind in "SU" and name.startswith("input_ids"):
+        raise ValueError(
+            f"{name} must hold token ids, got text; encode it first: "
+            "Tokenizer.from_pretrained(DIR).encode(text)"
+        )
     if array.dtype.kind in "SUmM":
         raise ValueError(f"{name} must hold numbers, got dtype {array.dtype}")
     return array
@@ -56,10 +61,17 @@ def check_input_ids(shape: Sequence[int], dtype: str, values: Values, config: DI
         ValueError: anything else; unchecked, Flax answers NaN or wraps around in silence.
     """
     shape = tuple(shape)
-    if not _is_integer(dtype):
+    if not is_integer(dtype):
         raise ValueError(f"input_ids must be integers, got dtype {dtype}")
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"input_ids must have shape (batch, sequence), none of it 0; got {shape}")
+        wrap = ""
+        if len(shape) == 1 and shape[0]:
+            shown = values is not None and shape[0] <= _WRITTEN_OUT
+            row = np.asarray(values).tolist() if shown else "input_ids"
+            wrap = f", one row without a batch; wrap it: [{row}]"
+        raise ValueError(
+            f"input_ids must have shape (batch, sequence), none of it 0; got {shape}{wrap}"
+        )
     if shape[1] > config.max_position_embeddings:
         raise ValueError(
             f"input_ids has {shape[1]} columns: a sequence of {shape[1]} is beyond "
@@ -134,7 +146,7 @@ def check_seq_lengths(
             contradiction with the attention mask.
     """
     batch, sequence = ids_shape
-    if not _is_integer(dtype):
+    if not is_integer(dtype):
         raise ValueError(f"seq_lengths must be integers, got dtype {dtype}")
     if tuple(shape) != (batch,):
         raise ValueError(f"seq_lengths must have shape ({batch},), one per row, got {tuple(shape)}")
@@ -168,7 +180,7 @@ def check_segment_ids(
             "segment_ids cannot go together with past_key_values or use_cache: packed documents "
             "are for training; decode each document as a row of its own"
         )
-    if not _is_integer(dtype):
+    if not is_integer(dtype):
         raise ValueError(f"segment_ids must be integers, got dtype {dtype}")
     if tuple(shape) != tuple(ids_shape):
         raise ValueError(
@@ -226,75 +238,6 @@ def check_logits_to_keep(logits_to_keep: int, columns: int) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class CacheLayer:
-    """Shapes and dtypes of one layer of a key/value cache, as a twin hands them to the check."""
-
-    key_shape: tuple[int, ...]
-    value_shape: tuple[int, ...]
-    key_dtype: str
-    value_dtype: str
-    position_shape: tuple[int, ...]
-    position_dtype: str
-
-
-def check_cache(
-    layers: Sequence[CacheLayer], config: DIYConfig, ids_shape: Sequence[int], dtype: str
-) -> None:
-    """One (B, K, T, H) key and value per layer, all of one capacity T, positions int (B,).
-
-    Raises:
-        ValueError: the wrong number of layers, batch, heads, head size, or dtype.
-    """
-    batch = ids_shape[0]
-    if len(layers) != config.num_hidden_layers:
-        raise ValueError(
-            f"past_key_values has {len(layers)} layers, the model has {config.num_hidden_layers}"
-        )
-    capacity = layers[0].key_shape[2] if len(layers[0].key_shape) == 4 else 0
-    wanted = (batch, config.kv_heads, capacity, config.head_size)
-    for index, layer in enumerate(layers):
-        where = f"past_key_values[{index}]"
-        for name, shape, kind in (
-            ("key", layer.key_shape, layer.key_dtype),
-            ("value", layer.value_shape, layer.value_dtype),
-        ):
-            if shape != wanted or capacity == 0:
-                raise ValueError(
-                    f"{where} {name} must have shape (batch {batch}, key/value heads "
-                    f"{config.kv_heads}, capacity, head_dim {config.head_size}) with one capacity "
-                    f"for all layers, got {shape}"
-                )
-            if kind != dtype:
-                raise ValueError(f"{where} {name} has dtype {kind}, the model computes in {dtype}")
-        if layer.position_shape not in ((), (batch,)) or not _is_integer(layer.position_dtype):
-            raise ValueError(
-                f"{where} position must be an integer or integers of shape ({batch},), got "
-                f"{layer.position_dtype} {layer.position_shape}"
-            )
-
-
-def check_room(positions: NDArray[Any], lengths: NDArray[Any], limit: int) -> int:
-    """The capacity that this call needs: cached tokens plus new ones, of the longest row.
-
-    Raises:
-        ValueError: a negative position, or a row that ends beyond `max_position_embeddings`.
-    """
-    if (positions < 0).any():
-        row = int(np.flatnonzero(positions < 0)[0])
-        raise ValueError(
-            f"past_key_values position of row {row} is negative ({int(positions[row])})"
-        )
-    ends = positions.astype(np.int64) + lengths
-    row = int(ends.argmax())
-    if ends[row] > limit:
-        raise ValueError(
-            f"row {row} has {int(positions[row])} cached and {int(lengths[row])} new tokens: a "
-            f"sequence of {int(ends[row])} is beyond max_position_embeddings ({limit})"
-        )
-    return int(ends[row])
-
-
 def _refuse_empty_rows(name: str, lengths: NDArray[Any], has_cache: bool) -> None:
     empty = np.flatnonzero(lengths == 0)
     if empty.size and not has_cache:
@@ -304,5 +247,6 @@ def _refuse_empty_rows(name: str, lengths: NDArray[Any], has_cache: bool) -> Non
         )
 
 
-def _is_integer(dtype: str) -> bool:
+def is_integer(dtype: str) -> bool:
+    """Whether a dtype of this name is one of integers."""
     return dtype.startswith(("int", "uint"))

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 
 from diy_core.capacity import capacity_for
-from diy_core.generation import GenerateOutput, OnTokens, Rows
+from diy_core.generation import GenerateOutput, OnTokens, Rows, require_model
 from diy_jax.cache import PastKeyValues, grow_cache, init_cache
 from diy_jax.given_weights import plain_weights
 
@@ -54,7 +54,9 @@ def generate(
 
     Raises:
         ValueError: prompts, mask or ids out of range, or too long for the model.
+        TypeError: another kind of model, such as diy_torch's.
     """
+    require_model(model, "diy_jax")
     params = plain_weights(params)
     rows = Rows(
         model.config,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
 
-from diy_core import validate
+from diy_core import validate, validate_cache
 from diy_core.config import DIYConfig
 from diy_jax.cache import PastKeyValues, grow_cache, init_cache
 from diy_jax.random import raw_key
@@ -111,7 +111,7 @@ def prepare_cache(
         return init_cache(config, batch, columns, dtype)
     layers = [(cached, as_array("position", position)) for cached, position in past_key_values]
     described = [
-        validate.CacheLayer(
+        validate_cache.CacheLayer(
             tuple(cached["key"].shape),
             tuple(cached["value"].shape),
             dtype_name(cached["key"].dtype),
@@ -121,7 +121,7 @@ def prepare_cache(
         )
         for cached, position in layers
     ]
-    validate.check_cache(described, config, ids.shape, dtype_name(dtype))
+    validate_cache.check_cache(described, config, ids.shape, dtype_name(dtype))
     # Growing needs the real counts, so this look waits for an accelerator.
     positions, new = host_values(layers[0][1], wait=True), host_values(lengths, wait=True)
     layers = [
@@ -131,7 +131,7 @@ def prepare_cache(
     if positions is None or new is None:
         return layers
     positions = np.broadcast_to(positions, (batch,))
-    needed = validate.check_room(positions, new, config.max_position_embeddings)
+    needed = validate_cache.check_room(positions, new, config.max_position_embeddings)
     return grow_cache(layers, needed, config.max_position_embeddings)
 
 

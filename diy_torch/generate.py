@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diy_core.generation import GenerateOutput, OnTokens, Rows
+from diy_core.generation import GenerateOutput, OnTokens, Rows, require_model
 from diy_torch.cache import PastKeyValues, grow_cache, init_cache
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def generate(
 
     Raises:
         ValueError: prompts, mask or ids out of range, or too long for the model.
+        TypeError: another kind of model, such as diy_jax's.
     """
+    require_model(model, "diy_torch")
     rows = Rows(
         model.config,
         _to_host(input_ids),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from diy_core import validate
+from diy_core import validate, validate_cache
 from diy_core.config import DIYConfig
 from diy_torch.cache import PastKeyValues, grow_cache, init_cache
 
@@ -120,7 +120,7 @@ def prepare_cache(
         for cached, position in past_key_values
     ]
     described = [
-        validate.CacheLayer(
+        validate_cache.CacheLayer(
             tuple(cached["key"].shape),
             tuple(cached["value"].shape),
             dtype_name(cached["key"].dtype),
@@ -130,13 +130,13 @@ def prepare_cache(
         )
         for cached, position in layers
     ]
-    validate.check_cache(described, config, ids.shape, dtype_name(dtype))
+    validate_cache.check_cache(described, config, ids.shape, dtype_name(dtype))
     layers = [(cached, position.to(torch.int32).expand(batch)) for cached, position in layers]
     # Growing needs the real counts, so this look waits for an accelerator.
     positions, new = host_values(layers[0][1], wait=True), host_values(lengths, wait=True)
     if positions is None or new is None:
         return layers
-    needed = validate.check_room(positions, new, config.max_position_embeddings)
+    needed = validate_cache.check_room(positions, new, config.max_position_embeddings)
     return grow_cache(layers, needed, config.max_position_embeddings)
 
 

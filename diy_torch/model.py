@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt32
@@ -234,6 +234,31 @@ class DIYForCausalLM(nn.Module):
             hidden = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
         logits = self.project(hidden)
         return (logits, presents) if use_cache else logits
+
+    if TYPE_CHECKING:  # what `model(...)` gives: nn.Module calls `forward`, and says Any
+
+        @overload
+        def __call__(
+            self,
+            input_ids: Any,
+            attention_mask: Any = ...,
+            *,
+            use_cache: Literal[True],
+            **more: Any,
+        ) -> tuple[Tensor, PastKeyValues]: ...
+        @overload
+        def __call__(
+            self,
+            input_ids: Any,
+            attention_mask: Any = ...,
+            *,
+            use_cache: Literal[False] = ...,
+            **more: Any,
+        ) -> Tensor: ...
+        @overload
+        def __call__(self, *args: Any, **more: Any) -> Tensor | tuple[Tensor, PastKeyValues]: ...
+        def __call__(self, *args: Any, **more: Any) -> Any:
+            """See `forward`."""
 
     def project(self, hidden: Float[Tensor, "B S D"]) -> Float[Tensor, "B S V"]:
         """Logits of hidden states: hidden times the head, or the embedding where they are tied."""

@@ -73,6 +73,9 @@ def _long(columns: int) -> Array:
     return np.ones((2, columns), np.int64)
 
 
+_TEXT = (
+    "must hold token ids, got text; encode it first: Tokenizer.from_pretrained(DIR).encode(text)"
+)
 _RAGGED = "must be a rectangular array, got rows of different lengths...pad the rows on the right"
 _FIT = "must have shape (batch 2, key/value heads 2, capacity, head_dim 4) with one capacity"
 
@@ -104,14 +107,21 @@ CASES = [
         input_ids=[[1.0, 2.0]],
     ),
     _case("ids that are truths", "input_ids must be integers, got dtype bool", input_ids=[[True]]),
-    _case("words", "input_ids must hold numbers, got dtype <U5", input_ids=[["hello"]]),
+    _case("words", f"input_ids {_TEXT}", input_ids=[["hello"]]),
+    _case("a text", f"input_ids {_TEXT}", input_ids="hello"),
     _case(
         "lengths that are words", "seq_lengths must hold numbers, got dtype <U1", seq_lengths=["3"]
     ),
     _case(
         "ids of one row without a batch",
-        "input_ids must have shape (batch, sequence), none of it 0; got (3,)",
+        "input_ids must have shape (batch, sequence), none of it 0; got (3,), one row without a "
+        "batch; wrap it: [[1, 2, 3]]",
         input_ids=[1, 2, 3],
+    ),
+    _case(
+        "a long row without a batch",
+        "got (9,), one row without a batch; wrap it: [input_ids]",
+        input_ids=[1] * 9,
     ),
     _case("ids of rank 3", "none of it 0; got (1, 1, 2)", input_ids=[[[1, 2]]]),
     _case("ids of rank 0", "none of it 0; got ()", input_ids=np.array(1)),
@@ -343,6 +353,11 @@ GENERATE_CASES = [
         "an id beyond the vocabulary", "got 23 at row 0, column 1", input_ids=_ids([1, 23], [2, 3])
     ),
     _case("a row without tokens", "input_ids row 1 is empty", input_ids=[[1, 2], []]),
+    _case(
+        "one row without a batch", "got (3,), one ...; wrap it: [[1, 2, 3]]", input_ids=[1, 2, 3]
+    ),
+    _case("a text", f"input_ids {_TEXT}", input_ids="hello"),
+    _case("texts", f"input_ids {_TEXT}", input_ids=["hello", "you"]),
     _case(
         "a hole in the mask",
         "attention_mask row 0 has a hole at column 1",

@@ -220,7 +220,7 @@ def test_a_dtype_that_weights_cannot_have_is_refused_in_the_same_words(
     one = words(lambda: diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model", name))
     other = words(lambda: diy_jax.DIYForCausalLM.from_pretrained(tmp_path / "model", name))
     assert one == other
-    assert f"dtype {name!r} is not supported; choose one of ['bfloat16', 'float16', 'floa" in one
+    assert f"dtype {name!r} is not supported; choose one of bfloat16, float16, float32" in one
     for load, dtype, said in (
         (diy_torch.DIYForCausalLM.from_pretrained, torch.int8, "dtype 'int8' is not supported"),
         (diy_jax.DIYForCausalLM.from_pretrained, jnp.int8, "dtype 'int8' is not supported"),
@@ -239,3 +239,33 @@ def test_weights_that_are_not_finite_are_saved_by_neither(tmp_path: Path) -> Non
     assert one == words(lambda: FLAX.save_pretrained(tmp_path / "model", params))
     assert "model.norm.weight" in one
     assert not list(tmp_path.iterdir())
+
+
+def test_each_twin_names_the_other_where_it_gets_its_model() -> None:
+    flax, torch_model = diy_jax.DIYForCausalLM(CONFIG), diy_torch.DIYForCausalLM(CONFIG)
+    words = r"diy_torch.generate got a model of diy_jax: call diy_jax.generate\(model, params, inp"
+    for given in ((flax, IDS), (flax, {}, IDS)):
+        with pytest.raises(TypeError, match=words):
+            diy_torch.generate(*given, max_new_tokens=1)
+    words = r"diy_jax.generate got a model of diy_torch: call diy_torch.generate\(model, input_ids"
+    with pytest.raises(TypeError, match=words):
+        diy_jax.generate(torch_model, {}, IDS, max_new_tokens=1)
+    for twin in (diy_torch, diy_jax):
+        with pytest.raises(
+            TypeError, match=rf"needs a {twin.__name__}.DIYForCausalLM, got ndarray"
+        ):
+            twin.generate(IDS, {}, IDS, max_new_tokens=1)
+
+
+def test_what_a_type_checker_is_told_of_a_call_is_what_forward_takes() -> None:
+    """nn.Module's own `__call__` is Any to it, and what it is told is never run."""
+    tree = ast.parse((ROOT / "diy_torch" / "model.py").read_text())
+    calls = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) and f.name == "__call__"]
+    taken = set(inspect.signature(diy_torch.DIYForCausalLM.forward).parameters)
+    *told, _ = calls
+    assert len(told) == 3
+    for call in told:
+        assert {arg.arg for arg in (*call.args.args, *call.args.kwonlyargs)} <= taken
+        assert call.returns is not None
+        assert "Any" not in ast.unparse(call.returns)
+    assert diy_torch.DIYForCausalLM.__call__ is torch.nn.Module.__call__

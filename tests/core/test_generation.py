@@ -201,13 +201,16 @@ def test_a_prompt_may_end_exactly_at_the_longest_sequence() -> None:
         ({"ids": [np.array(1), np.array(2)]}, "input_ids must have shape (batch, sequence)"),
         ({"ids": {"input_ids": [[1]]}}, "is a dict, as tokenizers give it: pass its input_ids"),
         ({"ids": [[1, 2], [[3]]]}, "input_ids row 1 must be a list of token ids"),
-        ({"ids": [[1, 2], ["a"]]}, "input_ids row 1 must hold numbers, got dtype <U1"),
+        (
+            {"ids": [[1, 2], ["a"]]},
+            "input_ids row 1 must hold token ids, got text; encode it first",
+        ),
         ({"ids": [[1, 2], [10]]}, "got 10 at row 1, column 0"),
         ({"ids": [[1, 2], [3]], "mask": [[1, 1], [1, 1]]}, "attention_mask must have the rows of"),
         ({"ids": [[1, 2], [3]], "mask": [[0, 0], [1]]}, "attention_mask row 0 has no tokens"),
         ({"ids": [[1] * 6, [1]]}, "make 9, beyond max_position_embeddings (8): at most 2 new to"),
         ({"ids": [[1] * 8]}, "beyond max_position_embeddings (8): shorten the prompt"),
-        ({"ids": [["a"]]}, "input_ids must hold numbers, got dtype <U1"),
+        ({"ids": [["a"]]}, "input_ids must hold token ids, got text; encode it first"),
         ({"ids": [[1] * 9]}, "beyond max_position_embeddings (8)"),
     ],
 )
