@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,9 @@ from diy_core.data.finding import BUILTIN, SOURCES, Found, folded
 from diy_core.data.forms import form_of
 from diy_core.data.sources import Source
 
+# Parts of a set that are kept apart, by a word of the name of a file or a folder.
+_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation")
 _MOST_NAMES = 100  # of files that were passed over for one reason; the others are counted
 
 
@@ -30,6 +35,7 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
         passed_over: by the reason, `count` and the first `names`.
         same_content: groups of names of files that were read and are equal.
         same_name: groups that differ in how they are packed alone.
+        splits: how many files of each split, where there are several.
         documents, empty, marks, columns: of `Counts` (the others decide what is refused).
     """
     endings = Counter(
@@ -51,6 +57,7 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
         },
         "same_content": [names for names in equal.values() if len(names) > 1],
         "same_name": [names for names in unpacked.values() if len(names) > 1],
+        "splits": _splits([source.path for source in sources if source.path != BUILTIN]),
         **{
             name: dict(sorted(value.items())) if isinstance(value, Counter) else value
             for name, value in vars(counts).items()
@@ -80,6 +87,19 @@ def require_field(field: str, counts: Counts) -> str | None:
     return None
 
 
+def _splits(paths: Sequence[str]) -> dict[str, int]:
+    """How many files belong to each split; none where they are all of one, or of none."""
+    top = os.path.commonpath([os.path.abspath(path) for path in paths]) if paths[1:] else ""
+    found: Counter[str] = Counter()
+    for path in paths:
+        for part in reversed(Path(os.path.relpath(path, top or None)).parts):
+            words = re.split(r"[^a-z]+", part.lower())
+            if split := next((_SPLITS[word] for word in words if word in _SPLITS), None):
+                found[split] += 1
+                break
+    return dict(sorted(found.items())) if len(found) > 1 else {}
+
+
 def _unpacked(path: str) -> str:
     """The name that a packed file has when it is unpacked beside it."""
     return str(Path(path).with_suffix("")) if form_of(path).packing else path
@@ -105,6 +125,11 @@ def what_was_not(told: Mapping[str, Any]) -> list[str]:
     for why, passed in told["passed_over"].items():
         first = folded(passed["names"], of=passed["count"])
         said.append(f"passed over, {why}: {first}")
+    if splits := told.get("splits"):
+        names = [f"{name} ({number:,})" for name, number in splits.items()]
+        said.append(
+            f"several splits, all of them read as one (and their files): {', '.join(names)}"
+        )
     if told["empty"]:
         said.append(f"left out, nothing but white space: {counted(told['empty'], 'document')}")
     if columns := told["columns"]:

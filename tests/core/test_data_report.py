@@ -89,7 +89,8 @@ def test_the_report_says_what_was_read_and_what_was_not(
     monkeypatch.setattr(cutting, "SHARD_BYTES", 200)
     options: dict[str, Any] = {"tokenizer": "bytes", "validation": 0.1, "workers": workers}
     data = prepare(corpus, tmp_path / "out", **options)
-    assert data.report == json.loads(json.dumps(EXPECTED).replace("{}", str(corpus)))
+    expected = json.loads(json.dumps(EXPECTED).replace("{}", str(corpus)))
+    assert data.report == expected | {"splits": {}}
     validation = TokenData(tmp_path / "out" / "validation")
     assert validation.report is None
     documents = texts(data) + texts(validation)
@@ -124,6 +125,29 @@ def test_the_command_says_it_in_lines_or_as_json(
     assert told == {"path": str(out), "documents": len(data), "tokens": data.tokens.size}
     assert held_out["path"] == str(out / "validation")
     assert held_out["documents"] + told["documents"] == 34
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train-00000-of-2.jsonl", "train-00001-of-2.jsonl", "TEST.jsonl"], "test (1), train (2)"),
+        (["train/a.jsonl", "dev/a.jsonl", "b.jsonl"], "train (1), validation (1)"),
+        (["my_val.jsonl", "test/train.jsonl"], "train (1), validation (1)"),
+        (["train/a.jsonl", "train/b.jsonl", "c.jsonl"], None),
+        (["trains.jsonl", "contest.jsonl", "values.jsonl"], None),
+        (["test.jsonl"], None),
+    ],
+)
+def test_splits_that_are_read_as_one_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], splits: str | None
+) -> None:
+    top = tmp_path / "validation" / "corpus"  # what lies above all of them says nothing
+    for name in names:
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        jsonl(top / name, [{"text": name}])
+    prepare(top, tmp_path / "out", tokenizer="bytes", progress=True)
+    line = "several splits, all of them read as one (and their files): "
+    assert capsys.readouterr().err.splitlines() == ([] if splits is None else [line + splits])
 
 
 @pytest.mark.parametrize(
