@@ -15,7 +15,14 @@ import pytest
 import torch
 import transformers
 
-from diy_core.config_keys import ABSENT_IN_FILE, REACHES, REFUSED, WITHOUT_EFFECT, classes
+from diy_core.config_keys import (
+    ABSENT_IN_FILE,
+    REACHES,
+    REFUSED,
+    WITHOUT_EFFECT,
+    classes,
+    refuse_unsupported,
+)
 
 ROOT = Path(transformers.__file__).parent
 # What computes a Llama, and what that calls with the config in its hand.
@@ -204,3 +211,37 @@ def test_what_is_called_without_effect_has_none(key: str) -> None:
 def test_what_is_refused_has_an_effect(key: str, value: Any) -> None:
     assert classes()[key] == "refused"
     assert not torch.allclose(logits({key: value}), logits({}), atol=1e-2)
+
+
+# Keys of relatives of Llama and of old files, each with a value that gives another function.
+OTHER_MODELS: dict[str, Any] = {
+    "use_bidirectional_attention": True,
+    "kv_sharing_modes": ["shared"],
+    "num_kv_shared_layers": 2,
+    "pruned_heads": {"0": [1]},
+    "decoder": {"vocab_size": 61},
+    "generator": {"vocab_size": 61},
+    "encoder": {"vocab_size": 61},
+    "text_encoder": {"vocab_size": 61},
+    "compression_config": {"bits": 4},
+    "no_rope_layer_interval": 4,
+    "_rope_type_labels": ["full"],
+    "attn_temperature_tuning": True,
+    "use_parallel_residual": True,
+    "parallel_attn": True,
+    "n_routed_experts": 8,
+    "no_rope_layers": [1, 0],
+}
+
+
+@pytest.mark.parametrize("key", OTHER_MODELS)
+def test_what_another_model_would_compute_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=f"^{key} .* is not supported"):
+        refuse_unsupported({"model_type": "llama", key: OTHER_MODELS[key]}, 32)
+
+
+def test_one_head_of_a_language_model_among_several_is_enough() -> None:
+    names = ["LlamaForSequenceClassification", "LlamaForCausalLM"]
+    refuse_unsupported({"model_type": "llama", "architectures": names}, 32)
+    with pytest.raises(ValueError, match="its head is not that of a language model"):
+        refuse_unsupported({"model_type": "llama", "architectures": names[:1]}, 32)

@@ -172,9 +172,12 @@ def test_what_the_disk_cannot_give_is_not_called_damaged(
 ) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
+            if content := super().read(size):
+                return content
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(reading, "open", lambda *_: Broken(), raising=False)
+    half = PACKERS[ending](noise(1000))[:500]
+    monkeypatch.setattr(reading, "open", lambda *_: Broken(half), raising=False)
     with pytest.raises(DataError, match="cannot be read: Input/output error"):
         list(blocks(str(tmp_path / f"a.txt{ending}")))
 
