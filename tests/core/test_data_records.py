@@ -12,7 +12,7 @@ import pytest
 
 from diy_core.data import DataError, prepare
 from diy_core.data.encoding import Encoder
-from diy_core.data.records import Completion, read_record
+from diy_core.data.records import Chat, Completion, columns_to_read, read_record
 from diy_core.tokenizer import Tokenizer
 from tests.tiny_checkpoints import put_tokenizer
 
@@ -200,6 +200,41 @@ CHAT = [USER, ANSWER]
 
 
 @pytest.mark.parametrize(
+    ("speaker", "role"),
+    [
+        ("human", "user"),
+        ("chatgpt", "assistant"),
+        ("bot", "assistant"),
+        ("model", "assistant"),
+        ("developer", "developer"),
+        ("observation", "tool"),
+        ("function_response", "tool"),
+    ],
+)
+def test_each_speaker_has_a_role(speaker: str, role: str) -> None:
+    document, _ = read_record({"conversations": [{"from": speaker, "value": "a"}]})
+    assert isinstance(document, Chat)
+    assert document.messages == [{"role": role, "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    "flag", ["weight", "train", "training", "loss", "loss_scale", "loss_weight"]
+)
+def test_a_flag_leaves_an_answer_out_and_is_no_part_of_it(flag: str) -> None:
+    document, _ = read_record({"messages": [USER, ANSWER | {flag: 0}, USER, ANSWER | {flag: 1}]})
+    assert isinstance(document, Chat)
+    assert document.counted == [True, False, True, True]
+    assert document.messages == [USER, ANSWER, USER, ANSWER]
+
+
+def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
+    with pytest.raises(ValueError, match="has no text in 'body'"):
+        read_record({"text": "a"}, "body")
+    document, _ = read_record({"text": "a", "messages": CHAT}, "body")
+    assert isinstance(document, Chat)
+
+
+@pytest.mark.parametrize(
     ("row", "words"),
     [
         ({"text": "a", "messages": CHAT}, "holds 'text' and 'messages', .*field='text'"),
@@ -267,6 +302,9 @@ def test_a_record_with_another_or_no_one_meaning_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         read_record(row)
+    read = columns_to_read(row, None)  # of a table, which is refused as well
+    with pytest.raises(ValueError):
+        read_record({name: row[name] for name in read})
 
 
 @pytest.mark.parametrize(

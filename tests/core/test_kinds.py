@@ -32,6 +32,7 @@ def put(path: Path, *names: str) -> Path:
     [
         ("hf", ["config.json", "model.safetensors"]),
         ("hf", ["config.json", "model.safetensors.index.json"]),
+        ("hf", ["config.json", "model.safetensors.index.json", "pytorch_model.bin"]),
         ("hf", ["config.json", "model.safetensors", "pytorch_model.bin", "flax_model.msgpack"]),
         ("hf", ["config.json", "model.safetensors", "adapter_config.json"]),
         ("hf", ["config.json"]),  # the reader says what it lacks
@@ -192,8 +193,14 @@ def test_a_gguf_file_where_a_directory_is_meant_has_a_command(
 QUANTISED = {
     "qweight": ("GPTQ and AWQ", ("qweight", "qzeros", "scales", "g_idx")),
     "absmax": ("bitsandbytes", ("weight", "weight.absmax", "weight.quant_map")),
+    "SCB": ("bitsandbytes", ("weight", "SCB")),
+    "weight.quant_state.bitsandbytes__nf4": (
+        "bitsandbytes",
+        ("weight", "weight.quant_state.bitsandbytes__nf4"),
+    ),
     "weight_packed": ("compressed-tensors", ("weight_packed", "weight_scale", "weight_shape")),
     "weight_scale": ("FP8 checkpoints", ("weight", "weight_scale")),
+    "weight_scale_inv": ("FP8 checkpoints", ("weight", "weight_scale_inv")),
     "scales": ("MLX", ("weight", "scales", "biases")),
 }
 
