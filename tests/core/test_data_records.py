@@ -227,6 +227,15 @@ def test_a_flag_leaves_an_answer_out_and_is_no_part_of_it(flag: str) -> None:
     assert document.messages == [USER, ANSWER, USER, ANSWER]
 
 
+def test_several_calls_of_one_turn_are_one_message() -> None:
+    calls = [{"name": name, "arguments": {}} for name in "fg"]
+    turn = {"from": "function_call", "value": json.dumps(calls)}
+    document, _ = read_record({"conversations": [turn]})
+    assert isinstance(document, Chat)
+    made = [{"type": "function", "function": call} for call in calls]
+    assert document.messages == [{"role": "assistant", "tool_calls": made}]
+
+
 def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
     with pytest.raises(ValueError, match="has no text in 'body'"):
         read_record({"text": "a"}, "body")
@@ -288,6 +297,8 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
         ({"messages": [USER, ANSWER | {"weight": 0.5}]}, "message 1 has weight 0.5"),
         ({"messages": [USER, ANSWER | {"train": "no"}]}, "message 1 has train 'no'"),
         ({"messages": [USER, ANSWER | {"train_detail": [{}]}]}, "message 1 has train_detail"),
+        ({"messages": [USER, ANSWER | {"training_detail": [{}]}]}, "has training_detail"),
+        ({"messages": [USER, ANSWER | {"loss_mask": [0, 1]}]}, "message 1 has loss_mask"),
         ({"messages": [USER, ANSWER | {"weight": 1, "loss": False}]}, "contradict each other"),
         ({"messages": [USER | {"weight": 1}, ANSWER]}, r"message 0 \(user\) is marked as one"),
         ({"conversations": [{"from": "narrator", "value": "a"}]}, "is from 'narrator'"),
