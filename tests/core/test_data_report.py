@@ -13,6 +13,7 @@ import pytest
 
 from diy_core.data import DataError, TokenData, prepare
 from diy_core.data import sources as cutting
+from diy_core.data.counts import Counts
 from diy_jax.__main__ import main
 from tests.data_files import jsonl, texts
 
@@ -234,3 +235,11 @@ def test_files_that_were_unpacked_and_left_beside_are_named(
     assert data.report["same_name"] == [[f"{top}/a.txt", f"{top}/a.txt.gz"]]
     line = f"the same name, packed and not, all of them read: {top}/a.txt, {top}/a.txt.gz"
     assert line in capsys.readouterr().err
+
+
+def test_columns_with_ever_new_names_do_not_fill_the_memory() -> None:
+    counts = Counts()
+    for i in range(3000):
+        counts.pass_over_columns(["id", f"column {i}"])
+    assert len(counts.columns) == 1000
+    assert counts.columns["id"] == 3000

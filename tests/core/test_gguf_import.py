@@ -20,6 +20,7 @@ from diy_core.checkpoints.gguf_reader import GGUFReader
 from diy_core.checkpoints.gguf_writer import GGUFWriter
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import write_hf_directory
+from diy_core.checkpoints.opening import tokenizer_of
 from diy_core.checkpoints.transfer import transfer
 from diy_core.config import DIYConfig, RopeScaling
 from diy_core.errors import CheckpointError
@@ -543,6 +544,9 @@ def test_an_unknown_tokenizer_is_left_out_with_a_note(source, target, entry, val
     assert found.extra == {"bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 0}
     read = load_file(target / "model.safetensors")
     assert all(np.array_equal(read[name], array) for name, array in weights.items())
+    with pytest.raises(CheckpointError) as refused:
+        tokenizer_of(source)
+    assert note in str(refused.value)
     names = {file.name for file in target.iterdir() if "token" in file.name}
     assert names == set()
     assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == 0

@@ -41,6 +41,8 @@ def test_the_first_line_has_parameters_tokens_and_device(runner: Runner, tmp_pat
     (runner.path / "model" / "config.json").write_text(json.dumps(written.to_dict()))
     gone = runner.config(model={"vocab_size": -1})
     assert first_line("diy-jax train", gone, None) == f"{line}auto: loading JAX"
+    noted = runner.config(run_dir=str(tmp_path / "new"), model={**MODEL, "made_up": 1})
+    assert first_line("diy-jax train", noted, None) is not None  # and warns of nothing
     nowhere = runner.config(run_dir=str(tmp_path / "new"), model={"vocab_size": -1})
     assert first_line("diy-jax train", nowhere, None) is None
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from diy_core.training.interfaces import TrainingError
+from diy_core.training.skipping import Uncounted
 from tests.core.training_fake import FakeTrainer, Runner
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
@@ -152,3 +153,17 @@ def test_going_on_gives_the_same_metrics_as_one_run(runner: Runner) -> None:
     assert runner(resume=True, **options) == 0
     assert runner.metrics == whole.metrics
     assert runner.trainer.weights.tobytes() == whole.trainer.weights.tobytes()
+
+
+def test_steps_without_a_label_are_told_ever_more_seldom(runner: Runner) -> None:
+    said: list[str] = []
+    uncounted = Uncounted(runner.config(), said.append)
+    for step in range(1, 151):
+        uncounted.add(2 * step)
+    uncounted.finish(300)
+    numbers = [line.split(" of ")[0].rpartition(" ")[2] for line in said]
+    assert numbers == ["1", "10", "100", "150"]
+    alone = Uncounted(runner.config(), said.append)
+    alone.add(1)
+    alone.finish(5)
+    assert len(said) == 5

@@ -26,6 +26,7 @@ from tests.oracles import CONFIGS, tiny
 from tests.tiny_checkpoints import read, same
 
 Params = dict[str, Any]
+OTHER_MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("y",))
 
 
 def boxed(box: type[nn.Partitioned[Any]]) -> Callable[[Params], Any]:
@@ -48,6 +49,9 @@ WAYS: dict[str, Callable[[Params], Any]] = {
     "variables with others": lambda params: {"params": params, "cache": {"k": jnp.ones(1)}},
     "frozen": lambda params: flax.core.freeze({"params": params}),
     "partitioned": boxed(nn.Partitioned),
+    "partitioned over a mesh that is gone": lambda params: jax.tree.map(
+        lambda leaf: nn.Partitioned(leaf, ("x",) * leaf.ndim, mesh=OTHER_MESH), params
+    ),
     "logically partitioned": lambda params: {"params": boxed(nn.LogicallyPartitioned)(params)},
     "train state": state,
     "train state of variables": lambda params: state({"params": params}),

@@ -28,6 +28,13 @@ class Wrapped(torch.nn.Module):
         self.add_module(name, module)
 
 
+class Sharded(torch.Tensor):
+    """One process's part, as a DTensor is."""
+
+    def full_tensor(self) -> torch.Tensor:
+        raise AssertionError
+
+
 def renamed(rename: Callable[[str], str]) -> Callable[[torch.nn.Module], Any]:
     return lambda model: {rename(name): tensor for name, tensor in model.state_dict().items()}
 
@@ -62,6 +69,8 @@ def test_there_is_one_meaning(way: str, name: str) -> None:
         ({"a": {"w": torch.ones(1)}, "b": {"w": torch.ones(1)}}, "holds several: pass one of 'a'"),
         ({"model.norm.weight": 3}, "model.norm.weight is a int and no tensor"),
         ({"x": torch.ones(1, device="meta")}, "tensor x has a shape and no values"),
+        ({"x": torch.ones(1), "ema": {"x": torch.ones(1)}}, "ema is a dict and no tensor"),
+        ({"x": torch.ones(1).as_subclass(Sharded)}, "tensor x is a part of one: gather it"),
     ],
 )
 def test_where_there_is_none_it_says_what_to_pass(given: Any, words: str) -> None:
