@@ -120,11 +120,8 @@ def _rounding(first: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """
     finest = "float64" if dtype == "float64" else "float32"
     fine, coarse = (float(ml_dtypes.finfo(np.dtype(name)).eps) for name in (finest, dtype))
-    tokens = first["tokens"] if first else 1
-    bound = _EPSILONS * max(fine, coarse / math.sqrt(tokens))
-    values = {
-        key: v for key, v in (first["values"] if first else {}).items() if key != "perplexity"
-    }
+    bound = _EPSILONS * max(fine, coarse / math.sqrt(first["tokens"]))
+    values = {key: value for key, value in first["values"].items() if key != "perplexity"}
     explains = set(values) <= _COMPUTED and all(
         value["relative"] is not None and value["relative"] <= bound for value in values.values()
     )

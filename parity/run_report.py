@@ -86,9 +86,7 @@ def _parting(record: Mapping[str, Any]) -> str | None:
             return (
                 f"equal to the bit at step {equal}, but the logs part at step {line}: {_first(log)}"
             )
-        before = "" if equal is None else f"equal to the bit up to step {equal}; "
         return f"{before}first part at step {line}: {_first(log)}"
-    before = "" if equal is None else f"equal to the bit up to step {equal}; "
     losses = ", after the same losses" if log["compared"] else ""
     worst = _worst(record) if state == record["one"]["step"] else ""
     apart = f": {worst}" if worst else ""
