@@ -53,10 +53,9 @@ def build_parser(program: str, argv: Sequence[str] = ()) -> Any:
     parser = Parser(
         prog=program,
         description="Train a model. What the config file says is replaced by what the command "
-        "line says. --model.NAME VALUE gives one entry of the model's config.json, such as "
-        "--model.hidden-size 192. --data, --optimizer and --loss take a YAML file of the options "
-        "that follow them here. Exit codes: 0 done, 1 failed, 2 bad input, 130 (Ctrl-C), 143 "
-        "(SIGTERM) and 129 (SIGHUP) saved and left.",
+        "line says. --data, --optimizer and --loss take a YAML file of the options that follow "
+        "them here. Exit codes: 0 done, 1 failed, 2 bad input, 130 (Ctrl-C), 143 (SIGTERM) and 129 "
+        "(SIGHUP) saved and left.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="a YAML file of the options below")

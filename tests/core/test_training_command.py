@@ -419,6 +419,7 @@ def test_the_help_ends_with_examples_that_can_be_run_and_explains_what_is_short(
     assert "null takes the model's. (type" in plain
     assert not re.search("None|True|False", said)
     assert "[--resume [auto]]" in plain
+    assert plain.count("--model.NAME") == 1
     assert "a directory or a pattern of such files, or a directory of prepared tokens" in plain
     assert "refuse a model or tokenizer that is odd" in plain
     assert "--data, --optimizer and --loss take a YAML file" in plain

@@ -88,7 +88,9 @@ def test_what_cannot_be_switched_is_refused(
         runs.train("run", stop_at=2)
     run, new = str(folder / "run"), str(folder / "new")
     assert main(["switch", str(folder / "nowhere"), new]) == 2
-    assert "does not exist, or is not a directory: give that of a run" in capsys.readouterr().err
+    assert (
+        "nowhere: does not exist: give the directory of a training run" in capsys.readouterr().err
+    )
     assert not (folder / "nowhere").exists()
     assert main(["switch", run, new, "--step", "1"]) == 2
     assert "has no checkpoint of step 1; there are 2" in capsys.readouterr().err
