@@ -145,6 +145,8 @@ class Checkpoint:
 
 
 def _read_position(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise CheckpointError(file.parent, f"is damaged: it has no {file.name}")
     values = read_json(file)
     position = values.get("position")
     if not isinstance(position, dict) or values.get("sha256") != _sum(position):

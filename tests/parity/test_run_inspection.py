@@ -132,3 +132,6 @@ def test_what_cannot_be_read(tmp_path: Path, capsys: Capture) -> None:
     ):
         assert main(["inspect", *map(str, words)]) == 2
         assert message in capsys.readouterr().err
+    (file.parent / "position.json").unlink()
+    assert main(["inspect", str(run)]) == 2
+    assert "00000004: is damaged: it has no position.json" in capsys.readouterr().err
