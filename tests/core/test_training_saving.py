@@ -267,6 +267,8 @@ def test_an_infinite_perplexity_is_null(tmp_path: Path) -> None:
 def test_a_run_that_begins_anew_evaluates_anew(runner: Runner) -> None:
     """Of a run that left no checkpoint, whatever it evaluated at step 0."""
     runner.path.mkdir()
+    for name in ("config.yaml", ".lock"):  # by which it is a run
+        (runner.path / name).touch()
     file = runner.path / "evaluations.jsonl"
     file.write_text('{"step": 0, "loss": 9.0, "perplexity": 8103.1, "tokens": 1}\n')
     assert runner(eval_every=4) == 0
