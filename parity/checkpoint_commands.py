@@ -139,7 +139,7 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 2GB, 500MB or 1000000")
     if text.strip().isdecimal() and count < _SMALLEST:
         raise argparse.ArgumentTypeError(
-            f"{text!r} would be bytes: did you mean {text.strip()}GB? (if not: {text.strip()}B)"
+            f"{text!r} means bytes: did you mean {text.strip()}GB? (if not: {text.strip()}B)"
         )
     return int(count)
 
