@@ -15,9 +15,9 @@ _IN_WORDS = {
     errno.EISDIR: "is a directory, and a file is needed: give another path",
     errno.ENOTDIR: "is no directory, or lies in a file: give another path",
     errno.EEXIST: "exists already: give another path",
-    errno.EACCES: "permission denied: change its permissions, or give another path",
-    errno.EPERM: "permission denied: change its permissions, or give another path",
-    errno.EROFS: "lies on a file system that cannot be written: give another path",
+    errno.EACCES: "Permission denied: change its permissions, or give another path",
+    errno.EPERM: "Permission denied: change its permissions, or give another path",
+    errno.EROFS: "Read-only file system: give a path on another one",
 }
 
 
