@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from pathlib import Path
 
 from diy_core.config import DIYConfig
 from diy_core.data.files import counted
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
-from diy_core.notes import CheckpointNote
 from diy_core.training.config import TrainConfig
 from diy_core.training.opening_model import model_config
 
@@ -30,10 +28,8 @@ def first_line(program: str, config: TrainConfig, device: str | None) -> str | N
     """
     kept = Path(config.run_dir) / "model"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CheckpointNote)  # said where the run reads it
-            is_kept = (kept / "config.json").is_file()
-            model = DIYConfig.from_pretrained(kept) if is_kept else model_config(config)
+        is_kept = (kept / "config.json").is_file()
+        model = DIYConfig.from_pretrained(kept) if is_kept else model_config(config)
     except (CheckpointError, ValueError, OSError):
         return None
     parameters = sum(math.prod(tensor.shape) for tensor in tensors(model))
