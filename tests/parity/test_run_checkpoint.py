@@ -38,6 +38,7 @@ def test_a_path_names_a_run_or_one_of_its_checkpoints(
     assert place_of_run(run / "checkpoints") == Place(run, "checkpoints", None)
     for path in ("00000004", "4", "00000004/state.safetensors"):
         assert place_of_run(run / "checkpoints" / path) == Place(run, "checkpoints", 4)
+        assert place_of_run(run / "checkpoints" / path, 4) == Place(run, "checkpoints", 4)
     for path in (tmp_path, run / "model", run / "data", tmp_path / "nowhere"):
         assert place_of_run(path) is None
     with pytest.raises(CheckpointError, match="is the checkpoint of step 4: leave --step out"):

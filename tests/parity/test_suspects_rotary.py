@@ -203,6 +203,14 @@ def test_a_blend_of_too_few_channels_to_tell_its_ends() -> None:
     first(seen(right, wrong, "Flax"), "rope-frequencies", "scaling begins or ends elsewhere")
 
 
+@pytest.mark.parametrize(("theta", "size"), [(1e4, 12), (1e4, 20), (1e5, 12)])
+def test_one_channel_of_a_blend_tells_the_kind(theta: float, size: int) -> None:
+    scaling = LLAMA3 | {"original_max_position_embeddings": 512}
+    found = read(theirs(theta, size, **scaling), NOISE["float64"])
+    assert found is not None
+    assert found.scaling() == "llama3 (factor 32)"
+
+
 def test_equal_frequencies_are_no_suspect() -> None:
     wrong = np.random.default_rng(0).normal(size=(1, S, H // 2))
     evidence = seen(ours(), ours(), "Flax")
