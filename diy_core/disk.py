@@ -22,7 +22,13 @@ _IN_WORDS = {
 
 
 class DiskFull(OSError):
-    """The disk, or the user's share of it, has no room."""
+    """The disk, or the user's share of it, has no room.
+
+    Attributes:
+        advises: whether its text says already what to do.
+    """
+
+    advises = False
 
 
 @contextlib.contextmanager
@@ -63,7 +69,9 @@ def room_for(path: Path, needed: int, advice: str, *, at_once: bool = False) -> 
 
 def _full(path: Path, needed: int, free: int, advice: str) -> DiskFull:
     text = f"{os.strerror(errno.ENOSPC)}: it takes {needed:,} bytes, {free:,} are free. {advice}"
-    return DiskFull(errno.ENOSPC, text, str(path))
+    error = DiskFull(errno.ENOSPC, text, str(path))
+    error.advises = True
+    return error
 
 
 def require_room(folder: Path, needed: int) -> None:
@@ -90,6 +98,8 @@ def described(error: OSError) -> str:
         if error.filename is None or error.errno is None:
             return str(error)
         return f"{error.filename}: {_IN_WORDS.get(error.errno, error.strerror)}"
+    if isinstance(error, DiskFull) and error.advises:
+        return f"{error.filename}: {error.strerror}"
     return (
         f"{error.filename or 'the disk'}: {error.strerror}: free some, or choose another "
         "directory, then give the same command again"

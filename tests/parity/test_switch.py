@@ -191,7 +191,8 @@ def test_a_full_disk_is_told_with_the_file_and_what_is_needed(
     monkeypatch.setattr(where, full)
     said = refusal(capsys, run, tmp_path / "new")
     assert re.search(r"No space left on device: it takes [\d,]{6,} bytes, [\d,]+ are free", said)
-    assert f"Free some, or choose a NEW_RUN on another disk: '{tmp_path}/new'" in said
+    assert said.startswith(f"parity switch: {tmp_path}/new: ")
+    assert said.endswith(" are free. Free some, or choose a NEW_RUN on another disk\n")
     assert not list(tmp_path.iterdir())
 
 
