@@ -223,10 +223,13 @@ def convert_to(kind: str, source: Path, **options: Any) -> Path:
 def chain(source: Path, *kinds: str) -> Path:
     """From one kind to the next, each with the sums of the first, and each source checked."""
     notes = DIYConfig.from_pretrained(source).notes  # each step tells of unknown keys again
+    no_tokenizer = "has no tokenizer.json, so the GGUF file has no tokenizer to run text with"
+    lacks = [] if (source / "tokenizer.json").exists() else [no_tokenizer]
     for number, kind in enumerate(kinds):
         to = source.with_name(f"{source.name}-{kind}")
         done = convert(source, to, to=kind)
-        assert (done.kind, done.verified, done.notes) == (kind, True, notes)
+        expected = [*notes, *(lacks if kind == "gguf" else [])]
+        assert (done.kind, done.verified, done.notes) == (kind, True, expected)
         assert done.source_verified == (number > 0 or (source / MANIFEST).exists())
         source = to
     return source
