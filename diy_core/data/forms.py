@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KINDS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-KINDS |= {".parquet": "parquet", ".json": "json"}
-PACKINGS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
+KINDS |= {".jsonlines": "jsonl", ".parquet": "parquet", ".pq": "parquet", ".json": "json"}
+PACKINGS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bzip2", ".xz": "xz"}
 # Several files in one, or packed in a way that is not read.
 _ARCHIVES = {".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".7z", ".rar"}
-_ARCHIVES |= {".z", ".lz", ".lz4", ".lzma", ".lzo", ".br", ".sz", ".zstd"}
+_ARCHIVES |= {".z", ".lz", ".lz4", ".lzma", ".lzo", ".br", ".sz"}
 
 
 @dataclass(frozen=True)

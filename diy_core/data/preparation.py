@@ -57,7 +57,7 @@ def prepare(
     Documents that hold nothing but white space are left out.
 
     Args:
-        sources: files, directories (what ends in .txt, .md, .jsonl, .ndjson, .json or .parquet
+        sources: files, directories (what ends in .txt, .md, .jsonl, .json or .parquet
             below them; all but .parquet also with .gz, .zst, .bz2 or .xz behind it), patterns (`**`
             too), or `builtin:pydoc`, the help texts of Python. A text file is one document. A line
             of a JSONL file and a row of a parquet file is one: a text, a chat, or a prompt with its

@@ -17,7 +17,16 @@ from typing import Any
 from diy_core.data.contents import blocks
 from diy_core.data.cutting import TooLong, cut
 from diy_core.data.files import DataError, file_hash
-from diy_core.data.finding import ARCHIVE, BUILTIN, OTHER_KIND, SOURCES, Found, folded, survey
+from diy_core.data.finding import (
+    ARCHIVE,
+    BUILTIN,
+    EMPTY,
+    OTHER_KIND,
+    SOURCES,
+    Found,
+    folded,
+    survey,
+)
 from diy_core.data.forms import form_of
 from diy_core.utf8 import recognise
 
@@ -68,8 +77,17 @@ class Plan:
     unseparated: list[str] = field(default_factory=list)
 
 
-class _NoLines(Exception):
-    """A .json file that is one value, and not an object a line."""
+class _NothingHere(Exception):
+    """A file without records: passed over below a directory, and an error where it was named.
+
+    Args:
+        why: the reason for passing it over.
+        fault: what is wrong with it, and what to do.
+    """
+
+    def __init__(self, why: str, fault: str) -> None:
+        super().__init__(fault)
+        self.why = why
 
 
 def builtin_documents() -> list[str]:
@@ -98,30 +116,28 @@ def plan(found: Found, separator: str | None) -> Plan:
     """Hash the files and cut them into shards of about `SHARD_BYTES`.
 
     Args:
-        found: from `survey`; .json files of a directory that hold no lines are passed over there.
+        found: from `survey`; files of a directory that hold no records are passed over there.
         separator: what stands between the documents of a text file; None: each is one document.
 
     Raises:
-        DataError: files that are empty or cannot be read; all of them.
+        DataError: files that were named and are empty, or cannot be read; all of them.
     """
-    made, faults, no_lines = Plan(), [], []
+    made, faults = Plan(), []
+    nothing: list[tuple[str, _NothingHere]] = []
     parts: list[Part] = []
     for path in found.paths:
         try:
             parts += _cut(path, separator, made)
-        except _NoLines:
-            no_lines.append(path)
+        except _NothingHere as error:
+            nothing.append((path, error))
         except DataError as error:
             faults += [f"{path}: {fault}" for fault in error.faults]
-    for path in no_lines:
+    for path, missing in nothing:
         if path in found.named or not made.sources:
-            faults.append(
-                f"{path}: is {NO_LINES}: write one object a line and name it .jsonl, as "
-                "jq -c '.[]' makes them of a list"
-            )
+            faults.append(f"{path}: {missing}")
         else:
-            found.pass_over(path, NO_LINES)
-    if no_lines and not made.sources:  # what was meant may be what is not read
+            found.pass_over(path, missing.why)
+    if nothing and not made.sources:  # what was meant may be what is not read
         faults += [
             f"{folded(found.passed_over[why])}: {why}"
             for why in (ARCHIVE, OTHER_KIND)
@@ -187,7 +203,11 @@ def _cut(path: str, separator: str | None, made: Plan) -> list[Part]:
     kind = form.kind or "text"
     if kind == "json":
         if not _holds_lines(path):
-            raise _NoLines
+            raise _NothingHere(
+                NO_LINES,
+                f"is {NO_LINES}: write one object a line and name it .jsonl, as jq -c '.[]' makes "
+                "them of a list",
+            )
         kind = "jsonl"
     parts = _stretches(path, kind, separator, made)
     made.sources.append(source)
@@ -202,14 +222,14 @@ def _size(path: str) -> int:
     except OSError as error:
         raise DataError(path, f"cannot be read: {error.strerror}") from error
     if size == 0:
-        raise DataError(path, "is empty: remove it, or leave it out of the sources")
+        raise _NothingHere(EMPTY, "is empty: remove it, or leave it out of the sources")
     return size
 
 
 def _require_text(path: str) -> None:
     head = next(blocks(path), None)
     if head is None:
-        raise DataError(path, "is empty when it is unpacked: leave it out of the sources")
+        raise _NothingHere(EMPTY, "is empty when it is unpacked: leave it out of the sources")
     if seen := recognise(head):
         raise DataError(path, f"looks like {seen}")
 

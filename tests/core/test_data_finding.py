@@ -67,6 +67,7 @@ def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes(tmp_path: Path) -> Non
 def test_what_is_no_data_is_passed_over_with_its_reason(tmp_path: Path) -> None:
     top = tmp_path / "corpus"
     put(top, "00.jsonl", "01.JSONL", "b/02.ndjson", "b/c.txt", "d.jsonl.gz", "README.md")
+    put(top, "b/e.jsonlines", "b/f.pq", "b/g.txt.zstd")
     put(top, "._00.jsonl", ".ipynb_checkpoints/00-checkpoint.jsonl", ".git/x.txt", ".DS_Store")
     put(top, ".cache/huggingface/a.jsonl", "~$c.txt", "__MACOSX/00.jsonl", "_temporary/0/a.jsonl")
     put(top, "00.jsonl~", "b/#c.txt#", "Thumbs.db", "_SUCCESS", "a.csv", "a.jsonl.bak", "e.csv.gz")
@@ -74,7 +75,8 @@ def test_what_is_no_data_is_passed_over_with_its_reason(tmp_path: Path) -> None:
     os.mkfifo(top / "i.jsonl")
     found = survey(top)
     assert relative(top, found.paths) == [
-        *("00.jsonl", "01.JSONL", "b/02.ndjson", "b/c.txt", "code/README.md", "d.jsonl.gz")
+        *("00.jsonl", "01.JSONL", "b/02.ndjson", "b/c.txt", "b/e.jsonlines", "b/f.pq"),
+        *("b/g.txt.zstd", "code/README.md", "d.jsonl.gz"),
     ]
     assert {why: sorted(names) for why, names in passed(top).items()} == {
         HIDDEN: [".DS_Store", "._00.jsonl", ".cache/", ".git/", ".ipynb_checkpoints/", "~$c.txt"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -135,6 +136,29 @@ def test_all_sources_that_are_wrong_are_listed(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"(?s)no file ending in \.txt.*no file at .*x\*"):
         prepare([tmp_path / "none", f"{tmp_path}/x*"], tmp_path / "out", tokenizer="bytes")
+
+
+def test_an_empty_file_beside_others_is_passed_over(tmp_path: Path) -> None:
+    top = tmp_path / "corpus"
+    top.mkdir()
+    (top / "part-0.jsonl").write_text('{"text": "one"}\n')
+    for name in ("part-1.jsonl", "part-2.parquet", "part-3.txt"):
+        (top / name).touch()
+    (top / "part-4.jsonl.gz").write_bytes(gzip.compress(b""))
+    data = prepare(top, tmp_path / "out", tokenizer="bytes")
+    assert data.report is not None
+    assert len(data) == 1
+    assert data.report["passed_over"] == {
+        "empty": {
+            "count": 4,
+            "names": [
+                *(f"{top}/part-1.jsonl", f"{top}/part-2.parquet", f"{top}/part-3.txt"),
+                f"{top}/part-4.jsonl.gz",
+            ],
+        }
+    }
+    with pytest.raises(DataError, match=r"part-1\.jsonl: is empty: remove it"):  # named itself
+        prepare([top, top / "part-1.jsonl"], tmp_path / "other", tokenizer="bytes")
 
 
 def test_the_builtin_corpus_is_english_and_recorded(tmp_path: Path) -> None:
