@@ -292,7 +292,9 @@ def test_outputs_of_every_module_are_compared(tmp_path: Path, device: Device) ->
 def test_a_choice_that_cannot_be_had_says_so(tmp_path: Path, device: Device) -> None:
     with pytest.raises(ValueError, match=r"float8.*choose one of"):
         check_model(tmp_path, device, ("float8",))
-    with pytest.raises(ValueError, match=r"check 'logit' is not supported.*'logits', 'blocks'"):
+    with pytest.raises(
+        ValueError, match=r"check 'logit' is not supported.*of logits, blocks.*did you mean logits"
+    ):
         check_model(tmp_path, device, plan=Plan(kinds=("decode", "logit")))
     with pytest.raises(ValueError, match=r"nothing to check in bfloat16.*ragged in float64"):
         check_model(tmp_path, device, ("bfloat16",), Plan(kinds=("ragged",)))
