@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-from flax import linen as nn
 from numpy.typing import NDArray
 
 import diy_jax
@@ -25,7 +24,13 @@ from diy_torch.rope import apply_rope, rope_tables
 from parity.cache_documents import ORDER, Document, Piece, by_row
 from parity.compare import Check, Tensors
 from parity.lines import through_cache
-from parity.pair import EMBEDDING, Pair, flax_cross_entropy, torch_cross_entropy
+from parity.pair import (
+    EMBEDDING,
+    Pair,
+    flax_cross_entropy,
+    nudged_embedding,
+    torch_cross_entropy,
+)
 from parity.plan import Plan
 
 KIND = "cache-gradients"
@@ -185,12 +190,7 @@ def _gradients(
         def step(past: Any, piece: Any) -> Any:
             nudge, ids, new, labels = piece
 
-            def add(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-                found = call(*args, **kwargs)
-                here = context.module.name == "embed_tokens" and context.method_name == "__call__"
-                return found + nudge if here else found
-
-            with nn.intercept_methods(add):
+            with nudged_embedding(nudge):
                 logits, past = model.apply(
                     {"params": params}, ids, seq_lengths=new, past_key_values=past, use_cache=True
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import math
@@ -255,12 +256,7 @@ def _loss(model: Any, params: Any, nudge: Any, ids: Any, lengths: Any, labels: A
     output.
     """
 
-    def add(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        found = call(*args, **kwargs)
-        here = context.module.name == "embed_tokens" and context.method_name == "__call__"
-        return found + nudge if here else found
-
-    with nn.intercept_methods(add):
+    with nudged_embedding(nudge):
         logits, state = model.apply(
             {"params": params},
             ids,
@@ -289,3 +285,14 @@ def _forward(model: Any, params: Any, *batch: Any) -> Any:
 @partial(jax.jit, static_argnums=0)
 def _logits(model: Any, params: Any, ids: Any, lengths: Any) -> Any:
     return model.apply({"params": params}, ids, seq_lengths=lengths)
+
+
+def nudged_embedding(nudge: Any) -> contextlib.AbstractContextManager[None]:
+    """Inside, calls of the Flax twin add `nudge` to what its embedding gives."""
+
+    def add(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        found = call(*args, **kwargs)
+        here = context.module.name == "embed_tokens" and context.method_name == "__call__"
+        return found + nudge if here else found
+
+    return nn.intercept_methods(add)
