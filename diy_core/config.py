@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from diy_core.config_keys import ABSENT_IN_FILE, classes, nearest, notes_on, refuse_unsupported
+from diy_core.errors import shorten
 from diy_core.fields import require_float, require_int
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
@@ -203,7 +204,7 @@ class DIYConfig:
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is not valid JSON: {error}") from error
+            raise ValueError(f"{file} is not valid JSON: {shorten(str(error))}") from error
         if len(text) > _LIMIT:
             raise ValueError(f"{file} is longer than {_LIMIT} bytes")
         if not isinstance(values, dict):
@@ -211,7 +212,7 @@ class DIYConfig:
         try:
             return cls.from_dict(values)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file}: {error}") from error
+            raise ValueError(f"{file}: {shorten(str(error))}") from error
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

@@ -13,21 +13,26 @@ def listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
+_LONGEST = 2000  # characters: a damaged file may have names and values of megabytes
+
+
+def shorten(text: str) -> str:
+    """Text that a file had a hand in, cut to what a person reads."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
 class CheckpointError(ValueError):
     """A checkpoint is missing something, holds something wrong, or cannot be read.
 
     All faults that were found are in `faults`; the message lists the first of them.
     """
 
-    _SHOWN, _LONGEST = 20, 2000  # a damaged file may have names of megabytes
+    _SHOWN = 20
 
     def __init__(self, where: object, faults: Sequence[str] | str) -> None:
         self.where = where
         self.faults = [faults] if isinstance(faults, str) else list(faults)
-        texts = [
-            text if len(text) <= self._LONGEST else f"{text[: self._LONGEST]} ..."
-            for text in self.faults[: self._SHOWN]
-        ]
+        texts = [shorten(text) for text in self.faults[: self._SHOWN]]
         if len(self.faults) == 1:
             super().__init__(f"{where}: {texts[0]}")
             return

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from diy_core.errors import CheckpointError
+from diy_core.errors import CheckpointError, shorten
 from diy_core.standard_error import complain
 
 
@@ -69,7 +69,7 @@ def settle(
     """
     refuse(where, notes, strict=strict)
     command = _COMMAND.get()
-    for note in notes:
+    for note in map(shorten, notes):
         if command is None:
             warnings.warn(f"{where}: {note}", CheckpointNote, stacklevel=stacklevel)
         else:

@@ -550,3 +550,11 @@ def test_a_missing_or_unreadable_config_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"config\.json cannot be read"):
         DIYConfig.from_pretrained(tmp_path / "file")
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_act", "mlp_bias", "rope_theta"])
+def test_a_message_about_a_flood_is_cut(tmp_path: Path, key: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(FILE | {key: "x" * 10**5}))
+    with pytest.raises(ValueError, match=key) as raised:
+        DIYConfig.from_pretrained(tmp_path)
+    assert len(str(raised.value)) < 3000

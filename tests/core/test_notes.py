@@ -33,6 +33,12 @@ def test_strict_refuses_all_of_them_at_once() -> None:
     assert all(note in str(refused.value) for note in NOTES)
 
 
+def test_a_note_with_a_flood_in_it_is_cut() -> None:
+    with pytest.warns(CheckpointNote) as said:
+        settle("model", ["odd" * 10**6])
+    assert len(str(said[0].message)) < 3000
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_without_notes_nothing_is_said(strict: bool) -> None:
     with warnings.catch_warnings():

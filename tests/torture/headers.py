@@ -3,9 +3,10 @@
     python -m tests.torture headers --trials 10000 --seed 0
 
 Each case is one file of a small checkpoint with damage drawn from its seed. Opening and reading it
-must end in a CheckpointError (or in the ValueError of a config), or in a correct load, in at most
-SECONDS and NBYTES more memory, and must open no file outside the checkpoint. Cases run in a worker
-process: one that crashes or hangs is found by it, and memory is measured as the kernel counts it.
+must end in a CheckpointError (or in the ValueError of a config) of at most CHARACTERS, or in a
+correct load, in at most SECONDS and NBYTES more memory, and must open no file outside of the
+checkpoint. Cases run in a worker process: one that crashes or hangs is found by it, and memory is
+measured as the kernel counts it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from tests.torture.mutations import (
     damage_safetensors,
 )
 
-SECONDS, NBYTES = 1.0, 64 << 20
+SECONDS, NBYTES, CHARACTERS = 1.0, 64 << 20, 50_000  # the last of a message
 _HANGS = 30  # seconds, after which a case is killed
 _INDEX, _SHARD = "model.safetensors.index.json", "model-00001-of-00004.safetensors"
 _BAIT = "bait.safetensors"
@@ -277,6 +278,8 @@ class _Worker:
             violation = f"it took {result['seconds']:.2f} s"
         elif result["nbytes"] > NBYTES:
             violation = f"it took {result['nbytes'] >> 20} MB"
+        elif len(message) > CHARACTERS:
+            violation = f"it raised a message of {len(message)} characters"
         elif error is None:
             outcome, violation = self._judge_load(result)
         elif not isinstance(error, CheckpointError):
