@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Literal
 
 from diy_core.config import DIYConfig
@@ -33,14 +33,17 @@ _ADAPTERS = (
     "there are adapters beside the weights: merge them (peft's merge_and_unload), and save that"
 )
 _MOST_PREFIXES = 8  # of a file that is worth a look
+# Tables by names that no weight has, wherever they are; by any name in what rotates; and masks,
+# positions and room for a cache.
 _ROTARY = re.compile(
-    r"(.*\.)?((rotary|rope|rotary_pos)(_emb|_embedding)?\.)"
-    r"_?(original_|long_)?(inv_freq|cos_cached|sin_cached|cos_sin_cache|cos|sin|freqs|scale)"
-    r"|(.*\.)?freqs_(cis|cos|sin)|rope\.freqs"
+    r"(.*\.)?_?(original_|long_|short_)?(inv_freqs?|(cos|sin)_cached?|cos_sin_cached?"
+    r"|freqs_(cis|cos|sin)|(rope|rotary)_(cos|sin|freqs|cache)|cos|sin)"
+    r"|(.*\.)?_?(rotary|rope)(_pos|_position)?(_embs?|_embed|_embedding|_fn)?\."
+    r"(original_|long_|short_)?(freqs|theta|cache|scale|attention_scaling)"
 )
 _MASK = re.compile(
-    r"(.*\.)?((self_attn|attn|attention)\.(bias|masked_bias|mask|causal_mask|tril)"
-    r"|causal_mask|position_ids)"
+    r"(.*\.)?((self_attn|attn|attention)\.(bias|masked_bias|mask|attn_mask|tril)"
+    r"|causal_mask|position_ids|cache_position|kv_cache\.(k_cache|v_cache|cache_pos))|model\.mask"
 )
 
 
@@ -121,16 +124,23 @@ def _readings(
         translated = {
             getattr(tensor, theirs): getattr(tensor, world) for tensor in tensors(config)
         } | {TIED_HEAD: TIED_HEAD}
+        known = translated.keys() | set(translated.values())
         first = _FIRST[theirs]
         prefixes = {name.removesuffix(first) for name in bare.values() if name.endswith(first)}
         for prefix in sorted(p for p in prefixes if not p or p.endswith("."))[:_MOST_PREFIXES]:
             named: dict[str, str] = {}
+            strays: list[str] = []
             for name, plain in bare.items():
-                usual = _usual(plain, prefix)
+                usual = _usual(plain, prefix, known)
+                if usual in known and usual not in (plain, *_under(plain, prefix)):
+                    strays.append(f"{name} was taken for {usual}")
                 named.setdefault(translated.get(usual, usual), name)
             notes = [unwrapping] if unwrapping else []
             notes += [_on_prefix(prefix)] if prefix != "model." else []
             notes += [f"the names are {_SAYS[theirs]}"] if theirs != world else []
+            notes += (
+                strays[:1] if len(strays) < 2 else [f"{strays[0]}, and {len(strays) - 1} more so"]
+            )
             yield named, "; ".join(notes)
 
 
@@ -138,12 +148,26 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _usual(name: str, prefix: str) -> str:
-    """A name under its usual prefix: `model.` for the body, none for the head."""
+def _usual(name: str, prefix: str, known: Set[str]) -> str:
+    """A name under its usual prefix: `model.` for the body, none for the head.
+
+    Not all names of a file need have the prefix: transformers too looks at each for itself.
+    """
+    if name in known:
+        return name
+    under = _under(name, prefix)
+    if name.endswith(f".{TIED_HEAD}"):
+        return TIED_HEAD
+    ways = (*under, f"model.{name}")
+    return next((way for way in ways if way in known), under[0] if under else name)
+
+
+def _under(name: str, prefix: str) -> list[str]:
+    """What a name means where it has the prefix: in the body, or beside it, as the head is."""
     above = re.sub(r"(^|(?<=\.))model\.$", "", prefix)
     if name in (TIED_HEAD, above + TIED_HEAD):
-        return TIED_HEAD
-    return f"model.{name.removeprefix(prefix)}" if name.startswith(prefix) else name
+        return [TIED_HEAD]
+    return [f"model.{name.removeprefix(prefix)}"] if name.startswith(prefix) else []
 
 
 def _on_wrappers(names: Iterable[str]) -> str:

@@ -63,6 +63,16 @@ READINGS: dict[str, tuple[Rename, str]] = {
     "gpt-like": (body("transformer."), "begin with 'transformer.' in place of 'model.'"),
     "bare": (body(""), "no 'model.' in front"),
     "bare, compiled": (lambda n: "_orig_mod." + body("")(n), "torch.compile) was taken off the n"),
+    "bare layers": (lambda n: n.replace("model.layers", "layers"), "no 'model.' in front"),
+    "bare embedding": (lambda n: n.replace("model.embed", "embed"), f"taken for {EMBEDDING}"),
+    "bare ends": (
+        lambda n: n if "layers" in n else n.removeprefix("model."),
+        f"embed_tokens.weight was taken for {EMBEDDING}, and 1 more so",
+    ),
+    "one layer compiled": (
+        lambda n: n.replace("layers.0.", "layers.0._orig_mod."),
+        "'_orig_mod' (of torch.compile)",
+    ),
     "torch twin": (TORCH.__getitem__, "the names are the PyTorch twin's"),
 }
 
@@ -110,6 +120,19 @@ def test_a_second_copy_of_the_embedding_may_have_the_prefix_too(tmp_path: Path, 
     assert same(dict(reader.read_all()), weights())
     assert words in reader.notes[0]
     assert reader.notes[1].startswith(f"{HEAD} was dropped: it equals the embedding")
+
+
+@pytest.mark.parametrize("head", ["model.lm_head.weight", "student.net.lm_head.weight"])
+@pytest.mark.parametrize("rename", [body("model."), body("student.model.")])
+def test_the_head_may_be_under_another_prefix(tmp_path: Path, head: str, rename: Rename) -> None:
+    arrays = weights(UNTIED)
+    put(tmp_path, {head if n == HEAD else rename(n): a for n, a in arrays.items()}, UNTIED)
+    reader = HFReader(tmp_path)
+    assert same(dict(reader.read_all()), arrays)
+    assert f"{head} was taken for {HEAD}" in reader.notes[0]
+    put(tmp_path, {rename(n): a for n, a in arrays.items()} | {head: arrays[HEAD]}, UNTIED)
+    with pytest.raises(CheckpointError, match=f"unexpected tensor {head}|{HEAD} is there twice"):
+        HFReader(tmp_path)
 
 
 def test_adapters_that_were_not_merged_are_called_so(tmp_path: Path) -> None:
@@ -193,12 +216,27 @@ BUFFERS = {
     "model.embeddings.position_ids": True,
     "rope.freqs": True,
     "freqs_cis": True,
+    "inv_freq": True,
+    "model.inv_freq": True,
+    "model.layers.0.self_attn.sin_cached": True,
+    "model.layers.0.self_attn.rotary_fn.inv_freq": True,
+    "model.layers.0.self_attn.rotary_emb.cache": True,
+    "model.rotary_embs.cos": True,
+    "model.rope_cache": True,
+    "model.cos": True,
+    "model.rotary_emb.attention_scaling": True,
+    "model.layers.0.self_attn.attn_mask": True,
+    "model.layers.0.attention.kv_cache.k_cache": True,
+    "model.mask": True,
+    "model.layers.0.mlp.up_proj.mask": False,
+    "model.layers.0.self_attn.q_proj.weight_mask": False,
+    "model.attn_bias": False,
+    "model.layers.0.self_attn.scale": False,
     "model.layers.0.self_attn.rotary_emb.inv_freq2": False,
     "model.layers.0.self_attn.q_proj.weight": False,
     "model.layers.0.self_attn.q_proj.bias": False,
     "model.layers.0.self_attn.q_norm.scale": False,
     "bias": False,
-    "inv_freq": False,
 }
 
 
