@@ -20,12 +20,11 @@ from diy_core.chat_messages import REASONING
 from diy_core.chat_template import undeclared_names
 from diy_core.chat_templates import choose
 from diy_core.data.records import Chat
+from diy_core.data.refusals import FIXED
 from diy_core.tokenizer import Tokenizer
 
 # Names that no template uses and characters that no text should hold; the result is checked.
 _FUNCTION, _OPEN, _CLOSE = "_diy_answer", "\ue0f0", "\ue0f1"
-# What chat_template_kwargs cannot say: it is decided by what is learnt.
-_FIXED = {"messages", "chat_template", "continue_final_message", "add_generation_prompt"}
 _CALLS = ("tool_calls", "function_call")
 # What an answer was made from, where a message holds it itself.
 _GIVEN = ("tools", "functions", "documents", "images", "image", "videos", "audios", "audio")
@@ -79,6 +78,7 @@ def encode_chat(
             f"a chat of the roles {', '.join(m['role'] for m in chat.messages)} holds no answer of "
             "the assistant"
         )
+    writer.refuse_dropped_content(text)
     return ids, counted
 
 
@@ -123,7 +123,7 @@ class _Writer:
                 raise ValueError(f"chat_template_kwargs holds {key}: it is a column of its own")
             if value is not None:
                 self._options[key] = value
-        if refused := _FIXED & set(self._options):
+        if refused := FIXED & set(self._options):
             raise ValueError(f"chat_template_kwargs holds {min(refused)}, which cannot vary here")
         if unread := [key for key in self._options if key not in undeclared_names(self.source)]:
             raise ValueError(
@@ -163,6 +163,23 @@ class _Writer:
                         f"the chat template does not write {key} of message {i}: train with a "
                         f"template that does, or {remedy}"
                     )
+
+    def refuse_dropped_content(self, text: str) -> None:
+        """An answer without what it was an answer to would teach to guess.
+
+        What the user says is proven by standing in the text, all else by a second writing.
+        """
+        for i, message in enumerate(self.chat.messages):
+            role, content = message["role"], message.get("content")
+            if role == "assistant" or not isinstance(content, str) or not content.strip():
+                continue  # answers are proven by what counts
+            if role == "user" and content.strip() in text:
+                continue
+            if self.write_without(i, "content") == text:
+                raise ValueError(
+                    f"the chat template does not write content of message {i} ({role}): train with "
+                    "a template that does, or leave it out"
+                )
 
     def write_without(self, i: int, key: str) -> str | None:
         """The chat without a key of one of its messages; None: the template needs it."""

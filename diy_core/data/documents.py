@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from diy_core.data.contents import Contents
@@ -31,14 +31,18 @@ class Documents:
         separator: what stands between the documents of a text file. Line breaks around it go, and
             so do documents of nothing else.
         field: the column of JSON lines and parquet rows that is learnt (`read_record`).
+        template_names: that the chat templates read.
 
     Attributes:
         counts: of all that was read.
     """
 
-    def __init__(self, separator: str | None, field: str | None) -> None:
+    def __init__(
+        self, separator: str | None, field: str | None, template_names: Collection[str] = ()
+    ) -> None:
         self.counts = Counts()
         self._separator, self._field = separator, field
+        self._template_names = template_names
         self._contents = Contents()
 
     def read(self, part: Part) -> Iterator[tuple[str, Document]]:
@@ -97,7 +101,7 @@ class Documents:
     def _rows(self, part: Part) -> Iterator[tuple[str, Document]]:
         with open_parquet(part.path) as file:
             names = file.schema_arrow.names
-            columns = columns_to_read(names, self._field)
+            columns = columns_to_read(names, self._field, self._template_names)
             if not columns:
                 raise DataError(
                     part.path,
@@ -119,7 +123,7 @@ class Documents:
         if not isinstance(row, dict):
             raise DataError(where, f"is no object but {type(row).__name__}: {str(row)[:80]}")
         try:
-            document, others = read_record(row, self._field)
+            document, others = read_record(row, self._field, self._template_names)
             self.counts.records += 1
             self.counts.with_field += row.get(self._field) is not None
         except ValueError as error:

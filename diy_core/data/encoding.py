@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.byte_tokenizer import BYTES, END_TOKEN_ID, is_byte_tokenizer
+from diy_core.chat_template import undeclared_names
+from diy_core.chat_templates import DEFAULT, TOOL_USE
 from diy_core.checkpoints.kinds import refuse_gguf_file
 from diy_core.data.chats import NothingToLearn, encode_chat, unread_keys
 from diy_core.data.files import file_hash
@@ -83,6 +86,16 @@ class Encoder:
             # A model may have more rows than its tokenizer has tokens, never fewer.
             rows = read_json(Path(tokenizer) / "config.json").get("vocab_size")
             self.vocab_size = rows if isinstance(rows, int) else self._tokenizer.vocab_size
+
+    @functools.cached_property
+    def template_names(self) -> frozenset[str]:
+        """What the chat templates that a chat can take read by name."""
+        found: set[str] = set()
+        for name in (DEFAULT, TOOL_USE):
+            # One that cannot be parsed reads nothing; the first chat says what is wrong with it.
+            with contextlib.suppress(ValueError):
+                found |= undeclared_names(self.chat_templates.get(name, ""))
+        return frozenset(found)
 
     @functools.cached_property
     def hash(self) -> str:

@@ -36,7 +36,7 @@ from diy_core.disk import room_for
 from diy_core.standard_error import complain, standard_error
 
 _PLAN = "plan.json"
-_SHARDS = 2  # of the form of the shards' files
+_SHARDS = 3  # of the form of the shards' files
 
 
 def prepare(
@@ -110,7 +110,7 @@ def prepare(
         with _bar(folder, shards, progress) as done:
             todo = {i: parts for i, parts in enumerate(shards) if not _is_there(folder, i)}
             if workers == 1 or len(todo) < 2:
-                reader = Documents(separator, field)
+                reader = Documents(separator, field, encoder.template_names)
                 for i, parts in todo.items():
                     save(tokenise(parts, encoder, reader), shard_file(folder, i))
                     done(i)

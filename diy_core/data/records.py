@@ -2,35 +2,37 @@
 
     text                     a text, or the column that `field` names
     messages, conversations  a chat; beside it tools (or functions), documents, system (or
-                             system_prompt), chat_template_kwargs
+                             system_prompt, system_message), chat_template_kwargs
     prompt and completion    two texts, or two stretches of a chat; the completion is learnt
 
-All other columns are passed over and named. A record that could be read in two ways, or that is
-made for another kind of training, is an error.
+All other columns are passed over and named. A record that could be read in two ways, that is made
+for another kind of training, or that holds what the chat template reads by name, is an error.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from diy_core.data.refusals import (
     COLUMNS,
+    OF_CHATS,
     PREFERENCES,
     STEPWISE,
+    SYSTEM,
     is_empty,
     refuse_beside_a_chat,
     refuse_beside_a_completion,
+    refuse_beside_a_text,
     refuse_other_kinds,
+    refuse_read_by_template,
 )
 from diy_core.data.turns import read_turns
 
 TEXT, MESSAGES, CONVERSATIONS, PROMPT = "text", "messages", "conversations", "prompt"
 _COMPLETION = "completion"
-_SYSTEM = ("system", "system_prompt")
-_BESIDE = ("tools", "functions", "documents", *_SYSTEM, "chat_template_kwargs")
 _ALPACA = {"instruction", "output"}
 
 
@@ -64,12 +66,15 @@ class Completion:
 Document = str | Chat | Completion
 
 
-def read_record(row: Mapping[str, Any], wanted: str | None = None) -> tuple[Document, list[str]]:
+def read_record(
+    row: Mapping[str, Any], wanted: str | None = None, template_names: Collection[str] = ()
+) -> tuple[Document, list[str]]:
     """The document of a record, and the columns that were passed over.
 
     Args:
         row: value by column; a column without a value is not there.
         wanted: the column to learn, where the record has it; None: the one that holds something.
+        template_names: that the chat templates read.
 
     Returns:
         The document, which may be an empty text, and names.
@@ -83,22 +88,29 @@ def read_record(row: Mapping[str, Any], wanted: str | None = None) -> tuple[Docu
     if form == PROMPT and wanted != PROMPT:
         document, used = _completion(held)
     elif isinstance(value, str):
+        refuse_beside_a_text({name: held[name] for name in held if name != form})
         document, used = value, {form}
     elif isinstance(value, list):
-        document, used = _chat(read_turns(value), held), {form, *_BESIDE}
+        document, used = _chat(read_turns(value), held), {form, *OF_CHATS}
     else:
         raise ValueError(
             f"holds {type(value).__name__} in {form!r}, and a document is a text or a list of "
             "messages"
         )
-    return document, [name for name in held if name not in used]
+    others = [name for name in held if name not in used]
+    if isinstance(document, Chat):
+        said = (name for name in others if name != MESSAGES and not is_empty(held[name]))
+        refuse_read_by_template(said, template_names)
+    return document, others
 
 
-def columns_to_read(names: Iterable[str], wanted: str | None) -> list[str]:
+def columns_to_read(
+    names: Iterable[str], wanted: str | None, template_names: Collection[str] = ()
+) -> list[str]:
     """The columns of a table that `read_record` looks at, none where it would find no document."""
     forms = {wanted, TEXT, MESSAGES, CONVERSATIONS, PROMPT, *_ALPACA}
     forms |= {*PREFERENCES, STEPWISE}
-    known = forms | {_COMPLETION, *_BESIDE, *COLUMNS}
+    known = forms | {_COMPLETION, *OF_CHATS, *COLUMNS, *template_names}
     listed = list(names)
     return [name for name in listed if name in known] if forms & {*listed} else []
 
@@ -143,11 +155,6 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
 
 def _completion(held: Mapping[str, Any]) -> tuple[Document, set[str]]:
     prompt, completion = held[PROMPT], held[_COMPLETION]
-    if isinstance(held.get("label"), bool):
-        raise ValueError(
-            "holds prompt, completion and label (true or false), which are preferences and not "
-            "learnt here: keep the good ones, without label"
-        )
     if isinstance(prompt, str) and isinstance(completion, str):
         refuse_beside_a_completion(held)
         return Completion(prompt, completion), {PROMPT, _COMPLETION}
@@ -156,13 +163,13 @@ def _completion(held: Mapping[str, Any]) -> tuple[Document, set[str]]:
         raise ValueError(f"needs prompt and completion as two texts or two lists, got {kinds}")
     (before, _), (after, counted) = read_turns(prompt), read_turns(completion)
     turns = [*before, *after], [*[False] * len(before), *counted]
-    return _chat(turns, held), {PROMPT, _COMPLETION, *_BESIDE}
+    return _chat(turns, held), {PROMPT, _COMPLETION, *OF_CHATS}
 
 
 def _chat(turns: tuple[list[dict[str, Any]], list[bool]], held: Mapping[str, Any]) -> Chat:
     messages, counted = turns
     refuse_beside_a_chat(held)
-    for name in _SYSTEM:
+    for name in SYSTEM:
         if not is_empty(held.get(name)):
             messages, counted = _with_system(held[name], messages, counted)
     tools = _listed(held, "tools")

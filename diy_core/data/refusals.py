@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 # Columns of other kinds of training, where they hold texts or lists; of KTO_TAG true or false.
 PREFERENCES = ("rejected", "rejected_response", "rejected_messages", "non_preferred_output")
 KTO_TAG, STEPWISE = "kto_tag", "completions"
-_WEIGHTS = ("weight", "sample_weight", "loss_weight", "weights", "sample_weights", "loss_weights")
+_WEIGHED = ("sample", "loss", "example", "instance", "record", "row", "document", "importance")
+_WEIGHTS = (
+    *("weight", "weights", "loss_scale", "train_weight", "training_weight", "token_weights"),
+    *(f"{what}_weight{s}" for what in _WEIGHED for s in ("", "s")),
+)
+# Whether a record is learnt at all, where they hold true or false; of `masked` the opposite.
+_FLAGS = ("train", "training", "trainable", "train_on_turn", "loss", "masked")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 # Which tokens count, where the data come as token ids.
 _MASKS = ("completion_mask", "assistant_masks", "assistant_mask", "loss_mask", "labels")
-_OF_CHATS = ("tools", "functions", "documents", "system", "system_prompt", "chat_template_kwargs")
-COLUMNS = {*PREFERENCES, KTO_TAG, STEPWISE, *_WEIGHTS, *_MEDIA, *_MASKS, "label", "mask"}
+SYSTEM = ("system", "system_prompt", "system_message")
+OF_CHATS = ("tools", "functions", "documents", *SYSTEM, "chat_template_kwargs")
+# Definitions of tools under names that some template or some data set has.
+_TOOLS = (
+    *("available_tools", "custom_tools", "builtin_tools", "xml_tools", "python_tools"),
+    *("tool_definitions", "tool_schemas", "function_definitions", "function_schemas"),
+)
+# What chat_template_kwargs cannot say: it is decided by what is learnt.
+FIXED = {"messages", "chat_template", "continue_final_message", "add_generation_prompt"}
+COLUMNS = {
+    *(*PREFERENCES, KTO_TAG, STEPWISE, "label", "mask"),
+    *(*_WEIGHTS, *_FLAGS, *_MEDIA, *_MASKS, *_TOOLS),
+}
 
 
 def refuse_other_kinds(held: Mapping[str, Any]) -> None:
@@ -38,17 +56,41 @@ def refuse_other_kinds(held: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_beside_a_chat(held: Mapping[str, Any]) -> None:
-    """Raise for what stands beside a chat and cannot be honoured.
+def refuse_beside_a_text(held: Mapping[str, Any]) -> None:
+    """Raise for what stands beside a text and cannot be honoured.
+
+    A text may stand in any table: a column counts where it holds what weights and media are.
 
     Raises:
         ValueError: media, weights of records, or which tokens count.
     """
+    texts = {name for name in (*_WEIGHTS, *_MEDIA) if isinstance(held.get(name), str)}
+    counting = {name: value for name, value in held.items() if name not in texts | {"labels"}}
+    for name in texts.intersection(_WEIGHTS):
+        with contextlib.suppress(ValueError):  # a text that is no number is about something else
+            counting[name] = float(held[name])
+    _refuse_beside(counting, "a text", "leave it out, and the records that should not count")
+
+
+def refuse_beside_a_chat(held: Mapping[str, Any]) -> None:
+    """Raise for what stands beside a chat and cannot be honoured.
+
+    Raises:
+        ValueError: media, weights of records, preferences, tools under another name, or which
+            tokens count.
+    """
     _refuse_beside(held, "a chat", "give each message a weight of 0 or 1")
+    _refuse_label(held, "a chat")
     if str(held.get("mask", "User")).lower() not in ("user", "human"):
         raise ValueError(
             f"has mask {held['mask']!r} beside a chat, and what the assistant says is learnt: give "
             "each message a weight of 0 or 1"
+        )
+    if found := [name for name in _TOOLS if not is_empty(held.get(name))]:
+        raise ValueError(
+            f"holds {found[0]} beside a chat, and definitions of tools are read from tools: name "
+            f"it so, give it in chat_template_kwargs if the chat template reads {found[0]}, or "
+            "remove it"
         )
 
 
@@ -59,10 +101,34 @@ def refuse_beside_a_completion(held: Mapping[str, Any]) -> None:
         ValueError: what `refuse_beside_a_chat` refuses, or what only a chat template writes.
     """
     _refuse_beside(held, "a completion", "leave it out, and the records that should not count")
-    if found := [name for name in _OF_CHATS if not is_empty(held.get(name))]:
+    _refuse_label(held, "a completion")
+    if found := [name for name in (*OF_CHATS, *_TOOLS) if not is_empty(held.get(name))]:
         raise ValueError(
             f"holds {found[0]} beside a prompt and a completion that are texts, and only a chat "
             "template writes it: write both as lists of messages, or make it part of the prompt"
+        )
+
+
+def refuse_read_by_template(passed_over: Iterable[str], names: Collection[str]) -> None:
+    """Raise for a column beside a chat that the chat template reads by name, and is not given.
+
+    Args:
+        passed_over: the columns of a record that hold something and are not used.
+        names: that the chat templates read.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if found := sorted(set(passed_over).intersection(names)):
+        name = found[0]
+        way = (
+            ""
+            if name in FIXED
+            else f'give it as {{"chat_template_kwargs": {{"{name}": ...}}}}, or '
+        )
+        raise ValueError(
+            f"holds {name} beside a chat, which the chat template reads, and columns are not given "
+            f"to it: {way}remove the column"
         )
 
 
@@ -78,16 +144,37 @@ def _refuse_beside(held: Mapping[str, Any], what: str, remedy: str) -> None:
         raise ValueError(
             f"holds {found[0]} beside {what}, and only text is learnt: leave such records out"
         )
-    if found := [name for name in _WEIGHTS if not is_empty(held.get(name)) and held[name] != 1]:
+    if found := [name for name in _WEIGHTS if not _weighs_nothing(held.get(name))]:
         raise ValueError(
             f"has {found[0]} {held[found[0]]!r} beside {what}, and records are not weighted: "
             f"{remedy}"
+        )
+    if found := [name for name in _FLAGS if held.get(name) is (name == "masked")]:
+        raise ValueError(
+            f"has {found[0]} {held[found[0]]!r} beside {what}, and all records are learnt: {remedy}"
         )
     if found := [name for name in _MASKS if _is_of_numbers(held.get(name))]:
         raise ValueError(
             f"has {found[0]} beside {what}, which counts single tokens, and the tokens are made "
             f"here: {remedy}"
         )
+
+
+def _refuse_label(held: Mapping[str, Any], what: str) -> None:
+    """KTO's labels are true and false, which some files hold as 1 and 0."""
+    label = held.get("label")
+    if isinstance(label, (bool, int)) and label in (0, 1):
+        raise ValueError(
+            f"holds {what} and label ({label!r}), which are preferences and not learnt here: keep "
+            "the good answers, without label, or give it another name if it means something else"
+        )
+
+
+def _weighs_nothing(value: Any) -> bool:
+    """Whether a weight is none, or 1 wherever it stands."""
+    return is_empty(value) or all(
+        item == 1 for item in (value if isinstance(value, list) else [value])
+    )
 
 
 def _is_of_numbers(value: Any) -> bool:

@@ -110,7 +110,8 @@ def _start_worker(tokenizer: str | Path, reading: Reading, folder: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CheckpointNote)  # the parent has said them
         encoder = Encoder(tokenizer)
-    _worker = encoder, Documents(reading.separator, reading.field), folder
+    reader = Documents(reading.separator, reading.field, encoder.template_names)
+    _worker = encoder, reader, folder
 
 
 def _end_with_parent() -> None:

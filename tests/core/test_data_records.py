@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ MARKED = (
     "{% for m in messages %}<|turn|>{{ m.role }}:{% if m.role == 'assistant' %}{% generation %}"
     "{{ m.content }}<|end|>{% endgeneration %}{% else %}{{ m.content }}<|end|>{% endif %}"
     "{% endfor %}"
+)
+WITHOUT_SYSTEM = TEMPLATE.replace("in messages %}", "in messages if m.role != 'system' %}")
+# Names as templates of models read them: plainly, with a default, in some records only.
+BY_NAME = (
+    "{% if date_string is not defined %}{% set date_string = '20' %}{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ tool_choice }}{% endif %}"
+    "{{ date_string }}" + TEMPLATE
 )
 USER = {"role": "user", "content": "the"}
 ANSWER = {"role": "assistant", "content": "he 20"}
@@ -78,6 +86,11 @@ def encoded(path: Path, row: dict[str, Any], field: str | None = None) -> tuple[
         ),
         (
             {"conversations": [USER, ANSWER], "system": "", "system_prompt": "20", "mask": "User"},
+            "<|turn|>system:20<|end|>" + ASKED + "he 20<|end|>",
+            ["he 20<|end|>"],
+        ),
+        (
+            {"messages": [USER, ANSWER], "system_message": "20"},
             "<|turn|>system:20<|end|>" + ASKED + "he 20<|end|>",
             ["he 20<|end|>"],
         ),
@@ -284,6 +297,26 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
         ({"prompt": "a", "completion": "b", "images": ["c"]}, "images beside a completion"),
         ({"prompt": "a", "completion": "b", "system": "c"}, "holds system beside .*are texts"),
         ({"prompt": "a", "completion": "b", "tools": [TOOL]}, "holds tools beside .*are texts"),
+        ({"messages": CHAT, "label": True}, "a chat and label .*without label"),
+        (
+            {"prompt": CHAT, "completion": CHAT, "label": 0},
+            r"a chat and label \(0\), .*preferences",
+        ),
+        ({"messages": CHAT, "masked": True}, "has masked True beside a chat"),
+        (
+            {"messages": CHAT, "available_tools": [TOOL]},
+            "available_tools beside a chat.*from tools",
+        ),
+        ({"prompt": "a", "completion": "b", "xml_tools": ["c"]}, "holds xml_tools beside .* texts"),
+        ({"prompt": "a", "completion": "b", "train": False}, "has train False beside a completion"),
+        ({"text": "a", "weight": 0.5}, "has weight 0.5 beside a text"),
+        ({"text": "a", "example_weight": 0}, "has example_weight 0 beside a text"),
+        ({"text": "a", "sample_weight": "0.25"}, "has sample_weight 0.25 beside a text"),
+        ({"text": "a", "loss_weights": [1, 0.5]}, r"has loss_weights \[1, 0.5\] beside a text"),
+        ({"text": "a", "weight": math.nan}, "has weight nan beside a text"),
+        ({"text": "a", "trainable": False}, "has trainable False beside a text"),
+        ({"text": "a", "loss_mask": [0, 1]}, "has loss_mask beside a text"),
+        ({"text": "a", "images": [{"path": "b.png"}]}, "holds images beside a text"),
         ({"messages": [USER, ANSWER | {"mask": True}]}, "message 1 has mask True"),
         ({"messages": [USER, ANSWER | {"masked": 1, "weight": 1}]}, "contradict each other"),
         ({"messages": CHAT, "tools": "no JSON"}, "holds tools as a text that is no JSON"),
@@ -372,6 +405,16 @@ def test_a_record_with_another_or_no_one_meaning_is_refused(
             {"messages": [USER, ANSWER | {"weight": 0}, USER, ANSWER]},
             "marks 1 answers in a chat that has 2",
         ),
+        (
+            WITHOUT_SYSTEM,
+            {"messages": CHAT, "system_message": "20"},
+            r"does not write content of message 0 \(system\)",
+        ),
+        (
+            WITHOUT_SYSTEM.replace("system", "tool"),
+            {"messages": [USER, {"role": "tool", "content": "20"}, ANSWER]},
+            r"does not write content of message 1 \(tool\)",
+        ),
     ],
 )
 def test_what_the_template_would_drop_is_refused(
@@ -396,6 +439,10 @@ def test_what_the_template_would_drop_is_refused(
         ({"text": ""}, None, ""),
         ({"text": "a", "rejected": 0, "label": True}, None, "a"),
         ({"text": "a", "rejected": False, "completions": []}, None, "a"),
+        ({"text": "a", "weight": 1.0, "loss_weights": [1, 1], "train": True}, None, "a"),
+        ({"text": "a", "weight": "12 kg", "loss": 2.3, "image": "b.png"}, None, "a"),
+        ({"text": "a", "tools": [TOOL], "labels": [0, 3]}, None, "a"),
+        ({"weight": "0.5", "text": "a"}, "weight", "0.5"),
     ],
 )
 def test_a_named_column_decides(row: dict[str, Any], field: str | None, expected: Any) -> None:
@@ -419,18 +466,76 @@ def test_bytes_learn_a_completion(tmp_path: Path) -> None:
     assert counted.tolist() == [0, 1, 1, 1]
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_both_kinds_of_file_say_the_same(tmp_path: Path, kind: str) -> None:
-    path = model(tmp_path / "model")
-    rows = [
-        {"messages": [USER, ANSWER | {"weight": 1}], "tools": json.dumps([TOOL]), "id": 1},
-        {"messages": [USER, ANSWER | {"weight": 0}, USER, ANSWER], "tools": None, "id": 2},
-    ]
-    file = tmp_path / f"a.{kind}"
-    if kind == "jsonl":
+def write_table(file: Path, rows: list[dict[str, Any]]) -> Path:
+    if file.suffix == ".jsonl":
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ({"enable_thinking": False}, r'give it as {"chat_template_kwargs": {"enable_thinking": '),
+        ({"tool_choice": "auto"}, "holds tool_choice beside a chat, which the chat template reads"),
+        ({"date_string": "20"}, "holds date_string beside a chat"),
+        ({"add_generation_prompt": True}, "columns are not given to it: remove the column$"),
+        ({"weight": 0.5}, "has weight 0.5 beside a chat"),
+        ({"custom_tools": json.dumps([TOOL])}, "holds custom_tools beside a chat"),
+    ],
+)
+def test_a_column_that_carries_meaning_is_refused_where_a_record_has_it(
+    tmp_path: Path, kind: str, column: dict[str, Any], words: str
+) -> None:
+    path = model(tmp_path / "model", BY_NAME)
+    [name] = column
+    rows: list[dict[str, Any]] = [{"messages": CHAT, name: None} for _ in range(3)]
+    file = write_table(tmp_path / f"a.{kind}", rows)
+    assert prepare(file, tmp_path / "out", tokenizer=path).report is not None  # nothing is said
+    rows[1] |= column
+    where = "row 2" if kind == "parquet" else "line 2"
+    with pytest.raises(DataError, match=rf"a\.{kind}, {where}: .*{words}"):
+        prepare(write_table(file, rows), tmp_path / "other", tokenizer=path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_column_that_no_template_reads_is_named(tmp_path: Path, kind: str) -> None:
+    one: dict[str, Any] = {"messages": CHAT, "enable_thinking": False, "source": "web"}
+    rows = [one, {**one, "source": None}]
+    file = write_table(tmp_path / f"a.{kind}", rows)
+    data = prepare(file, tmp_path / "out", tokenizer=model(tmp_path / "model"))
+    assert data.report is not None
+    assert data.report["columns"].keys() == {"enable_thinking", "source"}
+
+
+def test_a_column_that_the_template_for_tools_alone_reads_is_refused(tmp_path: Path) -> None:
+    path = model(tmp_path / "model")
+    put_tokenizer(path, chat_template=None)
+    (path / "chat_template.jinja").write_text(TEMPLATE)
+    (path / "additional_chat_templates").mkdir()
+    (path / "additional_chat_templates" / "tool_use.jinja").write_text(BY_NAME)
+    file = write_table(tmp_path / "a.jsonl", [{"messages": CHAT, "tool_choice": "auto"}])
+    with pytest.raises(DataError, match="holds tool_choice beside a chat"):
+        prepare(file, tmp_path / "out", tokenizer=path)
+
+
+def test_what_the_template_reads_does_not_matter_to_a_text(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "a.jsonl", [{"text": "the", "enable_thinking": False}])
+    data = prepare(file, tmp_path / "out", tokenizer=model(tmp_path / "model", BY_NAME))
+    assert data.report is not None
+    assert data.report["columns"] == {"enable_thinking": 1}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_both_kinds_of_file_say_the_same(tmp_path: Path, kind: str) -> None:
+    path = model(tmp_path / "model")
+    rows: list[dict[str, Any]] = [
+        {"messages": [USER, ANSWER | {"weight": 1}], "tools": json.dumps([TOOL]), "id": 1},
+        {"messages": [USER, ANSWER | {"weight": 0}, USER, ANSWER], "tools": None, "id": 2},
+    ]
+    file = write_table(tmp_path / f"a.{kind}", rows)
     data = prepare(file, tmp_path / "out", tokenizer=path)
     assert data.counted is not None
     text = Tokenizer.from_pretrained(path).decode(data.tokens, skip_special_tokens=False)
