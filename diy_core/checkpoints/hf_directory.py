@@ -23,7 +23,7 @@ from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits
 from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.kinds import refuse_gguf_file, refuse_others, refuse_quantised
 from diy_core.checkpoints.manifest import Manifest
-from diy_core.checkpoints.safetensors_directory import find_tensors
+from diy_core.checkpoints.safetensors_directory import find_tensors, listed
 from diy_core.checkpoints.safetensors_files import read_slot, sum_of_slot
 from diy_core.checkpoints.side_files import copy_side_files, left_behind
 from diy_core.config import DIYConfig
@@ -64,7 +64,8 @@ class HFReader(Reader):
         self._slots = {name: found.slots[stored] for name, stored in reading.names.items()}
         if faults := reading.faults + self._no_floats():
             refuse_quantised(path, found.slots)
-            raise CheckpointError(path, faults)
+            missing = [f"{file} does not hold {name}" for name, file in found.absent.items()]
+            raise CheckpointError(path, missing + faults)
         stored = {
             tensor.hf: Stored(
                 tensor.shape, FLOATS[self._slots[tensor.hf].dtype], self._slots[tensor.hf].dtype
@@ -73,6 +74,11 @@ class HFReader(Reader):
         }
         super().__init__(path, config, stored)
         self.notes += [*found.notes, *reading.notes]
+        if found.absent:
+            named = listed(list(found.absent))
+            self.notes.append(
+                f"the index names what no shard holds and the model does without: {named}"
+            )
         self.notes += notes_on_dropped(reading, found.slots, config)
         if untie:
             self.untie()

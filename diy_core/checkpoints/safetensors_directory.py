@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from diy_core.checkpoints.pickles import is_pickle
-from diy_core.checkpoints.safetensors_files import JSON_LIMIT, Slot, read_header, refuse_twice
+from diy_core.checkpoints.safetensors_files import (
+    JSON_LIMIT,
+    Slot,
+    read_header,
+    refuse_twice,
+    sum_of_slot,
+)
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
 
@@ -25,6 +31,8 @@ _OTHERS = {
     "own code: get the files that transformers reads",
     r"model-\d+-of-\d+\.safetensors": f"shards without their {INDEX}: get it from where they came",
     r"model\.\w+\.safetensors": f"a variant: rename it to {SINGLE} if it is the one that is meant",
+    r"model\.\w+-\d+-of-\d+\.safetensors": "shards of a variant: rename its index to "
+    f"{INDEX} if it is the one that is meant",
 }
 _SHOWN = 3  # names of files in an error
 
@@ -36,17 +44,20 @@ class Found:
     Attributes:
         slots: where each lies, under the name that it has there.
         notes: what a user should know about the files.
+        absent: what an index names and no file holds, with the file where it should be.
     """
 
     slots: dict[str, Slot]
     notes: list[str]
+    absent: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def find_tensors(path: Path, passed_over: Callable[[str], bool]) -> Found:
     """Where each tensor of a directory lies, out of its single file or of its index.
 
     Links are followed: what stands in a user's directory is the user's. Names that come from an
-    index are not: they must be those of files in the directory.
+    index are not: they must be those of files in the directory. What the files hold counts, where
+    an index says otherwise and there is one way to take it: that is noted.
 
     Args:
         path: the directory.
@@ -63,7 +74,7 @@ def find_tensors(path: Path, passed_over: Callable[[str], bool]) -> Found:
         both = [f"{INDEX} was passed over: {SINGLE} is there too"] if index.exists() else []
         return Found(read_header(single), both)
     if index.exists():
-        return Found(_indexed_slots(path, index, passed_over), [])
+        return _indexed(path, index, passed_over)
     raise CheckpointError(path, _on_other_files(path))
 
 
@@ -73,10 +84,10 @@ def _on_other_files(path: Path) -> str:
     tensors = [name for name in names if name.endswith(".safetensors")]
     for pattern, what in _OTHERS.items():
         if alike := [name for name in tensors if re.fullmatch(pattern, name)]:
-            return f"has neither {SINGLE} nor {INDEX}, but {_listed(alike)}, {what}"
+            return f"has neither {SINGLE} nor {INDEX}, but {listed(alike)}, {what}"
     if tensors:
         return (
-            f"has neither {SINGLE} nor {INDEX}, but {_listed(tensors)}: rename a single file to "
+            f"has neither {SINGLE} nor {INDEX}, but {listed(tensors)}: rename a single file to "
             f"{SINGLE}, or write an index"
         )
     if pickles := [name for name in names if is_pickle(path / name)]:
@@ -87,7 +98,8 @@ def _on_other_files(path: Path) -> str:
     return f"has neither {SINGLE} nor {INDEX}"
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
     return ", ".join(names[:_SHOWN]) + (
         f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
     )
@@ -97,10 +109,10 @@ def _on_broken_link(file: Path) -> str:
     return f"is a link to {os.readlink(file)}, which does not exist"
 
 
-def _indexed_slots(path: Path, index: Path, passed_over: Callable[[str], bool]) -> dict[str, Slot]:
+def _indexed(path: Path, index: Path, passed_over: Callable[[str], bool]) -> Found:
     weight_map = _read_index(index)
     faults: list[str] = []
-    listed: dict[Path, set[str]] = {}
+    files: dict[str, Path] = {}
     absent: dict[str, list[str]] = {}
     # Names out of the index are looked up here and never handed to the system.
     present = {file.name: file for file in path.glob("*.safetensors")}
@@ -109,7 +121,7 @@ def _indexed_slots(path: Path, index: Path, passed_over: Callable[[str], bool]) 
         if not plain:
             faults.append(f"tensor {name} lies in {file!r}, which is no file of this directory")
         elif file in present and present[file].is_file():
-            listed.setdefault(present[file], set()).add(name)
+            files[file] = present[file]
         elif not passed_over(name):
             absent.setdefault(file, []).append(name)
     for missing, of in absent.items():
@@ -117,23 +129,60 @@ def _indexed_slots(path: Path, index: Path, passed_over: Callable[[str], bool]) 
         few = of if len(of) <= _SHOWN else of[:1]
         more = f" and {len(of) - 1} others" if len(of) > _SHOWN else ""
         faults += [f"tensor {name}{more} lies in {missing}, which {state}" for name in few]
-    found: dict[str, Slot] = {}
-    for file, names in listed.items():
-        slots = read_header(file)
-        found |= {n: slot for n, slot in slots.items() if n in names or passed_over(n)}
-        faults += [
-            f"{file.name} does not hold {name}"
-            for name in sorted(names - set(slots))
-            if not passed_over(name)
-        ]
-        faults += [
-            f"{file.name} holds {name}, not in the index"
-            for name in sorted(set(slots) - names)
-            if not passed_over(name)
-        ]
+    held: dict[str, list[Slot]] = {}
+    for file in files.values():
+        for name, slot in read_header(file).items():
+            held.setdefault(name, []).append(slot)
+    faults += _that_differ(held, passed_over)
     if faults:
         raise CheckpointError(index, faults)
-    return {name: found[name] for name in [*weight_map, *found] if name in found}
+    slots = {name: _listed_one(held[name], weight_map.get(name)) for name in held}
+    return Found(
+        {name: slots[name] for name in [*weight_map, *slots] if name in slots},
+        _disagreements(held, weight_map, passed_over),
+        {n: f for n, f in weight_map.items() if n not in held and not passed_over(n)},
+    )
+
+
+def _listed_one(slots: list[Slot], file: Any) -> Slot:
+    """Of equal tensors in several files the one that the index means."""
+    return next((slot for slot in slots if slot.file.name == file), slots[0])
+
+
+def _that_differ(held: Mapping[str, list[Slot]], passed_over: Callable[[str], bool]) -> list[str]:
+    """Faults: tensors that several files hold, and not the same."""
+    faults = []
+    for name, (first, *others) in held.items():
+        for other in () if passed_over(name) else others:
+            alike = (first.dtype, first.shape) == (other.dtype, other.shape)
+            if not alike or sum_of_slot(first) != sum_of_slot(other):
+                faults.append(
+                    f"tensor {name} is in {first.file.name} and in {other.file.name}, and they "
+                    "differ: keep the shards of one model"
+                )
+    return faults
+
+
+def _disagreements(
+    held: Mapping[str, list[Slot]],
+    weight_map: Mapping[str, Any],
+    passed_over: Callable[[str], bool],
+) -> list[str]:
+    """Notes on tensors of which index and files say different things, a note for each kind."""
+    places = {n: [slot.file.name for slot in s] for n, s in held.items() if not passed_over(n)}
+    unlisted = [name for name in places if name not in weight_map]
+    moved = [n for n, files in places.items() if n in weight_map and weight_map[n] not in files]
+    copied = [name for name, files in places.items() if files[1:]]
+    notes = []
+    if unlisted:
+        notes.append(
+            f"the index does not list {listed(unlisted)}: read from the shards all the same"
+        )
+    if moved:
+        notes.append(f"the index has {listed(moved)} in another shard: read from where it lies")
+    if copied:
+        notes.append(f"several shards hold {listed(copied)}, with the same values: read from one")
+    return notes
 
 
 def _absence(file: Path | None) -> str:

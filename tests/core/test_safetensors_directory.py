@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import transformers
 
 from diy_core import CheckpointError
 from diy_core.checkpoints.hf_directory import HFReader
-from tests.tiny_checkpoints import NORM, QUERY, Arrays, put, same, weights
+from tests.tiny_checkpoints import EMBEDDING, HEAD, NORM, QUERY, Arrays, put, same, weights
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FILES = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
@@ -30,7 +31,8 @@ def put_shards(path: Path, store: Path, arrays: Arrays, listed: Arrays | None = 
         if store != path:
             (path / file).symlink_to(store / file)
     weight_map = {name: place.get(name, FILES[0]) for name in listed or arrays}
-    (path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    index = {"metadata": {}, "weight_map": weight_map}  # transformers wants both
+    (path / INDEX).write_text(json.dumps(index))
     return path
 
 
@@ -87,13 +89,47 @@ def test_on_buffers_index_and_shard_may_disagree(tmp_path: Path, where: str) -> 
 
 
 @pytest.mark.parametrize("name", [QUERY, NORM])
-def test_on_weights_they_may_not(tmp_path: Path, name: str) -> None:
+def test_a_weight_may_be_missing_in_the_index_and_not_in_the_shards(
+    tmp_path: Path, name: str
+) -> None:
     less = {n: array for n, array in weights().items() if n != name}
-    assert faults(put_shards(tmp_path / "a", tmp_path / "a", less, weights())) == [
-        f"{FILES[0]} does not hold {name}"
+    first, second = faults(put_shards(tmp_path / "a", tmp_path / "a", less, weights()))
+    assert first == f"{FILES[0]} does not hold {name}"
+    assert second.startswith(f"missing tensor {name} ")
+    reader = HFReader(put_shards(tmp_path / "b", tmp_path / "b", weights(), less))
+    assert same(dict(reader.read_all()), weights())
+    assert reader.notes == [f"the index does not list {name}: read from the shards all the same"]
+
+
+def test_a_tied_head_may_be_in_the_index_alone(tmp_path: Path) -> None:
+    both = weights() | {HEAD: weights()[EMBEDDING].copy()}
+    reader = HFReader(put_shards(tmp_path, tmp_path, weights(), both))
+    assert same(dict(reader.read_all()), weights())
+    assert reader.notes == [
+        f"the index names what no shard holds and the model does without: {HEAD}"
     ]
-    (fault,) = faults(put_shards(tmp_path / "b", tmp_path / "b", weights(), less))
-    assert fault.endswith(f"holds {name}, not in the index")
+
+
+@pytest.mark.parametrize("change", ["nothing", "value", "dtype"])
+def test_a_tensor_in_two_shards_has_one_value(tmp_path: Path, change: str) -> None:
+    arrays = weights()
+    put_shards(tmp_path, tmp_path, arrays)
+    file = tmp_path / FILES[0]
+    copy = arrays[NORM].copy()
+    copy[-1] += change == "value"
+    copy = copy.astype(np.float64 if change == "dtype" else np.float32)
+    safetensors.numpy.save_file(safetensors.numpy.load_file(file) | {NORM: copy}, file)
+    if change != "nothing":
+        assert faults(tmp_path) == [
+            f"tensor {NORM} is in {FILES[0]} and in {FILES[1]}, and they differ: keep the shards "
+            "of one model"
+        ]
+        return
+    reader = HFReader(tmp_path)
+    assert same(dict(reader.read_all()), arrays)
+    assert reader.notes == [f"several shards hold {NORM}, with the same values: read from one"]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert np.array_equal(theirs[NORM].numpy(), arrays[NORM])
 
 
 @pytest.mark.parametrize(
@@ -103,6 +139,7 @@ def test_on_weights_they_may_not(tmp_path: Path, name: str) -> None:
         ("consolidated.safetensors", "weights under the names of their maker's own code"),
         ("consolidated.00.safetensors", "weights under the names of their maker's own code"),
         (FILES[0], f"{FILES[0]}, shards without their {INDEX}: get it from where they came"),
+        ("model.fp16-00001-of-00002.safetensors", f"a variant: rename its index to {INDEX}"),
         ("model.fp16.safetensors", f"a variant: rename it to {SINGLE} if it is the one"),
         (
             "pytorch_model.safetensors",
