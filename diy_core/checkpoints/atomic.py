@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from diy_core.errors import CheckpointError, naming
 
+_LONGEST_NAME = 255  # bytes, on the common file systems
 _SYNC_FILE_RANGE_WRITE = 2
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # Linux, <fcntl.h> and <linux/fs.h>
 
@@ -44,7 +46,8 @@ def atomic_directory(path: str | Path, *, overwrite: bool = True) -> Iterator[Pa
     if path.exists() and not overwrite:
         raise _in_the_way(path)
     temporary = _temporary_name(path)
-    temporary.mkdir()
+    with naming(temporary, given):
+        temporary.mkdir()
     try:
         with naming(temporary, given), _naming(path), _lock(temporary):
             yield temporary
@@ -68,7 +71,8 @@ def atomic_file(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     if path.exists() and not overwrite:
         raise _in_the_way(path)
     temporary = _temporary_name(path)
-    temporary.touch(exist_ok=False)
+    with naming(temporary, given):
+        temporary.touch(exist_ok=False)
     try:
         with naming(temporary, given), _naming(path), _lock(temporary):
             yield temporary
@@ -104,13 +108,20 @@ def _in_the_way(path: Path) -> CheckpointError:
 
 
 def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+    return path.with_name(f"{_hidden_name(path)}.tmp-{uuid.uuid4().hex[:8]}")
+
+
+def _hidden_name(path: Path) -> str:
+    """How the names of hidden siblings begin; of a name that leaves no room for more, its hash."""
+    name = os.fsencode(path.name)
+    long = len(name) + len(".") + len(".tmp-01234567") > _LONGEST_NAME
+    return f".{hashlib.sha256(name).hexdigest() if long else path.name}"
 
 
 def recover(path: str | Path) -> None:
     """Undo what a killed write left beside `path`: restore the old directory, drop the remains."""
     path = Path(os.path.realpath(path))
-    pattern = re.compile(re.escape(f".{path.name}.tmp-") + "[0-9a-f]{8}")
+    pattern = re.compile(re.escape(f"{_hidden_name(path)}.tmp-") + "[0-9a-f]{8}")
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     remains = [sibling for sibling in siblings if pattern.fullmatch(sibling.name)]
     dead = [sibling for sibling in remains if not _is_locked(sibling)]
@@ -120,7 +131,8 @@ def recover(path: str | Path) -> None:
         return  # another process is writing here, and may be between its two moves
     old = _aside(path)
     if old.is_dir() and not path.exists():
-        old.rename(path)
+        with naming(old, path):
+            old.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -203,7 +215,7 @@ def start_writing_back(descriptor: int) -> None:
 
 
 def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+    return path.with_name(f"{_hidden_name(path)}.old")
 
 
 def _sync_tree(root: Path) -> None:

@@ -33,6 +33,7 @@ from diy_core.data.sources import Part, Source, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
 from diy_core.data.workers import tokenise_all
 from diy_core.disk import room_for
+from diy_core.errors import naming
 from diy_core.standard_error import complain, standard_error
 
 _PLAN = "plan.json"
@@ -105,6 +106,8 @@ def prepare(
     reading = Reading(separator, field)
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.with_name(f".{out.name}.parts")
+    with naming(folder, out):
+        folder.mkdir(exist_ok=True)
     with _locked(folder):
         _begin_or_go_on(folder, _settings(encoder, reading, files))
         with _bar(folder, shards, progress) as done:
@@ -217,7 +220,6 @@ def _write_plan(file: Path, settings: str) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """The folder, for one process at a time; the system drops the lock when the process ends."""
-    folder.mkdir(exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

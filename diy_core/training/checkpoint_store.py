@@ -19,7 +19,7 @@ from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.config import DIYConfig
-from diy_core.errors import CheckpointError
+from diy_core.errors import CheckpointError, naming
 from diy_core.training.checkpoint_files import Arrays, Checkpoint, write_checkpoint
 from diy_core.training.resuming import unused_name
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
@@ -187,8 +187,9 @@ class CheckpointStore(abc.ABC):
         """Remove a checkpoint: first its name, so that a part of it never counts as whole."""
         path = checkpoint_path(self._folder, step)
         dying = path.with_name(f".{path.name}.tmp-00000000")
-        path.rename(dying)
-        shutil.rmtree(dying)
+        with naming(dying, path):
+            path.rename(dying)
+            shutil.rmtree(dying)
 
     def nbytes(self) -> int:
         """The size of a checkpoint on the disk, about."""

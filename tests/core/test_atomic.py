@@ -456,3 +456,35 @@ def test_errors_name_what_was_to_be_written(
     with pytest.raises(OSError, match="no such") as failed, whole("model") as temporary:
         raise FileNotFoundError(2, "no such file", str(temporary / "x"))
     assert failed.value.filename == "model/x"
+
+
+@pytest.mark.parametrize("whole", [atomic_directory, atomic_file])
+def test_a_place_where_nothing_can_be_made_is_named_as_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, whole: Any
+) -> None:
+    monkeypatch.chdir("/proc")  # refuses new files to everyone
+    for given in ("model", "/proc/model"):
+        with pytest.raises(OSError) as caught, whole(given):
+            pytest.fail("entered")
+        assert caught.value.filename == given
+        assert ".tmp-" not in str(caught.value)
+
+
+@pytest.mark.parametrize("whole", [atomic_directory, atomic_file])
+@pytest.mark.parametrize("name", ["m" * 250, "é" * 127])
+def test_a_name_as_long_as_names_can_be_is_written_and_recovered(
+    tmp_path: Path, whole: Any, name: str
+) -> None:
+    path = tmp_path / name
+    with whole(path) as temporary:
+        (tmp_path / temporary.name.replace("tmp-", "tmp-0")[:-1]).touch()  # as a dead writer left
+    assert path.exists()
+    recover(path)
+    assert names(tmp_path) == [name]
+
+
+def test_a_name_that_is_too_long_is_named(tmp_path: Path) -> None:
+    path = tmp_path / ("m" * 256)
+    with pytest.raises(OSError, match="File name too long") as caught, atomic_directory(path):
+        pytest.fail("entered")
+    assert caught.value.filename == str(path)

@@ -365,3 +365,9 @@ def test_a_full_disk_is_told_with_the_file_and_what_is_needed(
     assert caught.value.filename == str(tmp_path / file)
     assert not list(tmp_path.rglob("*.tmp*"))
     assert len(prepare(source, out, tokenizer="bytes")) == 20
+
+
+def test_a_place_where_nothing_can_be_made_is_named_as_it_was_given() -> None:
+    with pytest.raises(OSError) as caught:
+        prepare("builtin:pydoc", "/proc/out", tokenizer="bytes")
+    assert caught.value.filename == "/proc/out"
