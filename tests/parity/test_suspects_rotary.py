@@ -50,9 +50,12 @@ def theirs(theta: float = 1e4, size: int = H, **scaling: Any) -> Any:
     return frequencies.double().numpy()
 
 
-def tables(frequencies: Any, *, start: int = 0, twice: bool = False) -> tuple[Any, Any]:
+def tables(
+    frequencies: Any, *, start: int = 0, twice: bool = False, pairs: bool = False
+) -> tuple[Any, Any]:
     angles = ((start + np.arange(S))[:, None] * frequencies)[None]
     angles = np.concatenate((angles, angles), -1) if twice else angles
+    angles = np.repeat(angles, 2, -1) if pairs else angles
     return np.cos(angles), np.sin(angles)
 
 
@@ -132,12 +135,30 @@ def test_each_side_is_told_by_its_values(case: str, odd: str) -> None:
 
 
 @both_sides
-@pytest.mark.parametrize("layout", [{"start": 7}, {"twice": True}])
+@pytest.mark.parametrize("layout", [{"start": 7}, {"twice": True}, {"pairs": True}])
 def test_positions_that_go_on_and_tables_with_every_frequency_twice(layout: Any, odd: str) -> None:
     evidence = seen(ours(5e5, **LLAMA3), ours(5e5, **LLAMA3 | {"factor": 8.0}), odd, **layout)
     first(evidence, "rope-frequencies", in_order("factor is 8 in {o}, 32 in {u}", odd))
     evidence = seen(ours(5e5), ours(1e4), odd, **layout)
     first(evidence, "rope-theta", in_order("rope theta is 10000 in {o}, 500000 in {u}", odd))
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [0] * 5 + list(range(30)),  # padding on the left
+        [1] * 5 + list(range(30)),  # as transformers has it
+        [*range(20), 0, 0, 0],  # and on the right
+        [*range(12), *range(9), *range(14)],  # documents in one row
+    ],
+)
+def test_positions_that_stand_still_or_begin_again(places: list[int]) -> None:
+    rows = np.array([places, [*range(1, len(places) + 1)]])[..., None]
+
+    def at(frequencies: Any) -> tuple[Any, Any]:
+        return np.cos(rows * frequencies), np.sin(rows * frequencies)
+
+    first(rotary(at(ours(5e5)), at(ours(1e4)), "Flax"), "rope-theta", "theta is 10000 in Flax, 5")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +186,8 @@ def test_tables_of_yarn_are_a_little_larger() -> None:
     evidence = dataclasses.replace(rotary(right, tables(ours()), "Flax"), bound=1e-6)
     suspect = first(evidence, "rope-frequencies", "a rope scaling, yarn (factor 4, ")
     assert "that Flax leaves out" in suspect.sentence
-    assert "cos and sin are 1 in size in Flax, 1.13863 in PyTorch" in suspect.sentence
+    words = "cos and sin are 1 in size in Flax, 1.13863 in PyTorch (yarn's attention factor)"
+    assert words in suspect.sentence
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -209,6 +231,89 @@ def test_one_channel_of_a_blend_tells_the_kind(theta: float, size: int) -> None:
     found = read(theirs(theta, size, **scaling), NOISE["float64"])
     assert found is not None
     assert found.scaling() == "llama3 (factor 32)"
+
+
+def test_a_length_is_read_off_the_longer_end() -> None:
+    """What is kept there has three channels, and what is divided has one."""
+    scaling = LLAMA3 | {"factor": 2.0, "original_max_position_embeddings": 2048}
+    found = read(ours(1e4, 16, **scaling), NOISE["float32"])
+    assert found is not None
+    assert found.values["original_max_position_embeddings"] == 2048
+
+
+def test_a_base_of_few_channels_is_not_read_to_the_last_digit() -> None:
+    """Both are 10000; float32 gives 9999.9994 where one step is all that shows it."""
+    scaling = LLAMA3 | {"original_max_position_embeddings": 256}
+    right, wrong = ours(1e4, 8, **scaling), theirs(1e4, 8, **scaling | {"factor": 4.0})
+    evidence = dataclasses.replace(seen(right, wrong, "Flax"), bound=1e-5)
+    suspect = first(evidence, "rope-frequencies", "factor is 4 in Flax, 32 in PyTorch")
+    assert "theta" not in suspect.sentence
+
+
+def test_values_that_float32_does_not_tell_apart_are_not_said() -> None:
+    right, wrong = (theirs(theta, 128, **LLAMA3) for theta in (5e5, 1e4))
+    evidence = dataclasses.replace(seen(right, wrong, "Flax"), bound=1e-4, dtype="float32")
+    assert first(evidence, "rope-theta").sentence.endswith(
+        "rope theta is 10000 in Flax, 500000 in PyTorch"
+    )
+
+
+def test_a_blend_that_shows_on_one_side_alone() -> None:
+    """The other one may be of the same kind: its factor is what differs."""
+    right, wrong = (
+        ours(1e4, 8, **LLAMA3 | {"factor": factor, "original_max_position_embeddings": length})
+        for factor, length in ((32.0, 1024), (8.0, 512))
+    )
+    kinds = [read(f, NOISE["float64"]) for f in (right, wrong)]
+    assert [found and found.kind for found in kinds] == ["llama3", "llama3 or yarn"]
+    first(seen(right, wrong, "Flax"), "rope-frequencies", "factor is 8 in Flax, 32 in PyTorch")
+
+
+def test_what_comes_of_the_same_rounding_is_no_other_scaling() -> None:
+    right, wrong = ours(5e5, **LLAMA3), theirs(5e5, **LLAMA3)
+    found = explain(dataclasses.replace(seen(right, wrong, "Flax"), bound=1e-9))
+    assert not any(suspect.name.startswith("rope") for suspect in found)
+
+
+@pytest.mark.parametrize(
+    ("size", "right", "wrong"),
+    [
+        (96, 1e4, 1e6),  # 2j/64 would give it too, and nobody means that
+        (64, 1e4, 1e4 * 0.5 ** (64 / 62)),  # no context is scaled by a half
+        (64, 5e5, 1.5),
+    ],
+)
+def test_a_base_that_somebody_chose_has_no_other_reason(
+    size: int, right: float, wrong: float
+) -> None:
+    suspect = first(seen(ours(right, size), ours(wrong, size), "Flax"), "rope-theta", "rope theta")
+    assert "the same as" not in suspect.sentence
+
+
+@pytest.mark.parametrize("size", [16, 64])
+@pytest.mark.parametrize(
+    ("what", "angles"),
+    [
+        ("frequencies", lambda p, f, narrow: p * narrow(f)),
+        ("angles", lambda p, f, narrow: narrow(p * f)),
+        ("frequencies and angles", lambda p, f, narrow: narrow(narrow(p) * narrow(f))),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_was_rounded_on_the_way_to_the_tables(
+    what: str, angles: Any, dtype: str, size: int
+) -> None:
+    """It is said once, and not that the frequencies are others."""
+
+    def narrow(array: Any) -> Any:
+        return torch.from_numpy(array).to(getattr(torch, dtype)).double().numpy()
+
+    places, right = np.arange(S, dtype=float)[:, None], ours(1e4, size)
+    wrong = angles(places, right, narrow)[None]
+    evidence = rotary(tables(right), (np.cos(wrong), np.sin(wrong)), "Flax")
+    (suspect,) = explain(evidence)
+    assert suspect.name == "rope-rounded"
+    assert suspect.sentence == f"rotary {what} are rounded to {dtype} in Flax"
 
 
 def test_equal_frequencies_are_no_suspect() -> None:

@@ -86,7 +86,8 @@ def _slopes(steps: Array, noise: float) -> list[tuple[float, float]]:
     for ordered in (steps, steps[::-1]):
         alike = np.abs(ordered - ordered[0]) <= 2 * noise
         run = len(alike) if alike.all() else int(alike.argmin())
-        found.append((run, float(ordered[:run].mean()), float(np.ptp(ordered[:run]))))
+        spread = float(np.ptp(ordered[:run])) if run > 2 else 2 * noise  # fewer do not show it
+        found.append((run, float(ordered[:run].mean()), spread))
     return [(slope, spread) for _, slope, spread in sorted(found, reverse=True)]
 
 

@@ -27,6 +27,7 @@ Tables = tuple[Array, Array]
 _FIT = 1e-6
 _ROUNDED_FIT = 5e-3  # frequencies that differ by less may be the same ones, rounded
 _ENDS = "original_max_position_embeddings, low_freq_factor or high_freq_factor"
+_DIGITS = 4  # after the point, to which steps are the same
 _READ = 1e-9  # what reading frequencies off the tables costs
 
 
@@ -44,19 +45,19 @@ def frequency_suspects(
     if one.shape[-2] < 2:
         return
     odd, usual = evidence.odd, evidence.usual
-    mine, theirs = (np.mod(step, 2 * math.pi) for step in _steps(one, other))
+    mine, theirs = _steps(one, other)
     if (mine <= 0).any():
         return
+    after = _of_frequencies(theirs, sides[1], _places(one, mine))
     if not theirs.any():
         words = f"angles are the same at all positions in {odd}"
-        if suspect := evidence.judge("rope-constant", words, _of_frequencies(theirs, sides[1])):
+        if suspect := evidence.judge("rope-constant", words, after):
             yield suspect
         return
     still = theirs <= 0
     if still.any():
         alike = np.allclose(theirs[~still], mine[~still], rtol=_FIT)
         words = f"{int(still.sum())} of {len(still)} frequencies are 0 in {odd}: a partial rotation"
-        after = _of_frequencies(theirs, sides[1])
         if alike and (suspect := evidence.judge("rope-partial", words, after)):
             yield suspect
         return
@@ -75,14 +76,14 @@ def frequency_suspects(
         if suspect := _inverted(evidence, angles, frequencies, side, name):
             yield suspect
             return
-    yield from _of_values(evidence, mine, theirs, sides)
+    yield from _of_values(evidence, mine, theirs, sides, after)
 
 
 def _of_values(
-    evidence: Evidence, mine: Array, theirs: Array, sides: list[Tables]
+    evidence: Evidence, mine: Array, theirs: Array, sides: list[Tables], after: float
 ) -> Iterator[Suspect]:
     """The values of a config that make the frequencies of each side."""
-    noise, after = NOISE[evidence.dtype], _of_frequencies(theirs, sides[1])
+    noise = NOISE[evidence.dtype]
     odd, usual, ratio = evidence.odd, evidence.usual, theirs / mine
     if np.ptp(ratio) < noise * abs(ratio[0]) and abs(ratio[0] - 1) > noise:
         words = f"angles are {ratio[0]:.6g} times {usual}'s in {odd}: positions scaled"
@@ -106,10 +107,26 @@ def _of_values(
 
 
 def _steps(one: Array, other: Array) -> list[Array]:
-    """From the first position whose angles are not those of the one before it, on both sides."""
+    """From one position to the next, on both sides: the step that most are, else the first one.
+
+    Padding stands still, and a document that begins goes back.
+    """
     moved = [np.diff(a, axis=-2).reshape(-1, a.shape[-1]) for a in (one, other)]
-    first = int(np.any(moved[0] != 0, axis=-1).argmax())
-    return [m[first] for m in moved]
+    steps = [np.mod(m, 2 * math.pi) for m in moved]
+    going = np.flatnonzero(np.any(moved[0] != 0, axis=-1))
+    if not going.size:
+        return [step[0] for step in steps]
+    kinds = np.round(steps[0][going], _DIGITS)
+    _, firsts, counts = np.unique(kinds, axis=0, return_index=True, return_counts=True)
+    place = going[firsts[counts.argmax()] if 2 * counts.max() > going.size else 0]
+    return [step[place] for step in steps]
+
+
+def _places(angles: Array, frequencies: Array) -> Array:
+    """How many positions each token is behind the first one of its row, by the slowest channel."""
+    slowest = int(frequencies.argmin())
+    turned = angles[..., slowest] - angles[..., :1, slowest]
+    return np.rint(turned / frequencies[slowest])
 
 
 def _of_channels(frequencies: Array) -> Array:
@@ -243,12 +260,21 @@ def _offsets(
         yield suspect
 
 
-def _of_frequencies(frequencies: Array, side: Tables) -> float:
-    """How well one set of frequencies explains a side's whole tables."""
+def _of_frequencies(frequencies: Array, side: Tables, places: Array) -> float:
+    """How well one set of frequencies explains a side's whole tables.
+
+    Args:
+        frequencies: in radians per position.
+        side: its cos and sin.
+        places: as the usual side has them; where they cannot be read off, each is one further.
+    """
     cos, sin = side
     size = np.hypot(cos, sin).mean()
     first = np.arctan2(sin, cos)[..., :1, :]
-    angles = first + np.arange(cos.shape[-2])[:, None] * frequencies
-    return max(
-        relative_error(size * np.cos(angles), cos), relative_error(size * np.sin(angles), sin)
-    )
+    errors = []
+    for place in (np.arange(cos.shape[-2]), places):
+        angles = first + place[..., None] * frequencies
+        errors += [
+            max(relative_error(size * f(angles), t) for f, t in ((np.cos, cos), (np.sin, sin)))
+        ]
+    return min(errors)
