@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from flax import linen as nn
 
 from diy_core.checkpoints.dtypes import fault_of_dtype
+from diy_core.checkpoints.orbax_params import is_stacked, on_stacked
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, match_flax, unflatten
@@ -20,7 +24,7 @@ def plain_weights(weights: Any) -> dict[str, Any]:
 
     Args:
         weights: params; or `{"params": params}`, a FrozenDict, an `nnx.State`, a TrainState, what
-            `flax.traverse_util.flatten_dict` gives of them (paths as tuples, or with sep="/"); the
+            `flax.traverse_util.flatten_dict` gives of them (paths as tuples, or joined); the
             arrays may be in boxes (`Partitioned`, `LogicallyPartitioned`, `nnx.Param`).
 
     Raises:
@@ -38,11 +42,12 @@ def plain_weights(weights: Any) -> dict[str, Any]:
         )
     joined = {"/".join(k) if _is_path(k) else k: value for k, value in weights.items()}
     flat = {
-        tuple("/".join(path).split("/")): _unboxed(leaf)
+        tuple(re.split("[/.]", "/".join(path))): _unboxed(leaf)
         for path, leaf in flatten(joined).items()
         if not _is_random(leaf)
     }
-    if faults := [_fault(path, leaf) for path, leaf in flat.items() if not _has_values(leaf)]:
+    faults = [f"parameter {'/'.join(p)} {f}" for p, leaf in flat.items() if (f := _fault(leaf))]
+    if faults:
         raise CheckpointError("params", faults)
     return unflatten(flat)
 
@@ -71,6 +76,9 @@ def _matching(flat: dict[tuple[str, ...], Any], config: DIYConfig) -> dict[tuple
     for other in ({("model", *path): leaf for path, leaf in flat.items()}, _below(flat)):
         if not match_flax(other, config):
             return other
+    below = _below(flat)
+    if stacked := next((path for path in below if is_stacked(path)), None):
+        faults = [on_stacked(stacked, below[stacked])]
     raise CheckpointError("params", faults)
 
 
@@ -95,10 +103,14 @@ def _below(flat: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
 
 def _unboxed(leaf: Any) -> Any:
     if isinstance(leaf, nn.Partitioned):
-        return leaf.unbox(apply_constraint=False)  # the mesh may be gone
-    if isinstance(leaf, nn.meta.AxisMetadata):
-        return leaf.unbox()
-    return leaf.get_value() if hasattr(leaf, "get_value") else leaf  # a Variable of nnx
+        leaf = leaf.unbox(apply_constraint=False)  # the mesh may be gone
+    elif isinstance(leaf, nn.meta.AxisMetadata):
+        leaf = leaf.unbox()
+    elif hasattr(leaf, "get_value"):  # a Variable of nnx
+        leaf = leaf.get_value()
+    if isinstance(leaf, np.ndarray) and not leaf.dtype.isnative:
+        return leaf.astype(leaf.dtype.newbyteorder("="))
+    return leaf
 
 
 def _is_random(leaf: Any) -> bool:
@@ -106,11 +118,14 @@ def _is_random(leaf: Any) -> bool:
     return hasattr(leaf, "get_value") and type(leaf).__name__ in ("RngKey", "RngCount")
 
 
-def _has_values(leaf: Any) -> bool:
-    return all(hasattr(leaf, name) for name in ("shape", "dtype", "__array__"))
-
-
-def _fault(path: tuple[str, ...], leaf: Any) -> str:
-    if hasattr(leaf, "shape"):
-        return f"parameter {'/'.join(path)} has a shape and no values: initialise or restore it"
-    return f"parameter {'/'.join(path)} is a {type(leaf).__name__} and no array"
+def _fault(leaf: Any) -> str | None:
+    """Why a leaf has no values, and what to do."""
+    if not hasattr(leaf, "shape"):
+        return f"is a {type(leaf).__name__} and no array: pass the params alone, as arrays"
+    if not all(hasattr(leaf, name) for name in ("dtype", "__array__")):
+        return "has a shape and no values: initialise or restore it"
+    if isinstance(leaf, jax.Array) and leaf.is_deleted():
+        return "was deleted, or donated to a step: pass what the step returned"
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return "lies on other hosts too: gather it (multihost_utils.process_allgather)"
+    return None

@@ -94,7 +94,7 @@ def float_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 def to_numpy(tensor: Tensor) -> NDArray[Any]:
     """A tensor's values as numpy, bfloat16 included; no copy where it lives on the CPU."""
-    tensor = tensor.cpu()
+    tensor = tensor.cpu().resolve_neg()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()

@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 
 from diy_core.checkpoints.dtypes import fault_of_dtype
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, tensors
 from diy_core.stored_names import read_names
+
+_DEEPEST = 3  # levels above the weights that are looked through
 
 
 def plain_weights(weights: Any) -> dict[str, Tensor]:
@@ -25,19 +29,14 @@ def plain_weights(weights: Any) -> dict[str, Tensor]:
     Raises:
         CheckpointError: something else; the message says what to pass.
     """
-    if isinstance(weights, torch.nn.Module):
-        weights = weights.state_dict()
+    found = _state_dicts(weights)
+    if len(found) > 1:
+        raise CheckpointError("state_dict", f"holds several: pass one of {'; '.join(found)}")
+    weights = next(iter(found.values()), weights)
     if not isinstance(weights, Mapping):
         raise CheckpointError(
             "state_dict", f"is a {type(weights).__name__}: pass a module or its state_dict()"
         )
-    inner = [key for key, value in weights.items() if _is_state_dict(value)]
-    if inner and not any(isinstance(value, Tensor) for value in weights.values()):
-        if len(inner) > 1:
-            raise CheckpointError(
-                "state_dict", f"holds several: pass one of {', '.join(map(repr, inner))}"
-            )
-        weights = weights[inner[0]]
     faults = [fault for name, value in weights.items() if (fault := _fault(name, value))]
     if faults:
         raise CheckpointError("state_dict", faults)
@@ -75,9 +74,22 @@ def given_weights(weights: Any, config: DIYConfig) -> dict[str, Tensor]:
     return weights
 
 
-def _is_state_dict(value: Any) -> bool:
-    tensor = isinstance(value, Mapping) and bool(value)
-    return tensor and all(isinstance(one, Tensor) for one in value.values())
+def _state_dicts(weights: Any, above: int = 0) -> dict[str, Mapping[str, Any]]:
+    """What holds weights in a thing that was saved, by its place; "" is the thing itself."""
+    if isinstance(weights, AveragedModel):
+        return _state_dicts(weights.module)  # without the count of averages
+    if isinstance(weights, torch.nn.Module):
+        return {"": weights.state_dict()}
+    if not isinstance(weights, Mapping) or above > _DEEPEST:
+        return {}
+    if any(isinstance(value, Tensor) for value in weights.values()):
+        # The state of an optimizer holds tensors too, further down, and not by names of modules.
+        return {"": weights} if above < 2 or any("." in str(name) for name in weights) else {}
+    return {
+        repr(key) + (f", {place}" if place else ""): inner
+        for key, value in weights.items()
+        for place, inner in _state_dicts(value, above + 1).items()
+    }
 
 
 def _fault(name: Any, value: Any) -> str | None:
@@ -85,6 +97,13 @@ def _fault(name: Any, value: Any) -> str | None:
         return f"{name} is a {type(value).__name__} and no tensor"
     if hasattr(value, "full_tensor"):
         return f"tensor {name} is a part of one: gather it (full_state_dict=True, full_tensor())"
-    if value.is_meta:
+    if value.is_meta or is_lazy(value):
         return f"tensor {name} has a shape and no values: load or materialise it"
+    if value.is_nested or value.layout != torch.strided:
+        return f"tensor {name} is not stored as a dense array: call its to_dense()"
+    # Fake ones, and those of libraries for quantisation: numpy would not see what they mean.
+    if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return (
+            f"tensor {name} is a {type(value).__name__}: dequantise it, or make it a plain tensor"
+        )
     return None

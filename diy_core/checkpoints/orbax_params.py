@@ -51,22 +51,26 @@ def find_params(tree: Mapping[str, Any], where: object) -> Params:
     inside = {path[len(prefix) :]: path for path in flat if path[: len(prefix)] == prefix}
     if all(path[-1] == _BOX for path in inside):
         inside = {path[:-1]: place for path, place in inside.items()}
-    stacked = next((place for path, place in inside.items() if _is_stacked(path)), None)
+    stacked = next((place for path, place in inside.items() if is_stacked(path)), None)
     if stacked:
-        raise CheckpointError(
-            where,
-            f"has all layers stacked in one array, as nn.scan leaves them ({'/'.join(stacked)} "
-            f"{tuple(flat[stacked].shape)}): unstack them into layers_0, layers_1, ... first",
-        )
+        raise CheckpointError(where, on_stacked(stacked, flat[stacked]))
     others = sorted({"/".join(_branch(path, prefix)) for path in set(flat) - set(inside.values())})
     note = f"only {'/'.join(prefix)} was read, and {', '.join(others)} left out"
     leaves = {path: flat[place] for path, place in inside.items()}
     return Params(leaves, inside, (note,) if others else ())
 
 
-def _is_stacked(path: Path) -> bool:
-    """Parameters of layers without a layer's number."""
+def is_stacked(path: Path) -> bool:
+    """True for a parameter of layers without a layer's number."""
     return path[:2] == ("model", "layers") and not "".join(path[2:3]).isdecimal()
+
+
+def on_stacked(path: Path, leaf: Any) -> str:
+    """What is wrong with such a parameter, and what to do."""
+    return (
+        f"has all layers stacked in one array, as nn.scan leaves them ({'/'.join(path)} "
+        f"{tuple(leaf.shape)}): unstack them into layers_0, layers_1, ... first"
+    )
 
 
 def _branch(path: Path, prefix: Path) -> Path:

@@ -60,6 +60,10 @@ WAYS: dict[str, Callable[[Params], Any]] = {
     "numpy": lambda params: jax.tree.map(np.asarray, params),
     "flat": flax.traverse_util.flatten_dict,
     "flat with slashes": lambda params: flax.traverse_util.flatten_dict(params, sep="/"),
+    "flat with dots": lambda params: flax.traverse_util.flatten_dict(params, sep="."),
+    "of another byte order": lambda params: jax.tree.map(
+        lambda leaf: np.asarray(leaf).astype(">f4"), params
+    ),
     "flat variables": lambda params: flax.traverse_util.flatten_dict({"params": params}, sep="/"),
 }
 
@@ -95,6 +99,23 @@ def test_where_there_is_none_it_says_what_to_pass(given: Any, words: str) -> Non
     with pytest.raises(CheckpointError) as refused:
         plain_weights(given)
     assert words in str(refused.value)
+
+
+def test_arrays_that_a_step_has_taken_are_named() -> None:
+    taken = jnp.ones(3)
+    taken.delete()
+    with pytest.raises(CheckpointError, match="model/w was deleted, or donated to a step: pass"):
+        plain_weights({"params": {"model": {"w": taken}}})
+
+
+def test_layers_in_one_array_are_named() -> None:
+    built = build(tiny(), jnp.float32)
+    layers = [built.params["model"][f"layers_{i}"] for i in range(2)]
+    stacked = {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+    with pytest.raises(CheckpointError) as refused:
+        given_weights({"params": {"model": built.params["model"] | stacked}}, built.model.config)
+    (fault,) = refused.value.faults
+    assert fault.startswith("has all layers stacked in one array, as nn.scan leaves them (model/l")
 
 
 def test_what_does_not_fit_keeps_its_faults() -> None:

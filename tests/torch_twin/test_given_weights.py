@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parameter import UninitializedParameter
+from torch.optim.swa_utils import AveragedModel
+from torch.testing._internal.two_tensor import TwoTensor
 
 import diy_torch
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
+from diy_torch.checkpoint import to_numpy
 from diy_torch.given_weights import given_weights, plain_weights
 from tests.oracles import CONFIGS, tiny
 from tests.tiny_checkpoints import same, weights
@@ -39,6 +46,12 @@ def renamed(rename: Callable[[str], str]) -> Callable[[torch.nn.Module], Any]:
     return lambda model: {rename(name): tensor for name, tensor in model.state_dict().items()}
 
 
+def nested() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they are a prototype
+        return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+
+
 WAYS: dict[str, Callable[[torch.nn.Module], Any]] = {
     "state dict": lambda model: model.state_dict(),
     "module": lambda model: model,
@@ -46,6 +59,12 @@ WAYS: dict[str, Callable[[torch.nn.Module], Any]] = {
     "data parallel": lambda model: torch.nn.DataParallel(model).state_dict(),
     "both": lambda model: Wrapped("module", Wrapped("_orig_mod", model)).state_dict(),
     "checkpoint": lambda model: {"model": model.state_dict(), "step": 3, "optimizer": {}},
+    "checkpoint of a checkpoint": lambda model: {"app": {"model": model.state_dict()}, "step": 3},
+    "with its optimizer": lambda model: {
+        "model": model.state_dict(),
+        "optimizer": {"state": {"0": {"exp_avg": torch.ones(1)}}, "param_groups": [{}]},
+    },
+    "module in a dict": lambda model: {"model": model},
     "nested prefix": renamed(lambda name: f"policy.{name}"),
     "hugging face": renamed(HF.__getitem__),
 }
@@ -69,6 +88,25 @@ def test_there_is_one_meaning(way: str, name: str) -> None:
         ({"a": {"w": torch.ones(1)}, "b": {"w": torch.ones(1)}}, "holds several: pass one of 'a'"),
         ({"model.norm.weight": 3}, "model.norm.weight is a int and no tensor"),
         ({"x": torch.ones(1, device="meta")}, "tensor x has a shape and no values"),
+        (
+            {"a": {"w.x": {"model": {"w.y": torch.ones(1)}}}, "b": {"w": torch.ones(1)}},
+            "holds several: pass one of 'a', 'w.x', 'model'; 'b'",
+        ),
+        ({"x": FakeTensorMode().from_tensor(torch.ones(1))}, "x is a FakeTensor: make it a plain"),
+        ({"x": UninitializedParameter()}, "tensor x has a shape and no values"),
+        (
+            {"x": torch.ones(1).to_sparse()},
+            "tensor x is not stored as a dense array: call its to_d",
+        ),
+        (
+            {"x": torch.ones(1).to_mkldnn()},
+            "tensor x is not stored as a dense array: call its to_d",
+        ),
+        ({"x": nested()}, "tensor x is not stored as a dense array"),
+        (
+            {"x": TwoTensor(torch.ones(1), torch.ones(1))},
+            "tensor x is a TwoTensor: make it a plain tensor",
+        ),
         ({"x": torch.ones(1), "ema": {"x": torch.ones(1)}}, "ema is a dict and no tensor"),
         ({"x": torch.ones(1).as_subclass(Sharded)}, "tensor x is a part of one: gather it"),
     ],
@@ -121,3 +159,12 @@ def test_a_tied_model_whose_head_has_become_another_is_not_saved(tmp_path: Path)
     with pytest.raises(CheckpointError, match="a head of its own needs a config with false"):
         model.save_pretrained(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_averages_and_negated_views_are_read_as_what_they_hold() -> None:
+    model = build(CONFIGS["gqa"])
+    averaged = given_weights(AveragedModel(model), model.config)
+    negated = {name: torch._neg_view(-tensor).detach() for name, tensor in model.named_parameters()}
+    for found in (averaged, given_weights(negated, model.config)):
+        for name, tensor in found.items():
+            assert np.array_equal(to_numpy(tensor), model.state_dict()[name].numpy())
