@@ -29,7 +29,7 @@ from diy_core.text.backend import load
 from diy_core.text.clean_up import clean_up
 from diy_core.text.ends import read_ends
 from diy_core.text.library import library
-from diy_core.text.stream import TextStream, flat_ids
+from diy_core.text.stream import TextStream, flat_ids, spoiler_of
 
 
 class Tokenizer:
@@ -161,7 +161,9 @@ class Tokenizer:
     def stream(self, skip_special_tokens: bool = True) -> TextStream:
         """An object that turns one token id after the other into text."""
         return TextStream(
-            lambda ids: self._decode(ids, skip_special_tokens), cleans_up=self.cleans_up
+            lambda ids: self._decode(ids, skip_special_tokens),
+            cleans_up=self.cleans_up,
+            spoiler=spoiler_of(self.backend),
         )
 
     def batch(

@@ -159,7 +159,7 @@ def _add(
         f"{role} {text!r} was in no vocabulary: it has the new id {backend.token_to_id(text)}, as "
         "transformers gives it"
         for role, text in tokens.texts().items()
-        if text not in known and text not in ids and role in settings
+        if text and text not in known and text not in ids and role in settings
     ]
 
 

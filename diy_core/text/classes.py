@@ -36,16 +36,18 @@ def class_of(
     _refuse_own_code(path, settings)
     declared = _declared(path, "tokenizer_config.json", settings)
     said = declared or _declared(path, "config.json", config)
+    if declared == "" and said is None:  # to transformers, a class that it does not know
+        return AS_WRITTEN
     model_type = config.get("model_type") or ""
     registered = REGISTERED.get(model_type)
     mistaken = model_type in MISTAKEN or config.get("model_name") in MISTAKEN
     if said == "LlamaTokenizer" and byte_level and not mistaken:
         return AS_WRITTEN
-    if said and registered == AS_WRITTEN:
+    if said is not None and registered == AS_WRITTEN:
         return AS_WRITTEN
-    if said and registered and mistaken:
+    if said is not None and registered and mistaken:
         return _known(path, registered)
-    if said and not (mistaken and model_type in OTHER_MODEL_TYPES):
+    if said is not None and not (mistaken and model_type in OTHER_MODEL_TYPES):
         return _known(path, said)
     if model_type in OTHER_MODEL_TYPES:
         raise CheckpointError(
@@ -62,10 +64,12 @@ def _declared(path: Path, name: str, values: Mapping[str, Any]) -> str | None:
     declared = values.get("tokenizer_class")
     if declared is not None and not isinstance(declared, str):
         raise CheckpointError(path / name, f"tokenizer_class must be a string, got {declared!r}")
-    return declared.removesuffix("Fast") if declared else None
+    return None if declared is None else declared.removesuffix("Fast")
 
 
 def _known(path: Path, name: str) -> str:
+    while name.endswith("Fast"):
+        name = name.removesuffix("Fast")
     if name in REBUILT:
         return name
     if name.removesuffix("Tokenizer") in OTHER_CLASSES:

@@ -101,6 +101,7 @@ def read_tokens(
     special = {k: described.get(text_of(named[k]), named[k]) for k in ROLES if k in named}
     special |= {k: token for k, token in named.items() if k not in ROLES}
     special |= {k: token_of(path, k, v) for k, v in more.items()}
+    special = {k: special[k] for k in (*ROLES, *special) if k in special}  # as they are added
     listed = _extras(path, values)
     if "extra_special_tokens" not in values:
         listed = [*listed, *(values[role] for role in doubled if values[role] is not None)]
@@ -210,10 +211,14 @@ def _is_other_role(key: str) -> bool:
 
 
 def _names_token(key: str, value: Any) -> bool:
-    """Whether an entry is a token by its role; other `*_token` may be flags: `add_bos_token`."""
+    """Whether an entry is a token by its role; other `*_token` may be flags: `add_bos_token`.
+
+    Of these, transformers passes over an object that does not say that it is a token.
+    """
     if key in ROLES:
         return value is not None
-    return _is_other_role(key) and isinstance(value, (str, Mapping, AddedToken))
+    is_object = isinstance(value, Mapping) and value.get("__type") == "AddedToken"
+    return _is_other_role(key) and (is_object or isinstance(value, (str, AddedToken)))
 
 
 def token_of(where: Path, name: str, value: Any) -> Token:

@@ -473,10 +473,25 @@ def test_byte_fallback_pieces_join_to_the_text(text):
     assert "".join(pieces_of(found, ids)) == found.decode(ids)
 
 
-def test_a_run_of_bytes_that_goes_bad_takes_nothing_back():
-    # The decoder makes four U+FFFD of the whole run; its first character has been printed.
-    ids = [*(3 + byte for byte in "你".encode()), 3 + 255, 262]
-    assert pieces_of(Tokenizer(byte_fallback()), ids) == ["", "", "你", "", "\ufffdthe", ""]
+@pytest.mark.parametrize("start", ["你", "\n", "a你"])
+def test_a_run_of_bytes_is_held_until_it_cannot_go_bad(start):
+    # The decoder makes U+FFFD of the whole run, of its whole characters too.
+    found, start = Tokenizer(byte_fallback()), [3 + byte for byte in start.encode()]
+    held, bad = [""] * len(start), [*start, 3 + 255, 262]
+    assert pieces_of(found, bad) == [*held, "", "\ufffd" * (len(start) + 1) + "the", ""]
+    assert found.decode(bad) == "\ufffd" * (len(start) + 1) + "the"
+    assert pieces_of(found, [*start, 262])[:-2] == held
+    assert "".join(pieces_of(found, [*start, 262])) == found.decode([*start, 262])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    ids=st.lists(st.one_of(st.integers(0, 262), st.sampled_from([13, 198, 198, 172])), max_size=9)
+)
+@pytest.mark.parametrize("skip", [True, False])
+def test_pieces_of_any_bytes_join_to_the_text(skip, ids):
+    found = Tokenizer(byte_fallback())
+    assert "".join(pieces_of(found, ids, skip)) == found.decode(ids, skip)
 
 
 @pytest.mark.parametrize("token_id", [-1, 1.5, "a", None])

@@ -114,6 +114,7 @@ def _classes():
     texts = {"eot_token": "<|im_end|>", "prefix_token": "<tool>"}
     yield "CodeLlama, texts", configured(PIECES, tokenizer_class="CodeLlamaTokenizer", **texts)
     yield "a class that nobody knows", configured(tokenizer_class="ErnieBot4Tokenizer")
+    yield "a class that is fast twice", configured(PIECES, tokenizer_class="LlamaTokenizerFastFast")
     yield "no tokenizer_config.json", {"tokenizer": BYTE}
 
 
@@ -133,6 +134,9 @@ def _by_config():
         ("starcoder2", "GPT2Tokenizer"),
         ("llama", None),
         ("my_own", "GPT2Tokenizer"),
+        ("gpt_neox", ""),
+        ("my_own", ""),
+        ("qwen2", ""),
         ("bert", "GPT2Tokenizer"),
         ("internlm2", "LlamaTokenizer"),
     ):
@@ -142,6 +146,10 @@ def _by_config():
             f"model_type {model_type}, {declared}",
             {"tokenizer": base, "tokenizer_config": said, "config": {"model_type": model_type}},
         )
+    yield (
+        "empty class in config.json",
+        {"tokenizer": BYTE, "config": {"model_type": "qwen2", "tokenizer_class": ""}},
+    )
     yield (
         "class in config.json",
         {
@@ -216,6 +224,10 @@ def _elsewhere():
         configured(extra_special_tokens=["<tool>"], additional_special_tokens=CHAT),
     )
     yield (
+        "extra_special_tokens, by a role that others have",
+        configured(extra_special_tokens={"tool_token": "<tool>", "pad_token": "<|im_end|>"}),
+    )
+    yield (
         "model_specific_special_tokens",
         configured(model_specific_special_tokens={"tool_token": "<tool>"}),
     )
@@ -223,6 +235,8 @@ def _elsewhere():
         "a role of its own",
         configured(image_token="<mask>", tool_token=role("<tool>", lstrip=True)),
     )
+    yield "a role of its own, no token", configured(tool_token=entry("<tool>"))
+    yield "a role that is empty", configured(bos_token="", pad_token="")
     yield (
         "roles that are new",
         configured(pad_token="<pad>", mask_token=role("<mask>", lstrip=True), sep_token="</s>"),
