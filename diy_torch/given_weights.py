@@ -103,7 +103,5 @@ def _fault(name: Any, value: Any) -> str | None:
         return f"tensor {name} is not stored as a dense array: call its to_dense()"
     # Fake ones, and those of libraries for quantisation: numpy would not see what they mean.
     if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
-        return (
-            f"tensor {name} is a {type(value).__name__}: dequantise it, or make it a plain tensor"
-        )
+        return f"tensor {name} is a {type(value).__name__}: make it a plain tensor (dequantise it?)"
     return None
