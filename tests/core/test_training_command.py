@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -272,12 +271,16 @@ def test_a_run_that_was_moved_is_the_directory_of_its_config(
     assert run("diy train", [*words, "--stop_at=null"], assemble, FakeStore.verify) == 0
     assert (moved / "checkpoints" / "00000012").is_dir()
     assert not (tmp_path / "old").exists()
-    shutil.rmtree(moved / "checkpoints")  # to make room: it must not go on in another's directory
-    assert parse("diy train", words)[0].run_dir == "."
     other = tmp_path / "config.yaml"  # in no run directory
     other.write_text((moved / "config.yaml").read_text())
     words = ["--config", str(other), "--resume", "auto"]
     assert parse("diy train", words)[0].run_dir == "."
+    monkeypatch.chdir(tmp_path)
+    words = ["--config", "moved/config.yaml", "--resume", "auto"]
+    for gone in ("checkpoints", "metrics.jsonl"):  # either of them makes it a run directory
+        kept = (moved / gone).rename(tmp_path / gone)
+        assert parse("diy train", words)[0].run_dir == "moved"
+        kept.rename(moved / gone)
 
 
 def test_resume_without_a_value_means_auto() -> None:

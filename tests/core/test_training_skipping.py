@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import Any
 
 import pytest
 
 from diy_core.training.interfaces import TrainingError
 from diy_core.training.skipping import Uncounted
-from tests.core.training_fake import FakeTrainer, Runner
+from tests.core.training_fake import FakeStore, FakeTrainer, Runner
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
 
@@ -48,6 +49,26 @@ def test_a_streak_writes_and_deletes_no_checkpoint(runner: Runner, background: b
         runner(**options)
     # In the background that of step 4 may not be whole yet when old ones are deleted for it.
     assert runner.checkpoints in ([[2, 3, 4], [3, 4]] if background else [[3, 4]])
+
+
+def test_a_checkpoint_that_is_still_being_written_counts_as_one_from_before(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, wait, wanted = FakeStore._write, FakeStore.wait, threading.Event()
+
+    def write_when_wanted(store: FakeStore, *arguments: Any) -> None:
+        wanted.wait(60)
+        write(store, *arguments)
+
+    def want(store: FakeStore) -> None:
+        if store._thread is not None:
+            wanted.set()
+        wait(store)
+
+    monkeypatch.setattr(FakeStore, "_write", write_when_wanted)
+    monkeypatch.setattr(FakeStore, "wait", want)
+    with pytest.raises(TrainingError, match="newest checkpoint from before them is that of step 5"):
+        runner(model={"nan_at": [5, 6], "background": True}, max_skipped_steps=2)
 
 
 def test_without_a_checkpoint_from_before_the_error_says_so(runner: Runner) -> None:
