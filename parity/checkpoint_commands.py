@@ -79,7 +79,8 @@ def add_checkpoint_commands(commands: Any) -> None:
         description="Say what PATH is (Hugging Face directory, Orbax checkpoint, GGUF file, or a "
         "training run, in which another process may be training), with its config, every tensor "
         "under its names in each world, and totals. Reads no weights. "
-        "Exits with 2 if it cannot be read or, with --verify, is not what it was.",
+        "Exits with 2 if it cannot be read or, with --verify, is not what it was; of a run, the "
+        "newest checkpoint that can be read is shown first.",
     )
     inspect.add_argument(
         "path", metavar="PATH", help="a checkpoint or a training run; its kind is recognised"
@@ -201,9 +202,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
     settle(arguments.path, record["notes"])
     if arguments.json:
         report.write_json(arguments.json, record)
-    if arguments.json == "-":
-        return 0
-    show(record, Console())
+    if arguments.json != "-":
+        show(record, Console())
+    if record["kind"] == "run" and (error := run_inspection.damage(record)) is not None:
+        raise error
     return 0
 
 

@@ -24,6 +24,7 @@ from diy_core.training.checkpoint_files import Checkpoint, ReadArrays
 from diy_core.training.export import find_checkpoint
 from diy_core.training.run_directory import whole_checkpoints
 from diy_core.training.state import Position
+from parity.run_data import Descriptions, meaning
 
 
 class GoneError(CheckpointError):
@@ -122,10 +123,13 @@ class RunCheckpoint:
         """Shape and dtype of every array, `KIND/NAME`."""
         return self.files.layout
 
-    @property
-    def state(self) -> tuple[object, Position]:
-        """What two checkpoints of one state have in common: the sums of all arrays, and where."""
-        return dict(self.files.manifest.tensors), self.position
+    def state(self, known: Descriptions) -> tuple[object, object]:
+        """What two checkpoints of one state have in common: the sums of all arrays, and where.
+
+        Args:
+            known: data, which are the same where their tokens are.
+        """
+        return dict(self.files.manifest.tensors), meaning(self.position, known)
 
     def read(self, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
         """Some arrays, compared with their sums.

@@ -20,6 +20,7 @@ from diy_core.training.state import KINDS
 from parity.config_differences import config_differences
 from parity.inspection import difference, not_comparable
 from parity.run_checkpoint import RunCheckpoint, config_of, place_of_run, steps_of
+from parity.run_data import KEY, Descriptions, data_difference, data_of, descriptions, meaning
 from parity.run_log import LOGS, compare_logs
 
 MOMENTS = KINDS[1:]
@@ -70,8 +71,9 @@ def diff_runs(
         `equal`: whether nothing differs. `tensors`: the arrays that differ, `KIND/NAME`, as
         `inspection.diff` has them. `kinds`: for `model`, `mean` and `square` how many were
         `compared` and `differ`, with the `worst` relative L2 and its `tensor`. `position` and
-        `config`: keys that differ, with both values. `checkpoints`: the steps that `both` have,
-        `equal`, the last one whose state is the same, and `first`, the first whose state is not.
+        `config`: keys that differ, with both values. `data`: what `data_difference` returns.
+        `checkpoints`: the steps that `both` have, `equal`, the last one whose state is the same,
+        and `first`, the first whose state is not.
         `logs`: for each log, what `compare_logs` returns. The last two are None for a model.
 
     Raises:
@@ -90,12 +92,13 @@ def diff_runs(
         _model(path, config, verify, progress) if place is None else _run(path, _at(place, wanted))
         for path, place in zip((one, other), places, strict=True)
     )
-    position, configs = _positions(left, right), _configs(left, right)
+    known = descriptions(runs, [config_of(run) for run in runs])
+    (position, data), configs = _positions(left, right, known), _configs(left, right)
     checkpoints = logs = None
     if len(runs) == 2:
         logs = _logs(runs, same_config=not configs)
         if not named:
-            checkpoints = _scan(runs, both, verify, progress)
+            checkpoints = _scan(runs, both, known, verify, progress)
     names = [n for n in {**left.stored, **right.stored} if len(runs) == 2 or n.startswith("model/")]
     faults = _arrays(names, left, right, progress)
     apart = [*faults, *position, *configs]
@@ -109,6 +112,7 @@ def diff_runs(
         "tensors": faults,
         "kinds": _kinds(names, faults),
         "position": position,
+        "data": data,
         "config": configs,
         "checkpoints": checkpoints,
         "logs": logs,
@@ -193,10 +197,19 @@ def _kinds(names: Sequence[str], faults: Sequence[Mapping[str, Any]]) -> dict[st
     return kinds
 
 
-def _positions(left: _Side, right: _Side) -> dict[str, list[Any]]:
+def _positions(
+    left: _Side, right: _Side, known: Descriptions
+) -> tuple[dict[str, list[Any]], dict[str, Any] | None]:
+    """Keys that differ, data by their tokens; and how the descriptions of the data differ."""
     pair = (left.checkpoint, right.checkpoint)
-    positions = [checkpoint.position.to_json() for checkpoint in pair if checkpoint is not None]
-    return differing(*positions) if len(positions) == 2 else {}
+    positions = [checkpoint.position for checkpoint in pair if checkpoint is not None]
+    if len(positions) < 2:
+        return {}, None
+    one, other = positions
+    found = differing(meaning(one, known), meaning(other, known))
+    if KEY in found:  # as they are stored
+        found[KEY] = [data_of(one), data_of(other)]
+    return found, data_difference(one, other, known)
 
 
 def _configs(left: _Side, right: _Side) -> dict[str, list[Any]]:
@@ -215,7 +228,11 @@ def _logs(runs: Sequence[Path], *, same_config: bool) -> dict[str, Any]:
 
 
 def _scan(
-    runs: Sequence[Path], both: Sequence[int], verify: bool, progress: Progress
+    runs: Sequence[Path],
+    both: Sequence[int],
+    known: Descriptions,
+    verify: bool,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Where the states part, by the sums of all checkpoints that both runs have."""
     found: dict[str, Any] = {"both": list(both), "equal": None, "first": None}
@@ -232,7 +249,7 @@ def _scan(
                 for group in groups(checkpoint.stored, GROUP):
                     checkpoint.read(group)
             progress("verifying", number + 1, len(both))
-        if pair[0].state == pair[1].state:
+        if pair[0].state(known) == pair[1].state(known):
             found["equal"] = step if found["first"] is None else found["equal"]
         elif found["first"] is None:
             found["first"] = step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from diy_core.checkpoints.transfer import Progress
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
+from diy_core.training.run_directory import checkpoint_path
 from diy_core.training.state import KINDS
 from parity.inspection import bytes_on_disk, tensor_table
-from parity.run_checkpoint import RunCheckpoint, config_of, place_of_run, steps_of
+from parity.run_checkpoint import GoneError, RunCheckpoint, config_of, place_of_run, steps_of
 from parity.run_log import LOGS, read_log
 
 
@@ -38,20 +39,23 @@ def inspect_run(
     Returns:
         As `inspection.inspect`, where `tensors` are the arrays `KIND/NAME`; and `program`, `step`
         and `position` (None without a checkpoint), `steps` (of all checkpoints), `run` (what
-        config.yaml holds) and `logs`, the last line of each.
+        config.yaml holds), `logs`, the last line of each, and `damaged`: for each checkpoint that
+        cannot be read its `step`, `path` and `faults`. Where none was asked for, the newest of the
+        others is the one that is shown.
 
     Raises:
-        CheckpointError: it is no run, has no such checkpoint, or is damaged.
+        CheckpointError: it is no run, has no such checkpoint, or that is damaged, or all are.
     """
     place = place_of_run(path, step)
     if place is None:
         raise CheckpointError(path, "is no training run")
     run, steps = config_of(place.run), steps_of(place.run)
-    checkpoint = (
-        RunCheckpoint.open(place.run, place.step) if steps or place.step is not None else None
-    )
-    if checkpoint is not None and verify:
-        _verify(checkpoint, progress)
+    checkpoint: RunCheckpoint | None
+    unread: list[dict[str, Any]] = []
+    if place.step is not None:
+        checkpoint = _opened(place.run, place.step, verify, progress)
+    else:
+        checkpoint, unread = _newest(place.run, steps, verify, progress)
     config = checkpoint.config if checkpoint else DIYConfig.from_pretrained(place.run / "model")
     rows = _rows(checkpoint) if checkpoint else []
     manifest = checkpoint.files.manifest if checkpoint else None
@@ -74,12 +78,59 @@ def inspect_run(
             "bytes_on_disk": bytes_on_disk(checkpoint.files.path) if checkpoint else 0,
         },
         "logs": logs,
+        "damaged": unread,
         "manifest": manifest and {"source": manifest.source, "versions": dict(manifest.versions)},
         "verified": verify and checkpoint is not None,
         "notes": [
             f"line {number} of {name} cannot be read" for name in LOGS for number in damaged[name]
         ],
     }
+
+
+def damage(record: Mapping[str, Any]) -> CheckpointError | None:
+    """The error of the checkpoints that cannot be read; None: all can."""
+    found = record["damaged"]
+    if len(found) < 2:
+        return CheckpointError(found[0]["path"], found[0]["faults"]) if found else None
+    return CheckpointError(
+        record["path"], [f"{one['path']}: {fault}" for one in found for fault in one["faults"]]
+    )
+
+
+def _newest(
+    run: Path, steps: Sequence[int], verify: bool, progress: Progress
+) -> tuple[RunCheckpoint | None, list[dict[str, Any]]]:
+    """The newest checkpoint that can be read, None where there is none at all; and the others."""
+    newest: RunCheckpoint | None = None
+    damaged: list[dict[str, Any]] = []
+    for step in reversed(steps):
+        try:
+            opened = _opened(run, step, verify and newest is None, progress)
+        except GoneError:
+            continue  # the run that goes on deleted it
+        except CheckpointError as error:
+            path = checkpoint_path(run / "checkpoints", step)
+            damaged.append({"step": step, "path": str(path), "faults": _faults(error, path)})
+        else:
+            newest = newest or opened
+    if newest is None and (fault := damage({"path": str(run), "damaged": damaged})) is not None:
+        raise fault
+    return newest, damaged
+
+
+def _faults(error: CheckpointError, path: Path) -> list[str]:
+    """The faults of a checkpoint; where they are of a file in it, they name the file."""
+    where = str(error.where)
+    if where == str(path):
+        return error.faults
+    return [f"{where.removeprefix(f'{path}/')}: {fault}" for fault in error.faults]
+
+
+def _opened(run: Path, step: int, verify: bool, progress: Progress) -> RunCheckpoint:
+    checkpoint = RunCheckpoint.open(run, step)
+    if verify:
+        _verify(checkpoint, progress)
+    return checkpoint
 
 
 def _verify(checkpoint: RunCheckpoint, progress: Progress) -> None:
@@ -117,13 +168,15 @@ def _last(rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
 def show_run(record: Mapping[str, Any], console: Console) -> None:
     """Print what `inspect_run` found."""
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    run, total, steps = record["run"], record["total"], record["run"].get("steps")
+    run, total, last_step = record["run"], record["total"], record["run"].get("steps")
     if record["step"] is None:
-        say(f"{record['path']}: a training run of {steps} steps, without a checkpoint yet")
+        say(f"{record['path']}: a training run of {last_step} steps, without a checkpoint yet")
     else:
-        where = f"step {record['step']} of {steps}"
+        where = f"step {record['step']} of {last_step}"
         say(f"{record['path']}: a training run of {record['program']}, {where}")
-        say(f"checkpoints: {', '.join(map(str, record['steps']))}")
+        damaged = {one["step"] for one in record["damaged"]}
+        steps = [f"{step} (damaged)" if step in damaged else str(step) for step in record["steps"]]
+        say(f"checkpoints: {', '.join(steps)}")
         position = record["position"]
         say(
             f"position: {position['tokens']:,} tokens in the loss, {position['skipped_steps']} "

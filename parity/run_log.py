@@ -15,7 +15,7 @@ from diy_core.training.metrics import parse_line
 LOGS = ("metrics.jsonl", "evaluations.jsonl")
 # What the framework computes (a perplexity follows from its loss). All else in a line follows from
 # the config and the data.
-_COMPUTED = {"loss", "grad_norm"}
+COMPUTED = {"loss", "grad_norm", "perplexity"}
 _EPSILONS = 4  # of the dtype, which rounding alone may come to: the floor of parity check too
 
 
@@ -67,7 +67,7 @@ def compare_logs(one: Path, other: Path, dtype: str | None) -> dict[str, Any]:
         values = {
             key: {"A": a.get(key), "B": b.get(key), "relative": _relative(a.get(key), b.get(key))}
             for key in (a | b)
-            if a.get(key) != b.get(key)
+            if not _same(a.get(key), b.get(key))
         }
         if values and first is None:
             first = {"step": step, "tokens": max(int(a.get("tokens") or 1), 1), "values": values}
@@ -105,9 +105,16 @@ def _joined(
             a, b = next(one, None), next(other, None)
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Equal; what is not a number (NaN) equals itself here, and no other value."""
+    return one == other or (one != one and other != other)
+
+
 def _relative(one: Any, other: Any) -> float | None:
-    """The difference of two numbers by the first; None where one is no number."""
+    """The difference of two numbers by the first; None where one is no finite number."""
     if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in (one, other)):
+        return None
+    if not (math.isfinite(one) and math.isfinite(other)):
         return None
     return abs(other - one) / abs(one) if one else math.inf
 
@@ -122,7 +129,7 @@ def _rounding(first: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     fine, coarse = (float(ml_dtypes.finfo(np.dtype(name)).eps) for name in (finest, dtype))
     bound = _EPSILONS * max(fine, coarse / math.sqrt(first["tokens"]))
     values = {key: value for key, value in first["values"].items() if key != "perplexity"}
-    explains = set(values) <= _COMPUTED and all(
+    explains = set(values) <= COMPUTED and all(
         value["relative"] is not None and value["relative"] <= bound for value in values.values()
     )
     return {"dtype": dtype, "bound": bound, "explains": explains}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from parity import run_data
 from parity.diff_report import folded
 from parity.inspection import SHOWN
+from parity.run_log import COMPUTED
 
 _NAMES = {"model": "weights", "mean": "mean", "square": "square"}  # of the arrays' kinds
 
@@ -23,7 +26,10 @@ def show_diff(record: Mapping[str, Any], console: Console) -> None:
         say(f"{letter}  {side['path']}: {_identity(side)}")
     for what in ("position", "config"):
         for key, (one, other) in record[what].items():
-            say(f"{what}: {key} is {one!r} in A, {other!r} in B")
+            if key != run_data.KEY or record["data"] is None:
+                say(f"{what}: {key} is {one!r} in A, {other!r} in B")
+    if record["data"] is not None:
+        say(f"data: {run_data.in_words(record['data'])}")
     for name, log in (record["logs"] or {}).items():
         say(f"{name}: {_log(log)}")
     if checkpoints := record["checkpoints"]:
@@ -48,9 +54,11 @@ def answer(record: Mapping[str, Any]) -> str:
     if parted := _parting(record):
         return f"{parted}; the configs differ" if record["config"] else parted
     if not record["tensors"]:
-        what = " and ".join(part for part in ("position", "config") if record[part])
-        verb = "differ" if " and " in what else "differs"
-        return f"the same arrays {at}, to the bit; {what} {verb}"
+        parts = [part for part in ("position", "config") if record[part]]
+        if record["position"].keys() == {run_data.KEY}:
+            parts[0] = "data"
+        verb = "differs" if parts in (["position"], ["config"]) else "differ"
+        return f"the same arrays {at}, to the bit; {' and '.join(parts)} {verb}"
     return f"different {at}: {_worst(record) or 'no array is in both'}"
 
 
@@ -58,7 +66,7 @@ def _worst(record: Mapping[str, Any]) -> str:
     """How far weights and moments are apart at most."""
     kinds = record["kinds"].items()
     return ", ".join(
-        f"{_NAMES[kind]} {found['worst']:.1e} relative"
+        f"{_NAMES[kind]} {_relative(found['worst'])}"
         for kind, found in kinds
         if found["worst"] is not None
     )
@@ -103,9 +111,25 @@ def _first(log: Mapping[str, Any]) -> str:
 
 
 def _value(key: str, value: Mapping[str, Any]) -> str:
-    if key in ("loss", "grad_norm", "perplexity") and value["relative"] is not None:
+    if key not in COMPUTED:
+        return f"{key} is {value['A']} in A, {value['B']} in B"
+    if _is_finite(value["relative"]):
         return f"{key} {value['relative']:.1e} relative"
-    return f"{key} is {value['A']} in A, {value['B']} in B"
+    return f"{key} is {_computed(value['A'])} in A, {_computed(value['B'])} in B"
+
+
+def _computed(value: Any) -> str:
+    """A loss or a norm; one that is not finite is written as none."""
+    return f"{value:.9g}" if _is_finite(value) else "not finite"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _relative(value: float) -> str:
+    """A relative L2 in words."""
+    return f"{value:.1e} relative" if math.isfinite(value) else "without a relation (zero in A)"
 
 
 def _log(log: Mapping[str, Any]) -> str:
@@ -127,9 +151,10 @@ def _log(log: Mapping[str, Any]) -> str:
         return f"{span}; the losses are the same; step {first} is the first that differs" + rest
     first, largest = log["loss"], log["largest"]
     text = f"{span}; the loss first differs at step {first['step']}"
-    if first["relative"] is not None:
-        text += f" ({first['A']:.9g} and {first['B']:.9g}, {first['relative']:.1e} relative)"
-    if largest["step"] is not None:
+    both = f"{_computed(first['A'])} and {_computed(first['B'])}"
+    relative = f", {first['relative']:.1e} relative" if _is_finite(first["relative"]) else ""
+    text += f" ({both}{relative})"
+    if _is_finite(largest["relative"]) and largest["step"] is not None:
         text += f", most at step {largest['step']} ({largest['relative']:.1e})"
     return text + rest
 
@@ -157,7 +182,8 @@ def _kind(found: Mapping[str, Any]) -> str:
     text = f"{found['differ']} of {found['compared']} arrays differ"
     if found["worst"] is None:
         return text
-    return f"{text}, {found['worst']:.1e} relative at most ({found['tensor']})"
+    most = " at most" if math.isfinite(found["worst"]) else ""
+    return f"{text}, {_relative(found['worst'])}{most} ({found['tensor']})"
 
 
 def _differences(faults: list[dict[str, Any]]) -> Table:

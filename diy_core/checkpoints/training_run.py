@@ -11,6 +11,8 @@ from diy_core.errors import CheckpointError
 
 # What each twin calls its arrays in a checkpoint of a run, and its program.
 FORMS = {"state.safetensors": "diy-torch", "orbax": "diy-jax"}
+POSITION = "position.json"  # in each checkpoint: where the run stood
+_DESCRIBING = ["config.yaml", "model/config.json"]  # the run's options, and its model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +48,12 @@ def refuse_training_run(path: Path) -> None:
     """Raise for the directory of a run, and for what a run keeps inside.
 
     Raises:
-        CheckpointError: it is one; the message has the command that makes a model of it.
+        CheckpointError: it is one; the message has the command that makes a model of it. Or it is
+            one of which a file is missing; the message names it.
     """
     place = place_in_run(path)
+    if place is None:
+        refuse_incomplete_run(path)
     if place is None or place.room not in ("", "checkpoints", "model"):
         return
     if (program := _program(place.run, place.step)) is None:
@@ -56,6 +61,32 @@ def refuse_training_run(path: Path) -> None:
     step = [] if place.step is None else ["--step", str(place.step)]
     command = shlex.join([program, "export", str(place.run), *step, "--out", "DIR"])
     raise CheckpointError(path, f"is a training run and not a model: `{command}` makes one of it")
+
+
+def refuse_incomplete_run(path: Path) -> None:
+    """Raise for what holds checkpoints of a run, or is one, and has lost what says what they are.
+
+    Raises:
+        CheckpointError: it does; the message names the files.
+    """
+    run = path.absolute()
+    if run.parent.name == "checkpoints":
+        run = run.parent
+    if run.name == "checkpoints":
+        run = run.parent
+    if (run / "config.json").is_file() or not any(run.glob(f"checkpoints/[0-9]*/{POSITION}")):
+        return
+    missing = [name for name in _DESCRIBING if not (run / name).is_file()]
+    if not missing or (program := _program(run, None)) is None:
+        return
+    what = "is" if run == path.absolute() else f"lies in {run},"
+    export = shlex.join([program, "export", str(run), "--out", "DIR"])
+    remedy = f", or make a model of it (`{export}`)" if missing == _DESCRIBING[:1] else ""
+    raise CheckpointError(
+        path,
+        f"{what} a training run of {program} without {' and '.join(missing)}: put back what was "
+        f"there{remedy}",
+    )
 
 
 def _is_run(folder: Path) -> bool:

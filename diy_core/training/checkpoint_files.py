@@ -22,13 +22,13 @@ from diy_core.checkpoints.atomic import atomic_directory
 from diy_core.checkpoints.dtypes import dtype_of, not_finite, sha256
 from diy_core.checkpoints.interface import GROUP, Stored, groups
 from diy_core.checkpoints.manifest import MANIFEST, Entry, Manifest
+from diy_core.checkpoints.training_run import POSITION
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import match
 from diy_core.tokenizer_files import read_json
 from diy_core.training.state import state_shapes
 
-POSITION = "position.json"
 Arrays = Mapping[str, NDArray[Any]]
 # (new folder of a checkpoint, shape and dtype of all arrays, the arrays in parts)
 WriteArrays = Callable[[Path, Mapping[str, Stored], Iterable[Arrays]], None]

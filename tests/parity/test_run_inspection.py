@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from diy_core.checkpoints.kinds import kind_of
+from diy_core.training.export import export as export_from
+from diy_torch.training_store import TrainingStore as TorchStore
 from parity.__main__ import main
 from tests.written_runs import STORES, line, snapshot, state, write_run
 
@@ -135,3 +138,77 @@ def test_what_cannot_be_read(tmp_path: Path, capsys: Capture) -> None:
     (file.parent / "position.json").unlink()
     assert main(["inspect", str(run)]) == 2
     assert "00000004: is damaged: it has no position.json" in capsys.readouterr().err
+
+
+def break_position(run: Path, step: int) -> None:
+    (run / "checkpoints" / f"{step:08d}" / "position.json").write_text("{}")
+
+
+@pytest.mark.parametrize("twin", STORES)
+def test_a_damaged_checkpoint_is_named_after_what_can_be_read(
+    tmp_path: Path, twin: str, capsys: Capture
+) -> None:
+    run = write_run(tmp_path / "run", twin, {step: state(step) for step in (4, 8, 12)}, LINES)
+    break_position(run, 12)
+    assert main(["inspect", str(run)]) == 2
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == f"{run}: a training run of diy-{twin}, step 8 of 20"
+    assert lines[1] == "checkpoints: 4, 8, 12 (damaged)"
+    assert "position: 800 tokens in the loss" in lines[2]
+    assert err.startswith(f"parity inspect: {run}/checkpoints/00000012: position.json: is damaged")
+    assert err.count("\n") == 1
+    break_position(run, 4)
+    assert main(["inspect", str(run), "--json", "-"]) == 2
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert (record["step"], record["steps"]) == (8, [4, 8, 12])
+    assert [one["step"] for one in record["damaged"]] == [12, 4]
+    assert "2 faults" in err
+    assert f"{run}/checkpoints/00000004: position.json: is damaged" in err
+    assert record_of(capsys, run, "--step", 8)["damaged"] == []
+    assert main(["inspect", str(run), "--step", "12"]) == 2
+    assert capsys.readouterr().out == ""
+    break_position(run, 8)
+    assert main(["inspect", str(run)]) == 2  # nothing is left to show
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "3 faults" in err
+
+
+def test_with_verify_the_newest_that_has_its_sums_is_shown(tmp_path: Path, capsys: Capture) -> None:
+    run = write_run(tmp_path / "run", "torch", {4: state(4), 8: state(8)}, LINES)
+    file = run / "checkpoints" / "00000008" / "state.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    assert main(["inspect", str(run), "--verify"]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{run}: a training run of diy-torch, step 4 of 20\n")
+    assert "checksums: all right" in out
+    assert "00000008: tensor square/model.norm.weight does not have the SHA-256" in err
+
+
+@pytest.mark.parametrize("command", ["inspect", "diff", "convert", "check"])
+@pytest.mark.parametrize("inside", ["", "checkpoints", "checkpoints/00000004"])
+def test_a_run_that_lacks_its_config_is_called_one(
+    tmp_path: Path, command: str, inside: str, capsys: Capture
+) -> None:
+    run = write_run(tmp_path / "run", "torch", {4: state(4)}, LINES)
+    (run / "config.yaml").unlink()
+    other = [str(tmp_path / "out")] if command in ("diff", "convert") else []
+    assert main([command, str(run / inside), *other]) == 2
+    err = capsys.readouterr().err
+    assert "a training run of diy-torch without config.yaml: put back what was there, or" in err
+    assert f"`diy-torch export {run} --out DIR`" in err
+    (run / "model" / "config.json").unlink()
+    assert main([command, str(run / inside), *other]) == 2
+    err = capsys.readouterr().err
+    assert "without config.yaml and model/config.json: put back what was there\n" in err
+
+
+def test_a_run_that_lacks_its_config_is_exported(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "torch", {4: state(4)}, LINES)
+    (run / "config.yaml").unlink()
+    export_from(TorchStore, run, None, tmp_path / "out")
+    assert kind_of(tmp_path / "out") == "hf"

@@ -100,6 +100,18 @@ def test_values_that_are_no_numbers_have_no_distance(tmp_path: Path) -> None:
     assert found["largest"] == {"step": 1, "relative": math.inf}
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_the_same_in_both_or_has_no_distance(
+    tmp_path: Path, value: float
+) -> None:
+    assert compared(tmp_path, [line(1, value)], [line(1, value)])["first"] is None
+    for one, other in ((value, 2.0), (2.0, value), (value, None)):
+        found = compared(tmp_path, [line(1, one)], [line(1, other)])
+        assert found["first"]["values"]["loss"]["relative"] is None
+        assert found["largest"]["step"] is None
+        assert found["rounding"]["explains"] is False
+
+
 def test_damaged_lines_are_numbered_and_the_rest_is_compared(tmp_path: Path) -> None:
     one, other = (write(tmp_path / n, *map(line, range(1, 6))) for n in ("one", "other"))
     lines = one.read_bytes().splitlines(keepends=True)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from diy_core.data import Batches, TokenData, prepare
 from parity.__main__ import main
 from tests.tiny_checkpoints import put
-from tests.written_runs import CONFIG, State, line, moved, state, write_run
+from tests.written_runs import CONFIG, State, add_checkpoint, line, moved, state, write_run
 
 Capture = pytest.CaptureFixture[str]
 NORM, MEAN = "model/model.norm.weight", "mean/model.embed_tokens.weight"
@@ -88,7 +91,8 @@ def test_runs_that_part(capsys: Capture) -> None:
     [
         ({"loss": 2.5}, "first part at step 6: loss 4.2e-02 relative, more than the rounding of"),
         ({"tokens": 9}, "first part at step 6: tokens is 100 in A, 9 in B, more than the rounding"),
-        ({"loss": None}, "first part at step 6: loss is 2.4 in A, None in B, more than the round"),
+        ({"loss": None}, "first part at step 6: loss is 2.4 in A, not finite in B, more"),
+        ({"loss": math.nan}, "first part at step 6: loss is 2.4 in A, not finite in B, more than"),
     ],
 )
 def test_a_step_that_rounding_does_not_explain(
@@ -118,6 +122,61 @@ def test_logs_that_part_before_an_equal_checkpoint(capsys: Capture) -> None:
     lines = [line(1, 7.0), *LINES[1:]]
     text = said(capsys, *a_pair({4: state(4)}, {4: state(4)}, lines))[0]
     assert text.startswith("equal to the bit at step 4, but the logs part at step 1: loss 1.4e+00")
+
+
+def test_what_is_not_finite_is_said_in_words(capsys: Capture) -> None:
+    lines = [line(1, 0.0), line(2, math.nan), *LINES[2:]]
+    arrays = state(4)
+    zeros = arrays | {MEAN: arrays[MEAN] * 0}
+    text = said(capsys, *a_pair({4: arrays}, {4: zeros}, lines))
+    assert text[3].endswith(
+        "the loss first differs at step 1 (2.9 and 0, 1.0e+00 relative), most at step 1 (1.0e+00)"
+    )
+    text = said(capsys, "other", "one")
+    assert text[3].endswith("the loss first differs at step 1 (0 and 2.9)")
+    assert (
+        "mean: 1 of 20 arrays differ, without a relation (zero in A) (model.embed_tokens.weight)"
+        in text
+    )
+
+
+def test_data_that_only_their_description_tells_apart(capsys: Capture) -> None:
+    """The same tokens, prepared from files of other names, and of a report of its own."""
+    runs = [write_run(Path(name), "torch", {}, LINES) for name in ("one", "other")]
+    text, moved_text, more = (Path(name) for name in ("a.txt", "b.txt", "c.txt"))
+    text.write_text("the text of both\n")
+    moved_text.write_text("the text of both\n")
+    more.write_text("the text of both, and more\n")
+    for run, source in zip(runs, (text, moved_text), strict=True):
+        add_checkpoint(run, "torch", 4, state(4), data=position_in(prepared(run, source)))
+    found = said(capsys, "one", "other", code=0)
+    assert found[0] == "equal to the bit at step 4: 60 arrays, and the losses of 9 steps"
+    assert found[3] == "data: the same tokens; their data.json differs in sources"
+    third = write_run(Path("third"), "torch", {}, LINES)
+    add_checkpoint(third, "torch", 4, state(4), data=position_in(prepared(third, more)))
+    found = said(capsys, "one", "third")
+    assert found[0] == "first part at the checkpoint of step 4, after the same losses"
+    assert found[3].startswith(
+        "data: other tokens: tokens (18 in A, 28 in B), counted (17 in A, 27"
+    )
+    assert found[3].endswith("sources, tokens.bin, documents.bin")
+    shutil.rmtree("other/data")
+    found = said(capsys, "one", "other")
+    assert found[3] == (
+        "data: data.json differs, and that of B is not where the config names the data: whether "
+        "the tokens are the same is not known"
+    )
+    found = said(capsys, "one/checkpoints/00000004", "third/checkpoints/00000004")
+    assert found[0] == "the same arrays at step 4, to the bit; data differ"
+
+
+def prepared(run: Path, source: Path) -> TokenData:
+    return prepare(source, run / "data", tokenizer="bytes")
+
+
+def position_in(data: TokenData) -> dict[str, Any]:
+    batches = Batches(data, batch_size=2, sequence_length=8, seed=0)
+    return iter(batches).state()
 
 
 def test_configs_that_differ_are_said_at_once(capsys: Capture) -> None:
