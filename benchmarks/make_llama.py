@@ -16,7 +16,8 @@ from rich.filesize import decimal
 
 from diy_core.checkpoints.dtypes import dtype_of
 from diy_core.checkpoints.hf_writer import HFWriter
-from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.interface import Stored
+from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.transfer import Summary, transfer
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors

@@ -18,6 +18,7 @@ from diy_core.errors import shorten
 from diy_core.fields import require_float, require_int
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
+from diy_core.system.outside import is_there, read_bytes
 
 # Copied and compared as it is, what is in `extra` must not be deep or large: no real one is.
 _DEPTH, _LIMIT = 32, 1 << 18  # bytes
@@ -192,21 +193,14 @@ class DIYConfig:
             ValueError: no such file, not JSON, or a config that cannot be honoured.
         """
         file = Path(path) / "config.json"
+        if not is_there(file):
+            raise ValueError(f"{file} does not exist: a model directory needs a config.json")
         refuse_lfs_pointer(file)
+        text = read_bytes(file, _LIMIT)
         try:
-            with file.open("rb") as stream:
-                text = stream.read(_LIMIT + 1)
-            values = json.loads(text.decode("utf-8")) if len(text) <= _LIMIT else None
-        except FileNotFoundError:
-            raise ValueError(
-                f"{file} does not exist: a model directory needs a config.json"
-            ) from None
-        except OSError as error:
-            raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+            values = json.loads(text.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not valid JSON: {shorten(str(error))}") from error
-        if len(text) > _LIMIT:
-            raise ValueError(f"{file} is longer than {_LIMIT} bytes")
         if not isinstance(values, dict):
             raise ValueError(f"{file} must hold a JSON object, got {type(values).__name__}")
         try:

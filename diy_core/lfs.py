@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from diy_core.errors import CheckpointError
+from diy_core.system.outside import open_regular
 
 _HEAD = b"version https://git-lfs.github.com/spec/"
 _LONGEST = 1024  # bytes; the specification's own limit
@@ -18,9 +19,9 @@ def refuse_lfs_pointer(path: Path) -> None:
         CheckpointError: it is one; the message says how to get the file itself.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             text = stream.read(_LONGEST)
-    except OSError:
+    except (CheckpointError, OSError):
         return
     if not text.startswith(_HEAD):
         return

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from diy_core.checkpoints.dtypes import dtype_of
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
-from diy_core.checkpoints.interface import MemoryReader, Reader, Stored
+from diy_core.checkpoints.interface import Reader, Stored
+from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.opening import READERS, open_with
 from diy_core.checkpoints.transfer import transfer
 from diy_core.mapping import Tensor, tensors, unflatten

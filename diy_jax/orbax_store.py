@@ -24,7 +24,13 @@ from diy_core.checkpoints.atomic import atomic_directory, recover
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
-from diy_core.checkpoints.orbax_layout import STATE, config_directory, is_whole, locate
+from diy_core.checkpoints.orbax_layout import (
+    STATE,
+    config_directory,
+    is_whole,
+    locate,
+    require_regular_files,
+)
 from diy_core.checkpoints.orbax_params import find_params
 from diy_core.checkpoints.safetensors_files import JSON_LIMIT
 from diy_core.checkpoints.side_files import SIDE_NAMES, copy_side_files
@@ -75,7 +81,9 @@ class OrbaxReader(Reader):
         with naming(whole, path):
             self._location = locate(whole)
             self._side = config_directory(whole, config)
-            model = DIYConfig.from_pretrained(self._side)
+            with self.sources.recording():
+                require_regular_files(self._location)
+                model = DIYConfig.from_pretrained(self._side)
             params = find_params(self._metadata(whole), whole)
             self._places = params.places
             faults = _faults(params.leaves, model)
@@ -144,8 +152,7 @@ class OrbaxReader(Reader):
             result[name] = contiguous(self._tensors[name].to_flax.inverse(array))
         return result
 
-    def copy_side_files(self, to: Path) -> None:
-        """Copy tokenizer, generation config and the like."""
+    def _copy_side_files(self, to: Path) -> None:
         copy_side_files(self._side, to)
 
 

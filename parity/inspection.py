@@ -17,8 +17,9 @@ from rich.table import Table
 
 from diy_core.checkpoints.dtypes import same_bits
 from diy_core.checkpoints.gguf_names import gguf_name
-from diy_core.checkpoints.interface import MemoryReader, Reader, Stored
+from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.kinds import lacks_config
+from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.transfer import Progress, check
 from diy_core.mapping import tensors
 from parity.config_differences import config_differences

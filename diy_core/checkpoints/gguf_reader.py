@@ -61,7 +61,8 @@ class GGUFReader(Reader):
         path = Path(path)
         notes: list[str] = []
         try:
-            parts = open_parts(path)
+            with self.sources.recording():
+                parts = open_parts(path)
             self._files_of_parts, self._places = parts.files, parts.places
             self._tensors, self._metadata = parts.tensors, parts.metadata
             config = _config(self._metadata, self._tensors, notes)
@@ -168,8 +169,8 @@ class GGUFReader(Reader):
             raise CheckpointError(self.path, faults)
         return arrays
 
-    def copy_side_files(self, to: Path) -> None:
-        """Write the tokenizer's files as they were where the file carries them, else rebuilt."""
+    def _copy_side_files(self, to: Path) -> None:
+        """The tokenizer's files as they were where the file carries them, else rebuilt."""
         if "tokenizer.json" not in self._files:
             self._special.write(to)
             if self._tokenizer is not None:

@@ -55,8 +55,9 @@ class HFReader(Reader):
     def __init__(self, path: str | Path, *, untie: bool = False) -> None:
         path = Path(path)
         require_directory(path)
-        config = DIYConfig.from_pretrained(path)
-        found = find_tensors(path, is_buffer)
+        with self.sources.recording():
+            config = DIYConfig.from_pretrained(path)
+            found = find_tensors(path, is_buffer)
         reading = read_names({name: slot.shape for name, slot in found.slots.items()}, config)
         if untie and TIED_HEAD in reading.names:
             config = dataclasses.replace(config, tie_word_embeddings=False)
@@ -79,7 +80,8 @@ class HFReader(Reader):
             self.notes.append(
                 f"the index names what no shard holds and the model does without: {named}"
             )
-        self.notes += notes_on_dropped(reading, found.slots, config)
+        with self.sources.recording():
+            self.notes += notes_on_dropped(reading, found.slots, config)
         if untie:
             self.untie()
 
@@ -105,9 +107,8 @@ class HFReader(Reader):
             self._check_head(arrays[TIED_EMBEDDING])
         return arrays
 
-    def sum_of(self, name: str) -> str | None:
-        """The SHA-256 of a tensor, which is not held."""
-        return sum_of_slot(self._slots[self._copies.get(name, name)])
+    def _sum_of(self, name: str) -> str | None:
+        return sum_of_slot(self._slots[name])
 
     def _check_head(self, embedding: NDArray[Any]) -> None:
         head = read_slot(self._slots[TIED_HEAD])
@@ -127,8 +128,8 @@ class HFReader(Reader):
         if note not in self.notes:
             self.notes.append(note)
 
-    def copy_side_files(self, to: Path) -> None:
-        """Copy tokenizer, generation config and the like; what is left behind is noted."""
+    def _copy_side_files(self, to: Path) -> None:
+        """What is left behind is noted."""
         copy_side_files(self.path, to)
         note = left_behind(self.path)
         if note is not None and note not in self.notes:

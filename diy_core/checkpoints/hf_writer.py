@@ -20,9 +20,10 @@ from diy_core.checkpoints.hf_directory import (
     with_dtype,
     write_json,
 )
-from diy_core.checkpoints.interface import MemoryReader, Reader, Stored, Writer
+from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.kinds import require_name
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
+from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.safetensors_directory import INDEX, SINGLE
 from diy_core.checkpoints.safetensors_files import SafetensorsWriter
 from diy_core.config import DIYConfig

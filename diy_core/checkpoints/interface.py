@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
@@ -20,11 +20,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous, not_finite
+from diy_core.checkpoints.dtypes import not_finite
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
-from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, match, tensors
+from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD
+from diy_core.system.sources import Sources
 
 GROUP = 32 << 20  # bytes: tensors are read and written in groups of about this size
 
@@ -53,7 +54,8 @@ class Reader(abc.ABC):
     """A checkpoint whose tensors are read when they are asked for.
 
     Opening one checks names, shapes and dtypes against the config; values are checked as they are
-    read. A subclass sets the attributes and defines `_read` and `copy_side_files`.
+    read. A subclass sets the attributes and defines `_read` and `_copy_side_files`; it opens files
+    while `sources` records.
 
     Attributes:
         kind: `hf`, `orbax` or `gguf`.
@@ -79,6 +81,11 @@ class Reader(abc.ABC):
         self.stored = dict(stored)
         self.notes: list[str] = list(config.notes)
         self._copies: dict[str, str] = {}  # tensors that are read as another one
+
+    @functools.cached_property
+    def sources(self) -> Sources:
+        """The files that were read, to be held against what is there at the end."""
+        return Sources()
 
     @property
     def name(self) -> str:
@@ -109,11 +116,21 @@ class Reader(abc.ABC):
         Raises:
             CheckpointError: they cannot be read.
         """
-        return self._find_manifest()
+        with self.sources.recording():
+            return self._find_manifest()
+
+    def copy_side_files(self, to: Path) -> None:
+        """Write the tokenizer and generation files of the model into a directory.
+
+        Raises:
+            CheckpointError: one of them cannot be read.
+        """
+        with self.sources.recording():
+            self._copy_side_files(to)
 
     @abc.abstractmethod
-    def copy_side_files(self, to: Path) -> None:
-        """Write the tokenizer and generation files of the model into a directory."""
+    def _copy_side_files(self, to: Path) -> None:
+        """The same, of one format."""
 
     def read_group(self, names: Sequence[str], *, finite: bool = True) -> dict[str, NDArray[Any]]:
         """Some tensors by name, in the Hugging Face layout.
@@ -124,9 +141,11 @@ class Reader(abc.ABC):
                 compared anyway.
 
         Raises:
-            CheckpointError: bytes that cannot be read, or values that are not finite.
+            CheckpointError: bytes that cannot be read, values that are not finite, or a file that
+                is another one than when the checkpoint was opened.
         """
-        arrays = self._read(list({self._copies.get(name, name): None for name in names}))
+        with self.sources.recording():
+            arrays = self._read(list({self._copies.get(name, name): None for name in names}))
         faults = [
             f"tensor {self.called(name)} has {count} values that are not finite, first at "
             f"{np.argwhere(~np.isfinite(array))[0].tolist()}"
@@ -148,7 +167,8 @@ class Reader(abc.ABC):
             verify: compare each with its SHA-256 in the manifest.
 
         Raises:
-            CheckpointError: as `read_group`; or, with `verify`, no manifest, or another tensor.
+            CheckpointError: as `read_group`; with `verify`, no manifest, or another tensor; after
+                the last one, that files were changed or replaced meanwhile.
         """
         if verify:
             self.require_manifest()
@@ -159,9 +179,18 @@ class Reader(abc.ABC):
                 if verify and (fault := self.fault(name, array)):
                     raise CheckpointError(self.path, fault)
                 yield name, array
+        self.sources.require_unchanged()
 
     def sum_of(self, name: str) -> str | None:
-        """The SHA-256 of a tensor without holding it; None where a format cannot do that."""
+        """The SHA-256 of a tensor without holding it; None where a format cannot do that.
+
+        Raises:
+            CheckpointError: bytes that cannot be read.
+        """
+        with self.sources.recording():
+            return self._sum_of(self._copies.get(name, name))
+
+    def _sum_of(self, name: str) -> str | None:
         return None
 
     def fault(self, name: str, array: NDArray[Any], digest: str | None = None) -> str | None:
@@ -248,49 +277,3 @@ def groups(stored: Mapping[str, Stored], limit: int) -> Iterator[list[str]]:
         size += tensor.nbytes
     if group:
         yield group
-
-
-class MemoryReader(Reader):
-    """A model in memory, to be written from.
-
-    Args:
-        where: what error messages name.
-        config: of the model.
-        stored: every tensor by Hugging Face name.
-        fetch: gives one tensor, in the Hugging Face layout.
-        side_files: writes tokenizer and generation files into a directory; None has none.
-
-    Raises:
-        CheckpointError: `stored` is not what the config asks for; all faults at once.
-    """
-
-    kind = "memory"
-
-    def __init__(
-        self,
-        where: str,
-        config: DIYConfig,
-        stored: Mapping[str, Stored],
-        fetch: Callable[[str], NDArray[Any]],
-        side_files: Callable[[Path], None] | None = None,
-    ) -> None:
-        faults = match(
-            {name: tensor.shape for name, tensor in stored.items()},
-            {tensor.hf: tensor.shape for tensor in tensors(config)},
-        )
-        dtypes = sorted({str(tensor.dtype) for tensor in stored.values()} - set(FLOAT_NAMES))
-        faults += [f"dtype {dtype} is no float" for dtype in dtypes]
-        if faults:
-            raise CheckpointError(where, faults)
-        ordered = {tensor.hf: stored[tensor.hf] for tensor in tensors(config)}
-        super().__init__(Path(where), config, ordered)
-        self._fetch, self._side_files = fetch, side_files
-        self.notes.clear()  # nothing was read
-
-    def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        return {name: contiguous(self._fetch(name)) for name in names}
-
-    def copy_side_files(self, to: Path) -> None:
-        """Write what was given for it."""
-        if self._side_files is not None:
-            self._side_files(to)

@@ -19,6 +19,7 @@ from typing import Any
 
 from diy_core.checkpoints.dtypes import sha256
 from diy_core.errors import CheckpointError
+from diy_core.system.outside import is_there, read_bytes
 
 MANIFEST = "diy_manifest.json"
 # Of the largest Llama it has 0.3 MB; Python needs 20 times the text.
@@ -119,14 +120,10 @@ class Manifest:
         """The manifest of a directory, or None where it has none.
 
         Raises:
-            CheckpointError: a file of that name that is something else.
+            CheckpointError: something of that name that is something else, or cannot be read.
         """
         file = path / MANIFEST
-        if not file.is_file():
-            return None
-        with file.open("rb") as stream:
-            text = stream.read(_LIMIT + 1)
-        return cls.from_json(text, file)
+        return cls.from_json(read_bytes(file, _LIMIT), file) if is_there(file) else None
 
 
 def versions() -> dict[str, str]:

@@ -14,10 +14,12 @@ import shlex
 from pathlib import Path
 
 from diy_core.errors import CheckpointError
+from diy_core.system.outside import is_there, names_in, open_regular, require_tree
 
 STATE = "state"
 _CONFIG = "config.json"
 _TREE, _CHECKPOINT = ("_METADATA", "manifest.ocdbt"), "_CHECKPOINT_METADATA"
+_OF_CHECKPOINTS = (_CHECKPOINT, "orbax.checkpoint", "commit_success.txt")  # what Orbax opens beside
 _ITEMS = ("params", "model", STATE, "default", "train_state")  # the likeliest first
 _STEP = re.compile(r"(?:.*\D)?(\d+)")  # 100, step_100, ckpt_00000100
 _UNFINISHED = "orbax-checkpoint-tmp"
@@ -45,7 +47,7 @@ class Location:
 
 def is_whole(path: Path) -> bool:
     """True for a checkpoint with its config, as `parity convert` writes it."""
-    return (path / STATE).is_dir() and (path / _CONFIG).is_file()
+    return (path / STATE).is_dir() and is_there(path / _CONFIG)
 
 
 def is_orbax(path: Path) -> bool:
@@ -94,13 +96,13 @@ def config_directory(path: Path, config: str | Path | None = None) -> Path:
     if config is not None:
         named = Path(config)
         folder = named.parent if named.name == _CONFIG else named
-        if not (folder / _CONFIG).is_file():
+        if not is_there(folder / _CONFIG):
             raise CheckpointError(config, f"is neither a {_CONFIG} nor a directory with one")
         return folder
     location = locate(path)
     inside = (path, location.tree, location.checkpoint)
     beside = [place.parent for place in inside if _STEP.fullmatch(place.name)]
-    found = next((place for place in (*inside, *beside) if (place / _CONFIG).is_file()), None)
+    found = next((place for place in (*inside, *beside) if is_there(place / _CONFIG)), None)
     if found is None:
         command = shlex.join(["parity", "convert", str(path), "DST", "--config", "DIR"])
         raise CheckpointError(
@@ -109,6 +111,18 @@ def config_directory(path: Path, config: str | Path | None = None) -> Path:
             f"`{command}` takes that of DIR, a Hugging Face directory of the same model",
         )
     return found
+
+
+def require_regular_files(location: Location) -> None:
+    """Look at, and record, the files that Orbax opens by itself.
+
+    Raises:
+        CheckpointError: something else than a regular file is among them, or they cannot be read.
+    """
+    require_tree(location.tree)
+    for file in (location.checkpoint / name for name in _OF_CHECKPOINTS):
+        if is_there(file):
+            open_regular(file).close()
 
 
 def _choose(path: Path, items: list[str]) -> Location:
@@ -128,18 +142,17 @@ def _choose(path: Path, items: list[str]) -> Location:
 
 def _at(tree: Path) -> Location:
     """A tree inside of a checkpoint is asked for by its name there."""
-    inside = not (tree / _CHECKPOINT).is_file() and (tree.parent / _CHECKPOINT).is_file()
+    inside = not is_there(tree / _CHECKPOINT) and is_there(tree.parent / _CHECKPOINT)
     return Location(tree.parent, tree.name) if inside else Location(tree, None)
 
 
 def _is_tree(path: Path) -> bool:
-    return any((path / name).is_file() for name in _TREE)
+    return any(is_there(path / name) for name in _TREE)
 
 
 def _folders(path: Path) -> list[Path]:
-    return [
-        item for item in sorted(path.iterdir()) if item.is_dir() and _UNFINISHED not in item.name
-    ]
+    items = [path / name for name in names_in(path) if _UNFINISHED not in name]
+    return [item for item in items if item.is_dir()]
 
 
 def _items(path: Path) -> list[str]:
@@ -148,7 +161,7 @@ def _items(path: Path) -> list[str]:
 
 def _is_step(path: Path) -> bool:
     """A tree that is a checkpoint by itself and is called as a step is."""
-    return (path / _CHECKPOINT).is_file() and _STEP.fullmatch(path.name) is not None
+    return is_there(path / _CHECKPOINT) and _STEP.fullmatch(path.name) is not None
 
 
 def _steps(path: Path) -> dict[int, Path]:

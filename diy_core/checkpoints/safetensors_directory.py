@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,9 +19,11 @@ from diy_core.checkpoints.safetensors_files import (
 )
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
+from diy_core.system.outside import is_there, names_in, read_bytes, require_regular
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_ENDING = ".safetensors"
 # What files under other names are, by a pattern of the name.
 _OTHERS = {
     r"adapter_model\.safetensors": "an adapter and no model: merge it into its base model (peft's "
@@ -67,21 +68,19 @@ def find_tensors(path: Path, passed_over: Callable[[str], bool]) -> Found:
         CheckpointError: no such file, only pickles, an index or a header that is not true.
     """
     single, index = path / SINGLE, path / INDEX
-    for file in (single, index):
-        if file.is_symlink() and not file.exists():
-            raise CheckpointError(file, _on_broken_link(file))
-    if single.exists():
-        both = [f"{INDEX} was passed over: {SINGLE} is there too"] if index.exists() else []
+    indexed = is_there(index)
+    if is_there(single):
+        both = [f"{INDEX} was passed over: {SINGLE} is there too"] if indexed else []
         return Found(read_header(single), both)
-    if index.exists():
+    if indexed:
         return _indexed(path, index, passed_over)
     raise CheckpointError(path, _on_other_files(path))
 
 
 def _on_other_files(path: Path) -> str:
     """What a directory has in place of the files that are looked for."""
-    names = sorted(file.name for file in path.iterdir())
-    tensors = [name for name in names if name.endswith(".safetensors")]
+    names = names_in(path)
+    tensors = [name for name in names if name.endswith(_ENDING)]
     for pattern, what in _OTHERS.items():
         if alike := [name for name in tensors if re.fullmatch(pattern, name)]:
             return f"has neither {SINGLE} nor {INDEX}, but {listed(alike)}, {what}"
@@ -105,30 +104,25 @@ def listed(names: list[str]) -> str:
     )
 
 
-def _on_broken_link(file: Path) -> str:
-    return f"is a link to {os.readlink(file)}, which does not exist"
-
-
 def _indexed(path: Path, index: Path, passed_over: Callable[[str], bool]) -> Found:
     weight_map = _read_index(index)
     faults: list[str] = []
     files: dict[str, Path] = {}
     absent: dict[str, list[str]] = {}
-    # Names out of the index are looked up here and never handed to the system.
-    present = {file.name: file for file in path.glob("*.safetensors")}
+    # Names out of the index are looked up here, and only what was listed is handed to the system.
+    wrong = {file: _fault(path / file) for file in names_in(path) if file.endswith(_ENDING)}
     for name, file in weight_map.items():
-        plain = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
-        if not plain:
+        if not (isinstance(file, str) and Path(file).name == file and file.endswith(_ENDING)):
             faults.append(f"tensor {name} lies in {file!r}, which is no file of this directory")
-        elif file in present and present[file].is_file():
-            files[file] = present[file]
+        elif wrong.get(file, "does not exist") is None:
+            files[file] = path / file
         elif not passed_over(name):
             absent.setdefault(file, []).append(name)
     for missing, of in absent.items():
-        state = _absence(present.get(missing))
         few = of if len(of) <= _SHOWN else of[:1]
         more = f" and {len(of) - 1} others" if len(of) > _SHOWN else ""
-        faults += [f"tensor {name}{more} lies in {missing}, which {state}" for name in few]
+        why = wrong.get(missing, "does not exist")
+        faults += [f"tensor {name}{more} lies in {missing}, which {why}" for name in few]
     held: dict[str, list[Slot]] = {}
     for file in files.values():
         for name, slot in read_header(file).items():
@@ -185,22 +179,23 @@ def _disagreements(
     return notes
 
 
-def _absence(file: Path | None) -> str:
-    broken = file is not None and file.is_symlink() and not file.exists()
-    return _on_broken_link(file) if broken and file else "does not exist"
+def _fault(file: Path) -> str | None:
+    """Why a file cannot be opened, or None."""
+    try:
+        require_regular(file)
+    except CheckpointError as error:
+        return error.faults[0]
+    return None
 
 
 def _read_index(index: Path) -> Mapping[str, Any]:
     refuse_lfs_pointer(index)
     try:
-        with index.open("rb") as stream:
-            text = stream.read(JSON_LIMIT + 1)
-        if len(text) > JSON_LIMIT:
-            raise CheckpointError(index, f"is longer than {JSON_LIMIT} bytes")
+        text = read_bytes(index, JSON_LIMIT)
         weight_map = json.loads(text, object_pairs_hook=refuse_twice(index))["weight_map"]
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(index, f"is not an index with a weight_map: {error}") from error
     if not isinstance(weight_map, dict):
         raise CheckpointError(index, "weight_map is not an object")

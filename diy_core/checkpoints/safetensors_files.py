@@ -28,6 +28,8 @@ from diy_core.checkpoints.atomic import start_writing_back
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, FLOATS, as_bytes
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
+from diy_core.system.outside import open_regular
+from diy_core.system.sources import Identity
 
 # Of the largest Llama (126 layers) header and index have 0.15 MB; Python needs 20 times the text.
 JSON_LIMIT = 2 << 20
@@ -73,8 +75,8 @@ def read_header(file: Path) -> dict[str, Slot]:
     """
     refuse_lfs_pointer(file)
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
+            size = Identity.of(stream).size
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, JSON_LIMIT):
                 stream.seek(0)
@@ -168,10 +170,11 @@ def sum_of_slot(slot: Slot) -> str:
         CheckpointError: the file has become shorter since its header was read.
     """
     digest, buffer = hashlib.sha256(), bytearray(PIECE)
-    for start in range(slot.start, slot.end, PIECE):
-        piece = memoryview(buffer)[: slot.end - start]
-        read_into(slot.file, start, piece)
-        digest.update(piece)
+    with open_regular(slot.file, buffering=0) as stream:
+        for start in range(slot.start, slot.end, PIECE):
+            piece = memoryview(buffer)[: slot.end - start]
+            _fill(stream, slot.file, start, piece)
+            digest.update(piece)
     return digest.hexdigest()
 
 
@@ -179,16 +182,19 @@ def read_into(file: Path, start: int, buffer: memoryview) -> None:
     """Fill a buffer with the bytes of a file from `start` on.
 
     Raises:
-        CheckpointError: the file ends before the buffer is full.
+        CheckpointError: the file ends before the buffer is full, or cannot be opened.
     """
+    with open_regular(file, buffering=0) as stream:
+        _fill(stream, file, start, buffer)
+
+
+def _fill(stream: BinaryIO, file: Path, start: int, buffer: memoryview) -> None:
     try:
-        with file.open("rb", buffering=0) as stream:
-            stream.seek(start)
-            while len(buffer):
-                count = stream.readinto(buffer)
-                if not count:
-                    raise CheckpointError(file, "has become shorter while it was read")
-                buffer = buffer[count:]
+        while len(buffer):
+            count = os.preadv(stream.fileno(), [buffer], start)
+            if not count:
+                raise CheckpointError(file, "has become shorter while it was read")
+            start, buffer = start + count, buffer[count:]
     except OSError as error:
         raise CheckpointError(file, f"cannot be read: {error}") from error
 

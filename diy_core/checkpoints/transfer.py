@@ -76,8 +76,9 @@ def transfer(
         progress: called often.
 
     Raises:
-        CheckpointError: a damaged source, a value that `dtype` cannot hold, a target in the way, or
-            a target that does not read back as it was written, or, with `strict`, notes. Nothing is
+        CheckpointError: a damaged source, one that changes meanwhile, a value that `dtype` cannot
+            hold, a target in the way, a target that does not read back as it was written, or, with
+            `strict`, notes. Nothing is
             left behind then.
     """
     begun = time.monotonic()
@@ -100,6 +101,7 @@ def transfer(
         written = writer.finish(manifest)
         if verify:
             check(written, manifest, progress)
+        reader.sources.require_unchanged()
         refuse(reader.path, reader.notes, strict=strict)  # some come up while it is read
     return Summary(
         kind=writer.kind,

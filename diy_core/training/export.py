@@ -10,8 +10,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.hf_writer import HFWriter
-from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.kinds import KINDS, kind_of
+from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.side_files import copy_side_files
 from diy_core.checkpoints.training_run import place_in_run
 from diy_core.checkpoints.transfer import transfer

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import re
 import resource
 import shlex
 import shutil
@@ -32,6 +33,7 @@ from diy_core.checkpoints.hf_writer import HFWriter, write_hf_directory
 from diy_core.checkpoints.side_files import copy_side_files
 from diy_core.checkpoints.transfer import transfer
 from diy_core.first_weights import first_weights
+from tests.odd_files import ODD_FILES, put_odd_file
 
 Arrays = dict[str, np.ndarray]
 CONFIG = DIYConfig(
@@ -307,7 +309,7 @@ def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
             HFReader(tmp_path)
     file.unlink()
     file.mkdir()
-    with pytest.raises(CheckpointError, match="is no readable safetensors file"):
+    with pytest.raises(CheckpointError, match=f"{SINGLE}: cannot be read: it is a directory"):
         HFReader(tmp_path)
 
 
@@ -369,13 +371,20 @@ def test_an_index_that_names_no_file_of_the_directory_is_refused(tmp_path: Path,
 
 @pytest.mark.parametrize(
     "file",
-    ["gone.safetensors", "x" * 5000 + ".safetensors", "d.safetensors", "\ud800.safetensors"],
-    ids=["gone", "too long", "a directory", "no file name"],
+    ["gone.safetensors", "x" * 5000 + ".safetensors", "\ud800.safetensors"],
+    ids=["gone", "too long", "no file name"],
 )
 def test_an_index_that_names_a_missing_file_is_refused(tmp_path: Path, file: str) -> None:
     put_shards(tmp_path, weights(), {NORM: file})
-    (tmp_path / "d.safetensors").mkdir()
     assert faults(tmp_path) == [f"tensor {NORM} lies in {file}, which does not exist"]
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_an_index_that_names_something_else_than_a_file_says_so(tmp_path: Path, kind: str) -> None:
+    put_shards(tmp_path, weights(), {NORM: "d.safetensors"})
+    put_odd_file(tmp_path / "d.safetensors", kind)
+    (found,) = faults(tmp_path)
+    assert re.fullmatch(f"tensor {NORM} lies in d.safetensors, which {ODD_FILES[kind]}", found)
 
 
 def test_a_link_in_a_circle_is_a_missing_file(tmp_path: Path) -> None:
@@ -383,7 +392,7 @@ def test_a_link_in_a_circle_is_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "loop.safetensors").symlink_to("loop.safetensors")
     (found,) = faults(tmp_path)
     assert found.startswith(f"tensor {NORM} lies in loop.safetensors, which is a link to loop.saf")
-    assert found.endswith("which does not exist")
+    assert found.endswith("which leads in a circle")
 
 
 def test_what_an_index_says_otherwise_than_its_shards_is_noted(tmp_path: Path) -> None:
@@ -427,7 +436,7 @@ def test_an_index_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         HFReader(tmp_path)
     (tmp_path / INDEX).unlink()
     (tmp_path / INDEX).mkdir()
-    with pytest.raises(CheckpointError, match="is not an index with a weight_map"):
+    with pytest.raises(CheckpointError, match=f"{INDEX}: cannot be read: it is a directory"):
         HFReader(tmp_path)
 
 

@@ -17,6 +17,7 @@ from diy_core.checkpoints import manifest as module
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import write_hf_directory
 from diy_core.checkpoints.manifest import Entry, Manifest
+from tests.odd_files import ODD_FILES, put_odd_file
 from tests.tiny_checkpoints import (
     CONFIG,
     DTYPES,
@@ -139,19 +140,25 @@ def test_a_manifest_of_any_length_is_not_read(
     monkeypatch.setattr(module, "_LIMIT", len(text))
     assert Manifest.of_directory(tmp_path) is not None
     (tmp_path / MANIFEST).write_text(text + " ")
-    with pytest.raises(CheckpointError, match=f"more than {len(text)} bytes"):
+    with pytest.raises(CheckpointError, match=f"is longer than {len(text)} bytes"):
         Manifest.of_directory(tmp_path)
 
 
 def test_a_directory_may_have_none(tmp_path: Path) -> None:
     assert Manifest.of_directory(put(tmp_path, weights())) is None
-    (tmp_path / MANIFEST).mkdir()
-    assert Manifest.of_directory(tmp_path) is None
     with pytest.raises(
         CheckpointError,
         match="has no manifest to verify against: `parity convert` and save_pretrained write one",
     ):
         dict(HFReader(tmp_path).read_all(verify=True))
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_one_that_cannot_be_read_is_not_none(tmp_path: Path, kind: str) -> None:
+    reader = HFReader(put(tmp_path, weights()))
+    put_odd_file(tmp_path / MANIFEST, kind)
+    with pytest.raises(CheckpointError, match=f"{MANIFEST}: {ODD_FILES[kind]}"):
+        _ = reader.manifest
 
 
 def test_an_untouched_directory_is_verified_and_a_changed_one_is_not(tmp_path: Path) -> None:

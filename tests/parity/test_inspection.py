@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from diy_core.checkpoints.hf_writer import HFWriter
-from diy_core.checkpoints.interface import MemoryReader, Stored
+from diy_core.checkpoints.interface import Stored
+from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.transfer import transfer
 from diy_core.mapping import tensors
 from parity import inspection
