@@ -44,7 +44,7 @@ def vocabulary_metadata(directory: Path, vocab_size: int, notes: list[str]) -> d
     state = json.loads(backend.to_str())
     pre = _name_of_rules(file, state)
     _refuse_unsaid(file, tokenizer, state)
-    tokens, types = _tokens(file, state, vocab_size)
+    tokens, types = _tokens(file, backend, state, vocab_size)
     bos = tokenizer.bos_token_id
     merges = [m if isinstance(m, str) else " ".join(m) for m in state["model"]["merges"]]
     eos = tokenizer.special_tokens.get("eos_token")
@@ -95,6 +95,10 @@ def _refuse_unsaid(file: Path, tokenizer: Tokenizer, state: dict[str, Any]) -> N
         for token in state["added_tokens"]
         if (flags := [flag for flag in ("lstrip", "rstrip", "single_word") if token[flag]])
     ]
+    if (decoder := (state["decoder"] or {}).get("type")) != "ByteLevel":
+        faults.append(
+            f"its decoder is {decoder or 'null'}, and llama.cpp always decodes as ByteLevel does"
+        )
     if tokenizer.backend.encode_special_tokens:
         faults.append("split_special_tokens is true, which a GGUF file cannot say")
     if tokenizer.cleans_up:
@@ -135,15 +139,34 @@ def _name_of_rules(file: Path, state: dict[str, Any]) -> str:
     )
 
 
-def _tokens(file: Path, state: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:
+def _tokens(
+    file: Path, backend: tokenizers.Tokenizer, state: dict[str, Any], vocab_size: int
+) -> tuple[list[str], list[int]]:
     """Text and type of every id."""
     by_id = {token_id: (token, NORMAL) for token, token_id in state["model"]["vocab"].items()}
     for added in state["added_tokens"]:
-        kind = CONTROL if added["special"] else USER_DEFINED
-        by_id[added["id"]] = (added["content"], kind)
+        token_id, text = added["id"], added["content"]
+        # Where files disagree about a token, its own entry need not say whether it is printed.
+        special = not backend.decode([token_id], skip_special_tokens=True)
+        if (other := by_id.get(token_id, (text, NORMAL))[0]) != text:
+            raise CheckpointError(
+                file,
+                f"gives the tokens {other!r} and {text!r} one id, {token_id}, which a GGUF file "
+                "cannot say: number the tokens of the vocabulary without a gap",
+            )
+        by_id[token_id] = (text, CONTROL if special else USER_DEFINED)
     if (last := max(by_id, default=-1)) >= vocab_size:
         raise CheckpointError(
             file, f"has token id {last}, and the model's vocabulary has {vocab_size} rows"
         )
-    filled = [by_id.get(i, (f"[PAD{i}]", UNUSED)) for i in range(vocab_size)]
+    texts = {text for text, _ in by_id.values()}
+    filled = [by_id.get(i, (_filler(i, texts), UNUSED)) for i in range(vocab_size)]
     return [token for token, _ in filled], [kind for _, kind in filled]
+
+
+def _filler(token_id: int, texts: set[str]) -> str:
+    """What an id without a token is called, as llama.cpp's converter calls it if it can."""
+    text = f"[PAD{token_id}]"
+    while text in texts:
+        text = f"[{text}]"
+    return text

@@ -103,6 +103,7 @@ def load(path: Path) -> Backend:
         add_again(backend, [*tokens.special.values(), *tokens.extra], rebuilt.again)
     put_around = _put_around(backend, tokens, rebuilt)
     patched = patch_mistral(backend, config, settings)
+    notes += _alike(backend)
     backend.encode_special_tokens = bool(settings.get("split_special_tokens"))
     same = alone == backend.get_added_tokens_decoder() and not backend.encode_special_tokens
     return Backend(
@@ -123,6 +124,23 @@ def _turn_dropout_off(backend: tokenizers.Tokenizer, notes: list[str]) -> None:
                 "give the same text other ids each time"
             )
         backend.model.dropout = None
+
+
+def _alike(backend: tokenizers.Tokenizer) -> list[str]:
+    """Notes on added tokens that the normaliser makes one: the library takes any of them."""
+    if backend.normalizer is None:
+        return []
+    found: dict[str, list[str]] = {}
+    for token in backend.get_added_tokens_decoder().values():
+        if token.normalized:
+            text = backend.normalizer.normalize_str(token.content)
+            found.setdefault(text, []).append(token.content)
+    return [
+        f"the added tokens {', '.join(map(repr, sorted(texts)))} are all {text!r} to the "
+        "normaliser: which of their ids a text gets may change each time the tokenizer is read"
+        for text, texts in found.items()
+        if len(texts) > 1
+    ]
 
 
 def _words(tokenizer: tokenizers.Tokenizer) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
 from diy_core.checkpoints import gguf_writer
@@ -25,6 +25,7 @@ from diy_core.checkpoints.gguf_writer import GGUFWriter
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.checkpoints.transfer import transfer
+from diy_core.tokenizer import Tokenizer
 from tests.oracles import CONFIGS, LLAMA3, tiny
 from tests.tiny_checkpoints import (
     CONFIG,
@@ -373,6 +374,53 @@ def test_tokens_that_stand_elsewhere_than_in_tokenizer_json_are_written(tmp_path
         assert found["tokenizer.ggml.tokens"][token_id] == token
         assert found["tokenizer.ggml.token_type"][token_id] == gguf.TokenType.CONTROL
     assert found["tokenizer.ggml.eos_token_id"] == theirs.eos_token_id
+
+
+def test_a_token_that_files_disagree_about_is_printed_or_not_as_the_tokenizer_does(
+    tmp_path: Path,
+) -> None:
+    """Special to tokenizer.json, and not to added_tokens_decoder: its text is left out."""
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    plain = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized", "special"], False)
+    put_tokenizer(source, added_tokens_decoder={"1": {"content": "<|begin|>"} | plain})
+    assert Tokenizer.read(source).decode([1], skip_special_tokens=True) == ""
+    export(source, tmp_path / "m.gguf")
+    assert entries(tmp_path / "m.gguf")["tokenizer.ggml.token_type"][1] == gguf.TokenType.CONTROL
+
+
+def test_fillers_have_names_that_no_token_has(tmp_path: Path) -> None:
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    put_tokenizer(source, extra_special_tokens=[f"[PAD{len(TOKENS) + 1}]"])
+    export(source, tmp_path / "m.gguf")
+    tokens = entries(tmp_path / "m.gguf")["tokenizer.ggml.tokens"]
+    assert len(set(tokens)) == len(tokens) == TEXTUAL.vocab_size
+
+
+def test_two_tokens_with_one_id_are_refused(tmp_path: Path) -> None:
+    """The library numbers a new token by the size of the vocabulary, which may have gaps."""
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    backend = json.loads(build_tokenizer().to_str())
+    last = max(backend["model"]["vocab"], key=backend["model"]["vocab"].__getitem__)
+    backend["model"]["vocab"][last] = len(backend["model"]["vocab"]) + 1
+    backend["added_tokens"] = []
+    extra = ["<|a|>", "<|b|>", "<|c|>"]
+    put_tokenizer(
+        source,
+        tokenizers.Tokenizer.from_str(json.dumps(backend)),
+        extra_special_tokens=extra,
+    )
+    with pytest.raises(CheckpointError, match=r"gives the tokens .* one id, \d+"):
+        export(source, tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("decoder", [None, decoders.Fuse(), decoders.BPEDecoder()])
+def test_another_decoder_is_refused(tmp_path: Path, decoder: Any) -> None:
+    source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL)
+    backend = build_tokenizer()
+    backend.decoder = decoder
+    put_tokenizer(source, backend)
+    with pytest.raises(CheckpointError, match=r"its decoder is .*, and llama\.cpp always decodes"):
+        export(source, tmp_path / "m.gguf")
 
 
 def test_what_is_odd_about_the_tokenizer_is_noted(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from diy_core.text.backend import load
 from diy_core.text.kept_class import keep_class
 from diy_core.tokenizer import Tokenizer
 from tests.core.test_text_sweep import ZOO, write
+from tests.core.tokenizer_kinds import entry
 
 PLAIN = ZOO["words of gpt-2"]
 END = 400
@@ -143,6 +144,28 @@ def test_other_ids_than_the_files_say_are_noted(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path)(
         "<tool>", add_special_tokens=False
     ).input_ids == [400]
+
+
+def alike(**normalized):
+    """Two added tokens that lower case makes one."""
+    tokens = {
+        str(END + i): entry(text, normalized=normalized.get(text, True))
+        for i, text in enumerate(("TOOL", "tool"))
+    }
+    files = changed(added_tokens_decoder=tokens)
+    return files | {"tokenizer": files["tokenizer"] | {"normalizer": {"type": "Lowercase"}}}
+
+
+def test_added_tokens_that_the_normaliser_makes_one_are_noted(tmp_path):
+    """The library takes one of them or the other, each time that it reads them."""
+    files = write(tmp_path, alike())
+    assert {i for _ in range(40) for i in load(files).tokenizer.encode("tool").ids} >= {400, 401}
+    [note] = load(files).notes
+    assert note.startswith("the added tokens 'TOOL', 'tool' are all 'tool' to the normaliser")
+
+
+def test_added_tokens_that_are_not_normalised_are_no_note(tmp_path):
+    assert load(write(tmp_path, alike(TOOL=False))).notes == []
 
 
 @pytest.mark.parametrize("rules", ["smollm", "llama-bpe", "gpt-2"])
