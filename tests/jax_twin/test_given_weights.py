@@ -15,6 +15,7 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
+from flax.nnx.bridge.variables import NNXMeta
 from flax.training.train_state import TrainState
 
 import diy_jax
@@ -56,6 +57,9 @@ WAYS: dict[str, Callable[[Params], Any]] = {
     "train state": state,
     "train state of variables": lambda params: state({"params": params}),
     "nnx": nnx_state,
+    "nnx, as Linen has it": lambda params: jax.tree.map(
+        lambda leaf: NNXMeta(nnx.Param, leaf, {}), params
+    ),
     "inside another module": lambda params: {"params": {"policy": params}},
     "numpy": lambda params: jax.tree.map(np.asarray, params),
     "flat": flax.traverse_util.flatten_dict,

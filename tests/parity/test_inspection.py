@@ -460,6 +460,43 @@ def test_a_quantised_file_differs_by_its_rounding(tmp_path: Path, capsys: Captur
     assert (row["stored_as"], row["dtype"], row["sha256"]) == ("Q8_0", "float32", None)
     assert inspected["notes"][0].startswith("the sums in the file are of other weights")
     assert inspected["manifest"] is None
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "small.gguf")]) == 0
+    forms = re.findall(r"down_proj\.weight .* (Q8_0|float32) ", capsys.readouterr().out)
+    assert forms == ["Q8_0"]
+
+
+def test_both_sides_are_verified_and_their_notes_are_said(tmp_path: Path, capsys: Capture) -> None:
+    one, other = (make(tmp_path / name, "hf") for name in "ab")
+    assert main(["diff", str(one), str(other), "--verify"]) == 0
+    odd = make(tmp_path / "odd", "hf")
+    config = json.loads((odd / "config.json").read_text()) | {"pretraining_tp": 2}
+    (odd / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    for pair in ((one, odd), (odd, one)):
+        record = inspection.diff(*pair, lambda *_: None)
+        assert [len(record[side]["notes"]) for side in ("one", "other")] == [
+            int(path == odd) for path in pair
+        ]
+        assert main(["diff", *map(str, pair)]) == 0
+        assert capsys.readouterr().err.startswith(f"note: {odd}: pretraining_tp 2 was passed over")
+    change_one_value(other, QUERY)
+    for pair in ((one, other), (other, one)):
+        assert main(["diff", *map(str, pair)]) == 1
+        capsys.readouterr()
+        assert main(["diff", *map(str, pair), "--verify"]) == 2
+        assert f"{other}: tensor {QUERY} does not have the SHA-256" in capsys.readouterr().err
+
+
+def test_a_config_is_for_the_side_that_has_none(tmp_path: Path, capsys: Capture) -> None:
+    plain, bare = put(tmp_path / "m", weights()), make(tmp_path / "bare", "orbax")
+    with_config = make(tmp_path / "orbax", "orbax")
+    config = (bare / "config.json").rename(tmp_path / "config.json")
+    for pair in ((plain, bare), (bare, with_config), (bare, bare)):
+        assert main(["diff", *map(str, pair), "--config", str(config)]) == 0
+    capsys.readouterr()
+    assert main(["diff", str(plain), str(with_config), "--config", str(config)]) == 2
+    assert "both have a config of their own: leave --config out" in capsys.readouterr().err
 
 
 def test_progress_ends_with_the_whole(tmp_path: Path) -> None:

@@ -74,6 +74,14 @@ def test_what_differs_worst_first_and_where_it_began(tmp_path: Path) -> None:
     assert diff_runs(tmp_path / "one", tmp_path / "other", step=4)["equal"] is True
 
 
+def test_states_that_meet_again_have_parted(tmp_path: Path) -> None:
+    one = {step: state(step) for step in (2, 4, 6)}
+    record = diff_runs(*a_pair(tmp_path, one, one | {4: moved(one[4], NORM)}))
+    assert record["tensors"] == []
+    assert record["checkpoints"] == {"both": [2, 4, 6], "equal": 2, "first": 4}
+    assert record["equal"] is False
+
+
 def test_every_array_counts(tmp_path: Path) -> None:
     """One value of one array, whichever it is, in its last bit."""
     one, arrays = state(), state()
@@ -167,6 +175,9 @@ def test_models_of_other_shapes_are_compared_where_they_can_be(tmp_path: Path) -
     assert what["mean/model.layers.0.mlp.up_proj.weight"] == "shape (12, 8) in A, (16, 8) in B"
     assert what["model/model.layers.1.mlp.up_proj.weight"] == "not in B"
     assert record["config"]["model.intermediate_size"] == [12, 16]
+    back = {fault["name"]: fault["what"] for fault in diff_runs(other, one)["tensors"]}
+    assert back["model/model.layers.1.mlp.up_proj.weight"] == "not in A"
+    assert back.keys() == what.keys()
 
 
 @pytest.mark.parametrize("kind", ["hf", "orbax"])
@@ -185,6 +196,14 @@ def test_a_run_and_a_model_are_compared_by_their_weights(tmp_path: Path, kind: s
     assert record["one"]["kind"] == kind
     assert [fault["name"] for fault in record["tensors"]] == [NORM]
     assert diff_runs(model, run, step=4)["equal"] is True
+    if kind == "hf":
+        file = model / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 0x80  # the sign of the last value
+        file.write_bytes(content)
+        assert diff_runs(model, run, step=4)["equal"] is False
+        with pytest.raises(CheckpointError, match=r"model: tensor .* does not have the SHA-256"):
+            diff_runs(model, run, step=4, verify=True)
     if kind == "orbax":  # as another program leaves it
         (model / "config.json").rename(tmp_path / "config.json")
         config = tmp_path / "config.json"

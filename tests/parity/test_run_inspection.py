@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 import pytest
 
 from diy_core.checkpoints.kinds import kind_of
+from diy_core.errors import CheckpointError
 from diy_core.training.export import export as export_from
 from diy_torch.training_store import TrainingStore as TorchStore
 from parity.__main__ import main
+from parity.run_inspection import inspect_run
 from tests.written_runs import STORES, line, snapshot, state, write_run
 
 Capture = pytest.CaptureFixture[str]
@@ -40,9 +44,14 @@ def test_a_record(tmp_path: Path, twin: str, capsys: Capture) -> None:
         array = state(8)[row["name"]]
         assert (row["shape"], row["dtype"]) == (list(array.shape), "float32")
         assert row["bytes"] == array.nbytes
+        assert row["sha256"] == hashlib.sha256(array.tobytes()).hexdigest()
     assert record["total"]["tensors"] == 60
     assert record["total"]["bytes"] == sum(array.nbytes for array in state().values())
     assert record["logs"] == {"metrics.jsonl": LINES[-1], "evaluations.jsonl": None}
+    folder = run / "checkpoints" / "00000008"
+    assert record["total"]["bytes_on_disk"] == sum(
+        file.stat().st_size for file in folder.rglob("*") if file.is_file()
+    )
     assert record["verified"] is True
     other = record_of(capsys, run, "--step", 4)
     assert (other["step"], other["verified"]) == (4, False)
@@ -67,6 +76,8 @@ def test_a_page_for_people(
         "total_tokens 900, skipped False",
     ]
     words = {tuple(text.split()) for text in lines}
+    keys = [text.split()[0] for text in lines if re.match(r"model\.\w+ ", text)]
+    assert len(set(keys)) == len(keys) > 10  # the run's own config has some of them too
     for pair in (("optimizer.learning_rate", "0.003"), ("model.hidden_size", "8")):
         assert pair in words
     assert (
@@ -91,7 +102,10 @@ def test_a_run_that_has_no_checkpoint_yet(tmp_path: Path, capsys: Capture) -> No
     assert (record["step"], record["tensors"], record["verified"]) == (None, [], False)
     assert record["logs"]["metrics.jsonl"] == LINES[1]
     assert main(["inspect", str(run)]) == 0
-    first = capsys.readouterr().out.splitlines()[0]
+    out = capsys.readouterr().out
+    first = out.splitlines()[0]
+    assert "tensors," not in out
+    assert "checksums" not in out
     assert first == f"{run}: a training run of 20 steps, without a checkpoint yet"
     assert main(["inspect", str(run), "--step", "4"]) == 2
     assert "is a training run that has saved no checkpoint yet" in capsys.readouterr().err
@@ -112,6 +126,32 @@ def test_a_damaged_line_is_noted(tmp_path: Path, capsys: Capture) -> None:
     assert "up to step 9" in out
     assert err == f"note: {run}: line 4 of metrics.jsonl cannot be read\n"
     assert main(["inspect", str(run), "--strict"]) == 2
+
+
+def test_values_with_brackets_are_printed_as_they_are(tmp_path: Path, capsys: Capture) -> None:
+    run = write_run(tmp_path / "run", "torch", {})
+    config = run / "config.yaml"
+    config.write_text(config.read_text() + "mine: '[/x] [red]'\n")
+    assert main(["inspect", str(run)]) == 0
+    assert "[/x] [red]" in capsys.readouterr().out
+
+
+def test_progress_comes_to_all_bytes(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "torch", {4: state()})
+    seen: list[tuple[str, int, int]] = []
+    inspect_run(run, verify=True, progress=lambda *words: seen.append(words))
+    total = sum(array.nbytes for array in state().values())
+    assert seen[-1] == ("verifying", total, total)
+    seen.clear()
+    inspect_run(run, progress=lambda *words: seen.append(words))
+    assert seen == []
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "torch", {4: state(4)})
+    for path in (tmp_path, run / "model"):
+        with pytest.raises(CheckpointError, match=r": is no training run$"):
+            inspect_run(path, progress=lambda what, done, total: None)
 
 
 def test_what_cannot_be_read(tmp_path: Path, capsys: Capture) -> None:

@@ -112,6 +112,27 @@ def test_what_is_not_finite_is_the_same_in_both_or_has_no_distance(
         assert found["rounding"]["explains"] is False
 
 
+def test_what_one_line_alone_has_counts(tmp_path: Path) -> None:
+    more = line(1) | {"z_loss": 0.5}
+    for one, other, values in (
+        (line(1), more, {"A": None, "B": 0.5}),
+        (more, line(1), {"A": 0.5, "B": None}),
+    ):
+        found = compared(tmp_path, [one], [other])
+        assert found["first"]["values"] == {"z_loss": values | {"relative": None}}
+        assert found["rounding"]["explains"] is False
+    found = compared(tmp_path, [line(1)], [line(1, skipped=True)])
+    assert found["first"]["values"]["skipped"] == {"A": False, "B": True, "relative": None}
+
+
+@pytest.mark.parametrize("tokens", [{"tokens": 0}, {"tokens": None}, {}])
+def test_a_step_without_tokens_is_a_mean_over_one(tmp_path: Path, tokens: dict[str, Any]) -> None:
+    one = {"step": 0, "loss": 2.0} | tokens
+    found = compared(tmp_path, [one], [one | {"loss": 2.01}], "bfloat16")
+    assert found["first"]["tokens"] == 1
+    assert found["rounding"] == {"dtype": "bfloat16", "bound": 4 * 2.0**-7, "explains": True}
+
+
 def test_damaged_lines_are_numbered_and_the_rest_is_compared(tmp_path: Path) -> None:
     one, other = (write(tmp_path / n, *map(line, range(1, 6))) for n in ("one", "other"))
     lines = one.read_bytes().splitlines(keepends=True)

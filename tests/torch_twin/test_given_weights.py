@@ -55,6 +55,7 @@ def nested() -> torch.Tensor:
 WAYS: dict[str, Callable[[torch.nn.Module], Any]] = {
     "state dict": lambda model: model.state_dict(),
     "module": lambda model: model,
+    "parameters": lambda model: dict(model.named_parameters()),
     "compiled": lambda model: Wrapped("_orig_mod", model),
     "data parallel": lambda model: torch.nn.DataParallel(model).state_dict(),
     "both": lambda model: Wrapped("module", Wrapped("_orig_mod", model)).state_dict(),
