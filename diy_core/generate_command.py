@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from diy_core.arguments import positive
-from diy_core.notes import add_strict
+from diy_core.notes import add_strict, settle
 
 if TYPE_CHECKING:
     from diy_core.generation import OnTokens
@@ -78,6 +78,7 @@ def generate(arguments: argparse.Namespace, load: Load) -> None:
     from diy_core.prompt import read_prompt
 
     tokenizer = tokenizer_of(arguments.model)
+    settle(arguments.model, tokenizer.wishes)
     if arguments.chat and not tokenizer.chat_templates:
         raise ValueError(
             f"{arguments.model} has no chat template: leave --chat out, or take a model that was "

@@ -30,6 +30,7 @@ from diy_core.text.clean_up import clean_up
 from diy_core.text.ends import read_ends
 from diy_core.text.library import library
 from diy_core.text.stream import TextStream, flat_ids, spoiler_of
+from diy_core.text.wishes import unheeded_wishes
 
 
 class Tokenizer:
@@ -46,6 +47,7 @@ class Tokenizer:
         pad_token_id: the id that fills short rows, or None where the model has none.
         cleans_up: whether `decode` leaves out the spaces before punctuation.
         notes: what is odd about the files.
+        wishes: notes on what the files ask of a generation, and `generate` does not do.
         where: what error messages name.
     """
 
@@ -59,6 +61,7 @@ class Tokenizer:
         pad_token_id: int | None = None,
         cleans_up: bool = False,
         notes: Sequence[str] = (),
+        wishes: Sequence[str] = (),
         where: str = "tokenizer",
     ) -> None:
         backend.no_truncation()
@@ -70,7 +73,7 @@ class Tokenizer:
         self.chat_templates = dict(one or {})
         self.eos_token_ids = list(eos_token_ids)
         self.pad_token_id = pad_token_id
-        self.notes = list(notes)
+        self.notes, self.wishes = list(notes), list(wishes)
         self.cleans_up = cleans_up
 
     @classmethod
@@ -112,6 +115,7 @@ class Tokenizer:
             pad_token_id=ends.pad,
             cleans_up=found.cleans_up,
             notes=[*found.notes, *ends.notes],
+            wishes=unheeded_wishes(path),
             where=str(path if where is None else where),
         )
 

@@ -57,3 +57,19 @@ def test_ends_that_the_model_cannot_give_are_noted(
     assert f"note: {tmp_path}: pad_token_id is -1" in said.err
     assert main([*words, "--strict"]) == 2
     assert "(refused: strict)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [diy_torch.__main__.main, diy_jax.__main__.main])
+def test_what_is_asked_of_a_generation_and_not_done_is_noted(
+    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(vocab_size=len(PIECES) + 1)
+    put_tokenizer(put(tmp_path, weights(config), config))
+    wishes = {"repetition_penalty": 1.05, "num_beams": 1, "do_sample": True, "temperature": 0.6}
+    (tmp_path / "generation_config.json").write_text(json.dumps(wishes))
+    words = ["generate", str(tmp_path), "the", "--max-new-tokens", "1", "--device", "cpu"]
+    assert main(words) == 0
+    note = "generation_config.json asks for repetition_penalty 1.05: passed over"
+    assert f"note: {tmp_path}: {note}" in capsys.readouterr().err
+    assert main([*words, "--strict"]) == 2
+    assert f"{note}, as the most probable token is taken (refused" in capsys.readouterr().err
