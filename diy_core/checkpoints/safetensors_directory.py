@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from diy_core.checkpoints.pickles import is_pickle
@@ -57,8 +57,8 @@ def find_tensors(path: Path, passed_over: Callable[[str], bool]) -> Found:
     """Where each tensor of a directory lies, out of its single file or of its index.
 
     Links are followed: what stands in a user's directory is the user's. Names that come from an
-    index are not: they must be those of files in the directory. What the files hold counts, where
-    an index says otherwise and there is one way to take it: that is noted.
+    index are not: they must be those of files in the directory or below it. What the files hold
+    counts, where an index says otherwise and there is one way to take it: that is noted.
 
     Args:
         path: the directory.
@@ -105,42 +105,87 @@ def listed(names: list[str]) -> str:
 
 
 def _indexed(path: Path, index: Path, passed_over: Callable[[str], bool]) -> Found:
-    weight_map = _read_index(index)
+    weight_map: dict[str, str] = {}
     faults: list[str] = []
     files: dict[str, Path] = {}
     absent: dict[str, list[str]] = {}
-    # Names out of the index are looked up here, and only what was listed is handed to the system.
-    wrong = {file: _fault(path / file) for file in names_in(path) if file.endswith(_ENDING)}
-    for name, file in weight_map.items():
-        if not (isinstance(file, str) and Path(file).name == file and file.endswith(_ENDING)):
-            faults.append(f"tensor {name} lies in {file!r}, which is no file of this directory")
-        elif wrong.get(file, "does not exist") is None:
+    present = _Present(path)
+    for name, named in _read_index(index).items():
+        file = inside(named)
+        if file is None or not file.endswith(_ENDING):
+            faults.append(f"tensor {name} lies in {named!r}, which is no file of this directory")
+            continue
+        weight_map[name] = file
+        if present.fault(file) is None:
             files[file] = path / file
         elif not passed_over(name):
             absent.setdefault(file, []).append(name)
     for missing, of in absent.items():
         few = of if len(of) <= _SHOWN else of[:1]
         more = f" and {len(of) - 1} others" if len(of) > _SHOWN else ""
-        why = wrong.get(missing, "does not exist")
+        why = present.fault(missing)
         faults += [f"tensor {name}{more} lies in {missing}, which {why}" for name in few]
     held: dict[str, list[Slot]] = {}
-    for file in files.values():
-        for name, slot in read_header(file).items():
+    for shard in files.values():
+        for name, slot in read_header(shard).items():
             held.setdefault(name, []).append(slot)
     faults += _that_differ(held, passed_over)
     if faults:
         raise CheckpointError(index, faults)
-    slots = {name: _listed_one(held[name], weight_map.get(name)) for name in held}
+    slots = {name: _listed_one(held[name], files.get(weight_map.get(name, ""))) for name in held}
     return Found(
         {name: slots[name] for name in [*weight_map, *slots] if name in slots},
-        _disagreements(held, weight_map, passed_over),
+        _disagreements(held, {n: files.get(f) for n, f in weight_map.items()}, passed_over),
         {n: f for n, f in weight_map.items() if n not in held and not passed_over(n)},
     )
 
 
-def _listed_one(slots: list[Slot], file: Any) -> Slot:
+def inside(name: Any) -> str | None:
+    """A name out of a file, as that of a file in or below its directory; None: it leads elsewhere.
+
+    On any system: one that is read on another must not lead out of the directory there.
+    """
+    if not isinstance(name, str) or "\\" in name or PureWindowsPath(name).drive:
+        return None
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or name.endswith(("/", "/.")):
+        return None
+    return str(path)
+
+
+class _Present:
+    """The files of a directory and of folders in it, found by listing them.
+
+    So only what was listed is handed to the system, and never a name out of an index.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._names: dict[Path, set[str]] = {}
+        self._faults: dict[str, str | None] = {}
+
+    def fault(self, name: str) -> str | None:
+        """Why a file cannot be opened, under a name that `inside` returned; None: it can."""
+        if name not in self._faults:
+            self._faults[name] = self._looked_up(*PurePosixPath(name).parts)
+        return self._faults[name]
+
+    def _looked_up(self, *parts: str) -> str | None:
+        place = self._path
+        for part in parts:
+            if place != self._path and place.is_symlink():
+                return f"lies behind a link ({place.relative_to(self._path)}): put the files there"
+            if place not in self._names:
+                self._names[place] = set(names_in(place)) if place.is_dir() else set()
+            if part not in self._names[place]:
+                return "does not exist"
+            place = place / part
+        return _fault(place)
+
+
+def _listed_one(slots: list[Slot], file: Path | None) -> Slot:
     """Of equal tensors in several files the one that the index means."""
-    return next((slot for slot in slots if slot.file.name == file), slots[0])
+    return next((slot for slot in slots if slot.file == file), slots[0])
 
 
 def _that_differ(held: Mapping[str, list[Slot]], passed_over: Callable[[str], bool]) -> list[str]:
@@ -159,11 +204,11 @@ def _that_differ(held: Mapping[str, list[Slot]], passed_over: Callable[[str], bo
 
 def _disagreements(
     held: Mapping[str, list[Slot]],
-    weight_map: Mapping[str, Any],
+    weight_map: Mapping[str, Path | None],
     passed_over: Callable[[str], bool],
 ) -> list[str]:
     """Notes on tensors of which index and files say different things, a note for each kind."""
-    places = {n: [slot.file.name for slot in s] for n, s in held.items() if not passed_over(n)}
+    places = {n: [slot.file for slot in s] for n, s in held.items() if not passed_over(n)}
     unlisted = [name for name in places if name not in weight_map]
     moved = [n for n, files in places.items() if n in weight_map and weight_map[n] not in files]
     copied = [name for name, files in places.items() if files[1:]]

@@ -99,7 +99,7 @@ def prepare(
     _check_target(out, overwrite)
     encoder = Encoder(tokenizer)
     found = survey(sources)
-    work = plan(found, separator)
+    work = plan(found, separator, field)
     files, shards = work.sources, work.shards
     if separator and (said := unused(work, separator)):
         say(said)

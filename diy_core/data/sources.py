@@ -28,12 +28,11 @@ from diy_core.data.finding import (
     survey,
 )
 from diy_core.data.forms import form_of
+from diy_core.data.json_files import NO_LINES, holds_lines
 from diy_core.utf8 import recognise
 
-NO_LINES = "one JSON value, and not an object a line"  # why a .json file is not read
 SHARD_BYTES = 4 << 20  # seconds of work: what a killed run loses, and what Ctrl-C waits for
 _LONGEST_DOCUMENT = 256 << 20  # a document is tokenised in memory, at about 100 bytes a token
-_LONGEST_LINE = 64 << 20  # the first of a .json file, which shows whether it holds lines
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,13 @@ def find(sources: str | Path | Sequence[str | Path]) -> list[str]:
     return survey(sources).paths
 
 
-def plan(found: Found, separator: str | None) -> Plan:
+def plan(found: Found, separator: str | None, field: str | None = None) -> Plan:
     """Hash the files and cut them into shards of about `SHARD_BYTES`.
 
     Args:
         found: from `survey`; files of a directory that hold no records are passed over there.
         separator: what stands between the documents of a text file; None: each is one document.
+        field: the column of records that is learnt, as `read_record` takes it.
 
     Raises:
         DataError: files that were named and are empty, or cannot be read; all of them.
@@ -127,7 +127,7 @@ def plan(found: Found, separator: str | None) -> Plan:
     parts: list[Part] = []
     for path in found.paths:
         try:
-            parts += _cut(path, separator, made)
+            parts += _cut(path, separator, field, made)
         except _NothingHere as error:
             nothing.append((path, error))
         except DataError as error:
@@ -183,7 +183,7 @@ def _shards(parts: Sequence[Part]) -> Iterator[list[Part]]:
         yield shard
 
 
-def _cut(path: str, separator: str | None, made: Plan) -> list[Part]:
+def _cut(path: str, separator: str | None, field: str | None, made: Plan) -> list[Part]:
     if path == BUILTIN:
         content = json.dumps(builtin_documents()).encode()
         made.sources.append(Source(path, hashlib.sha256(content).hexdigest(), len(content)))
@@ -202,7 +202,7 @@ def _cut(path: str, separator: str | None, made: Plan) -> list[Part]:
     _require_text(path)
     kind = form.kind or "text"
     if kind == "json":
-        if not _holds_lines(path):
+        if not holds_lines(path, field):
             raise _NothingHere(
                 NO_LINES,
                 f"is {NO_LINES}: write one object a line and name it .jsonl, as jq -c '.[]' makes "
@@ -232,20 +232,6 @@ def _require_text(path: str) -> None:
         raise _NothingHere(EMPTY, "is empty when it is unpacked: leave it out of the sources")
     if seen := recognise(head):
         raise DataError(path, f"looks like {seen}")
-
-
-def _holds_lines(path: str) -> bool:
-    """Whether a .json file holds an object a line, as those of C4 do."""
-    head = b""
-    for block in blocks(path):
-        head += block
-        if b"\n" in head.strip() or len(head) > _LONGEST_LINE:
-            break
-    first, _, more = head.removeprefix(b"\xef\xbb\xbf").strip().partition(b"\n")
-    try:
-        return bool(more) and isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _stretches(path: str, kind: str, separator: str | None, made: Plan) -> list[Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -219,20 +220,40 @@ def test_json_is_read_where_it_holds_lines(tmp_path: Path) -> None:
     jsonl(tmp_path / "lines.json", [{"text": "one"}, {"text": "two"}])  # as in C4
     (tmp_path / "dataset_info.json").write_text('{\n  "features": {}\n}\n')
     (tmp_path / "list.json").write_text('[{"text": "x"},\n {"text": "y"}]')
-    (tmp_path / "one.json").write_text('{"text": "z"}\n')
+    (tmp_path / "one.json").write_text('{"text": "three"}\n')
+    (tmp_path / "vocab.json").write_text('{"the": 1}')
     data = prepare(tmp_path, tmp_path / "out", tokenizer="bytes")
-    assert texts(data) == ["one", "two"]
+    assert texts(data) == ["one", "two", "three"]
     assert data.report is not None
     passed_over = data.report["passed_over"][NO_LINES]["names"]
     assert relative(tmp_path, passed_over) == [
         "dataset_info.json",
         "list.json",
-        "one.json",
+        "vocab.json",
     ]
     (tmp_path / "lines.json").unlink()
+    (tmp_path / "one.json").unlink()
     for source in (tmp_path, tmp_path / "list.json"):
         with pytest.raises(DataError, match=r"list\.json: is one JSON value, and not an obj"):
             prepare(source, tmp_path / "out2", tokenizer="bytes")
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "read"),
+    [
+        (b'{"text": "one"}', None, ["one"]),
+        (b'\xef\xbb\xbf{"text": "one"}\r\n\r\n', None, ["one"]),
+        (b'{"body": "one", "id": 3}', "body", ["one"]),
+        (b'{"prompt": "o", "completion": "ne"}', None, ["one"]),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_json_file_may_hold_one_record(
+    tmp_path: Path, content: bytes, field: str | None, read: list[str], packed: bool
+) -> None:
+    file = tmp_path / ("a.json.gz" if packed else "a.json")
+    file.write_bytes(gzip.compress(content) if packed else content)
+    assert texts(prepare(file, tmp_path / "out", tokenizer="bytes", field=field)) == read
 
 
 def test_a_readme_beside_parquet_is_no_document(tmp_path: Path) -> None:

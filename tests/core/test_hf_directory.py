@@ -346,8 +346,12 @@ def test_many_names_that_stand_twice_are_found_without_waiting(tmp_path: Path) -
     [
         "../other/model.safetensors",
         "{path}/a.safetensors",
-        "./a.safetensors",
-        "sub/a.safetensors",
+        "sub/../a.safetensors",
+        "./../model/a.safetensors",
+        "sub\\a.safetensors",
+        "..\\model\\a.safetensors",
+        "C:a.safetensors",
+        "a.safetensors/",
         "..",
         "",
         "a.safetensors\0",
@@ -356,7 +360,7 @@ def test_many_names_that_stand_twice_are_found_without_waiting(tmp_path: Path) -
         None,
         ["a.safetensors"],
     ],
-    ids=range(11),
+    ids=range(15),
 )
 def test_an_index_that_names_no_file_of_the_directory_is_refused(tmp_path: Path, file: Any) -> None:
     put(tmp_path / "other", weights())

@@ -154,3 +154,48 @@ def test_files_under_other_names_are_called_what_they_are(
     (fault,) = faults(tmp_path)
     assert fault.startswith(f"has neither {SINGLE} nor {INDEX}, but ")
     assert words in fault
+
+
+def put_below(path: Path, folders: tuple[str, str]) -> Path:
+    """Two shards that the index names with the folders that they lie in."""
+    put_shards(path, path, weights())
+    index = json.loads((path / INDEX).read_text())
+    for folder, file in zip(folders, FILES, strict=True):
+        (path / folder).mkdir(parents=True, exist_ok=True)
+        (path / file).rename(path / folder / file)
+    places = {file: f"{folder}/{file}" for folder, file in zip(folders, FILES, strict=True)}
+    index["weight_map"] = {name: places[file] for name, file in index["weight_map"].items()}
+    (path / INDEX).write_text(json.dumps(index))
+    return path
+
+
+@pytest.mark.parametrize("folders", [(".", "./."), ("sub", "sub"), ("./a//b", "c"), ("a.b", ".")])
+def test_an_index_may_name_files_in_folders_of_the_directory(
+    tmp_path: Path, folders: tuple[str, str]
+) -> None:
+    reader = HFReader(put_below(tmp_path / "m", folders))
+    assert same(dict(reader.read_all()), weights())
+    assert reader.notes == []
+    loaded = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "m", dtype="auto")
+    read = {name: tensor.numpy() for name, tensor in loaded.state_dict().items()}
+    assert all(np.array_equal(read[name], array) for name, array in weights().items())
+
+
+def test_files_in_such_a_folder_may_be_links_and_the_folder_may_not(tmp_path: Path) -> None:
+    """A hub's cache links files. A name that leads through a link may lead anywhere."""
+    path = put_below(tmp_path / "m", ("sub", "sub"))
+    (path / "sub").rename(tmp_path / "disk")
+    (path / "sub").mkdir()
+    for file in FILES:
+        (path / "sub" / file).symlink_to(tmp_path / "disk" / file)
+    assert same(dict(HFReader(path).read_all()), weights())
+    (path / "sub").rename(tmp_path / "elsewhere")
+    (path / "sub").symlink_to(tmp_path / "elsewhere")
+    assert all("which lies behind a link (sub): put the files there" in f for f in faults(path))
+
+
+def test_a_file_that_is_not_in_its_folder_is_named_with_it(tmp_path: Path) -> None:
+    path = put_below(tmp_path / "m", ("sub", "sub"))
+    (path / "sub" / FILES[0]).rename(path / FILES[0])
+    (fault,) = faults(path)
+    assert fault.endswith(f" others lies in sub/{FILES[0]}, which does not exist")
