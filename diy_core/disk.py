@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}
 _IN_WORDS = {
     errno.ENOENT: "does not exist",
     errno.EISDIR: "is a directory, and a file is needed: give another path",
@@ -39,7 +39,7 @@ def naming_full_disks(path: Path) -> Iterator[None]:
     except DiskFull:
         raise
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise DiskFull(error.errno, error.strerror, error.filename or str(path)) from error
 
@@ -94,7 +94,7 @@ def spare(nbytes: int) -> int:
 
 def described(error: OSError) -> str:
     """An error in words: the file, what is wrong with it and, where that is known, what to do."""
-    if error.errno not in _FULL:
+    if error.errno not in FULL:
         if error.filename is None or error.errno is None:
             return str(error)
         return f"{error.filename}: {_IN_WORDS.get(error.errno, error.strerror)}"

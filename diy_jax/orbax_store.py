@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from orbax.checkpoint import v1 as ocp
 
 from diy_core.checkpoints import hf_directory
-from diy_core.checkpoints.atomic import atomic_directory, recover
+from diy_core.checkpoints.atomic import atomic_directory, recover, refuse_left_aside
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
@@ -73,8 +73,7 @@ class OrbaxReader(Reader):
         self, path: str | Path, *, config: str | Path | None = None, untie: bool = False
     ) -> None:
         path = Path(path)
-        if not path.exists():
-            recover(path)
+        refuse_left_aside(path)
         if not path.is_dir():
             raise CheckpointError(path, "is no Orbax checkpoint: it is not a directory")
         whole = path.absolute()  # Orbax finds nothing at a relative path, in silence
@@ -189,7 +188,9 @@ class OrbaxWriter(Writer):
         with contextlib.ExitStack() as stack:
             stack.enter_context(without_reports())
             stack.enter_context(plain_errors(path))
-            self._temporary = stack.enter_context(atomic_directory(path, overwrite=overwrite))
+            self._temporary = stack.enter_context(
+                atomic_directory(path, overwrite=overwrite, own=_is_own)
+            )
             stack.enter_context(settled(self._temporary))
             self._stack = stack.pop_all()
         # Orbax wants a directory of its own making, so its files move up from one at the end.
@@ -256,14 +257,14 @@ def _faults(leaves: Mapping[tuple[str, ...], Any], config: DIYConfig) -> list[st
     ]
 
 
+def _is_own(name: str) -> bool:
+    return name in {*_OWN, hf_directory.CONFIG, MANIFEST, *SIDE_NAMES}
+
+
 def _refuse_foreign(path: Path) -> None:
     """Raise where the directory holds what no checkpoint of ours has: it would be lost."""
-    own = {*_OWN, hf_directory.CONFIG, MANIFEST, *SIDE_NAMES}
-    other = (
-        sorted(item.name for item in path.iterdir() if item.name not in own)
-        if path.is_dir()
-        else []
-    )
+    names = (item.name for item in path.iterdir()) if path.is_dir() else ()
+    other = sorted(name for name in names if not _is_own(name))
     if other:
         raise CheckpointError(
             path,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
+from diy_core.system import workplaces
 from diy_core.training.checkpoint_store import CheckpointStore
 from diy_core.training.run_directory import checkpoint_path
 from diy_core.training.state import Position, state_shapes
@@ -206,16 +206,16 @@ class StoreTests:
     ) -> None:
         self.saved(tmp_path)
         _, store = self.make(tmp_path)
-        remove, seen = shutil.rmtree, []
+        seen = []
 
-        def watched(path: Path, *args: Any, **kwargs: Any) -> None:
+        def watched(path: Path) -> None:
             seen.append(store.steps())
             raise KeyboardInterrupt  # as if it were killed here
 
-        monkeypatch.setattr("shutil.rmtree", watched)
-        with pytest.raises(KeyboardInterrupt):
-            store.delete(7)
-        monkeypatch.setattr("shutil.rmtree", remove)
+        with monkeypatch.context() as patched:
+            patched.setattr(workplaces, "remove_tree", watched)
+            with pytest.raises(KeyboardInterrupt):
+                store.delete(7)
         assert seen == [[]]
         assert list(tmp_path.iterdir())
         self.make(tmp_path)  # the next start removes what is left

@@ -1,61 +1,78 @@
 """Writing a directory or a file whole or not at all.
 
-Everything is written to a hidden sibling, synced to the disk, and moved into place at the end: a
-new one by a rename, an old one by exchanging the two names in one step. A process that is killed
-leaves the old or the new, never half of one and never nothing; what it left beside them is removed
-by the next write to the same place. A writer that lives holds a lock on its hidden sibling, which
-the system drops when the process ends, so nobody takes it for remains.
+Everything is written in a hidden place beside (`diy_core.system.workplaces`), synced to the disk,
+and moved into place at the end: a new one by a rename, an old one by exchanging the two names in
+one step. A process that is killed leaves the old or the new, never half of one and never nothing;
+what it left beside them is removed by the next write to the same place. Reading changes nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
-import fcntl
-import hashlib
 import os
-import re
-import shutil
-import sys
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from diy_core.disk import FULL, naming_full_disks
 from diy_core.errors import CheckpointError, naming
+from diy_core.system.leaving import clean_up, leave, left_aside
+from diy_core.system.mounts import refuse_mounts
+from diy_core.system.removing import remove_tree
+from diy_core.system.replacing import Replacement, in_the_way
+from diy_core.system.workplaces import Workplace, open_workplace
 
-_LONGEST_NAME = 255  # bytes, on the common file systems
-_SYNC_FILE_RANGE_WRITE = 2
-_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # Linux, <fcntl.h> and <linux/fs.h>
+__all__ = [
+    "atomic_directory",
+    "atomic_file",
+    "recover",
+    "refuse_left_aside",
+    "remove_directory",
+    "replacement",
+]
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
+def atomic_directory(
+    path: str | Path, *, overwrite: bool = True, own: Callable[[str], bool] | None = None
+) -> Iterator[Path]:
     """A temporary directory to write into; it becomes `path` when the block ends without an error.
 
     Args:
-        path: an existing directory there is replaced.
+        path: an existing directory there is replaced, and hands on its permissions.
         overwrite: False refuses to replace one, also one that appears in the meantime.
+        own: tells by its name which entry of an existing directory goes with it; all others are
+            kept. None: what is there now goes, and what comes meanwhile is kept.
 
     Raises:
-        CheckpointError: `path` is a file, is not to be replaced, or its parent does not exist.
+        CheckpointError: `path` is a file, a mount point or has one below, is not to be replaced,
+            or its parent does not exist; or somebody changed meanwhile what was to be replaced.
     """
+    with replacement(path, overwrite=overwrite, own=own) as new:
+        yield new.folder
+
+
+@contextlib.contextmanager
+def replacement(
+    path: str | Path, *, overwrite: bool = True, own: Callable[[str], bool] | None = None
+) -> Iterator[Replacement]:
+    """The same, for a writer that wants to see what is kept before the end: `keep_others`."""
     given, path = Path(path), _target(path)
     if path.exists() and not path.is_dir():
         raise CheckpointError(path, "exists and is not a directory: choose another place")
-    if path.exists() and not overwrite:
-        raise _in_the_way(path)
-    temporary = _temporary_name(path)
-    with naming(temporary, given):
-        temporary.mkdir()
-    try:
-        with naming(temporary, given), _naming(path), _lock(temporary):
-            yield temporary
-            _sync_tree(temporary)
-            _move_in(temporary, path, overwrite)
-    finally:
-        _remove(temporary)
-        recover(path)  # a failure between two moves left the old directory aside
+    _refuse_working_directory(path)
+    with _written(given, path, overwrite) as work:
+        new = Replacement(work, overwrite, own)
+        work.new.mkdir()
+        yield new
+        new.put_in_place()
+
+
+def _refuse_working_directory(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # somebody removed it
+        if path.exists() and Path.cwd().is_relative_to(path):
+            raise CheckpointError(
+                path, "is or holds the current directory, and is not replaced: go elsewhere first"
+            )
 
 
 @contextlib.contextmanager
@@ -68,18 +85,37 @@ def atomic_file(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     given, path = Path(path), _target(path)
     if path.is_dir():
         raise CheckpointError(path, "is a directory, and a file is to be written: give its name")
+    if path.exists() and not path.is_file():
+        raise CheckpointError(path, "exists and is not a regular file: choose another place")
+    with _written(given, path, overwrite) as work:
+        new = Replacement(work, overwrite)
+        work.new.touch(exist_ok=False)
+        yield work.new
+        new.put_in_place()
+
+
+@contextlib.contextmanager
+def _written(given: Path, path: Path, overwrite: bool) -> Iterator[Workplace]:
     if path.exists() and not overwrite:
-        raise _in_the_way(path)
-    temporary = _temporary_name(path)
-    with naming(temporary, given):
-        temporary.touch(exist_ok=False)
-    try:
-        with naming(temporary, given), _naming(path), _lock(temporary):
-            yield temporary
-            _sync(temporary)
-            _move_in(temporary, path, overwrite)
-    finally:
-        _remove(temporary)
+        raise in_the_way(path)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_naming(path))
+        try:
+            work = stack.enter_context(open_workplace(path))
+        except PermissionError as error:
+            raise CheckpointError(
+                given,
+                f"cannot be written: it is made anew beside, and {path.parent} may not be changed "
+                f"({error.strerror}): change its permissions, or choose another place",
+            ) from error
+        except OSError as error:
+            error.filename, error.filename2 = str(given), None
+            raise
+        stack.callback(leave, work)
+        stack.enter_context(naming(work.path, given))
+        stack.enter_context(naming(work.new, given))
+        stack.enter_context(naming_full_disks(path))
+        yield work
 
 
 @contextlib.contextmanager
@@ -95,141 +131,57 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _target(path: str | Path) -> Path:
     path = Path(os.path.realpath(path))  # through a link, as opening a file for writing does
+    if path.is_symlink():
+        raise CheckpointError(path, "is a link that leads back to itself: choose another place")
     if path.parent.exists() and not path.parent.is_dir():
         raise CheckpointError(path, f"lies in {path.parent}, which is a file: choose another place")
     if not path.parent.is_dir():
         raise CheckpointError(path, f"the parent directory {path.parent} does not exist")
     recover(path)
+    refuse_mounts(path)
     return path
 
 
-def _in_the_way(path: Path) -> CheckpointError:
-    return CheckpointError(path, "exists already: overwrite=True replaces it")
+def remove_directory(path: Path) -> None:
+    """Remove a directory: first its name, so that a part of it never counts as whole.
 
+    What cannot be removed is said; the next write to `path` tries again.
 
-def _temporary_name(path: Path) -> Path:
-    return path.with_name(f"{_hidden_name(path)}.tmp-{uuid.uuid4().hex[:8]}")
-
-
-def _hidden_name(path: Path) -> str:
-    """How the names of hidden siblings begin; of a name that leaves no room for more, its hash."""
-    name = os.fsencode(path.name)
-    long = len(name) + len(".") + len(".tmp-01234567") > _LONGEST_NAME
-    return f".{hashlib.sha256(name).hexdigest() if long else path.name}"
+    Raises:
+        OSError: it keeps its name.
+        CheckpointError: it is a mount point, or one lies below it.
+    """
+    path = Path(os.path.realpath(path))
+    refuse_mounts(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            work = stack.enter_context(open_workplace(path))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            remove_tree(path)  # there is no room for another name, and there must be some
+            return
+        stack.callback(leave, work)
+        path.rename(work.new)
 
 
 def recover(path: str | Path) -> None:
-    """Undo what a killed write left beside `path`: restore the old directory, drop the remains."""
-    path = Path(os.path.realpath(path))
-    pattern = re.compile(re.escape(f"{_hidden_name(path)}.tmp-") + "[0-9a-f]{8}")
-    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-    remains = [sibling for sibling in siblings if pattern.fullmatch(sibling.name)]
-    dead = [sibling for sibling in remains if not _is_locked(sibling)]
-    for sibling in dead:
-        _remove(sibling)
-    if len(dead) < len(remains):
-        return  # another process is writing here, and may be between its two moves
-    old = _aside(path)
-    if old.is_dir() and not path.exists():
-        with naming(old, path):
-            old.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    """Undo what a killed write left beside `path`: restore the old one, drop the remains.
+
+    For those who write there: reading changes nothing.
+    """
+    clean_up(Path(os.path.realpath(path)))
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+def refuse_left_aside(path: str | Path) -> None:
+    """Raise for a place where nothing is since its writer was killed between two moves.
 
-
-@contextlib.contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """Hold a lock on a directory; on a file system without locks, nothing."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_locked(directory: Path) -> bool:
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:
-        return False  # gone by now
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _move_in(new: Path, path: Path, overwrite: bool) -> None:
-    """Give `new` the name `path`; what had it before is then under the name of `new`, or gone."""
-    if not overwrite:
-        try:
-            done = _rename(new, path, _RENAME_NOREPLACE)
-        except FileExistsError:
-            raise _in_the_way(path) from None
-        if not done:
-            if path.exists():
-                raise _in_the_way(path)
-            new.rename(path)
-    elif not path.exists():
-        new.rename(path)
-    elif path.is_file():
-        new.replace(path)
-    elif not _rename(new, path, _RENAME_EXCHANGE):
-        # In two moves: should the process be killed between them, `recover` moves the old one back.
-        path.rename(_aside(path))
-        new.rename(path)
-    _sync(path.parent)
-    shutil.rmtree(_aside(path), ignore_errors=True)
-
-
-def _rename(old: Path, new: Path, how: int) -> bool:
-    """`renameat2(2)`; False where the system or the file system does not have it."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is None or not sys.platform.startswith("linux"):
-        return False
-    if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), ctypes.c_uint(how)) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL):
-        return False
-    raise OSError(code, os.strerror(code), str(old), None, str(new))
-
-
-def start_writing_back(descriptor: int) -> None:
-    """Ask the system to begin with the disk, so that less is left to wait for at the end."""
-    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if call is not None:
-        zero = ctypes.c_int64(0)  # from the first byte to the end of the file
-        call(descriptor, zero, zero, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f"{_hidden_name(path)}.old")
-
-
-def _sync_tree(root: Path) -> None:
-    """Ask the disk to hold every file and directory below root before anything is renamed."""
-    for folder, _, names in os.walk(root):
-        for file in (Path(folder) / name for name in names):
-            if file.is_file() and not file.is_symlink():
-                _sync(file)
-        _sync(Path(folder))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Raises:
+        CheckpointError: that is so; the message says where the old one is and how it comes back.
+    """
+    if (old := left_aside(Path(os.path.realpath(path)))) is not None:
+        raise CheckpointError(
+            path,
+            f"does not exist, as the process that replaced it was killed: the old one is whole in "
+            f"{old}, and the next write to {path} moves it back",
+        )

@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.atomic import atomic_file, start_writing_back
+from diy_core.checkpoints.atomic import atomic_file
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, FLOATS, as_bytes
 from diy_core.checkpoints.gguf_config import ROPE_FREQS, config_metadata, rope_factors
 from diy_core.checkpoints.gguf_names import gguf_name, reorder
@@ -31,6 +31,7 @@ from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.checkpoints.safetensors_files import PIECE
 from diy_core.checkpoints.side_files import read_side_files
 from diy_core.errors import CheckpointError, naming
+from diy_core.system.renaming import start_writing_back
 
 _FILE_TYPES = {
     "float32": gguf.LlamaFileType.ALL_F32,

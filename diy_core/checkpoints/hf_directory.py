@@ -17,7 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.atomic import recover
+from diy_core.checkpoints.atomic import refuse_left_aside
 from diy_core.checkpoints.dropped_buffers import notes_on_dropped
 from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits
 from diy_core.checkpoints.interface import Reader, Stored
@@ -137,14 +137,13 @@ class HFReader(Reader):
 
 
 def require_directory(path: str | Path) -> None:
-    """Raise where `path` is no model's directory, after restoring what a killed write left aside.
+    """Raise where `path` is no model's directory.
 
     Raises:
         CheckpointError: it is a file, it does not exist, or it is of another kind.
     """
     path = Path(path)
-    if not path.is_dir():
-        recover(path)
+    refuse_left_aside(path)
     refuse_gguf_file(path)
     if not path.is_dir():
         raise CheckpointError(

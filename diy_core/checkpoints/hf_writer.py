@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.atomic import atomic_directory, recover
+from diy_core.checkpoints.atomic import recover, replacement
 from diy_core.checkpoints.hf_directory import (
     CONFIG,
     HFReader,
@@ -80,9 +78,10 @@ class HFWriter(Writer):
         self._shards = plan_shards(layout, max_shard_size)
         self._weight_map = {n: file for file, names in self._shards.items() for n in names}
         self._current: SafetensorsWriter | None = None
-        self._temporary = self._stack.enter_context(
-            atomic_directory(self._path, overwrite=overwrite)
+        self._new = self._stack.enter_context(
+            replacement(self._path, overwrite=overwrite, own=self._goes)
         )
+        self._temporary = self._new.folder
         self._stack.callback(self._close)
 
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -114,9 +113,11 @@ class HFWriter(Writer):
         write_json(here / CONFIG, with_dtype(self._source.config.to_dict(), dtypes))
         (here / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         self._source.copy_side_files(here)
-        if self._path.is_dir():
-            _keep_the_rest(self._path, here, self._drop)
+        self._new.keep_others()
         return HFReader(here)
+
+    def _goes(self, name: str) -> bool:
+        return _REPLACED.fullmatch(name) is not None or name in self._drop
 
 
 def plan_shards(layout: Mapping[str, Stored], max_shard_size: int) -> dict[str, list[str]]:
@@ -171,21 +172,3 @@ def write_hf_directory(
     stored = {name: Stored(array.shape, array.dtype) for name, array in held.items()}
     source = MemoryReader(str(path), config, stored, held.__getitem__, write_more)
     transfer(source, functools.partial(HFWriter, path), verify=False)
-
-
-def _keep_the_rest(old: Path, new: Path, drop: Collection[str]) -> None:
-    """Link what the new directory lacks and does not replace; links, so that nothing is copied."""
-    for item in old.iterdir():
-        if _REPLACED.fullmatch(item.name) or item.name in drop or (new / item.name).exists():
-            continue
-        if item.is_dir() and not item.is_symlink():
-            shutil.copytree(item, new / item.name, symlinks=True, copy_function=_link)
-        else:
-            _link(item, new / item.name)
-
-
-def _link(source: str | Path, to: str | Path) -> None:
-    try:
-        os.link(source, to, follow_symlinks=False)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, to, follow_symlinks=False)

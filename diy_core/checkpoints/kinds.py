@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from diy_core.checkpoints.atomic import recover
+from diy_core.checkpoints.atomic import refuse_left_aside
 from diy_core.checkpoints.orbax_layout import STATE, config_directory, is_orbax, is_whole
 from diy_core.checkpoints.pickles import PICKLES, is_pickle
 from diy_core.checkpoints.training_run import place_in_run, refuse_training_run
@@ -57,8 +57,7 @@ def kind_of(path: str | Path) -> str:
             and what to do.
     """
     path = Path(path)
-    if not path.exists():
-        recover(path)
+    refuse_left_aside(path)
     refuse_training_run(path)
     if not path.exists():
         raise CheckpointError(

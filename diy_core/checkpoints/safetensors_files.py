@@ -24,11 +24,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.atomic import start_writing_back
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, FLOATS, as_bytes
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.system.outside import open_regular
+from diy_core.system.renaming import start_writing_back
 from diy_core.system.sources import Identity
 
 # Of the largest Llama (126 layers) header and index have 0.15 MB; Python needs 20 times the text.

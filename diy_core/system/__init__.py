@@ -1,1 +1,1 @@
-"""What touches the machine: files that come from outside."""
+"""What touches the machine: files that others may change, directories, mounts, permissions."""

@@ -6,7 +6,6 @@ import abc
 import functools
 import re
 import shlex
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,17 +14,17 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.atomic import recover
+from diy_core.checkpoints.atomic import recover, remove_directory
 from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.config import DIYConfig
-from diy_core.errors import CheckpointError, naming
+from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_files import Arrays, Checkpoint, write_checkpoint
 from diy_core.training.resuming import unused_name
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
 from diy_core.training.state import Position, state_shapes
 
-_REMAINS = re.compile(r"\.(\d+)\.(tmp-[0-9a-f]{8}|old)")
+_REMAINS = re.compile(r"\.(\d+)\.tmp-[0-9a-f]{8}(\.lock)?")
 
 
 class OtherTwinError(CheckpointError):
@@ -185,11 +184,7 @@ class CheckpointStore(abc.ABC):
 
     def delete(self, step: int) -> None:
         """Remove a checkpoint: first its name, so that a part of it never counts as whole."""
-        path = checkpoint_path(self._folder, step)
-        dying = path.with_name(f".{path.name}.tmp-00000000")
-        with naming(dying, path):
-            path.rename(dying)
-            shutil.rmtree(dying)
+        remove_directory(checkpoint_path(self._folder, step))
 
     def nbytes(self) -> int:
         """The size of a checkpoint on the disk, about."""

@@ -37,7 +37,9 @@ _ROOM = 1 << 20  # bytes, for the config and the first lines of metrics
 _HELD: set[int] = set()  # descriptors with a lock
 _CONFIG, _LOCK, _CHECKPOINTS, _METRICS = "config.yaml", ".lock", "checkpoints", "metrics.jsonl"
 # What a start that was killed may leave; and what a shell or a queue opens before a run begins.
-_BEGUN = re.compile(rf"{_LOCK}|{_CHECKPOINTS}|\.{_CONFIG}\.tmp-[0-9a-f]{{8}}|.*\.(log|out|err)")
+_BEGUN = re.compile(
+    rf"{_LOCK}|{_CHECKPOINTS}|\.{_CONFIG}\.tmp-[0-9a-f]{{8}}({_LOCK})?|.*\.(log|out|err)"
+)
 
 
 def checkpoint_path(checkpoints: Path, step: int) -> Path:

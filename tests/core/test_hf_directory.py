@@ -16,7 +16,7 @@ import resource
 import shlex
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ import torch
 import transformers
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
+from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import HFWriter, write_hf_directory
+from diy_core.checkpoints.kinds import kind_of
 from diy_core.checkpoints.side_files import copy_side_files
 from diy_core.checkpoints.transfer import transfer
 from diy_core.first_weights import first_weights
+from tests.killed_writers import kill_between_moves
 from tests.odd_files import ODD_FILES, put_odd_file
 
 Arrays = dict[str, np.ndarray]
@@ -162,9 +165,19 @@ def test_files_that_are_links_inside_a_hub_cache_are_read(tmp_path: Path) -> Non
     assert same(dict(HFReader(snapshot_path).read_all()), weights())
 
 
-def test_a_directory_that_a_killed_write_left_aside_is_found(tmp_path: Path) -> None:
-    put(tmp_path / ".model.old", weights())
-    assert same(dict(HFReader(tmp_path / "model").read_all()), weights())
+@pytest.mark.parametrize("ask", [HFReader, kind_of])
+def test_of_a_model_that_a_killed_write_left_aside_it_is_said_where_it_is(
+    tmp_path: Path, ask: Callable[[Path], Any]
+) -> None:
+    path = put(tmp_path / "model", weights())
+    old = kill_between_moves(path)
+    before = snapshot(tmp_path)
+    with pytest.raises(CheckpointError, match=f"whole in {old}, and the next write to .* moves it"):
+        ask(path)
+    assert snapshot(tmp_path) == before
+    assert same(dict(HFReader(old).read_all()), weights())
+    recover(path)  # what the next write does first
+    assert same(dict(HFReader(path).read_all()), weights())
 
 
 # Reading what is wrong.
@@ -795,8 +808,9 @@ def test_a_directory_that_holds_something_else_is_not_replaced(
 
 
 def test_something_else_that_a_killed_write_left_aside_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / ".mine.old").mkdir()
-    (tmp_path / ".mine.old" / "notes.txt").write_text("mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    kill_between_moves(tmp_path / "mine")
     with pytest.raises(CheckpointError, match=r"has no config\.json: choose another place"):
         write_hf_directory(tmp_path / "mine", CONFIG, weights().items())
     assert snapshot(tmp_path) == {"mine/notes.txt": b"mine"}

@@ -20,6 +20,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 import diy_jax
+from diy_core.checkpoints.atomic import recover
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.checkpoints.orbax_layout import is_whole
@@ -28,6 +29,7 @@ from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors
 from diy_jax import orbax_files, orbax_store
 from diy_jax.orbax_store import OrbaxReader, OrbaxWriter, load_params
+from tests.killed_writers import kill_between_moves
 from tests.oracles import tiny
 from tests.tiny_checkpoints import (
     CONFIG,
@@ -234,8 +236,12 @@ def test_it_can_be_untied(store: Path) -> None:
     assert same(read(store.parent / "untied"), found)
 
 
-def test_a_store_that_a_killed_write_left_aside_is_found(store: Path) -> None:
-    store.rename(store.with_name(".store.old"))
+def test_of_a_store_that_a_killed_write_left_aside_it_is_said_where_it_is(store: Path) -> None:
+    old = kill_between_moves(store)
+    with pytest.raises(CheckpointError, match=f"whole in {old}, and the next write to .* moves it"):
+        OrbaxReader(store)
+    assert same(dict(OrbaxReader(old).read_all(verify=True)), weights())
+    recover(store)  # what the next write does first
     assert same(dict(OrbaxReader(store).read_all(verify=True)), weights())
 
 
@@ -329,7 +335,7 @@ def test_a_directory_that_holds_more_is_not_replaced(store: Path, name: str) -> 
 def test_a_directory_that_a_killed_write_left_aside_is_not_replaced_either(store: Path) -> None:
     (store / "thesis.txt").write_text("mine")
     before = snapshot(store)
-    store.rename(store.with_name(".store.old"))
+    kill_between_moves(store)
     with pytest.raises(CheckpointError, match=r"holds thesis\.txt, which is no part of an Orbax"):
         write(store.parent / "model", store)
     assert snapshot(store) == before

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diy_core.checkpoints import atomic
+from diy_core.system import renaming
 from parity.convert import convert
 from tests.torture import bits, disks, headers, kills
 from tests.torture.common import KINDS, TINY, shards, target_of, write_model
@@ -82,7 +82,7 @@ def test_everything_is_on_the_disk_before_the_move(
     synced: dict[str, int] = {}  # when each file was last changed, at the time it was synced
     moved: dict[str, int] = {}  # the same at the time of the move, under the names after it
     after: list[str] = []
-    usual_sync, usual_exchange = os.fsync, atomic._rename
+    usual_sync, usual_exchange = os.fsync, renaming._rename
 
     def sync(descriptor: int) -> None:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
@@ -101,7 +101,7 @@ def test_everything_is_on_the_disk_before_the_move(
         return usual_exchange(old, new, how)
 
     monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(atomic, "_rename", exchange)
+    monkeypatch.setattr(renaming, "_rename", exchange)
     for name in ("rename", "replace"):
         usual = getattr(Path, name)
         monkeypatch.setattr(Path, name, lambda old, new, u=usual: (record(old, new), u(old, new)))

@@ -152,7 +152,7 @@ class _Place:
 
     def out_of_inodes(self, kind: str, rng: random.Random, overwrite: bool) -> Run:
         used = 1 + sum(1 for _ in self.here.rglob("*"))
-        most = {"hf": 14, "orbax": 150, "gguf": 1}[kind]
+        most = {"hf": 18, "orbax": 150, "gguf": 5}[kind]
         self.mount("-o", f"remount,nr_inodes={used + rng.randint(0, most)}")
         done = self._convert(kind, overwrite)
         self.mount("-o", "remount,nr_inodes=100k")
