@@ -50,6 +50,8 @@ def said(program: str, words: list[str], capsys: Capture) -> str:
         ("parity", ["--device", "cpu", "check"], "", "--device is not known\n"),
         ("diy-jax", ["generat", "a", "--chat"], "", "'generat': did you mean generate?"),
         ("diy-jax", ["generate", "d", "p", "--dtype", "flaot64"], "generate", "mean float64?"),
+        ("parity", ["chekc"], "", "error: the command must be one of "),
+        ("diy-jax", ["generate", "d", "p", "--dtype", "x"], "generate", "--dtype must be one of f"),
         ("diy-jax", ["generate", "d", "two", "words"], "generate", "too many arguments: 'words'"),
         ("diy-jax", ["generate", "d", "p", "--max-new-tokens", "0"], "generate", "got '0'"),
         ("diy-jax", ["export", "r", "--step", "x"], "export", "--step: must be an integer, got"),

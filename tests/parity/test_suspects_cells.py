@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -142,6 +143,64 @@ def test_an_lstm_cell(kind: Any) -> None:
         (lambda b, c: b + 2 * c, "hidden bias twice in Flax"),
     ):
         assert words in said_of(trace(bias).first_divergence)
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        (lambda x: jnp.clip(x / 5 + 0.5, 0, 1), "hard sigmoid (x / 5 + 1 / 2) in Flax"),
+        (nn.hard_sigmoid, "hard sigmoid (x / 6 + 1 / 2) in Flax"),
+        (lambda x: nn.sigmoid(x + 1), None),
+    ],
+)
+def test_gates_of_an_lstm_cell(gate: Any, words: str | None) -> None:
+    cell = torch.nn.LSTMCell(WIDTH, H).double()
+    states = normal(2, WIDTH), normal(2, H, seed=1), normal(2, H, seed=2)
+    params = {"cell": lstm(cell, both)}
+    kind = functools.partial(nn.LSTMCell, gate_fn=gate)
+    found = traced(TorchStep(cell), FlaxStep(kind), params, *states).first_divergence
+    if words is None:  # one is added to all three
+        assert found is not None
+        assert not found.suspects or "cell-" not in found.suspects[0].name
+    else:
+        assert words in said_of(found)
+
+
+def test_one_that_is_added_to_the_forget_gate() -> None:
+    """As TensorFlow has it, whose files keep it out of the bias."""
+    cell = torch.nn.LSTMCell(WIDTH, H).double()
+    states = normal(2, WIDTH), normal(2, H, seed=1), normal(2, H, seed=2)
+    params = {"cell": lstm(cell, both)}
+    params["cell"]["hf"]["bias"] = params["cell"]["hf"]["bias"] + 1
+    found = traced(TorchStep(cell), FlaxStep(nn.LSTMCell), params, *states).first_divergence
+    assert "1 added to f in Flax" in said_of(found)
+
+
+class EarlyReset(nn.Module):
+    """A GRU cell as Keras had it: the reset gate is multiplied before the product."""
+
+    features: int
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, h: Any, x: Any) -> Any:
+        def dense(name: str, bias: bool) -> Any:
+            return nn.Dense(self.features, bias, name=name, param_dtype=self.param_dtype)
+
+        r = nn.sigmoid(dense("ir", True)(x) + dense("hr", False)(h))
+        z = nn.sigmoid(dense("iz", True)(x) + dense("hz", False)(h))
+        n = jnp.tanh(dense("in", True)(x) + dense("hn", True)(r * h))
+        new = (1 - z) * n + z * h
+        return new, new
+
+
+def test_the_reset_gate_of_a_gru_cell() -> None:
+    cell = torch.nn.GRUCell(WIDTH, H).double()
+    states = normal(2, WIDTH), normal(2, H, seed=1)
+    params = {"cell": gru(cell, both, of_state, of_input)}
+    found = traced(TorchStep(cell), FlaxStep(EarlyReset), params, *states).first_divergence
+    words = "reset gate applied before the product in Flax, reset gate applied after the product"
+    assert words in said_of(found)
 
 
 def test_a_gru_cell() -> None:

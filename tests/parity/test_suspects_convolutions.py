@@ -204,6 +204,19 @@ def test_same_of_a_transposed_convolution(axes: int) -> None:
 
 
 @pytest.mark.usefixtures("_exact")
+def test_a_transposed_convolution_whose_stride_is_wider_than_its_kernel() -> None:
+    """Its output is longer than what the kernel reaches: the rest is the bias."""
+    conv = torch.nn.ConvTranspose1d(3, 8, 2, 3, 0, 1)
+    assert traced_image(conv, (4,)).equal
+    found = traced_image(conv, (4,), padding=((0, 3),)).first_divergence
+    assert found is not None
+    assert found.suspects[0].sentence == (
+        "the transposed convolution with padding 1 starts 1 into the full output in Flax, "
+        "with SAME starts 0 into the full output in PyTorch"
+    )
+
+
+@pytest.mark.usefixtures("_exact")
 @pytest.mark.parametrize("channels", [5, 6])
 def test_an_image_that_nobody_moved_to_channels_last(channels: int) -> None:
     """Its shape says nothing: it is as wide as it has channels."""

@@ -109,6 +109,11 @@ CASES: dict[str, tuple[Any, Any, str, str]] = {
     "ntk": (
         ours(1e4), ours(1e4 * 4 ** (H / (H - 2))), "rope-theta", "10000 scaled by 4, the NTK way",
     ),
+    "ntk of another base": (
+        ours(2e4), ours(2e4 * 4 ** (H / (H - 2))), "rope-theta", "20000 scaled by 4, the NTK way",
+    ),
+    "large": (ours(1e7), ours(1e4), "rope-theta", "rope theta is 10000 in {o}, 10000000 in {u}"),
+    "one": (ours(1e4), np.ones(H // 2), "rope-theta", "rope theta is 1 in {o}, 10000 in {u}"),
     "unknown": (
         ours(1e4), ours(1e4) * np.linspace(1, 0.3, H // 2) ** 2, "rope-frequencies",
         "{u}'s are those of theta 10000, scaling none; {o}'s follow no known rule",
@@ -147,6 +152,7 @@ def test_positions_that_go_on_and_tables_with_every_frequency_twice(layout: Any,
     "places",
     [
         [0] * 5 + list(range(30)),  # padding on the left
+        [0] * 25 + list(range(10)),
         [1] * 5 + list(range(30)),  # as transformers has it
         [*range(20), 0, 0, 0],  # and on the right
         [*range(12), *range(9), *range(14)],  # documents in one row
@@ -239,6 +245,21 @@ def test_a_length_is_read_off_the_longer_end() -> None:
     found = read(ours(1e4, 16, **scaling), NOISE["float32"])
     assert found is not None
     assert found.values["original_max_position_embeddings"] == 2048
+
+
+def test_a_low_factor_is_that_which_gives_a_usual_length() -> None:
+    scaling = {"low_freq_factor": 2.0, "high_freq_factor": 8.0}
+    scaling |= {"original_max_position_embeddings": 2112}  # 33 times 64
+    found = read(ours(5e5, 128, **LLAMA3 | scaling), NOISE["float64"])
+    assert found is not None
+    assert found.values == pytest.approx({"factor": 32.0} | scaling)
+
+
+def test_one_position_tells_nothing_of_frequencies() -> None:
+    right, wrong = (
+        (np.cos(7 * f)[None, None], np.sin(7 * f)[None, None]) for f in (ours(), ours(5e5))
+    )
+    assert not any(s.name.startswith("rope") for s in explain(rotary(right, wrong, "Flax")))
 
 
 def test_a_base_of_few_channels_is_not_read_to_the_last_digit() -> None:

@@ -179,7 +179,7 @@ def hint(mine: Rotary, theirs: Rotary, count: int) -> str:
     Args:
         mine: of the usual side, a plain table.
         theirs: of the odd one, a plain table.
-        count: how many frequencies there are, half of the head's channels.
+        count: how many frequencies there are, half of the head's channels; at least 2.
     """
     if min(mine.theta, theirs.theta) <= 1:
         return ""
@@ -189,14 +189,14 @@ def hint(mine: Rotary, theirs: Rotary, count: int) -> str:
     for known, other in ways:
         divisor = size * math.log(known.theta) / math.log(other.theta)
         whole = round(divisor)
-        likely = {size // 4, size // 2, size * 2, size * 4, size - 2} - {size}
+        likely = {size // 4, size // 2, size * 2, size * 4} - {size}
         if not _is_short(other.theta):
             likely |= {whole} - {size}
         if whole in likely and abs(divisor - whole) < near * size:
             words = f"{short(known.theta)} with exponents 2j/{whole} in place of 2j/{size}"
             return f" (the same as {words}: another head_dim)"
     for known, other in ways:
-        factor = (other.theta / known.theta) ** ((size - 2) / size) if size > 2 else 0.0
+        factor = (other.theta / known.theta) ** ((size - 2) / size)
         if (
             factor > _NTK
             and not _is_short(other.theta)
