@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -22,6 +23,42 @@ from diy_core.utf8 import NotUTF8, decode
 
 _KINDS: dict[type, str] = {str: "text", Chat: "chat", Completion: "completion"}
 _MARK = "\ufeff"  # where a file begins it says UTF-8 and is no text
+
+
+def advice_on_line(text: str) -> str | None:
+    """What a line that is not one JSON object looks like, and what to do; None: like nothing known.
+
+    Args:
+        text: the line, or what it begins with.
+    """
+    text = text.strip()
+    if text.startswith("["):
+        return "it looks like a list. jq -c '.[]' makes lines of it"
+    if text == "{":
+        return "it looks like an object over several lines. jq -c . makes lines of such"
+    if text.startswith("<"):
+        return "it looks like a page in place of the file. Download it again"
+    if "\r" in text:
+        return "its lines end in CR alone. tr '\\r' '\\n' makes lines of them"
+    if text.startswith("{") and text.endswith("},"):
+        return "commas stand between the lines. sed 's/,$//' takes them off"
+    if text.startswith("{") and re.search(r"}\s*{", text):
+        return "it looks like several objects in a line. jq -c . puts each on its own"
+    return None
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, of which Python would keep the last of two values under one name."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DoubledName(f"has the name {twice!r} twice in one object: keep one of them")
+    return values
+
+
+class DoubledName(ValueError):
+    """An object that says two things of one name."""
 
 
 class Documents:
@@ -90,17 +127,20 @@ class Documents:
             text = self._decode(line, where, at)
             if text.strip():
                 try:
-                    row = json.loads(text)
+                    row = json.loads(text, object_pairs_hook=_each_name_once)
+                except DoubledName as error:
+                    raise DataError(where, str(error)) from error
                 except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits
-                    raise DataError(
-                        where, f"is no JSON ({error}): each line of a .jsonl file is one object"
-                    ) from error
+                    why = advice_on_line(text) or "each line of a .jsonl file is one object"
+                    raise DataError(where, f"is no JSON ({error}): {why}") from error
                 yield where, self._document(row, where)
             at += len(line) + 1
 
     def _rows(self, part: Part) -> Iterator[tuple[str, Document]]:
         with open_parquet(part.path) as file:
             names = file.schema_arrow.names
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise DataError(part.path, f"has two columns {twice!r}: keep one of them")
             columns = columns_to_read(names, self._field, self._template_names)
             if not columns:
                 raise DataError(
@@ -117,11 +157,14 @@ class Documents:
                 for row in batch.to_pylist():
                     number += 1
                     where = f"{part.path}, row {number}"
-                    yield where, self._document(without_nulls(row), where)
+                    held = {name: without_nulls(value) for name, value in row.items()}
+                    yield where, self._document(held, where)
 
     def _document(self, row: Any, where: str) -> Document:
         if not isinstance(row, dict):
-            raise DataError(where, f"is no object but {type(row).__name__}: {str(row)[:80]}")
+            advice = advice_on_line(json.dumps(row)[:2])
+            kind = f"is no object but {type(row).__name__}: "
+            raise DataError(where, kind + (advice or str(row)[:80]))
         try:
             document, others = read_record(row, self._field, self._template_names)
             self.counts.records += 1

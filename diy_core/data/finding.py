@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from diy_core.data.forms import KINDS, form_of
 BUILTIN = "builtin:pydoc"
 SOURCES = "sources"  # where a fault is that no single file has
 STANDARD_INPUT = "-"
+_LONGEST_NAME = 255  # bytes
 # Why something below a directory is not read.
 HIDDEN = "hidden"
 LEFT_BEHIND = "left behind by other programs"
@@ -25,10 +27,16 @@ EMPTY = "empty"
 NO_FILE = "neither files nor folders"
 AGAIN = "the same under another name"
 FOLDER = "folders that a pattern matched"
-# macOS's resource forks; what Spark has not finished; Windows. An editor's copies end in ~ or #.
-_LEFT_BEHIND = {"__macosx", "_temporary", "thumbs.db", "desktop.ini"}
-_ABOUT = {"readme", "license", "licence", "copying", "notice", "authors", "changelog", "citation"}
-_ABOUT |= {"contributing", "code_of_conduct", "security"}
+REVISION = "another revision in a cache of a hub"
+# macOS's resource forks; what Spark has not finished, and journals; Windows; disk stations. An
+# editor's copies end in ~ or #.
+_LEFT_BEHIND = {"__macosx", "_temporary", "_delta_log", "_spark_metadata", "__pycache__"}
+_LEFT_BEHIND |= {"thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}
+_LEFT_BEHIND |= {"@eadir", "@recycle", "#recycle", "lost+found"}
+# By the words that a name begins with: README_zh.md, LICENSE-APACHE.txt.
+_ABOUT = ("readme", "license", "licence", "copying", "copyright", "notice", "authors", "changelog")
+_ABOUT += ("citation", "contributing", "code of conduct", "security", "attribution", "dataset card")
+_ABOUT += ("datacard", "data card", "requirements", "checksums", "sha256sums", "md5sums", "robots")
 
 
 @dataclass
@@ -137,11 +145,18 @@ class _Search:
         except OSError as error:
             self.faults.append(f"{folder} cannot be read: {error.strerror}")
             return []
+        for revision in _other_revisions(folder, names):
+            self.found.pass_over(folder / revision, REVISION)
+            names.remove(revision)
         return [file for name in names for file in self._entry(folder / name)]
 
     def _entry(self, path: Path) -> list[Path]:
         if why := _unwanted(path.name):
             self.found.pass_over(path, why)
+            return []
+        ending = form_of(path).ending
+        if ending and form_of(path).kind is None and path.is_symlink() and not path.exists():
+            self.found.pass_over(path, OTHER_KIND)  # as of pictures that were not fetched
             return []
         mode = self._mode(path)
         if mode is None:
@@ -168,7 +183,10 @@ class _Search:
             return None
 
     def _without_descriptions(self, files: list[Path]) -> list[Path]:
-        """Files without the texts about data, such as README.md: those above files of records."""
+        """Files without the texts about data, such as README.md.
+
+        They are those above files of records, and above texts with another ending.
+        """
         records = {file for file in files if form_of(file).kind != "text"}
         records |= {
             Path(name)
@@ -176,10 +194,13 @@ class _Search:
             for name in self.found.passed_over.get(why, ())
         }
         above = {folder for file in records for folder in file.parents}
+        texts = [file for file in files if form_of(file).kind == "text" and not _is_about(file)]
+        endings = {(folder, form_of(file).ending) for file in texts for folder in file.parents}
         kept = []
         for file in files:
-            about = file.name.split(".")[0].lower() in _ABOUT and form_of(file).kind == "text"
-            if about and file.parent in above:
+            here = {ending for folder, ending in endings if folder == file.parent}
+            beside = bool(here) and form_of(file).ending not in here
+            if _is_about(file) and (file.parent in above or beside):
                 self.found.pass_over(file, ABOUT)
             else:
                 kept.append(file)
@@ -201,6 +222,23 @@ class _Search:
             self.found.pass_over(path, AGAIN)
         if named:
             self.found.named.add(first)
+
+
+def _is_about(file: Path) -> bool:
+    words = re.split(r"[\W_]+", file.name.lower())
+    return form_of(file).kind == "text" and any(
+        words[: len(about)] == about for about in map(str.split, _ABOUT)
+    )
+
+
+def _other_revisions(folder: Path, names: list[str]) -> list[str]:
+    """Of the snapshots in a cache of the Hugging Face hub, all but the one that `main` is."""
+    main = folder.parent / "refs" / "main"
+    if folder.name != "snapshots" or not main.is_file():
+        return []
+    with main.open("rb") as file:
+        current = file.read(_LONGEST_NAME).decode(errors="replace").strip()
+    return [name for name in names if name != current] if current in names else []
 
 
 def _unwanted(name: str) -> str | None:

@@ -24,6 +24,8 @@ def holds_lines(path: str, field: str | None) -> bool:
     first, _, more = head.removeprefix(b"\xef\xbb\xbf").strip().partition(b"\n")
     try:
         value = json.loads(first)
+    except UnicodeDecodeError:  # whoever reads the lines says where, and in which encoding
+        return first.startswith(b"{")
     except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and bool(more or columns_to_read(value, field))

@@ -77,12 +77,14 @@ def read_record(
         template_names: that the chat templates read.
 
     Returns:
-        The document, which may be an empty text, and names.
+        The document, which is an empty text where the column is null, and names.
 
     Raises:
         ValueError: no such column, more than one, or one that cannot be honoured.
     """
     held = {name: value for name, value in row.items() if value is not None}
+    if _has_nothing(row, held, wanted):
+        return "", list(held)
     form = wanted if wanted in held else _only_form(held, wanted)
     value = held[form]
     if form == PROMPT and wanted != PROMPT:
@@ -120,6 +122,13 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _has_nothing(row: Mapping[str, Any], held: Mapping[str, Any], wanted: str | None) -> bool:
+    """True where the column to learn is there and null, and no other could be meant."""
+    expected = {wanted} if wanted is not None else {TEXT, MESSAGES, CONVERSATIONS, PROMPT}
+    others = {TEXT, MESSAGES, CONVERSATIONS, PROMPT, *_ALPACA, *PREFERENCES, STEPWISE}
+    return bool(expected & row.keys()) and not (expected | others) & held.keys()
 
 
 def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:

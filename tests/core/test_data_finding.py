@@ -27,6 +27,7 @@ from diy_core.data.finding import (
     LEFT_BEHIND,
     NO_FILE,
     OTHER_KIND,
+    REVISION,
     survey,
 )
 from diy_core.data.sources import NO_LINES
@@ -93,8 +94,37 @@ def test_what_is_no_data_is_passed_over_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_texts_about_themselves_are_texts(tmp_path: Path) -> None:
-    put(tmp_path, "README.md", "a/LICENSE.txt", "a/b.txt")
-    assert relative(tmp_path, survey(tmp_path).paths) == ["README.md", "a/LICENSE.txt", "a/b.txt"]
+    put(tmp_path, "README.md", "a/LICENSE.txt", "a/b.txt", "b/README.md", "c.md")
+    assert relative(tmp_path, survey(tmp_path).paths) == [
+        *("README.md", "a/LICENSE.txt", "a/b.txt", "b/README.md", "c.md")
+    ]
+
+
+def test_texts_of_another_ending_may_be_about_texts(tmp_path: Path) -> None:
+    put(tmp_path, "README_zh.md", "Dataset-Card.md", "a.txt", "b/readme.md", "b/c/d.txt.gz")
+    put(tmp_path, "readmes.txt", "readme.txt")
+    assert passed(tmp_path) == {ABOUT: ["Dataset-Card.md", "README_zh.md", "b/readme.md"]}
+    put(tmp_path, "b/c.md")  # now there are documents with that ending
+    assert passed(tmp_path) == {}
+
+
+def test_of_a_cache_of_the_hub_the_current_revision_is_read(tmp_path: Path) -> None:
+    cache = tmp_path / "datasets--a--b"
+    for name in ("old", "new"):
+        put(cache, f"blobs/{name}", f"snapshots/{name}/")
+        (cache / "snapshots" / name / "data.jsonl").symlink_to(f"../../blobs/{name}")
+    assert len(survey(cache).paths) == 2  # nothing says which
+    put(cache, "refs/")
+    (cache / "refs" / "main").write_text("new\n")
+    found = survey(tmp_path)
+    assert relative(cache, found.paths) == ["snapshots/new/data.jsonl"]
+    assert relative(cache, found.passed_over[REVISION]) == ["snapshots/old/"]
+
+
+def test_a_link_to_a_picture_that_is_not_there_is_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, "a.jsonl")
+    (tmp_path / "b.png").symlink_to("gone")
+    assert passed(tmp_path) == {OTHER_KIND: ["b.png"]}
 
 
 @pytest.mark.parametrize("data", ["a.csv", "a.zip"])
