@@ -35,6 +35,8 @@ _READ = {
     "rope.scale_linear",
     "vocab_size",
 }
+# One number, or a list with one for each layer.
+_OF_LAYERS = {"attention.head_count", "attention.head_count_kv", "feed_forward_length"}
 _IDLE = {
     "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
@@ -73,7 +75,12 @@ def read_config(
         value = entries.get(name, absent)
         if value is None:
             raise ValueError(f"the file has no llama.{name}")
-        return value
+        each = isinstance(value, list) and name in _OF_LAYERS and len(value) == layers
+        if each and any(one != value[0] for one in value):
+            raise ValueError(f"llama.{name} is {value[:8]}: layers that differ are not supported")
+        return value[0] if each else value
+
+    layers: Any = entries.get("block_count")
 
     heads, hidden = get("attention.head_count"), get("embedding_length")
     countable = isinstance(heads, int) and isinstance(hidden, int) and heads > 0
@@ -82,7 +89,7 @@ def read_config(
     for name in ("attention.value_length", "rope.dimension_count"):
         if get(name, head_dim) != head_dim:
             raise ValueError(f"llama.{name} is {get(name)}, expected the head size {head_dim}")
-    if isinstance(layers := get("block_count"), int) and layers > len(found):
+    if isinstance(get("block_count"), int) and layers > len(found):
         raise ValueError(f"llama.block_count is {layers}, and there are {len(found)} tensors")
     embedding = found.get(EMBEDDING)
     rows = None if embedding is None else shape_of(embedding)[0]

@@ -6,6 +6,7 @@ same words everywhere. Names of files are looked at, and of a `.bin` file how it
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,6 +60,8 @@ def kind_of(path: str | Path) -> str:
     path = Path(path)
     refuse_left_aside(path)
     refuse_training_run(path)
+    if not path.exists() and path.is_symlink():
+        raise CheckpointError(path, f"is a link to {os.readlink(path)}, which cannot be reached")
     if not path.exists():
         raise CheckpointError(
             path,
@@ -77,7 +80,9 @@ def kind_of(path: str | Path) -> str:
 
 def _what_is_below(path: Path) -> str:
     """What of a known kind lies in a directory that is of none, such as `runs`."""
-    folders = sorted(item for item in path.iterdir() if item.is_dir())[:_MOST_BELOW]
+    snapshots = path / "snapshots"  # of a cache of the Hugging Face hub
+    inside = snapshots if snapshots.is_dir() else path
+    folders = sorted(item for item in inside.iterdir() if item.is_dir())[:_MOST_BELOW]
     found = [f"{folder} is {what}" for folder in folders if (what := _known(folder)) is not None]
     if not found:
         return ""

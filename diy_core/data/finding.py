@@ -34,9 +34,11 @@ _LEFT_BEHIND = {"__macosx", "_temporary", "_delta_log", "_spark_metadata", "__py
 _LEFT_BEHIND |= {"thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}
 _LEFT_BEHIND |= {"@eadir", "@recycle", "#recycle", "lost+found"}
 # By the words that a name begins with: README_zh.md, LICENSE-APACHE.txt.
-_ABOUT = ("readme", "license", "licence", "copying", "copyright", "notice", "authors", "changelog")
-_ABOUT += ("citation", "contributing", "code of conduct", "security", "attribution", "dataset card")
-_ABOUT += ("datacard", "data card", "requirements", "checksums", "sha256sums", "md5sums", "robots")
+_ABOUT = [
+    *("readme", "license", "licence", "copying", "copyright", "notice", "authors", "changelog"),
+    *("citation", "contributing", "code of conduct", "security", "attribution", "dataset card"),
+    *("datacard", "data card", "requirements", "checksums", "sha256sums", "md5sums", "robots"),
+]
 
 
 @dataclass

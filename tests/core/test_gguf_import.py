@@ -259,6 +259,17 @@ def test_linear_scaling(source, target):
     assert found.rope_scaling == RopeScaling(rope_type="linear", factor=4.0)
 
 
+def test_numbers_may_be_given_for_each_layer(source, target):
+    layers = CONFIG.num_hidden_layers
+    each = {
+        "llama__attention__head_count": [CONFIG.num_attention_heads] * layers,
+        "llama__attention__head_count_kv": [CONFIG.kv_heads] * layers,
+        "llama__feed_forward_length": [CONFIG.intermediate_size] * layers,
+    }
+    found = import_gguf(tiny(source, **each), target)
+    assert dataclasses.replace(found, extra={}) == CONFIG
+
+
 def test_rope_theta_is_10000_where_the_file_is_silent(source, target):
     assert import_gguf(tiny(source, llama__rope__freq_base=None), target).rope_theta == 10000.0
 
@@ -583,7 +594,8 @@ def test_a_file_without_a_tokenizer_has_none_left_out(source, target, model):
         ({"llama__rope__dimension_count": 4}, ["rope.dimension_count is 4", "32"]),
         ({"llama__attention__value_length": 16}, ["value_length is 16", "32"]),
         ({"llama__attention__head_count": 5}, ["num_attention_heads (5)"]),
-        ({"llama__attention__head_count": [6, 6]}, ["num_attention_heads", "[6, 6]"]),
+        ({"llama__attention__head_count": [6, 3]}, ["head_count is [6, 3]: layers that differ"]),
+        ({"llama__attention__head_count": [6]}, ["num_attention_heads", "[6]"]),
         ({"llama__attention__head_count": 0}, ["num_attention_heads"]),
         ({"llama__embedding_length": [96]}, ["hidden_size", "[96]"]),
         ({"llama__block_count": None}, ["llama.block_count"]),

@@ -141,6 +141,21 @@ def test_what_lies_one_level_below_is_named(tmp_path: Path) -> None:
         kind_of(tmp_path)
 
 
+def test_a_cache_of_the_hub_names_its_snapshots(tmp_path: Path) -> None:
+    put(tmp_path / "models--a--b", "blobs/1", "refs/main")
+    put(tmp_path / "models--a--b" / "snapshots", "0123/config.json", "0123/model.safetensors")
+    with pytest.raises(CheckpointError, match="snapshots/0123 is a Hugging Face directory: give"):
+        kind_of(tmp_path / "models--a--b")
+
+
+def test_a_link_that_leads_nowhere_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").symlink_to("blobs/7")
+    with pytest.raises(
+        CheckpointError, match=r"m\.gguf: is a link to blobs/7, which cannot be rea"
+    ):
+        kind_of(tmp_path / "m.gguf")
+
+
 def test_what_does_not_exist_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="names of a model hub are not downloaded"):
         kind_of(tmp_path / "meta-llama" / "Llama-3.2-1B")
