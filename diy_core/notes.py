@@ -86,6 +86,13 @@ def notes_of_command(strict: bool = False) -> Iterator[None]:
         _COMMAND.reset(token)
 
 
+@contextlib.contextmanager
+def notes_refused(strict: bool) -> Iterator[None]:
+    """Inside, notes are refused wherever they are, if `strict`; else they are what they were."""
+    with notes_of_command(strict=True) if strict else contextlib.nullcontext():
+        yield
+
+
 def add_strict(parser: Any, what: str = "a checkpoint") -> None:
     """Give the parser of a command that opens checkpoints, or such a thing, its `--strict`."""
     parser.add_argument(

@@ -30,10 +30,15 @@ if TYPE_CHECKING:
 
 
 def load(
-    cls: type[Model], path: str | Path, dtype: Any, verify: bool = False, strict: bool = False
+    cls: type[Model],
+    path: str | Path,
+    dtype: Any,
+    verify: bool = False,
+    strict: bool = False,
+    config: str | Path | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """A model with the config, and params with the weights, of a checkpoint."""
-    checkpoint = open_with(path, {**READERS, "orbax": _open_orbax})
+    checkpoint = open_with(path, {**READERS, "orbax": _open_orbax}, config=config)
     refuse(path, checkpoint.notes, strict=strict)
     by_name = {tensor.hf: tensor for tensor in tensors(checkpoint.config)}
     named = ((by_name[name], array) for name, array in checkpoint.read_all(verify))

@@ -254,6 +254,7 @@ class DIYForCausalLM(nn.Module):
         *,
         verify: bool = False,
         strict: bool = False,
+        config: str | Path | None = None,
     ) -> tuple[DIYForCausalLM, dict[str, Any]]:
         """Load a Hugging Face directory, an Orbax checkpoint or a GGUF file.
 
@@ -266,6 +267,8 @@ class DIYForCausalLM(nn.Module):
             verify: compare every tensor with its SHA-256 in the manifest.
             strict: refuse what is odd but means the same; else it is read with a warning, a
                 `CheckpointNote`.
+            config: of an Orbax checkpoint without one, as other programs write it: a `config.json`,
+                or a directory with one.
 
         Returns:
             The model and its params, for `model.apply({"params": params}, input_ids)`.
@@ -274,9 +277,9 @@ class DIYForCausalLM(nn.Module):
             ValueError: a `config.json` or a dtype that cannot be honoured.
             CheckpointError: tensors missing, extra, misshapen, mistyped or not finite; or, with
                 `verify`, no manifest, or values that changed since it was written; or, with
-                `strict`, anything odd.
+                `strict`, anything odd; or a `config` for what has its own.
         """
-        return checkpoint.load(cls, path, dtype, verify, strict)
+        return checkpoint.load(cls, path, dtype, verify, strict, config)
 
     def save_pretrained(
         self, path: str | Path, params: Any, *, max_shard_size: int = MAX_SHARD_SIZE

@@ -36,9 +36,10 @@ def load(
     device: torch.device | str | None,
     verify: bool = False,
     strict: bool = False,
+    config: str | Path | None = None,
 ) -> Model:
     """A model with the config and the weights of a checkpoint."""
-    checkpoint = open_with(path, READERS)
+    checkpoint = open_with(path, READERS, config=config)
     refuse(path, checkpoint.notes, strict=strict)
     torch_names = {tensor.hf: tensor.torch for tensor in tensors(checkpoint.config)}
     model = cls.__new__(cls)

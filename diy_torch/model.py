@@ -273,6 +273,7 @@ class DIYForCausalLM(nn.Module):
         *,
         verify: bool = False,
         strict: bool = False,
+        config: str | Path | None = None,
     ) -> DIYForCausalLM:
         """Load a Hugging Face directory or a GGUF file.
 
@@ -285,14 +286,16 @@ class DIYForCausalLM(nn.Module):
             verify: compare every tensor with its SHA-256 in the manifest.
             strict: refuse what is odd but means the same; else it is read with a warning, a
                 `CheckpointNote`.
+            config: of an Orbax checkpoint without one, as the Flax twin takes it; this twin reads
+                none, and the error has the command that converts it.
 
         Raises:
             ValueError: a `config.json` or a dtype that cannot be honoured.
             CheckpointError: tensors missing, extra, misshapen, mistyped or not finite; or, with
                 `verify`, no manifest, or values that changed since it was written; or, with
-                `strict`, anything odd.
+                `strict`, anything odd; or a `config` for what has its own.
         """
-        return checkpoint.load(cls, path, dtype, device, verify, strict)
+        return checkpoint.load(cls, path, dtype, device, verify, strict, config)
 
     def save_pretrained(self, path: str | Path, *, max_shard_size: int = MAX_SHARD_SIZE) -> None:
         """Write a Hugging Face directory, whole or not at all; transformers loads it.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, tensors
+from diy_core.notes import notes_refused
 from parity import cache_gradients, lines
 from parity.adamw import run_optimizers
 from parity.check_kinds import DTYPES, KINDS, require_supported
@@ -71,18 +72,29 @@ def check_model(
     dtypes: Sequence[str] = DTYPES,
     plan: Plan | None = None,
     progress: Progress = lambda message: None,
+    *,
+    strict: bool = False,
 ) -> Result:
     """Run the checks of the chosen dtypes on one Hugging Face directory.
 
     The float64 truth is computed whichever dtypes are chosen.
 
+    Args:
+        path: the directory.
+        device: of both twins.
+        dtypes: that are checked.
+        plan: how much is computed; None: the default.
+        progress: is told what goes on.
+        strict: refuse a checkpoint that is odd but means the same; else it is read with a warning,
+            a `CheckpointNote`.
+
     Raises:
         ValueError: an unknown dtype or kind, a choice of both that leaves nothing to check, or a
-            directory that cannot be loaded.
+            directory that cannot be loaded; or, with `strict`, an odd one.
     """
     plan = plan or Plan()
     require_supported(dtypes, plan.kinds)
-    with exact(device):
+    with exact(device), notes_refused(strict):
         return _Run(path, device, dtypes, plan, progress).result()
 
 

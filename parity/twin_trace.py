@@ -13,6 +13,7 @@ import numpy as np
 
 import diy_jax
 import diy_torch
+from diy_core.notes import notes_refused
 from parity.config_differences import config_differences
 from parity.convert import kind_of
 from parity.directories import as_directory
@@ -29,6 +30,7 @@ def trace_twins(
     tokens: int = 64,
     backward: bool = True,
     jit: bool = False,
+    strict: bool = False,
 ) -> TraceResult:
     """Trace the PyTorch twin of one checkpoint against the Flax twin of another.
 
@@ -40,11 +42,14 @@ def trace_twins(
         tokens: of a random prompt of two rows, the second a third shorter.
         backward: whether gradients are compared.
         jit: run the Flax twin compiled.
+        strict: refuse a checkpoint that is odd but means the same; else it is read with a warning,
+            a `CheckpointNote`.
 
     Raises:
-        ValueError: a checkpoint that cannot be loaded, or vocabularies that differ.
+        ValueError: a checkpoint that cannot be loaded, or vocabularies that differ; or, with
+            `strict`, an odd one.
     """
-    with exact(device), contextlib.ExitStack() as stack:
+    with exact(device), notes_refused(strict), contextlib.ExitStack() as stack:
         if kind_of(one) == "orbax":  # which the PyTorch twin does not read
             one = stack.enter_context(as_directory(one))
         whole = diy_torch.DIYForCausalLM.from_pretrained(one, TORCH_DTYPES[dtype], device.torch)

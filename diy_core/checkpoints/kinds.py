@@ -204,21 +204,25 @@ def refuse_gguf_file(path: Path) -> None:
         refuse_kind(path, "gguf", ("hf",))
 
 
-def refuse_kind(path: Path, kind: str, reads: Iterable[str]) -> None:
+def refuse_kind(
+    path: Path, kind: str, reads: Iterable[str], config: str | Path | None = None
+) -> None:
     """Raise for a kind of checkpoint that is known and is not read here.
 
     Args:
         path: what was given.
         kind: what it is.
         reads: the kinds that are read.
+        config: where its config was said to be; None: nowhere.
 
     Raises:
         CheckpointError: `kind` is not among them; the message has the command that converts it.
     """
     if kind in reads:
         return
-    config = ["--config", "CONFIG_DIR"] if kind == "orbax" and lacks_config(path) else []
-    command = shlex.join(["parity", "convert", str(path), "DIR", "--to", "hf", *config])
+    lacking = kind == "orbax" and lacks_config(path)
+    options = ["--config", str(config or "CONFIG_DIR")] if lacking else []
+    command = shlex.join(["parity", "convert", str(path), "DIR", "--to", "hf", *options])
     raise CheckpointError(
         path,
         f"is {article(KINDS[kind])} {KINDS[kind]}, which is not read here: `{command}` makes a "

@@ -10,7 +10,7 @@ from typing import Any
 
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.interface import Reader
-from diy_core.checkpoints.kinds import kind_of, refuse_kind
+from diy_core.checkpoints.kinds import KINDS, article, kind_of, refuse_kind
 from diy_core.checkpoints.orbax_layout import config_directory
 from diy_core.errors import CheckpointError, naming
 from diy_core.tokenizer import Tokenizer
@@ -28,21 +28,36 @@ def _open_gguf(path: Path, **options: Any) -> Reader:
 READERS: Mapping[str, MakeReader] = {"hf": HFReader, "gguf": _open_gguf}
 
 
-def open_with(path: str | Path, readers: Mapping[str, MakeReader], **options: Any) -> Reader:
+def open_with(
+    path: str | Path,
+    readers: Mapping[str, MakeReader],
+    *,
+    config: str | Path | None = None,
+    **options: Any,
+) -> Reader:
     """A checkpoint, to read tensors from.
 
     Args:
         path: what was given.
         readers: by kind; a kind that is not among them is refused.
+        config: of an Orbax checkpoint that has none: a config.json, or a directory with one.
         options: for the reader.
 
     Raises:
-        CheckpointError: it is no checkpoint, of another kind, or damaged; the message says what it
-            is and what to do.
+        CheckpointError: it is no checkpoint, of another kind, or damaged, or another kind than
+            Orbax was given a config; the message says what it is and what to do.
     """
     path = Path(path)
     kind = kind_of(path)
-    refuse_kind(path, kind, readers)
+    refuse_kind(path, kind, readers, config)
+    if config is not None:
+        if kind != "orbax":
+            raise CheckpointError(
+                path,
+                f"is {article(KINDS[kind])} {KINDS[kind]}, which has a config of its own: leave "
+                "config out",
+            )
+        options["config"] = config
     return readers[kind](path, **options)
 
 

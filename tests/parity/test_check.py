@@ -17,7 +17,9 @@ import optax
 import pytest
 
 from diy_core.config import DIYConfig
+from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, unflatten
+from diy_core.notes import CheckpointNote
 from parity.adamw import optax_adamw
 from parity.check import DTYPES, KINDS, Plan, check_model, left_out, make_batch, plan_for
 from parity.compare import worst_tensor
@@ -27,6 +29,8 @@ from parity.metrics import relative_l2
 from parity.optimizer_state import optimizer_state_to_optax
 from parity.pair import LOGITS, Pair
 from parity.random_models import SCALES, small_configs, write_random_model
+from parity.twin_trace import trace_twins
+from tests.tiny_checkpoints import put, weights
 
 QUICK = Plan(
     kinds=("logits", "blocks", "gradients", "decode"),
@@ -303,3 +307,15 @@ def test_a_choice_that_cannot_be_had_says_so(tmp_path: Path, device: Device) -> 
     if choose_device().name == "cpu":
         with pytest.raises(ValueError, match="sees no GPU"):
             choose_device("gpu")
+
+
+def test_an_odd_checkpoint_is_refused_where_that_is_asked_for(
+    tmp_path: Path, device: Device
+) -> None:
+    put(tmp_path, weights(), pretraining_tp=2)
+    with pytest.raises(CheckpointError, match=r"pretraining_tp 2 .*refused: strict"):
+        check_model(tmp_path, device, strict=True)
+    with pytest.raises(CheckpointError, match=r"pretraining_tp 2 .*refused: strict"):
+        trace_twins(tmp_path, tmp_path, device, strict=True)
+    with pytest.warns(CheckpointNote, match="pretraining_tp 2"):
+        trace_twins(tmp_path, tmp_path, device, tokens=4)

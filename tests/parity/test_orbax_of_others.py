@@ -20,6 +20,7 @@ from flax.training.train_state import TrainState
 from orbax.checkpoint import v1
 
 import diy_jax
+import diy_torch
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors, unflatten
@@ -265,3 +266,21 @@ def test_the_lines_of_the_docs_read_what_is_written(
     leaves = jax.tree.leaves(found["params"])
     assert all(map(np.array_equal, leaves, jax.tree.leaves(params())))
     assert len(leaves) == len(tensors(CONFIG))
+
+
+@pytest.mark.parametrize("name", ["v0 StandardCheckpointer", "v0 CheckpointManager", "v1 save"])
+def test_the_jax_twin_reads_what_orbax_wrote_and_the_other_has_the_command(
+    tmp_path: Path, config: Path, name: str
+) -> None:
+    path = tmp_path / "o"
+    SAVES[name](path, {"params": params()})
+    for place in (config, config / "config.json", str(config)):
+        model, read = diy_jax.DIYForCausalLM.from_pretrained(path, config=place)
+        assert model.config == HFReader(config).config
+        assert jax.tree.all(jax.tree.map(np.array_equal, read, params()))
+    with pytest.raises(CheckpointError, match=r"without a config\.json"):
+        diy_jax.DIYForCausalLM.from_pretrained(path)
+    with pytest.raises(CheckpointError) as refused:
+        diy_torch.DIYForCausalLM.from_pretrained(path, config=config)
+    command = f"parity convert {path} DIR --to hf --config {config}"
+    assert f"which is not read here: `{command}` makes" in str(refused.value)

@@ -166,3 +166,10 @@ def test_what_is_odd_is_warned_of_or_refused(tmp_path: Path) -> None:
     put(tmp_path, weights() | {HEAD: extra[HEAD]})
     with pytest.raises(CheckpointError, match=HEAD):
         diy_torch.DIYForCausalLM.from_pretrained(tmp_path, strict=True)
+
+
+def test_a_config_is_for_what_has_none(tmp_path: Path) -> None:
+    put(tmp_path / "m", weights())
+    refused = pytest.raises(CheckpointError, match="has a config of its own: leave config out")
+    with refused:
+        diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "m", config=tmp_path / "m")
