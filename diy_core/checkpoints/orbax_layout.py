@@ -22,7 +22,7 @@ _TREE, _CHECKPOINT = ("_METADATA", "manifest.ocdbt"), "_CHECKPOINT_METADATA"
 _OF_CHECKPOINTS = (_CHECKPOINT, "orbax.checkpoint", "commit_success.txt")  # what Orbax opens beside
 _ITEMS = ("params", "model", STATE, "default", "train_state")  # the likeliest first
 _STEP = re.compile(r"(?:.*\D)?(\d+)")  # 100, step_100, ckpt_00000100
-_UNFINISHED = "orbax-checkpoint-tmp"
+_UNFINISHED, _FINISHED = "orbax-checkpoint-tmp", "commit_success.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,9 +165,14 @@ def _is_step(path: Path) -> bool:
 
 
 def _steps(path: Path) -> dict[int, Path]:
-    """The finished steps in a directory, by number."""
-    return {
+    """The finished steps in a directory, by number.
+
+    Where renaming is no single step, as in cloud storage, Orbax marks what is finished.
+    """
+    steps = {
         int(step[1]): item
         for item in _folders(path)
         if (step := _STEP.fullmatch(item.name)) and (_is_tree(item) or _items(item))
     }
+    marked = {number: item for number, item in steps.items() if (item / _FINISHED).is_file()}
+    return marked or steps

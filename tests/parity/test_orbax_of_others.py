@@ -147,6 +147,21 @@ def test_the_newest_step_is_read_and_another_can_be_named(tmp_path: Path, config
         assert reader.notes == []
 
 
+def test_where_finished_steps_are_marked_the_others_are_not_read(
+    tmp_path: Path, config: Path
+) -> None:
+    by_manager(tmp_path / "run", params(), 1)
+    by_manager(tmp_path / "run", params(seed=1), 2)
+    for step in "12":
+        (tmp_path / "run" / step / "commit_success.txt").touch()
+    (tmp_path / "run" / "2" / "commit_success.txt").unlink()  # as one that is still being uploaded
+    reader = OrbaxReader(tmp_path / "run", config=config)
+    assert same(dict(reader.read_all()), weights())
+    (tmp_path / "run" / "1" / "commit_success.txt").unlink()
+    reader = OrbaxReader(tmp_path / "run", config=config)
+    assert same(dict(reader.read_all()), weights(seed=1))
+
+
 def test_of_several_items_the_parameters_are_read(tmp_path: Path, config: Path) -> None:
     by_items(tmp_path / "o", {"params": params(), "n": {"seen": jnp.zeros(())}})
     reader = OrbaxReader(tmp_path / "o", config=config)
