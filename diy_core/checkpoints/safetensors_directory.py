@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from diy_core.checkpoints.pickles import is_pickle
 from diy_core.checkpoints.safetensors_files import (
     JSON_LIMIT,
     Slot,
@@ -79,8 +78,7 @@ def find_tensors(path: Path, passed_over: Callable[[str], bool]) -> Found:
 
 def _on_other_files(path: Path) -> str:
     """What a directory has in place of the files that are looked for."""
-    names = names_in(path)
-    tensors = [name for name in names if name.endswith(_ENDING)]
+    tensors = [name for name in names_in(path) if name.endswith(_ENDING)]
     for pattern, what in _OTHERS.items():
         if alike := [name for name in tensors if re.fullmatch(pattern, name)]:
             return f"has neither {SINGLE} nor {INDEX}, but {listed(alike)}, {what}"
@@ -88,11 +86,6 @@ def _on_other_files(path: Path) -> str:
         return (
             f"has neither {SINGLE} nor {INDEX}, but {listed(tensors)}: rename a single file to "
             f"{SINGLE}, or write an index"
-        )
-    if pickles := [name for name in names if is_pickle(path / name)]:
-        return (
-            f"has only pickled weights ({pickles[0]}), which can run any code when they are read: "
-            "convert them to safetensors first"
         )
     return f"has neither {SINGLE} nor {INDEX}"
 

@@ -11,10 +11,10 @@ import pytest
 
 from diy_core import CheckpointError
 from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.checkpoints.kinds import kind_of, lacks_config, refuse_kind
+from diy_core.checkpoints.kinds import kind_of, lacks_config, refuse_kind, require_name
 from diy_core.data import prepare
 from diy_core.data.encoding import require_tokenizer
-from tests.tiny_checkpoints import UP, weights
+from tests.tiny_checkpoints import UP, same, weights
 from tests.tiny_checkpoints import put as put_model
 
 
@@ -87,6 +87,9 @@ def test_a_directory_of_another_kind_says_what_it_is(tmp_path: Path, case: str) 
         ("model.safetensors", "give the directory"),
         ("config.json", "give the directory"),
         ("model.pt", "is a file of pickled weights"),
+        ("consolidated.00.pth", "is a file of pickled weights"),
+        ("last.ckpt", "is a file of pickled weights"),
+        ("params.pkl", "is a file of pickled weights"),
         ("pytorch_model.bin", "is a file of pickled weights"),
         ("flax_model.msgpack", "Flax weights"),
         ("weights.npz", "holds numpy arrays"),
@@ -154,6 +157,42 @@ def test_a_link_that_leads_nowhere_is_called_one(tmp_path: Path) -> None:
         CheckpointError, match=r"m\.gguf: is a link to blobs/7, which cannot be rea"
     ):
         kind_of(tmp_path / "m.gguf")
+
+
+def test_what_lies_below_is_found_among_many_files_and_beside_what_a_run_keeps(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path / "many", "m/config.json", *(f"{i}.log" for i in range(120)))
+    with pytest.raises(CheckpointError, match=r"many/m is a Hugging Face directory: give that$"):
+        kind_of(tmp_path / "many")
+    put(tmp_path / "run", "config.yaml", "checkpoints/1/x", "model/config.json", "logs/a/x")
+    with pytest.raises(CheckpointError, match=r"logs: .* nor a training run$"):
+        kind_of(tmp_path / "run" / "logs")
+
+
+def test_a_checkpoint_that_a_killed_write_left_aside_is_put_back(tmp_path: Path) -> None:
+    put(tmp_path / ".m.old", "config.json", "state/_METADATA")
+    assert kind_of(tmp_path / "m") == "orbax"
+
+
+def test_a_directory_may_be_called_as_a_gguf_file(tmp_path: Path) -> None:
+    reader = HFReader(put_model(tmp_path / "m.gguf", weights()))
+    assert same(dict(reader.read_all()), weights())
+
+
+def test_a_new_checkpoint_is_not_called_as_a_file_of_another_kind(tmp_path: Path) -> None:
+    for name in ("m.safetensors", "m.json", "m.bin", "m.pkl", "m.h5", "m.npz"):
+        words = rf"{name}: is named as a {Path(name).suffix} file, and becomes "
+        directory, file = "a Hugging Face directory: give the name", "a GGUF file: end its name"
+        with pytest.raises(CheckpointError, match=words + directory):
+            require_name(tmp_path / name, "hf")
+        with pytest.raises(CheckpointError, match=words + file):
+            require_name(tmp_path / name, "gguf")
+        (tmp_path / name).mkdir()
+        require_name(tmp_path / name, "hf")  # which it is
+        with pytest.raises(CheckpointError, match=words + file):
+            require_name(tmp_path / name, "gguf")
+    require_name(tmp_path / "m.v2", "hf")
 
 
 def test_what_does_not_exist_is_not_looked_for_elsewhere(tmp_path: Path) -> None:

@@ -17,12 +17,18 @@ from tests.tiny_checkpoints import put, weights
 POINTER = (
     "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 538090408\n"
 )
-WORDS = "is a Git LFS pointer to a file .* run `git lfs pull`"
+WORDS = "is a Git LFS pointer to a file of 538,090,408 bytes and not the .* run `git lfs pull`"
 
 
 def test_a_pointer_is_refused(tmp_path):
     (tmp_path / "x").write_text(POINTER)
     with pytest.raises(CheckpointError, match=WORDS):
+        refuse_lfs_pointer(tmp_path / "x")
+
+
+def test_a_pointer_without_a_size_is_one_too(tmp_path):
+    (tmp_path / "x").write_text(POINTER.partition("size")[0])
+    with pytest.raises(CheckpointError, match="is a Git LFS pointer to a file and not the file it"):
         refuse_lfs_pointer(tmp_path / "x")
 
 

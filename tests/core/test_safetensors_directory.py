@@ -67,8 +67,9 @@ def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
         "not exist"
     )
     (tmp_path / "m" / INDEX).unlink()
-    (tmp_path / "m" / SINGLE).symlink_to("gone")
-    assert faults(tmp_path / "m") == ["is a link to gone, which does not exist"]
+    for name in (INDEX, SINGLE):
+        (tmp_path / "m" / name).symlink_to("gone")
+        assert faults(tmp_path / "m") == ["is a link to gone, which does not exist"]
 
 
 def test_tensors_of_a_missing_shard_are_one_fault(tmp_path: Path) -> None:
@@ -138,6 +139,7 @@ def test_a_tensor_in_two_shards_has_one_value(tmp_path: Path, change: str) -> No
         ("adapter_model.safetensors", "adapter_model.safetensors, an adapter and no model: merge"),
         ("consolidated.safetensors", "weights under the names of their maker's own code"),
         ("consolidated.00.safetensors", "weights under the names of their maker's own code"),
+        ("consolidated-00001-of-00002.safetensors", "weights under the names of their maker's own"),
         (FILES[0], f"{FILES[0]}, shards without their {INDEX}: get it from where they came"),
         ("model.fp16-00001-of-00002.safetensors", f"a variant: rename its index to {INDEX}"),
         ("model.fp16.safetensors", f"a variant: rename it to {SINGLE} if it is the one"),
@@ -154,6 +156,14 @@ def test_files_under_other_names_are_called_what_they_are(
     (fault,) = faults(tmp_path)
     assert fault.startswith(f"has neither {SINGLE} nor {INDEX}, but ")
     assert words in fault
+
+
+def test_of_many_files_the_first_are_named(tmp_path: Path) -> None:
+    (put(tmp_path, weights()) / SINGLE).unlink()
+    for i in range(1, 6):
+        (tmp_path / f"model-0000{i}-of-00005.safetensors").touch()
+    (fault,) = faults(tmp_path)
+    assert f"00003-of-00005.safetensors and 2 more, shards without their {INDEX}: " in fault
 
 
 def put_below(path: Path, folders: tuple[str, str]) -> Path:
