@@ -151,7 +151,8 @@ def _special_tokens_map(file: Path, values: Mapping[str, Any]) -> dict[str, Any]
     }
     if isinstance(listed := found.get("extra_special_tokens"), list):
         listed = [special("extra_special_tokens", token) for token in listed]
-        first = _extras(file, values)
+        # The old name has no say here: beside extra tokens by role, it is passed over.
+        first = _extras(file, {"extra_special_tokens": values.get("extra_special_tokens")})
         found["extra_special_tokens"] = first + [token for token in listed if token not in first]
     return found
 

@@ -274,6 +274,13 @@ def _elsewhere():
         | {"special_tokens_map": {"extra_special_tokens": [{"content": "<|im_end|>"}, "<tool>"]}},
     )
     yield (
+        "extra tokens by role, by the old name, and in special_tokens_map.json",
+        configured(
+            extra_special_tokens={"tool_token": "<tool>"}, additional_special_tokens=["<extra>"]
+        )
+        | {"special_tokens_map": {"extra_special_tokens": CHAT}},
+    )
+    yield (
         "added_tokens.json, a role at a known id",
         configured(sep_token=role("<tool>", single_word=True)) | {"added_tokens": {"<tool>": 2}},
     )
