@@ -170,11 +170,6 @@ def test_what_lies_below_is_found_among_many_files_and_beside_what_a_run_keeps(
         kind_of(tmp_path / "run" / "logs")
 
 
-def test_a_checkpoint_that_a_killed_write_left_aside_is_put_back(tmp_path: Path) -> None:
-    put(tmp_path / ".m.old", "config.json", "state/_METADATA")
-    assert kind_of(tmp_path / "m") == "orbax"
-
-
 def test_a_directory_may_be_called_as_a_gguf_file(tmp_path: Path) -> None:
     reader = HFReader(put_model(tmp_path / "m.gguf", weights()))
     assert same(dict(reader.read_all()), weights())
