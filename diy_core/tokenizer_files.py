@@ -10,6 +10,17 @@ from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
 
 SETTINGS = "tokenizer_config.json"
+# What tokenizers are stored as where there is no tokenizer.json, or beside it.
+VOCABULARIES = (
+    "tokenizer.model",
+    "vocab.json",
+    "tekken.json",
+    "tiktoken.model",
+    "spiece.model",
+    "sentencepiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+)
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -29,7 +40,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def other_kind(path: Path) -> str:
     """What the directory has instead, for the error."""
-    for name in ("tokenizer.model", "vocab.json"):
+    for name in VOCABULARIES:
         if (path / name).is_file():
             return (
                 f", only {name}: transformers' AutoTokenizer.from_pretrained(...)"

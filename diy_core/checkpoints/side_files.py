@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diy_core.chat_templates import TEMPLATE_FILE, TEMPLATES_FOLDER
 from diy_core.lfs import refuse_lfs_pointer
+from diy_core.tokenizer_files import VOCABULARIES
 
 SIDE_FILES = (
     "tokenizer.json",
@@ -21,8 +22,7 @@ SIDE_FILES = (
     "generation_config.json",
     TEMPLATE_FILE,
     "chat_template.json",
-    "tokenizer.model",
-    "vocab.json",
+    *VOCABULARIES,
     "merges.txt",
     "added_tokens.json",
     "LICENSE",

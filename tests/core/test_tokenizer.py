@@ -508,9 +508,10 @@ def test_no_tokenizer_json(tmp_path):
         Tokenizer.from_pretrained(tmp_path)
 
 
-def test_only_a_sentencepiece_model(tmp_path):
-    (tmp_path / "tokenizer.model").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"only tokenizer.model: .*save_pretrained"):
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json", "tekken.json", "spiece.model"])
+def test_only_a_vocabulary_of_another_kind(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=rf"only {name}: .*save_pretrained"):
         Tokenizer.from_pretrained(tmp_path)
 
 
