@@ -91,6 +91,22 @@ def undeclared_names(template: str) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=16)
+def keys_read(template: str) -> frozenset[str]:
+    """The keys that a template looks for, in messages or elsewhere, as `m.key` or `m["key"]`.
+
+    Raises:
+        ValueError: a template that cannot be parsed.
+    """
+    try:
+        tree = _ENVIRONMENT.parse(template)
+    except TemplateError as error:
+        raise ValueError(f"chat template: {error}") from error
+    attributes = {node.attr for node in tree.find_all(nodes.Getattr)}
+    constants = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    return frozenset(attributes | constants)
+
+
+@functools.lru_cache(maxsize=16)
 def _compiled(template: str) -> Template:
     return _ENVIRONMENT.from_string(template)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from diy_core import chat_template
 from diy_core.chat_messages import REASONING
-from diy_core.chat_template import undeclared_names
+from diy_core.chat_template import keys_read, undeclared_names
 from diy_core.chat_templates import choose
 from diy_core.data.records import Chat
 from diy_core.data.refusals import FIXED
@@ -144,9 +144,11 @@ class _Writer:
         """An answer that is a call, of which the template writes nothing, would teach silence; one
         without its reasoning, to answer at once.
         """
-        reads_reasoning = any(name in self.source for name in REASONING)
+        # One that reads it may leave that of earlier turns out, as it was meant to.
+        unread = () if keys_read(self.source) & set(REASONING) else REASONING
         for i, message in enumerate(self.chat.messages):
-            if found := [key for key in REASONING if message.get(key) and not reads_reasoning]:
+            found = [key for key in unread if message.get(key)]
+            if found and self.write_without(i, found[0]) == text:
                 raise ValueError(
                     f"the chat template does not write {found[0]} of message {i}: train with a "
                     "template that does, or leave it out"

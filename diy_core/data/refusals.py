@@ -21,6 +21,8 @@ _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 _MASKS = ("completion_mask", "assistant_masks", "assistant_mask", "loss_mask", "labels")
 SYSTEM = ("system", "system_prompt", "system_message")
 OF_CHATS = ("tools", "functions", "documents", *SYSTEM, "chat_template_kwargs")
+# What an answer was thought out with; as a switch of a template it is true or false.
+_REASONING = ("reasoning_content", "thinking")
 # Definitions of tools under names that some template or some data set has.
 _TOOLS = (
     *("available_tools", "custom_tools", "builtin_tools", "xml_tools", "python_tools"),
@@ -30,7 +32,7 @@ _TOOLS = (
 FIXED = {"messages", "chat_template", "continue_final_message", "add_generation_prompt"}
 COLUMNS = {
     *(*PREFERENCES, KTO_TAG, STEPWISE, "label", "mask"),
-    *(*_WEIGHTS, *_FLAGS, *_MEDIA, *_MASKS, *_TOOLS),
+    *(*_WEIGHTS, *_FLAGS, *_MEDIA, *_MASKS, *_TOOLS, *_REASONING),
 }
 
 
@@ -81,6 +83,7 @@ def refuse_beside_a_chat(held: Mapping[str, Any]) -> None:
     """
     _refuse_beside(held, "a chat", "give each message a weight of 0 or 1")
     _refuse_label(held, "a chat")
+    _refuse_reasoning(held, "a chat", "make it a key of the message that it belongs to")
     if str(held.get("mask", "User")).lower() not in ("user", "human"):
         raise ValueError(
             f"has mask {held['mask']!r} beside a chat, and what the assistant says is learnt: give "
@@ -102,6 +105,7 @@ def refuse_beside_a_completion(held: Mapping[str, Any]) -> None:
     """
     _refuse_beside(held, "a completion", "leave it out, and the records that should not count")
     _refuse_label(held, "a completion")
+    _refuse_reasoning(held, "a completion", "make it part of the completion, or leave it out")
     if found := [name for name in (*OF_CHATS, *_TOOLS) if not is_empty(held.get(name))]:
         raise ValueError(
             f"holds {found[0]} beside a prompt and a completion that are texts, and only a chat "
@@ -158,6 +162,12 @@ def _refuse_beside(held: Mapping[str, Any], what: str, remedy: str) -> None:
             f"has {found[0]} beside {what}, which counts single tokens, and the tokens are made "
             f"here: {remedy}"
         )
+
+
+def _refuse_reasoning(held: Mapping[str, Any], what: str, remedy: str) -> None:
+    texts = [name for name in _REASONING if isinstance(held.get(name), str)]
+    if found := [name for name in texts if not is_empty(held[name])]:
+        raise ValueError(f"holds {found[0]} beside {what}, where nothing writes it: {remedy}")
 
 
 def _refuse_label(held: Mapping[str, Any], what: str) -> None:

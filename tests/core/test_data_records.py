@@ -202,6 +202,15 @@ def test_keys_of_messages_that_the_template_does_not_write_are_named(tmp_path: P
     assert data.report["columns"] == {"messages.id": 1, "messages.mask": 1}
 
 
+@pytest.mark.parametrize("read", ["m.thinking", "m['reasoning_content']", "m | tojson"])
+def test_reasoning_goes_to_a_template_that_writes_it(tmp_path: Path, read: str) -> None:
+    template = TEMPLATE.replace("(m.content or '')", f"(m.content or '') + (({read}) or '')")
+    row = {"messages": [USER, ANSWER | {"reasoning_content": "she"}]}
+    text, (said,) = encoded(model(tmp_path / "model", template), row)
+    assert said in text
+    assert "she" in said
+
+
 def test_flags_do_not_reach_the_template(tmp_path: Path) -> None:
     template = "{{ messages | tojson }}{% generation %}x<|end|>{% endgeneration %}"
     row = {"messages": [USER, ANSWER | {"weight": 1, "train": True, "name": "a"}]}
@@ -302,6 +311,11 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
             {"prompt": CHAT, "completion": CHAT, "label": 0},
             r"a chat and label \(0\), .*preferences",
         ),
+        (
+            {"messages": CHAT, "reasoning_content": "b"},
+            "reasoning_content beside a chat.* the mess",
+        ),
+        ({"prompt": "a", "completion": "b", "thinking": "c"}, "thinking beside a completion"),
         ({"messages": CHAT, "masked": True}, "has masked True beside a chat"),
         (
             {"messages": CHAT, "available_tools": [TOOL]},
@@ -383,6 +397,11 @@ def test_a_record_with_another_or_no_one_meaning_is_refused(
             MARKED,
             {"messages": [USER, ANSWER | {"thinking": "20"}]},
             "does not write thinking of message 1",
+        ),
+        (
+            BY_NAME,  # reads a name that has "thinking" in it
+            {"messages": [USER, ANSWER | {"reasoning_content": "20"}]},
+            "does not write reasoning_content of message 1",
         ),
         (
             MARKED,
