@@ -87,7 +87,8 @@ def test_a_value_is_left_as_it_is() -> None:
         ["data", "s", "--out", "o", "--tokenizer", "t", "--separator=--a_b"]
     ).separator == ("--a_b")
     assert spelled(["--a_b", "--", "--a_b"], ["--a-b"]) == ["--a-b", "--", "--a_b"]
-    assert parse(["generate", "d", "-5"]).prompt == "-5"
+    for word in ("-5", "-.5", "-"):
+        assert parse(["generate", "d", word]).prompt == word
 
 
 def every_help(program: str, capsys: Capture) -> dict[str, str]:
@@ -138,6 +139,8 @@ def test_the_version_names_what_is_installed(program: str, capsys: Capture) -> N
         ("--STEPS", ["--steps"], "--steps"),
         ("--foo", ["--out", "--to"], None),
         ("--x", ["--max-new-tokens"], None),
+        ("--s", ["--steps"], None),
+        ("optimzer.rate", ["optimizer.rate", "data.rate"], "optimizer.rate"),
     ],
 )
 def test_what_is_near(name: str, known: list[str], meant: str | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 
+import pytest
+
 from diy_core.ctrl_c import plain_ctrl_c
 
 
@@ -13,6 +15,12 @@ def test_afterwards_ctrl_c_is_pythons_again() -> None:
     with plain_ctrl_c():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler
+
+
+def test_an_error_inside_leaves_ctrl_c_as_it_was() -> None:
+    with pytest.raises(ValueError, match="no config"), plain_ctrl_c():
+        raise ValueError("no config")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_ctrl_c_that_is_ignored_stays_so() -> None:

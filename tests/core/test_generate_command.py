@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import diy_jax.__main__
 import diy_torch.__main__
+from diy_core.command_line import build_parser
+from diy_core.generate_command import generate
+from diy_core.generation import GenerateOutput
 from tests.oracles import tiny
 from tests.tiny_checkpoints import PIECES, put, put_tokenizer, weights
 
@@ -73,3 +77,44 @@ def test_what_is_asked_of_a_generation_and_not_done_is_noted(
     assert f"note: {tmp_path}: {note}" in capsys.readouterr().err
     assert main([*words, "--strict"]) == 2
     assert f"{note}, as the most probable token is taken (refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+@pytest.mark.parametrize("ends", [[PIECES.index("<|end|>")], []])
+def test_options_arrive_and_what_comes_back_is_printed(
+    tmp_path: Path, ends: list[int], json_too: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(vocab_size=len(PIECES) + 1)
+    put_tokenizer(put(tmp_path, weights(config), config), **({} if ends else {"eos_token": None}))
+    given: dict[str, Any] = {}
+    new = [PIECES.index(piece) for piece in ("he", "20", "<|end|>")]
+
+    def load(*options: Any) -> Any:
+        given["load"] = options
+
+        def model(prompts: Any, *, on_tokens: Any, **options: Any) -> GenerateOutput:
+            given.update(options)
+            for token in new if on_tokens is not None else ():
+                on_tokens(np.array([token]), np.array([True]))
+            if on_tokens is not None:
+                on_tokens(np.array(new[:1]), np.array([False]))  # of a row that has ended
+            row = [*prompts[0], *new, 7, 7]  # padding
+            return GenerateOutput(np.array([row]), np.array([len(row) - 2]))
+
+        return model
+
+    words = ["generate", str(tmp_path), "the", "--dtype", "bfloat16", "--device", "cuda:1"]
+    words += ["--max-new-tokens", "5", *(["--json"] if json_too else [])]
+    generate(build_parser("diy-torch").parse_args(words), load)
+    assert given["load"] == (str(tmp_path), "bfloat16", "cuda:1")
+    assert (given["max_new_tokens"], given["eos_token_id"]) == (5, ends or None)
+    out = capsys.readouterr().out
+    if json_too:
+        record = json.loads(out)
+        assert (record["prompt"], record["new_ids"]) == ("the", new)
+        assert record["text"].startswith("he20")
+    elif ends:
+        assert out == "he20\n"
+    else:
+        assert out.startswith("he20")
+        assert out.endswith("\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from pathlib import Path
 
@@ -25,6 +26,16 @@ def test_each_note_is_a_warning_that_names_the_place() -> None:
         settle("some/model", NOTES)
     assert [str(warning.message) for warning in caught] == [f"some/model: {n}" for n in NOTES]
     assert {warning.filename for warning in caught} != {settle.__code__.co_filename}
+
+
+def test_a_warning_stands_where_the_checkpoint_is_opened() -> None:
+    def opening() -> None:
+        settle("some/model", NOTES[:1])
+
+    with pytest.warns(CheckpointNote) as caught:
+        opening()
+    line = sys._getframe().f_lineno - 1
+    assert (caught[0].filename, caught[0].lineno) == (__file__, line)
 
 
 def test_strict_refuses_all_of_them_at_once() -> None:

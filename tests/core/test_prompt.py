@@ -19,6 +19,7 @@ def given(monkeypatch: pytest.MonkeyPatch, content: bytes) -> str:
 def test_a_prompt_is_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     assert given(monkeypatch, "\ufeffgrößer\r\nnext\n".encode()) == "größer\nnext"
     assert given(monkeypatch, b"a\n\n") == given(monkeypatch, b"a\r\n\r\n") == "a\n"
+    assert given(monkeypatch, b"a\rb\r") == "a\nb"
     assert given(monkeypatch, b"\n") == ""
     assert given(monkeypatch, b"") == ""
     assert read_prompt("größer\r\n") == "größer\r\n"

@@ -36,7 +36,13 @@ def test_the_first_that_is_missing_is_named_with_what_installs_it(
 
 
 def test_an_import_that_failed_is_told_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, extra in (("torch", "torch"), ("orbax.checkpoint", "jax"), ("grain", "train")):
+    for module, extra in (
+        ("torch", "torch"),
+        ("orbax.checkpoint", "jax"),
+        ("grain", "train"),
+        ("yaml", "train"),
+        ("matplotlib.pyplot", "all"),
+    ):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ModuleNotFoundError) as error:
             importlib.import_module(module)
@@ -46,3 +52,4 @@ def test_an_import_that_failed_is_told_by_its_extra(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ModuleNotFoundError) as error:
         importlib.import_module("no_such_module")
     assert missing("x train", error.value) == "x train: No module named 'no_such_module'"
+    assert missing("x train", ModuleNotFoundError("it is gone")) == "x train: it is gone"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
+import rich.progress
 
 from parity import progress
 from parity.progress import amount, duration
@@ -43,10 +45,19 @@ def test_a_bar_has_no_rate_in_its_first_second(
     monkeypatch.setenv("TTY_COMPATIBLE", "1")  # of rich: as on a terminal
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(progress, "SETTLED", 0.0 if settled else 600.0)
+    added: list[str] = []
+    add_task = rich.progress.Progress.add_task
+
+    def adding(self: Any, what: str, **options: Any) -> Any:
+        added.append(what)
+        return add_task(self, what, **options)
+
+    monkeypatch.setattr(rich.progress.Progress, "add_task", adding)
     with progress.bar() as update:
         for done in (0, 3, 5):
             update("reading", done, 10)
         update("comparing", 2, 10)
+    assert added == ["reading", "comparing"]
     shown = capsys.readouterr().err.rpartition("reading")[2]
     first, second = shown.split("comparing")
     assert "5/10 bytes" in first

@@ -41,7 +41,8 @@ def _angles(evidence: Evidence, cos: Value, sin: Value) -> Iterator[Suspect]:
     odd = evidence.odd
     sides = [(cos.torch, sin.torch), (cos.flax, sin.flax)]
     one, other = (np.arctan2(s, c) for c, s in sides)
-    for step, words in ((1, "ahead"), (-1, "behind")):
+    several = one.shape[-2] > 1  # one position alone is any other's
+    for step, words in ((1, "ahead"), (-1, "behind")) if several else ():
         a = one[..., 1:, :] if step > 0 else one[..., :-1, :]
         b = other[..., :-1, :] if step > 0 else other[..., 1:, :]
         sentence = f"positions are one too {'high' if step > 0 else 'low'} in {odd}"
