@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core import validate
+from diy_core.arrays import as_host_array
 from diy_core.config import DIYConfig
 
 _ADVICE = "give a list of prompts, each of them a list of token ids, such as [[1, 2], [3]]"
@@ -35,10 +36,10 @@ def pad_right(
             "and attention_mask"
         )
     input_ids, attention_mask = _rectangular(_plain_rows(input_ids), _plain_rows(attention_mask))
-    ids = validate.as_host_array("input_ids", input_ids, _ADVICE)
+    ids = as_host_array("input_ids", input_ids, _ADVICE)
     mask = np.ones(ids.shape, bool)
     if attention_mask is not None:
-        mask = validate.as_host_array("attention_mask", attention_mask, _MASK_ADVICE)
+        mask = as_host_array("attention_mask", attention_mask, _MASK_ADVICE)
         if mask.shape == ids.shape:
             ids, mask = _to_the_left_edge(ids, mask)
     if ids.ndim == 2 and mask.shape == ids.shape:
@@ -72,18 +73,13 @@ def _rectangular(input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
         )
     if lengths is None or len(set(lengths)) == 1:
         return input_ids, attention_mask
-    rows = [
-        validate.as_host_array(f"input_ids row {i}", row, _ADVICE)
-        for i, row in enumerate(input_ids)
-    ]
+    rows = [as_host_array(f"input_ids row {i}", row, _ADVICE) for i, row in enumerate(input_ids)]
     if wrong := [i for i, row in enumerate(rows) if row.ndim != 1]:
         raise ValueError(f"input_ids row {wrong[0]} must be a list of token ids")
     if attention_mask is None:
         masks = [np.ones(length, np.int32) for length in lengths]
     elif _lengths(attention_mask) == lengths:
-        masks = [
-            validate.as_host_array("attention_mask", row, _MASK_ADVICE) for row in attention_mask
-        ]
+        masks = [as_host_array("attention_mask", row, _MASK_ADVICE) for row in attention_mask]
     else:
         raise ValueError(
             "attention_mask must have the rows of input_ids, which are of different lengths: leave "

@@ -20,40 +20,6 @@ _WRITTEN_OUT = 8  # ids of a row that an error shows
 IGNORED = -100  # the label of a position that does not count
 
 
-def as_host_array(
-    name: str,
-    value: Any,
-    advice: str = "pad the rows on the right and pass attention_mask or seq_lengths",
-) -> NDArray[Any]:
-    """Lists and numpy arrays as a numpy array.
-
-    Args:
-        name: what messages call it.
-        value: a list, an array, ...
-        advice: to those who have rows of different lengths.
-
-    Raises:
-        ValueError: rows of different lengths, something that is no array at all, or no numbers.
-    """
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        array = np.asarray(None)
-    if array.dtype == object:
-        raise ValueError(
-            f"{name} must be a rectangular array, got rows of different lengths or other objects: "
-            f"{advice}"
-        )
-    if array.dtype.kind in "SU" and name.startswith("input_ids"):
-        raise ValueError(
-            f"{name} must hold token ids, got text; encode it first: "
-            "Tokenizer.from_pretrained(DIR).encode(text)"
-        )
-    if array.dtype.kind in "SUmM":
-        raise ValueError(f"{name} must hold numbers, got dtype {array.dtype}")
-    return array
-
-
 def check_input_ids(shape: Sequence[int], dtype: str, values: Values, config: DIYConfig) -> None:
     """Token ids are integers (B, S) in 0 .. vocab_size - 1, S at most `max_position_embeddings`.
 
@@ -225,17 +191,22 @@ def check_dropout_key(shape: Sequence[int], dtype: str, cached: bool) -> None:
         )
 
 
-def check_logits_to_keep(logits_to_keep: int, columns: int) -> None:
+def check_logits_to_keep(logits_to_keep: Any, columns: int) -> int:
     """How many logits of each row's end are wanted: 0 (all columns) to S.
+
+    Returns:
+        A plain integer.
 
     Raises:
         ValueError: anything else.
     """
-    if not isinstance(logits_to_keep, int) or not 0 <= logits_to_keep <= columns:
+    whole = isinstance(logits_to_keep, (int, np.integer)) and not isinstance(logits_to_keep, bool)
+    if not whole or not 0 <= logits_to_keep <= columns:
         raise ValueError(
             f"logits_to_keep must lie in 0..{columns} (the columns of input_ids; 0 keeps all), got "
             f"{logits_to_keep!r}"
         )
+    return int(logits_to_keep)
 
 
 def _refuse_empty_rows(name: str, lengths: NDArray[Any], has_cache: bool) -> None:

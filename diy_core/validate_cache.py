@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_core.validate import is_integer
+
+WRONG = -1  # the position of a row that a compiled call could not refuse: it is wrong from then on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,45 @@ class CacheLayer:
     value_dtype: str
     position_shape: tuple[int, ...]
     position_dtype: str
+
+
+def check_layers(past_key_values: Any, arrays: type | tuple[type, ...]) -> None:
+    """One `({"key": array, "value": array}, position)` per layer.
+
+    Args:
+        past_key_values: what was handed in.
+        arrays: what counts as an array.
+
+    Raises:
+        ValueError: anything else, such as the cache of another library.
+    """
+    layers = past_key_values if isinstance(past_key_values, (list, tuple)) else None
+    if layers is None:
+        raise ValueError(
+            "past_key_values must be a list with one layer after the other, as the model returns "
+            f"it or init_cache makes it, got {type(past_key_values).__name__}"
+        )
+    for index, layer in enumerate(layers):
+        is_pair = isinstance(layer, (list, tuple)) and len(layer) == 2
+        cached = layer[0] if is_pair else None
+        if not isinstance(cached, Mapping) or {"key", "value"} != set(cached):
+            raise ValueError(
+                f'past_key_values[{index}] must be a pair of {{"key": array, "value": array}} and '
+                f"a position, as the model returns it or init_cache makes it, got {_form(layer)}"
+            )
+        for name, array in cached.items():
+            if not isinstance(array, arrays):
+                kind = f"{type(array).__module__.partition('.')[0]}.{type(array).__name__}"
+                raise ValueError(
+                    f"past_key_values[{index}] {name} must be an array of this model's framework, "
+                    f"got {kind}: a cache goes on in the model that began it"
+                )
+
+
+def _form(layer: Any) -> str:
+    inner = layer if isinstance(layer, (list, tuple)) else ()
+    names = ", ".join(type(item).__name__ for item in inner[:4])
+    return f"{type(layer).__name__} ({names})" if inner else type(layer).__name__
 
 
 def check_cache(
@@ -61,22 +102,44 @@ def check_cache(
             )
 
 
-def check_room(positions: NDArray[Any], lengths: NDArray[Any], limit: int) -> int:
+def check_room(
+    positions: Sequence[NDArray[Any]], lengths: NDArray[Any], capacity: int, limit: int
+) -> int:
     """The capacity that this call needs: cached tokens plus new ones, of the longest row.
 
+    Args:
+        positions: (B,) integers of each layer.
+        lengths: (B,) new tokens.
+        capacity: slots of the cache.
+        limit: `max_position_embeddings`.
+
     Raises:
-        ValueError: a negative position, or a row that ends beyond `max_position_embeddings`.
+        ValueError: a position that is negative or beyond the cache, layers that disagree, or a row
+            that ends beyond `max_position_embeddings`.
     """
-    if (positions < 0).any():
-        row = int(np.flatnonzero(positions < 0)[0])
+    first = positions[0]
+    for index, position in enumerate(positions):
+        for row in np.flatnonzero(position != first).tolist():
+            raise ValueError(
+                f"past_key_values stands at different positions in row {row}: "
+                f"{int(first[row])} in layer 0 and {int(position[row])} in layer {index}"
+            )
+    for row in np.flatnonzero(first < 0).tolist():
+        marked = "; a compiled call marks a row so that had no room or was wrong"
         raise ValueError(
-            f"past_key_values position of row {row} is negative ({int(positions[row])})"
+            f"past_key_values position of row {row} is negative ({int(first[row])})"
+            f"{marked if first[row] == WRONG else ''}"
         )
-    ends = positions.astype(np.int64) + lengths
+    ends = first.astype(np.int64) + lengths
     row = int(ends.argmax())
     if ends[row] > limit:
         raise ValueError(
-            f"row {row} has {int(positions[row])} cached and {int(lengths[row])} new tokens: a "
+            f"row {row} has {int(first[row])} cached and {int(lengths[row])} new tokens: a "
             f"sequence of {int(ends[row])} is beyond max_position_embeddings ({limit})"
+        )
+    for row in np.flatnonzero(first > capacity).tolist():
+        raise ValueError(
+            f"past_key_values position of row {row} is {int(first[row])}, beyond the {capacity} "
+            "slots of the cache"
         )
     return int(ends[row])

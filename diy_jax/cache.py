@@ -28,6 +28,9 @@ def init_cache(
 ) -> PastKeyValues:
     """An empty cache with room for `max_length` tokens a row, rounded up to a capacity.
 
+    An eager call gives it more room where it needs some. `jit` cannot: there, a row that has no
+    room left gets logits that are NaN, so compile for the longest sequence.
+
     Each layer has arrays of its own, positions too, so that `jit` can take the cache as a donation.
 
     Raises:
@@ -72,8 +75,8 @@ def update_cache(
 ) -> tuple[Cached, Int[Array, " B"]]:
     """Write the first `seq_lengths` columns of each row behind its `position`.
 
-    Under `jit`, where nothing can grow, columns beyond the capacity are dropped: whoever compiles
-    the call counts on the host.
+    Under `jit`, where nothing can grow, columns beyond the capacity are dropped; the model makes
+    such a row NaN.
 
     Returns:
         The cache and its new positions, `position + seq_lengths`.

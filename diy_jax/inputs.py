@@ -11,9 +11,12 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 
 from diy_core import validate, validate_cache
+from diy_core.arrays import as_host_array, renumbered, signed
 from diy_core.config import DIYConfig
 from diy_jax.cache import PastKeyValues, grow_cache, init_cache
 from diy_jax.random import raw_key
+
+_INT32 = np.iinfo(np.int32)
 
 
 def host_values(x: Any, wait: bool = False) -> NDArray[Any] | None:
@@ -38,7 +41,14 @@ def dtype_name(dtype: Any) -> str:
 
 def as_array(name: str, value: Any) -> Any:
     """JAX arrays and tracers as they are; lists and the like as a numpy array."""
-    return value if isinstance(value, jax.Array) else validate.as_host_array(name, value)
+    return value if isinstance(value, jax.Array) else signed(as_host_array(name, value))
+
+
+def _narrow(x: Any) -> Array:
+    """As int32; integers that do not fit stay out of range, and are not cut to others."""
+    if np.iinfo(x.dtype).max > _INT32.max:
+        x = x.clip(None if x.dtype.kind == "u" else _INT32.min, _INT32.max)
+    return jnp.asarray(x, jnp.int32)
 
 
 def prepare_input_ids(input_ids: Any, config: DIYConfig) -> Array:
@@ -50,32 +60,42 @@ def prepare_input_ids(input_ids: Any, config: DIYConfig) -> Array:
     ids = as_array("input_ids", input_ids)
     values = host_values(ids)
     validate.check_input_ids(ids.shape, dtype_name(ids.dtype), values, config)
-    return jnp.asarray(ids, jnp.int32)
+    return _narrow(ids)
 
 
 def lengths_from_mask(attention_mask: Any, seq_lengths: Any, ids: Array, has_cache: bool) -> Any:
     """`seq_lengths` (B,) out of a mask of ones followed by zeros; the given lengths without one.
 
     Raises:
-        ValueError: any other mask, or a mask and lengths that disagree.
+        ValueError: any other mask, or a mask and lengths that disagree. Where values cannot be
+            seen, the mask wins, and the length of a row of any other mask is -1.
     """
     if attention_mask is None:
         return seq_lengths
     mask = as_array("attention_mask", attention_mask)
     values = host_values(mask)
     validate.check_attention_mask(mask.shape, values, ids.shape, has_cache)
-    lengths = mask.astype(jnp.int32).sum(axis=1, dtype=jnp.int32)
-    if seq_lengths is not None:
-        given = as_array("seq_lengths", seq_lengths)
-        validate.check_seq_lengths(
-            given.shape,
-            dtype_name(given.dtype),
-            host_values(given),
-            ids.shape,
-            has_cache,
-            mask_lengths=None if values is None else values.astype(np.int64).sum(axis=1),
-        )
+    lengths = _lengths_of_rows(jnp.asarray(mask))
+    if seq_lengths is None:
+        return lengths
+    given = as_array("seq_lengths", seq_lengths)
+    validate.check_seq_lengths(
+        given.shape,
+        dtype_name(given.dtype),
+        host_values(given),
+        ids.shape,
+        has_cache,
+        mask_lengths=None if values is None else values.astype(np.int64).sum(axis=1),
+    )
     return lengths
+
+
+def _lengths_of_rows(mask: Array) -> Array:
+    ones = mask.astype(bool)
+    lengths = ones.sum(axis=1, dtype=jnp.int32)
+    column = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    straight = (ones == (column[None, :] < lengths[:, None])) & (mask == ones.astype(mask.dtype))
+    return jnp.where(straight.all(axis=1), lengths, -1)
 
 
 def prepare_lengths(seq_lengths: Any, ids: Array, has_cache: bool) -> Array:
@@ -90,7 +110,7 @@ def prepare_lengths(seq_lengths: Any, ids: Array, has_cache: bool) -> Array:
     validate.check_seq_lengths(
         lengths.shape, dtype_name(lengths.dtype), host_values(lengths), ids.shape, has_cache
     )
-    return jnp.asarray(lengths, jnp.int32)
+    return _narrow(lengths)
 
 
 def prepare_cache(
@@ -109,7 +129,11 @@ def prepare_cache(
     batch, columns = ids.shape
     if past_key_values is None:
         return init_cache(config, batch, columns, dtype)
-    layers = [(cached, as_array("position", position)) for cached, position in past_key_values]
+    validate_cache.check_layers(past_key_values, (jax.Array, np.ndarray))
+    layers = [
+        (cached, as_array("past_key_values position", position))
+        for cached, position in past_key_values
+    ]
     described = [
         validate_cache.CacheLayer(
             tuple(cached["key"].shape),
@@ -122,17 +146,17 @@ def prepare_cache(
         for cached, position in layers
     ]
     validate_cache.check_cache(described, config, ids.shape, dtype_name(dtype))
-    # Growing needs the real counts, so this look waits for an accelerator.
-    positions, new = host_values(layers[0][1], wait=True), host_values(lengths, wait=True)
     layers = [
-        (cached, jnp.broadcast_to(jnp.asarray(position, jnp.int32), (batch,)))
-        for cached, position in layers
+        (cached, jnp.broadcast_to(_narrow(position), (batch,))) for cached, position in layers
     ]
-    if positions is None or new is None:
+    # Growing needs the real counts, so this look waits for an accelerator.
+    positions = [host_values(position, wait=True) for _, position in layers]
+    new, limit = host_values(lengths, wait=True), config.max_position_embeddings
+    seen = [position for position in positions if position is not None]
+    if len(seen) < len(positions) or new is None:
         return layers
-    positions = np.broadcast_to(positions, (batch,))
-    needed = validate_cache.check_room(positions, new, config.max_position_embeddings)
-    return grow_cache(layers, needed, config.max_position_embeddings)
+    capacity = layers[0][0]["key"].shape[2]
+    return grow_cache(layers, validate_cache.check_room(seen, new, capacity, limit), limit)
 
 
 def prepare_segments(segment_ids: Any, ids: Array, cached: bool) -> Array | None:
@@ -143,6 +167,8 @@ def prepare_segments(segment_ids: Any, ids: Array, cached: bool) -> Array | None
     """
     if segment_ids is None:
         return None
+    if not isinstance(segment_ids, jax.Array):
+        segment_ids = renumbered(as_host_array("segment_ids", segment_ids))
     segments = as_array("segment_ids", segment_ids)
     validate.check_segment_ids(segments.shape, dtype_name(segments.dtype), ids.shape, cached)
     return jnp.asarray(segments)
@@ -156,7 +182,9 @@ def prepare_dropout_key(dropout_key: Any, cached: bool) -> Array | None:
     """
     if dropout_key is None:
         return None
-    key = as_array("dropout_key", dropout_key)
+    key = dropout_key
+    if not isinstance(key, jax.Array):
+        key = as_host_array("dropout_key", key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = raw_key(key)
     validate.check_dropout_key(key.shape, dtype_name(key.dtype), cached)

@@ -5,6 +5,7 @@ Shapes: B batch, S sequence, D hidden, V vocabulary, C tokens of a chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -82,7 +83,10 @@ def _losses(
     top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     shifted = logits - top
     rest = jnp.log(jnp.exp(shifted).sum(axis=-1))
-    losses = rest - jnp.take_along_axis(shifted, labels[:, None], axis=-1)[:, 0]
+    wanted = labels.clip(0, logits.shape[-1] - 1)
+    losses = rest - jnp.take_along_axis(shifted, wanted[:, None], axis=-1)[:, 0]
+    # Where labels cannot be seen, those of no token must not pass for those of another.
+    losses = jnp.where(labels == wanted, losses, jnp.asarray(math.nan, losses.dtype))
     if z_loss:
         losses = losses + z_loss * jnp.square(rest + top[:, 0])
     return losses

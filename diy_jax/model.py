@@ -1,4 +1,4 @@
-"""The model: blocks, the trunk, and the causal language model over it.
+"""The model: the trunk of blocks, and the causal language model over it.
 
 Shapes: B batch, S sequence of this call, D hidden, V vocabulary.
 """
@@ -12,63 +12,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int
 
 from diy_core import validate
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE
 from diy_core.config import DIYConfig
 from diy_core.first_weights import first_weights
 from diy_jax import checkpoint, inputs
-from diy_jax.attention import Attention, attention_mask_from_positions
-from diy_jax.cache import Cached, PastKeyValues
-from diy_jax.feedforward import FeedForward
+from diy_jax.attention import attention_mask_from_positions
+from diy_jax.block import ModelBlock
+from diy_jax.cache import PastKeyValues
 from diy_jax.linear import Linear
 from diy_jax.norm import RMSNorm
-from diy_jax.random import dropout, fold_in
-from diy_jax.rope import RopeTables, rope_tables
-
-# What the two halves of a layer fold into its dropout key; `Attention` has 0 for its probabilities.
-_ATTENDED, _FED = 1, 2
-
-
-class ModelBlock(nn.Module):
-    """One layer: h = x + attention(norm(x)), then h + feedforward(norm(h))."""
-
-    config: DIYConfig
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    def setup(self) -> None:
-        """Two norms, attention and feed-forward."""
-        config, dtypes = self.config, (self.dtype, self.param_dtype)
-        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, self.param_dtype)
-        self.attention = Attention(config, *dtypes)
-        self.feedforward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, self.param_dtype)
-        self.feedforward = FeedForward(config, *dtypes)
-
-    def __call__(
-        self,
-        x: Float[Array, "B S D"],
-        rope: RopeTables,
-        mask: Bool[Array, "B S T"],
-        seq_lengths: Int[Array, " B"] | None = None,
-        past: tuple[Cached, Array] | None = None,
-        dropout_key: UInt32[Array, " 2"] | None = None,
-    ) -> tuple[Float[Array, "B S D"], tuple[Cached, Array] | None]:
-        """The block's output, and its updated cache layer where `past` was given.
-
-        With a key, the attention's probabilities and what both halves add are dropped at the
-        config's rates.
-        """
-        normed = self.attention_norm(x)
-        attended, present = self.attention(normed, rope, mask, seq_lengths, past, dropout_key)
-        hidden = x + self._drop(attended, dropout_key, _ATTENDED)
-        fed = self.feedforward(self.feedforward_norm(hidden))
-        return hidden + self._drop(fed, dropout_key, _FED), present
-
-    def _drop(self, x: Array, key: Array | None, site: int) -> Array:
-        rate = self.config.residual_dropout
-        return x if key is None or not rate else dropout(fold_in(key, site), x, rate)
+from diy_jax.random import fold_in
+from diy_jax.rope import rope_tables
+from diy_jax.unseen import spoil, wrong_rows
 
 
 class DIYModel(nn.Module):
@@ -115,7 +73,8 @@ class DIYModel(nn.Module):
 
         Raises:
             ValueError: ids, lengths or cache that do not fit; a sequence beyond
-                `max_position_embeddings`.
+                `max_position_embeddings`. Where values cannot be seen (`jit`, on an
+                accelerator), such a row is NaN instead, and so is whatever is cached after it.
         """
         cached = use_cache or past_key_values is not None
         ids = inputs.prepare_input_ids(input_ids, self.config)
@@ -135,7 +94,8 @@ class DIYModel(nn.Module):
             past_layer = past[index] if past else None
             hidden, present = layer(hidden, rope, mask, lengths, past_layer, keys[index])
             presents.append(present)
-        hidden = self.norm(hidden)
+        wrong = wrong_rows(ids, lengths, past, past_key_values is not None, self.config)
+        hidden, presents = spoil(wrong, self.norm(hidden), presents)
         return (hidden, presents) if use_cache else hidden
 
 
@@ -223,12 +183,15 @@ class DIYForCausalLM(nn.Module):
         Logits at padded positions are finite and mean nothing.
 
         Raises:
-            ValueError: whatever does not fit; it says what, where, and the way out.
+            ValueError: whatever does not fit; it says what, where, and the way out. Where values
+                cannot be seen (`jit`, on an accelerator), the logits of a row that would have
+                been refused are NaN: an id outside of the vocabulary, a mask that is not ones
+                before zeros, lengths out of range, a row that has no room left in its cache.
         """
         has_cache = past_key_values is not None
         ids = inputs.prepare_input_ids(input_ids, self.config)
         seq_lengths = inputs.lengths_from_mask(attention_mask, seq_lengths, ids, has_cache)
-        validate.check_logits_to_keep(logits_to_keep, ids.shape[1])
+        logits_to_keep = validate.check_logits_to_keep(logits_to_keep, ids.shape[1])
         extras = {"segment_ids": segment_ids, "dropout_key": dropout_key}
         result = self.model(ids, seq_lengths, past_key_values, use_cache, **extras)
         hidden, presents = result if use_cache else (result, None)

@@ -28,6 +28,9 @@ def init_cache(
 ) -> PastKeyValues:
     """An empty cache with room for `max_length` tokens a row, rounded up to a capacity.
 
+    An eager call gives it more room where it needs some. Compiled code cannot: there, a row that
+    has no room left gets logits that are NaN, so compile for the longest sequence.
+
     Raises:
         ValueError: `max_length` is beyond `max_position_embeddings`.
     """
@@ -82,7 +85,7 @@ def update_cache(
     # same numbers to the same slot again); where a row has none, they write back what was there.
     place = torch.arange(columns, device=key.device)[None, :]
     column = torch.minimum(place, seq_lengths[:, None] - 1).clamp(min=0)
-    slot = (position[:, None] + column).clamp(max=capacity - 1)
+    slot = (position[:, None] + column).clamp(0, capacity - 1)
     empty = (seq_lengths == 0)[:, None, None, None]
     repeated = (place != column)[:, :, None, None]
     updated = {}

@@ -11,8 +11,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from diy_core import validate, validate_cache
+from diy_core.arrays import as_host_array, renumbered, signed
 from diy_core.config import DIYConfig
 from diy_torch.cache import PastKeyValues, grow_cache, init_cache
+
+_INT32 = torch.iinfo(torch.int32)
 
 
 def host_values(x: Tensor, wait: bool = False) -> NDArray[Any] | None:
@@ -41,10 +44,14 @@ def as_tensor(name: str, value: Any) -> Tensor:
     """Tensors as they are; lists and arrays on the host, where their values are checked."""
     if isinstance(value, Tensor):
         return value
-    array = validate.as_host_array(name, value)
-    if array.dtype in (np.uint16, np.uint32, np.uint64) and (array <= np.iinfo(np.int64).max).all():
-        array = array.astype(np.int64)  # torch computes little with these
-    return torch.as_tensor(array)
+    return torch.as_tensor(signed(as_host_array(name, value)))
+
+
+def _narrow(x: Tensor) -> Tensor:
+    """As int32; integers that do not fit stay out of range, and are not cut to others."""
+    if x.dtype == torch.int64:
+        x = x.clamp(_INT32.min, _INT32.max)
+    return x.to(torch.int32)
 
 
 def prepare_input_ids(input_ids: Any, config: DIYConfig, device: torch.device) -> Tensor:
@@ -63,25 +70,35 @@ def lengths_from_mask(attention_mask: Any, seq_lengths: Any, ids: Tensor, has_ca
     """`seq_lengths` (B,) out of a mask of ones followed by zeros; the given lengths without one.
 
     Raises:
-        ValueError: any other mask, or a mask and lengths that disagree.
+        ValueError: any other mask, or a mask and lengths that disagree. Where values cannot be
+            seen, the mask wins, and the length of a row of any other mask is -1.
     """
     if attention_mask is None:
         return seq_lengths
     mask = as_tensor("attention_mask", attention_mask)
     values = host_values(mask)
     validate.check_attention_mask(mask.shape, values, ids.shape, has_cache)
-    lengths = mask.to(ids.device).sum(dim=1, dtype=torch.int32)
-    if seq_lengths is not None:
-        given = as_tensor("seq_lengths", seq_lengths)
-        validate.check_seq_lengths(
-            given.shape,
-            dtype_name(given.dtype),
-            host_values(given),
-            ids.shape,
-            has_cache,
-            mask_lengths=None if values is None else values.astype(np.int64).sum(axis=1),
-        )
+    lengths = _lengths_of_rows(mask.to(ids.device))
+    if seq_lengths is None:
+        return lengths
+    given = as_tensor("seq_lengths", seq_lengths)
+    validate.check_seq_lengths(
+        given.shape,
+        dtype_name(given.dtype),
+        host_values(given),
+        ids.shape,
+        has_cache,
+        mask_lengths=None if values is None else values.astype(np.int64).sum(axis=1),
+    )
     return lengths
+
+
+def _lengths_of_rows(mask: Tensor) -> Tensor:
+    ones = mask.bool()
+    lengths = ones.sum(dim=1, dtype=torch.int32)
+    column = torch.arange(mask.shape[1], dtype=torch.int32, device=mask.device)
+    straight = (ones == (column[None, :] < lengths[:, None])) & (mask == ones.to(mask.dtype))
+    return torch.where(straight.all(dim=1), lengths, -1)
 
 
 def prepare_lengths(seq_lengths: Any, ids: Tensor, has_cache: bool) -> Tensor:
@@ -96,7 +113,7 @@ def prepare_lengths(seq_lengths: Any, ids: Tensor, has_cache: bool) -> Tensor:
     validate.check_seq_lengths(
         lengths.shape, dtype_name(lengths.dtype), host_values(lengths), ids.shape, has_cache
     )
-    return lengths.to(ids.device, torch.int32)
+    return _narrow(lengths.to(ids.device))
 
 
 def prepare_cache(
@@ -115,8 +132,9 @@ def prepare_cache(
     batch, columns = ids.shape
     if past_key_values is None:
         return init_cache(config, batch, columns, dtype, ids.device)
+    validate_cache.check_layers(past_key_values, Tensor)
     layers = [
-        (cached, torch.as_tensor(position, device=ids.device))
+        (cached, as_tensor("past_key_values position", position).to(ids.device))
         for cached, position in past_key_values
     ]
     described = [
@@ -131,13 +149,16 @@ def prepare_cache(
         for cached, position in layers
     ]
     validate_cache.check_cache(described, config, ids.shape, dtype_name(dtype))
-    layers = [(cached, position.to(torch.int32).expand(batch)) for cached, position in layers]
-    # Growing needs the real counts, so this look waits for an accelerator.
-    positions, new = host_values(layers[0][1], wait=True), host_values(lengths, wait=True)
+    layers = [(cached, _narrow(position).expand(batch)) for cached, position in layers]
+    # Growing needs the real counts, so this look waits for an accelerator: once for all layers.
+    positions = host_values(torch.stack([position for _, position in layers]), wait=True)
+    new, limit = host_values(lengths, wait=True), config.max_position_embeddings
     if positions is None or new is None:
         return layers
-    needed = validate_cache.check_room(positions, new, config.max_position_embeddings)
-    return grow_cache(layers, needed, config.max_position_embeddings)
+    capacity = layers[0][0]["key"].shape[2]
+    return grow_cache(
+        layers, validate_cache.check_room(list(positions), new, capacity, limit), limit
+    )
 
 
 def prepare_segments(segment_ids: Any, ids: Tensor, cached: bool) -> Tensor | None:
@@ -148,6 +169,8 @@ def prepare_segments(segment_ids: Any, ids: Tensor, cached: bool) -> Tensor | No
     """
     if segment_ids is None:
         return None
+    if not isinstance(segment_ids, Tensor):
+        segment_ids = renumbered(as_host_array("segment_ids", segment_ids))
     segments = as_tensor("segment_ids", segment_ids)
     validate.check_segment_ids(segments.shape, dtype_name(segments.dtype), ids.shape, cached)
     return segments.to(ids.device)
@@ -163,6 +186,6 @@ def prepare_dropout_key(dropout_key: Any, cached: bool) -> Tensor | None:
         return None
     key = dropout_key
     if not isinstance(key, Tensor):
-        key = torch.as_tensor(validate.as_host_array("dropout_key", key))
+        key = torch.as_tensor(as_host_array("dropout_key", key))
     validate.check_dropout_key(key.shape, dtype_name(key.dtype), cached)
     return key

@@ -5,6 +5,7 @@ Shapes: B batch, S sequence, D hidden, V vocabulary, C tokens of a chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -85,8 +86,10 @@ def _losses(
     top = logits.detach().amax(dim=-1, keepdim=True)
     shifted = logits - top
     rest = shifted.logsumexp(dim=-1)
-    wanted = labels.clamp(min=0)  # of what is not counted any number will do
+    wanted = labels.clamp(0, logits.shape[-1] - 1)  # of what is not counted any number will do
     losses = rest - shifted.gather(-1, wanted[:, None])[:, 0]
+    # Where labels cannot be seen, those of no token must not pass for those of another.
+    losses = losses.masked_fill((labels != wanted) & (labels != IGNORED), math.nan)
     if z_loss:
         losses = losses + z_loss * (rest + top[:, 0]).square()
     return losses

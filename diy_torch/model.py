@@ -1,4 +1,4 @@
-"""The model: blocks, the trunk, and the causal language model over it.
+"""The model: the trunk of blocks, and the causal language model over it.
 
 Shapes: B batch, S sequence of this call, D hidden, V vocabulary.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt32
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diy_core import validate
@@ -18,51 +18,13 @@ from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE
 from diy_core.config import DIYConfig
 from diy_core.first_weights import first_weights
 from diy_torch import checkpoint, inputs
-from diy_torch.attention import Attention, attention_mask_from_positions
-from diy_torch.cache import Cached, PastKeyValues
-from diy_torch.feedforward import FeedForward
+from diy_torch.attention import attention_mask_from_positions
+from diy_torch.block import ModelBlock
+from diy_torch.cache import PastKeyValues
 from diy_torch.norm import RMSNorm
-from diy_torch.random import dropout, fold_in
-from diy_torch.rope import RopeTables, rope_tables
-
-# What the two halves of a layer fold into its dropout key; `Attention` has 0 for its probabilities.
-_ATTENDED, _FED = 1, 2
-
-
-class ModelBlock(nn.Module):
-    """One layer: h = x + attention(norm(x)), then h + feedforward(norm(h))."""
-
-    def __init__(self, config: DIYConfig) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.attention = Attention(config)
-        self.feedforward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.feedforward = FeedForward(config)
-        self.residual_dropout = config.residual_dropout
-
-    def forward(
-        self,
-        x: Float[Tensor, "B S D"],
-        rope: RopeTables,
-        mask: Bool[Tensor, "B S T"],
-        seq_lengths: Int[Tensor, " B"] | None = None,
-        past: tuple[Cached, Tensor] | None = None,
-        dropout_key: UInt32[Tensor, " 2"] | None = None,
-    ) -> tuple[Float[Tensor, "B S D"], tuple[Cached, Tensor] | None]:
-        """The block's output, and its updated cache layer where `past` was given.
-
-        With a key, the attention's probabilities and what both halves add are dropped at the
-        config's rates.
-        """
-        normed = self.attention_norm(x)
-        attended, present = self.attention(normed, rope, mask, seq_lengths, past, dropout_key)
-        hidden = x + self._drop(attended, dropout_key, _ATTENDED)
-        fed = self.feedforward(self.feedforward_norm(hidden))
-        return hidden + self._drop(fed, dropout_key, _FED), present
-
-    def _drop(self, x: Tensor, key: Tensor | None, site: int) -> Tensor:
-        rate = self.residual_dropout
-        return x if key is None or not rate else dropout(fold_in(key, site), x, rate)
+from diy_torch.random import fold_in
+from diy_torch.rope import rope_tables
+from diy_torch.unseen import spoil, wrong_rows
 
 
 class DIYModel(nn.Module):
@@ -99,7 +61,8 @@ class DIYModel(nn.Module):
 
         Raises:
             ValueError: ids, lengths or cache that do not fit; a sequence beyond
-                `max_position_embeddings`.
+                `max_position_embeddings`. Where values cannot be seen (compiled, on an
+                accelerator), such a row is NaN instead, and so is whatever is cached after it.
         """
         weight = self.embed_tokens.weight
         cached = use_cache or past_key_values is not None
@@ -120,7 +83,8 @@ class DIYModel(nn.Module):
             past_layer = past[index] if past else None
             hidden, present = layer(hidden, rope, mask, lengths, past_layer, keys[index])
             presents.append(present)
-        hidden = self.norm(hidden)
+        wrong = wrong_rows(ids, lengths, past, past_key_values is not None, self.config)
+        hidden, presents = spoil(wrong, self.norm(hidden), presents)
         return (hidden, presents) if use_cache else hidden
 
 
@@ -217,13 +181,16 @@ class DIYForCausalLM(nn.Module):
         Logits at padded positions are finite and mean nothing.
 
         Raises:
-            ValueError: whatever does not fit; it says what, where, and the way out.
+            ValueError: whatever does not fit; it says what, where, and the way out. Where values
+                cannot be seen (compiled, on an accelerator), the logits of a row that would have
+                been refused are NaN: an id outside of the vocabulary, a mask that is not ones
+                before zeros, lengths out of range, a row that has no room left in its cache.
         """
         has_cache = past_key_values is not None
         device = self.model.embed_tokens.weight.device
         ids = inputs.prepare_input_ids(input_ids, self.config, device)
         seq_lengths = inputs.lengths_from_mask(attention_mask, seq_lengths, ids, has_cache)
-        validate.check_logits_to_keep(logits_to_keep, ids.shape[1])
+        logits_to_keep = validate.check_logits_to_keep(logits_to_keep, ids.shape[1])
         extras = {"segment_ids": segment_ids, "dropout_key": dropout_key}
         result = self.model(ids, seq_lengths, past_key_values, use_cache, **extras)
         hidden, presents = result if use_cache else (result, None)

@@ -284,6 +284,11 @@ CASES = [
         Past(position=np.array([5, 68], np.int32)),
     ),
     _case(
+        "more cached tokens than slots",
+        "past_key_values position of row 1 is 65, beyond the 64 slots of the cache",
+        Past(position=np.array([5, 65], np.int32)),
+    ),
+    _case(
         "segments with a cache",
         "segment_ids cannot go together with past_key_values or use_cache",
         Past(),

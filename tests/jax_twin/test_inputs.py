@@ -71,7 +71,7 @@ def test_a_mask_and_lengths_that_agree_are_one() -> None:
 
 
 def test_with_a_cache_a_row_may_be_empty_and_a_sequence_may_end_at_the_limit() -> None:
-    past = Past(position=np.array([67, 70], np.int32)).make(jnp.asarray)
+    past = Past(capacity=70, position=np.array([67, 70], np.int32)).make(jnp.asarray)
     logits, presents = run_eagerly(MODEL, IDS, [[1, 1, 1], [0, 0, 0]], past_key_values=past)
     assert np.isfinite(logits).all()
     assert presents[0][1].tolist() == [70, 70]

@@ -1,0 +1,107 @@
+"""What eager code refuses is NaN where values cannot be seen, and only in the row that is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+import diy_torch
+from diy_torch.loss import cross_entropy
+from tests.oracles import tiny
+from tests.torch_twin.build import build
+
+CONFIG = tiny(max_position_embeddings=70)
+MODEL = build(CONFIG, torch.float32)
+IDS = np.array([[1, 2, 3], [4, 5, 6]], np.int64)
+
+
+@torch.no_grad()
+def _compiled(**kwargs: Any) -> Any:
+    """The model's answer where it takes itself to be compiled: no value can be seen."""
+    kwargs = {"input_ids": IDS} | kwargs
+    tensors = {
+        name: torch.as_tensor(value) if isinstance(value, np.ndarray) else value
+        for name, value in kwargs.items()
+    }
+    with mock.patch("torch.compiler.is_compiling", return_value=True):
+        return MODEL(**tensors)
+
+
+def _only_row_1_is_nan(logits: Any, expected: Any) -> bool:
+    sound = torch.allclose(logits[0], expected[0], rtol=1e-5, atol=1e-6)
+    return sound and bool(logits[1].isnan().all())
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"attention_mask": np.array([[1, 1, 1], [1, 0, 1]])},
+        {"attention_mask": np.array([[1, 1, 1], [0, 1, 1]])},
+        {"attention_mask": np.array([[1, 1, 1], [2, 1, 0]])},
+        {"attention_mask": np.array([[1.0, 1.0, 1.0], [0.5, 0, 0]])},
+        {"attention_mask": np.array([[True, True, True], [False, False, False]])},
+        {"seq_lengths": np.array([3, 4])},
+        {"seq_lengths": np.array([3, 0])},
+        {"seq_lengths": np.array([3, -2])},
+        {"seq_lengths": np.array([3, 2**32 + 2])},
+    ],
+    ids=lambda kwargs: f"{next(iter(kwargs))}={next(iter(kwargs.values()))[1]}",
+)
+def test_a_row_that_would_be_refused_is_nan(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="row 1"):
+        MODEL(**({"input_ids": IDS} | kwargs))
+    assert _only_row_1_is_nan(_compiled(**kwargs), MODEL(IDS))
+
+
+def test_a_row_without_room_in_its_cache_is_nan_from_then_on() -> None:
+    cache = diy_torch.init_cache(CONFIG, 2, 4)  # 64 slots
+    ids = np.resize(np.arange(1, 23), (2, 66))
+
+    def step(ids: Any, lengths: Any, past: Any) -> Any:
+        return _compiled(
+            input_ids=ids, seq_lengths=np.array(lengths), past_key_values=past, use_cache=True
+        )
+
+    _, cache = step(ids[:, :64], [60, 64], cache)
+    logits, cache = step(ids[:, 60:62], [2, 0], cache)  # full, and nothing new
+    assert logits.isfinite().all()
+    logits, cache = step(ids[:, 62:63], [1, 1], cache)
+    whole = MODEL(ids[:, :63])
+    assert _only_row_1_is_nan(logits[:, 0], whole[:1, 62].expand(2, -1))
+    logits, cache = step(ids[:, 63:64], [1, 0], cache)
+    assert logits[0].isfinite().all()
+    assert logits[1].isnan().all()
+    with pytest.raises(ValueError, match=r"row 1 is negative .*; a compiled call marks"):
+        MODEL(ids[:, :1], past_key_values=cache)
+
+
+@pytest.mark.parametrize("positions", [(3, 5), (-1, -1), (65, 65), (2**40, 2**40)])
+def test_a_cache_at_an_impossible_place_is_nan(positions: tuple[int, int]) -> None:
+    cache = [
+        (cached, torch.tensor([3, position]))
+        for (cached, _), position in zip(diy_torch.init_cache(CONFIG, 2), positions, strict=True)
+    ]
+    with pytest.raises(ValueError, match="row 1"):
+        MODEL(IDS[:, :1], past_key_values=cache)
+    logits = _compiled(input_ids=IDS[:, :1], past_key_values=cache)
+    assert logits[0].isfinite().all()
+    assert logits[1].isnan().all()
+
+
+@pytest.mark.parametrize("label", [-1, 23, 2**40, -101])
+def test_a_label_outside_of_the_vocabulary_is_a_loss_of_nan(label: int) -> None:
+    head = torch.ones(4, 23)
+    hidden = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 4))).float()
+
+    def loss(labels: Any) -> Any:
+        return cross_entropy(hidden, labels, lambda x: x @ head)
+
+    with mock.patch("torch.compiler.is_compiling", return_value=True):
+        assert loss(torch.tensor([[1, 22, -100]]))[0].isfinite()
+        assert loss(torch.tensor([[1, label, -100]]))[0].isnan()
+    with pytest.raises(ValueError, match="labels must lie in"):
+        loss(torch.tensor([[1, label, -100]]))
