@@ -46,7 +46,7 @@ def refuse_unread_parts(write: Write, messages: list[Message], template_name: st
                 f"{template_name} does not write the content of message {i}, which is no string: "
                 "give it as one"
             )
-        for j, part in enumerate([] if isinstance(content, dict) else content):
+        for j, part in enumerate(content):  # of an object these are its keys
             if isinstance(part, dict) and not _is_read(write, messages, text, (i, j)):
                 kind = part.get("type", "without a type")
                 raise ValueError(

@@ -299,6 +299,8 @@ def test_the_file_of_older_processors_is_the_last_resort(tmp_path: Path) -> None
     path = save(tmp_path / "model", "none", {})
     (path / "chat_template.json").write_text(json.dumps({"chat_template": "old " + BY_FIRST}))
     assert Tokenizer.from_pretrained(path).chat(CHAT) == "old hi"
+    put_tokenizer(path, chat_template=None)
+    assert Tokenizer.from_pretrained(path).chat(CHAT) == "old hi"
     put_tokenizer(path, chat_template="new " + BY_FIRST)
     assert Tokenizer.from_pretrained(path).chat(CHAT) == "new hi"
 
@@ -308,6 +310,7 @@ def test_the_file_of_older_processors_is_the_last_resort(tmp_path: Path) -> None
     [
         (5, "'default' must be a string, got int"),
         ([{"name": "rag", "template": None}], "'rag' must be a string, got NoneType"),
+        ([{"name": "rag"}], "'rag' must be a string, got NoneType"),
         (["a"], "must list objects with name and template"),
         ({"a": ["b"]}, "'a' must be a string, got list"),
     ],
@@ -315,6 +318,13 @@ def test_the_file_of_older_processors_is_the_last_resort(tmp_path: Path) -> None
 def test_what_is_no_template_is_named(tmp_path: Path, template: Any, words: str) -> None:
     put_tokenizer(tmp_path, chat_template=template)
     with pytest.raises(CheckpointError, match=rf"tokenizer_config.json: .*{words}"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_a_template_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    put_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja: is not UTF-8"):
         Tokenizer.from_pretrained(tmp_path)
 
 
@@ -340,9 +350,11 @@ for _ in range(sys.getrecursionlimit()):
         ({"tools": [WEATHER, f]}, "tool 1 is the function f: give its JSON schema"),
         ({"tools": ["f"]}, "tool 0 must be an object"),
         ({"tools": WEATHER}, "tools must be a list of JSON schemas, got dict"),
+        ({"tools": "f"}, "tools must be a list of JSON schemas, got str"),
         ({"tools": [{"x": Tool()}]}, "tool 0 holds Tool, which is not JSON serializable"),
         ({"documents": ["a"]}, "documents must be a list of objects"),
         ({"documents": {"title": "a"}}, "documents must be a list of objects"),
+        *(({"documents": value}, "documents must be a list of objects") for value in ("", {}, 5)),
         ({"chat_template": "tools"}, "'tools' is no Jinja template .* has 'default', 'rag', 'tool"),
         ({"chat_template": ""}, "'' is no Jinja template"),
         ({"tokenize": False}, "tokenize is an argument of transformers' apply_chat_template"),
@@ -373,6 +385,27 @@ def test_a_message_that_the_template_changes_cannot_go_on(ours: Tokenizer) -> No
         ours.chat(
             CHAT, chat_template="{{ messages[0].content | upper }}", continue_final_message=True
         )
+    with pytest.raises(ValueError, match="does not write the last message as it stands"):
+        ours.chat(CHAT, chat_template="{{ messages[0].content[:2] }}", continue_final_message=True)
+
+
+def test_of_a_message_that_is_written_twice_the_second_goes_on(
+    ours: Tokenizer, theirs: Any
+) -> None:
+    template = "{{ messages[0].content }}|{{ messages[0].content }}</s>"
+    given: dict[str, Any] = {"chat_template": template, "continue_final_message": True}
+    expected = theirs.apply_chat_template(CHAT, tokenize=False, **given)
+    assert ours.chat(CHAT, False, **given) == expected
+    assert expected.endswith("|hi")
+
+
+def test_a_content_without_text_cannot_go_on(ours: Tokenizer) -> None:
+    given: dict[str, Any] = {"chat_template": "{{ messages[0].content | tojson }}"}
+    for content in (5, {"t": 3}, [{"t": 3}]):
+        with pytest.raises(ValueError, match="the content of the last message holds no text"):
+            ours.chat(
+                [{"role": "tool", "content": content}], False, continue_final_message=True, **given
+            )
 
 
 @pytest.mark.parametrize(
@@ -396,8 +429,21 @@ def test_a_template_never_runs_a_method_of_the_callers(ours: Tokenizer) -> None:
         def upper(self) -> str:
             raise AssertionError
 
-    messages = [{"role": "user", "content": Text("hi")}]
-    assert ours.chat(messages, False, chat_template="{{ messages[0].content.upper() }}") == "HI"
+    class Whole(int):
+        def bit_length(self) -> int:
+            raise AssertionError
+
+    class Real(float):
+        def is_integer(self) -> bool:
+            raise AssertionError
+
+    messages = [{"role": "user", "content": Text("hi"), "n": Whole(3), "x": Real(2)}]
+    messages[0] |= {Text("key"): 1}
+    template = (
+        "{{ messages[0].content.upper() }} {{ messages[0].n.bit_length() }} "
+        "{{ messages[0].x.is_integer() }}{% for key in messages[0] %} {{ key.upper() }}{% endfor %}"
+    )
+    assert ours.chat(messages, False, chat_template=template) == "HI 2 True ROLE CONTENT N X KEY"
 
 
 def test_of_several_parts_the_last_text_goes_on(ours: Tokenizer, theirs: Any) -> None:
@@ -410,6 +456,20 @@ def test_of_several_parts_the_last_text_goes_on(ours: Tokenizer, theirs: Any) ->
     }
     assert ours.chat(messages, False, **given) == "hi|First, then"
     assert theirs.apply_chat_template(messages, tokenize=False, **given) == "hi|First, then"
+    given["chat_template"] = SIGHT
+    messages = [{"role": "assistant", "content": [*parts, {"type": "image"}]}]
+    assert ours.chat(messages, False, **given) == "First, then"
+    assert theirs.apply_chat_template(messages, tokenize=False, **given) == "First, then"
+
+
+def test_reasoning_under_another_name_stays_as_it_is(ours: Tokenizer, theirs: Any) -> None:
+    message = {"role": "assistant", "content": "", "thinking": "3 times", "reasoning": "other"}
+    given = {
+        "chat_template": "{{ messages[0].reasoning }}: {{ messages[0].thinking }}",
+        "continue_final_message": "thinking",
+    }
+    expected = theirs.apply_chat_template([message], tokenize=False, **given)
+    assert ours.chat([message], False, **given) == expected == "other: 3 times"
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
@@ -431,6 +491,10 @@ PARTS = "{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %}
 FIRST = "{{ messages[0].content[0].text }}"
 PRINTED = "{% for m in messages %}{{ m.content }}{% endfor %}"
 JOINED = "{{ '[INST]' + messages[0].content }}"
+MARKED = (
+    "{% for c in messages[0].content %}{% if c.type == 'text' %}[{{ c.text }}]{% endif %}"
+    "{% endfor %}"
+)
 SIGHT = (
     "{% for c in messages[0].content %}{% if c.type == 'image' %}<image>{% else %}{{ c.text }}"
     "{% endif %}{% endfor %}"
@@ -448,24 +512,34 @@ LINK = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
         (PARTS, [TEXT, TEXT], "the foxthe fox"),
         (PARTS, [TEXT, {"type": "text", "text": " "}], "the fox "),
         (FIRST, [TEXT], "the fox"),
+        (FIRST, [TEXT, {"type": "text", "text": " "}], "the fox"),  # nothing is lost
         (SIGHT, [IMAGE, TEXT], "<image>the fox"),
         (PARTS, [TEXT, LINK], r"does not write part 1 of message 0 \(image_url\)"),
         (FIRST, [TEXT, TEXT], r"does not write part 1 of message 0 \(text\)"),
         (FIRST, [LINK, TEXT], r"does not write part 0 of message 0 \(image_url\)"),
         (SIGHT, [TEXT, LINK], r"does not write part 1 of message 0 \(image_url\)"),
+        (MARKED, [TEXT, LINK], r"does not write part 1 of message 0 \(image_url\)"),
+        (MARKED, [TEXT, {"image": "a"}], r"part 1 of message 0 \(without a type\)"),
         (PRINTED, [TEXT], "takes only strings as content.* join its texts"),
+        (PRINTED, (TEXT,), "takes only strings as content.* join its texts"),
+        (PRINTED, [TEXT] * 9, r"writes that of message 0 as .{60}\.\.\.: join its texts into one$"),
         (
             JOINED,
             [TEXT],
             "takes only strings .* of message 0 is a list: .*can only concatenate str",
         ),
-        ("{{ 1 + messages[0].content }}", [TEXT], "given failed: TypeError: unsupported operand"),
+        ("{{ 1 + messages[0].content }}", [TEXT], "^the .* given failed: TypeError: unsupported"),
         ("{% for m in messages %}.{% endfor %}", [TEXT], "."),
         (STRINGS, [TEXT], "does not write the content of message 0"),
+        (
+            "{% if messages[0].content is string %}{{ raise_exception('no') }}{% endif %}.",
+            [TEXT],
+            "does not write the content of message 0",
+        ),
     ],
 )
 def test_a_part_is_written_or_refused(
-    ours: Tokenizer, template: str, parts: list[Any], expected: str
+    ours: Tokenizer, template: str, parts: Any, expected: str
 ) -> None:
     messages = [{"role": "user", "content": parts}]
     found = outcome(lambda: ours.chat(messages, chat_template=template))
@@ -474,3 +548,10 @@ def test_a_part_is_written_or_refused(
     else:
         with pytest.raises(ValueError, match=expected):
             raise found
+
+
+def test_what_a_tool_returned_is_written_or_refused_as_a_whole(ours: Tokenizer) -> None:
+    given: dict[str, Any] = {"chat_template": PRINTED}
+    assert ours.chat([{"role": "tool", "content": {}}], False, **given) == "{}"
+    with pytest.raises(ValueError, match=r"writes that of message 0 as .*\.\.\.: give it as one$"):
+        ours.chat([{"role": "tool", "content": {"t": 3}}], False, **given)

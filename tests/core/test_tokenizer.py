@@ -288,6 +288,9 @@ def test_chat_equals_transformers(ours, theirs, prompt):
 
 TEMPLATES = [
     "{{ messages | tojson }}{{ messages | tojson(indent=2) }}",
+    "{{ messages | tojson(sort_keys=true) }}{{ messages | tojson(separators=(',', ':')) }}",
+    "{{ 'é <b>' | tojson }}{{ 'é' | tojson(ensure_ascii=true) }}",
+    "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}",
     "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}",
     "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     "{% set s = namespace(n=0) %}{% for m in messages %}{% set s.n = 2 + s.n %}{% endfor %}{{s.n}}",
@@ -375,7 +378,11 @@ def test_templates_see_plain_data_only(tmp_path):
         ([], "empty"),
         (["hello"], "message 0 must be an object"),
         ([CHAT[0], {"content": "x"}], "message 1 needs role as a string, got none"),
+        ([{"role": 5, "content": "x"}], "message 0 needs role as a string, got 5"),
         ([{"role": "user"}], "message 0 needs content as a string, got none"),
+        ([{"role": "user", "content": []}], r"message 0 needs content as a string, got \[\]"),
+        ([{"role": "tool", "content": None}], "message 0 needs content as a string, got None"),
+        ([{"role": "assistant", "content": 5, "tool_calls": [{}]}], "as a string, got 5"),
         ([{"role": "user", "content": ["a"]}], r"message 0 needs content as a string, got \['a'\]"),
         ([{"role": "user", "content": "x", "at": object()}], "not JSON serializable"),
     ],
