@@ -18,6 +18,7 @@ from typing import Any
 import tokenizers
 from tokenizers import models, processors
 
+from diy_core.errors import CheckpointError
 from diy_core.text.classes import class_of
 from diy_core.text.library import library
 from diy_core.text.rebuilt import REBUILT, Rebuilt
@@ -101,7 +102,7 @@ def load(path: Path) -> Backend:
     _add(backend, tokens, settings, notes)
     if rebuilt:
         add_again(backend, [*tokens.special.values(), *tokens.extra], rebuilt.again)
-    put_around = _put_around(backend, tokens, rebuilt)
+    put_around = _put_around(path, backend, tokens, rebuilt)
     patched = patch_mistral(backend, config, settings)
     notes += _alike(backend)
     backend.encode_special_tokens = bool(settings.get("split_special_tokens"))
@@ -181,7 +182,9 @@ def _add(
     ]
 
 
-def _put_around(backend: tokenizers.Tokenizer, tokens: Tokens, rebuilt: Rebuilt | None) -> bool:
+def _put_around(
+    path: Path, backend: tokenizers.Tokenizer, tokens: Tokens, rebuilt: Rebuilt | None
+) -> bool:
     """Set what is put around a text where that of tokenizer.json does not count; True: it was."""
     names = {"bos_token": "add_bos_token", "eos_token": "add_eos_token"}
     asked = any(flag in tokens.settings for flag in names.values())
@@ -193,6 +196,11 @@ def _put_around(backend: tokenizers.Tokenizer, tokens: Tokens, rebuilt: Rebuilt 
         texts.get(role) if tokens.settings.get(flag, first and role == "bos_token") else None
         for role, flag in names.items()
     )
+    for role, token in zip(names, (bos, eos), strict=True):
+        if token == "":
+            raise CheckpointError(
+                path, f"has an empty {role}, which is to be put around texts: name it, or remove it"
+            )
     ids = [(token, backend.token_to_id(token)) for token in (bos, eos) if token is not None]
     backend.post_processor = processors.TemplateProcessing(
         single=[token for token in (bos, "$A", eos) if token is not None], special_tokens=ids

@@ -115,6 +115,17 @@ def test_an_old_file_that_does_not_name_the_kind_of_its_model(tmp_path):
     assert Tokenizer.from_pretrained(tmp_path).encode("the fox") == theirs("the fox").input_ids
 
 
+@pytest.mark.parametrize("role", ["bos_token", "eos_token"])
+def test_nothing_cannot_be_put_around_a_text(tmp_path, role):
+    """Where transformers does not fail, it puts the unknown token there."""
+    files = changed(**{role: ""}) | {"special_tokens_map": {f"add_{role}": True}}
+    write(tmp_path, files)
+    with pytest.raises(CheckpointError, match=f"has an empty {role}, which is to be put around"):
+        load(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.unk_token_id in theirs("the").input_ids
+
+
 # Notes
 
 
