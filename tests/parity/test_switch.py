@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 
 from diy_core.errors import CheckpointError
 from diy_jax.train import assemble as assemble_jax
@@ -17,9 +18,11 @@ from diy_torch.train import assemble as assemble_torch
 from diy_torch.training_store import TrainingStore as TorchStore
 from parity.__main__ import main
 from parity.environment import Device, exact
+from parity.run_diff import diff_runs
 from parity.switch import switch
 from tests.jax_cache import compiled_once
 from tests.training_runs import STEPS, Runs, distance, losses, same_bits
+from tests.written_runs import line, state, write_run
 
 
 @pytest.fixture
@@ -216,3 +219,85 @@ def test_an_interrupt_leaves_one_line_and_nothing_half_written(
     assert main(["switch", str(run), str(tmp_path / "new")]) == 130
     assert capsys.readouterr().err == "parity switch: interrupted\n"
     assert not list(tmp_path.iterdir())
+
+
+# Runs that nobody trained, with all that a run may have.
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    run = write_run(tmp_path / "run", "torch", {n: state(n) for n in (1, 2, 3)}, [line(1)])
+    for name in (
+        "evaluations.jsonl",
+        "timings.jsonl",
+        "tensorboard/events",
+        "model/tokenizer.json",
+    ):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text(f"{name}\n")
+    for name in ("data/shards/0.bin", "validation/index"):
+        (run / name).parent.mkdir(parents=True)
+        (run / name).write_bytes(name.encode() * 100)
+    (run / "loss.png").write_text("drawn anew")
+    return run
+
+
+def test_all_of_a_run_goes_over(written: Path, tmp_path: Path) -> None:
+    new = tmp_path / "größer" / "deep" / "new"
+    before = {path: path.read_bytes() for path in written.rglob("*") if path.is_file()}
+    assert switch(written, new, step=2) == "diy-jax"
+    for path, content in before.items():
+        name = path.relative_to(written)
+        assert path.read_bytes() == content
+        if name.parts[0] not in ("checkpoints", "config.yaml", "loss.png"):
+            assert (new / name).read_bytes() == content, name
+    assert [path.name for path in (new / "checkpoints").iterdir()] == ["00000002"]
+    assert not (new / "loss.png").exists()
+    text = (new / "config.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["run_dir"] == str(new)
+    assert "größer" in text
+    record = diff_runs(written, new)
+    assert (record["tensors"], record["position"], record["config"]) == ([], {}, {})
+
+
+def test_a_link_to_nothing_is_in_the_way(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert "link: exists already" in refusal(capsys, written, tmp_path / "link")
+
+
+def test_the_newest_of_the_others_is_named(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (written / "checkpoints" / "00000003" / "state.safetensors").unlink()
+    said = refusal(capsys, written, tmp_path / "new")
+    assert said.endswith("take another checkpoint, of step 1, 2: --step 2\n")
+
+
+def test_the_room_is_that_of_the_arrays_and_the_history(
+    written: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("metrics.jsonl", "evaluations.jsonl", "timings.jsonl", "tensorboard", "model", "data")
+    parts = [written / name for name in (*names, "validation")]
+    files = [file for part in parts for file in (part, *part.rglob("*")) if file.is_file()]
+    needed = sum(file.stat().st_size for file in files)
+    needed += sum(array.nbytes for array in state().values())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=10))
+    assert f"it takes {needed:,} bytes, 10 are free" in refusal(capsys, written, tmp_path / "new")
+
+
+def test_what_was_written_otherwise_is_not_kept(
+    written: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("parity.switch._parts", lambda checkpoint: iter([state(4)]))
+    said = refusal(capsys, written, tmp_path / "new")
+    assert "does not hold what was to be written" in said
+    assert not (tmp_path / "new").exists()
