@@ -11,12 +11,12 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.gguf_file import shape_of
+from diy_core.checkpoints.gguf_file import ROPE_FREQS, shape_of
 from diy_core.config import DIYConfig
 from diy_core.rope import inverse_frequencies
 from diy_core.rope_scaling import RopeScaling
 
-HEAD, EMBEDDING, ROPE_FREQS = "output.weight", "token_embd.weight", "rope_freqs.weight"
+HEAD, EMBEDDING = "output.weight", "token_embd.weight"
 # Entries of `llama.*` that are read below, and those that change nothing. Any other might.
 _READ = {
     "block_count",

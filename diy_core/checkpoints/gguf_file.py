@@ -3,36 +3,72 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import gguf
 import numpy as np
 
+from diy_core.checkpoints.dtypes import as_bytes
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
+from diy_core.system.outside import fill, open_regular
+from diy_core.system.sources import Identity
 
+ROPE_FREQS = "rope_freqs.weight"
 _ARRAY = int(gguf.GGUFValueType.ARRAY)
+_MOST = 128 << 20  # bytes of metadata; a tokenizer with 262,144 tokens and its files has 50 MB
+_AHEAD = 1 << 20  # bytes that are read at a time
 
 
 class _StrictReader(gguf.GGUFReader):
-    """GGUFReader, which reads beyond the end of a file in silence, made to say so."""
+    """GGUFReader, which reads beyond the end of a file in silence, made to say so.
 
-    data: Any
+    It maps the file, and a mapped file that becomes shorter kills the process that looks at it. So
+    its metadata are read here, as far as they go, and its tensors elsewhere.
+    """
 
-    def __init__(self, path: Path) -> None:
+    tensors: list[gguf.ReaderTensor]
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self._path, self._stream = path, stream
+        self._size = Identity.of(stream).size
+        # What is not written to takes no memory.
+        self._metadata = np.empty(min(self._size, _MOST), np.uint8)
+        self._read = 0  # bytes of it that are there
         self._names: set[str] = set()
-        super().__init__(path)
+        self._is_at_tensors = False
+        super().__init__(stream)
+
+    @property
+    def data(self) -> Any:
+        """The bytes of the metadata."""
+        return self._metadata
+
+    @data.setter
+    def data(self, mapped: object) -> None:
+        """The library's map is dropped before anybody looks at it."""
 
     def _get(self, offset: Any, dtype: Any, count: Any = 1, *rest: Any, **more: Any) -> Any:
-        # Slices of np.memmap are ten times slower than those of an array over the same memory.
-        self.data = np.asarray(self.data)
         end = int(offset) + np.dtype(dtype).itemsize * int(count)
-        if end > len(self.data):
+        if self._is_at_tensors and end <= self._size:
+            return np.broadcast_to(np.zeros((), dtype), (int(count),))
+        self._reach(end)
+        return super()._get(offset, dtype, count, *rest, **more)
+
+    def _reach(self, end: int) -> None:
+        """Have the metadata up to a byte."""
+        if end <= self._read:
+            return
+        if end > self._size:
             raise ValueError(
-                f"the file ends at byte {len(self.data)}, and what it describes at byte {end}: "
+                f"the file ends at byte {self._size}, and what it describes at byte {end}: "
                 "it is cut short or damaged"
             )
-        return super()._get(offset, dtype, count, *rest, **more)
+        if end > len(self._metadata):
+            raise ValueError(f"its metadata are longer than {_MOST} bytes")
+        stop = min(max(end, self._read + _AHEAD), len(self._metadata))
+        fill(self._stream, self._path, self._read, as_bytes(self._metadata[self._read : stop]))
+        self._read = stop
 
     def _get_field_parts(self, orig_offs: Any, raw_type: Any) -> Any:
         """The library makes two arrays of every item of an array, which here are one, or a slice.
@@ -53,13 +89,28 @@ class _StrictReader(gguf.GGUFReader):
         self._get(at, np.uint64, count[0])  # a string at least eight
         parts, whole = [item, count], memoryview(self.data)
         for _ in range(int(count[0])):
+            self._reach(at + 8)
             length = int.from_bytes(whole[at : at + 8], "little")
-            if at + 8 + length > len(whole):
-                self._get(at + 8, np.uint8, length)  # raises
+            self._reach(at + 8 + length)
             parts.append(self.data[at + 8 : at + 8 + length])
             at += 8 + length
         data = list(range(2, len(parts)))
         return 12 + at - begin, parts, data, [gguf.GGUFValueType.ARRAY, kind]
+
+    def _build_tensors(self, *arguments: Any) -> None:
+        self._is_at_tensors = True
+        super()._build_tensors(*arguments)
+        self.tensors = [self._with_values(tensor) for tensor in self.tensors]
+
+    def _with_values(self, tensor: gguf.ReaderTensor) -> gguf.ReaderTensor:
+        """The tensor with the values that say what the model is, or with none."""
+        if tensor.name != ROPE_FREQS:
+            return tensor._replace(data=None)
+        if tensor.n_bytes > _AHEAD:
+            raise ValueError(f"{ROPE_FREQS} has {tensor.n_bytes} bytes: no model has so many")
+        raw = np.empty(tensor.n_bytes, np.uint8)
+        fill(self._stream, self._path, tensor.data_offset, as_bytes(raw))
+        return tensor._replace(data=raw.view(tensor.data.dtype).reshape(tensor.data.shape))
 
     def _get_tensor_info_field(self, orig_offs: Any) -> Any:
         field = super()._get_tensor_info_field(orig_offs)
@@ -70,25 +121,27 @@ class _StrictReader(gguf.GGUFReader):
 
 
 def open_gguf(source: Path) -> gguf.GGUFReader:
-    """The file's metadata and tensors (memory-mapped), checked against its size.
+    """The file's metadata and what they say of its tensors, checked against its size.
 
     Raises:
         CheckpointError: it is no little-endian GGUF file, or it is cut short or damaged.
     """
-    if not source.is_file():
-        raise CheckpointError(source, "is not a file")
     refuse_lfs_pointer(source)
-    with source.open("rb") as stream:
+    with open_regular(source) as stream:
         head = stream.read(8)
-    if head[:4] != b"GGUF":
-        begins = f"it begins with {head[:4]!r}" if head else "it is empty"
-        raise CheckpointError(source, f"is not a GGUF file: {begins}")
-    if head[4:6] == b"\0\0":  # the version, a small number in four bytes
-        raise CheckpointError(source, "is a big-endian GGUF file; only little-endian ones are read")
-    try:
-        reader = _StrictReader(source)
-    except Exception as error:  # damaged bytes surface as exceptions of many kinds
-        raise CheckpointError(source, f"is no readable GGUF file: {error!s}") from error
+        if head[:4] != b"GGUF":
+            begins = f"it begins with {head[:4]!r}" if head else "it is empty"
+            raise CheckpointError(source, f"is not a GGUF file: {begins}")
+        if head[4:6] == b"\0\0":  # the version, a small number in four bytes
+            raise CheckpointError(
+                source, "is a big-endian GGUF file; only little-endian ones are read"
+            )
+        try:
+            reader = _StrictReader(source, stream)
+        except CheckpointError:
+            raise
+        except Exception as error:  # damaged bytes surface as exceptions of many kinds
+            raise CheckpointError(source, f"is no readable GGUF file: {error!s}") from error
     faults, end, alignment = [], reader.data_offset, int(reader.alignment)  # else of 32 bits
     for tensor in reader.tensors:  # they lie one after the other, each aligned
         if tensor.data_offset != end:

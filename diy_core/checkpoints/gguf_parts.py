@@ -16,6 +16,7 @@ import gguf
 
 from diy_core.checkpoints.gguf_file import open_gguf
 from diy_core.errors import CheckpointError
+from diy_core.system.outside import is_there
 
 _NUMBER, _COUNT, _TENSORS = "split.no", "split.count", "split.tensors.count"
 _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
@@ -92,7 +93,7 @@ def _names(path: Path, metadata: Mapping[str, Any], count: Any) -> list[Path]:
             f"call it {usual}",
         )
     files = [path.with_name(f"{named[1]}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)]
-    if missing := [file.name for file in files if not file.is_file()]:
+    if missing := [file.name for file in files if not is_there(file)]:
         raise CheckpointError(
             path,
             f"is one of {count} parts of a split model, and {', '.join(missing[:3])} "

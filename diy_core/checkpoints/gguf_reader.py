@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from diy_core.chat_templates import write_chat_templates
 from diy_core.checkpoints.dtypes import FLOATS, as_bytes, dtype_of, same_bits
 from diy_core.checkpoints.gguf_chat_templates import templates_of
-from diy_core.checkpoints.gguf_config import ROPE_FREQS, read_config
-from diy_core.checkpoints.gguf_file import shape_of
+from diy_core.checkpoints.gguf_config import read_config
+from diy_core.checkpoints.gguf_file import ROPE_FREQS, shape_of
 from diy_core.checkpoints.gguf_names import gguf_name, reorder
 from diy_core.checkpoints.gguf_parts import open_parts
 from diy_core.checkpoints.gguf_rules import UnknownTokenizer

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, FLOATS, as_bytes
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
-from diy_core.system.outside import open_regular
+from diy_core.system.outside import fill, open_regular
 from diy_core.system.renaming import start_writing_back
 from diy_core.system.sources import Identity
 
@@ -170,10 +170,10 @@ def sum_of_slot(slot: Slot) -> str:
         CheckpointError: the file has become shorter since its header was read.
     """
     digest, buffer = hashlib.sha256(), bytearray(PIECE)
-    with open_regular(slot.file, buffering=0) as stream:
+    with open_regular(slot.file) as stream:
         for start in range(slot.start, slot.end, PIECE):
             piece = memoryview(buffer)[: slot.end - start]
-            _fill(stream, slot.file, start, piece)
+            fill(stream, slot.file, start, piece)
             digest.update(piece)
     return digest.hexdigest()
 
@@ -184,19 +184,8 @@ def read_into(file: Path, start: int, buffer: memoryview) -> None:
     Raises:
         CheckpointError: the file ends before the buffer is full, or cannot be opened.
     """
-    with open_regular(file, buffering=0) as stream:
-        _fill(stream, file, start, buffer)
-
-
-def _fill(stream: BinaryIO, file: Path, start: int, buffer: memoryview) -> None:
-    try:
-        while len(buffer):
-            count = os.preadv(stream.fileno(), [buffer], start)
-            if not count:
-                raise CheckpointError(file, "has become shorter while it was read")
-            start, buffer = start + count, buffer[count:]
-    except OSError as error:
-        raise CheckpointError(file, f"cannot be read: {error}") from error
+    with open_regular(file) as stream:
+        fill(stream, file, start, buffer)
 
 
 class SafetensorsWriter:

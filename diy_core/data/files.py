@@ -11,13 +11,16 @@ All are little-endian.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diy_core.errors import CheckpointError
+from diy_core.system.outside import open_regular
 
 FORMAT = 1
 TOKENS, DOCUMENTS, COUNTED, DESCRIPTION = "tokens.bin", "documents.bin", "counted.bin", "data.json"
@@ -38,9 +41,24 @@ def token_dtype(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
+@contextlib.contextmanager
+def data_errors() -> Iterator[None]:
+    """Inside, errors of reading files are of this package."""
+    try:
+        yield
+    except DataError:
+        raise
+    except CheckpointError as error:
+        raise DataError(error.where, error.faults) from error
+
+
 def file_hash(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    """The sha256 of a file, in hexadecimal.
+
+    Raises:
+        DataError: it is no file that can be read.
+    """
+    with data_errors(), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

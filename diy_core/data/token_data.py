@@ -1,7 +1,9 @@
-"""Prepared data, opened: token files as memory maps, checked against their description."""
+"""Prepared data, opened: its files are read in parts, and checked against their description."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,19 @@ from numpy.typing import NDArray
 
 from diy_core.data import files
 from diy_core.data.files import DataError
-from diy_core.errors import CheckpointError
-from diy_core.tokenizer_files import read_json
+from diy_core.system.array_file import ArrayFile
+from diy_core.system.outside import is_there, read_bytes
+from diy_core.system.sources import unchanged_sources
+from diy_core.tokenizer_files import parse_object
 
+_NEEDED = (files.TOKENS, files.DOCUMENTS)
 _COUNTS = ("tokens", "documents", "counted", "largest_id", "vocab_size", "longest_document")
 
 
 class TokenData:
     """The documents of a directory that `prepare` wrote.
 
-    Opening reads `data.json` and the ends of the documents, and maps the rest.
+    Opening reads `data.json` and the ends of the documents; all files stay open.
 
     Args:
         path: the directory, or its `validation`.
@@ -27,7 +32,7 @@ class TokenData:
     Attributes:
         path: where it is.
         description: what `data.json` holds.
-        tokens: uint16 or uint32, one after the other, a read-only memory map.
+        tokens: uint16 or uint32, one after the other; parts are read as they are asked for.
         ends: int64, where each document ends in `tokens`.
         counted: uint8, as many as tokens: 1 = the loss counts this token; None: every one.
         report: what was read of the sources, what was passed over and why: see
@@ -40,27 +45,40 @@ class TokenData:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        file = self.path / files.DESCRIPTION
-        if not file.is_file():
-            raise DataError(
-                self.path, f"has no {files.DESCRIPTION}: prepare the data first (the data command)"
-            )
-        self.description = _description(file)
-        self.report: dict[str, Any] | None = self.description.get("report")
-        self.hash = files.file_hash(file)
-        self._check_sizes()
-        dtype = files.DTYPES[self.description["dtype"]]
-        self.tokens: NDArray[np.unsignedinteger] = self._map(files.TOKENS, dtype)
-        self.ends: NDArray[np.int64] = np.fromfile(self.path / files.DOCUMENTS, files.ENDS)
-        self.counted: NDArray[np.uint8] | None = None
-        if files.COUNTED in self.description["files"]:
-            self.counted = self._map(files.COUNTED, files.FLAGS)
+        with files.data_errors(), unchanged_sources():
+            self._open()
+            self.ends: NDArray[np.int64] = self._files[files.DOCUMENTS][:]
         lengths = np.diff(self.ends, prepend=0)
         if lengths.min() < 1 or self.ends[-1] != self.tokens.size:
             raise DataError(
                 self.path / files.DOCUMENTS,
                 f"is damaged: the ends must rise up to {self.tokens.size} tokens. {_AGAIN}",
             )
+
+    def _open(self) -> None:
+        file = self.path / files.DESCRIPTION
+        if not is_there(file):
+            raise DataError(
+                self.path, f"has no {files.DESCRIPTION}: prepare the data first (the data command)"
+            )
+        content = read_bytes(file)
+        self.description = _description(file, content)
+        self.report: dict[str, Any] | None = self.description.get("report")
+        self.hash = hashlib.sha256(content).hexdigest()
+        types = {
+            files.TOKENS: files.DTYPES[self.description["dtype"]],
+            files.DOCUMENTS: files.ENDS,
+            files.COUNTED: files.FLAGS,
+        }
+        names = [name for name in types if name in self.description["files"] or name in _NEEDED]
+        self._files = {
+            name: ArrayFile(self.path / name, types[name])
+            for name in names
+            if is_there(self.path / name)
+        }
+        self._check_sizes(names)
+        self.tokens = self._files[files.TOKENS]
+        self.counted = self._files.get(files.COUNTED)
 
     def __len__(self) -> int:
         """The number of documents."""
@@ -71,7 +89,8 @@ class TokenData:
         if not 0 <= index < len(self):
             raise IndexError(f"document {index} of {len(self)}")
         start = self.ends[index - 1] if index else 0
-        return self.tokens[start : self.ends[index]]
+        part: NDArray[np.unsignedinteger] = self.tokens[start : self.ends[index]]
+        return part
 
     def require(self, vocab_size: int, tokenizer: str | None = None) -> None:
         """Check that a model can be trained on this data.
@@ -105,10 +124,12 @@ class TokenData:
             DataError: the files that differ, all of them.
         """
         told = self.description["files"]
+        with files.data_errors():
+            found = {name: file.sha256() for name, file in self._files.items()}
         faults = [
-            f"{name} has sha256 {found}, {files.DESCRIPTION} says {_sum(told.get(name))}. {_AGAIN}"
-            for name in self._names
-            if (found := files.file_hash(self.path / name)) != _sum(told.get(name))
+            f"{name} has sha256 {digest}, {files.DESCRIPTION} says {_sum(told.get(name))}. {_AGAIN}"
+            for name, digest in found.items()
+            if digest != _sum(told.get(name))
         ]
         if faults:
             raise DataError(self.path, faults)
@@ -116,30 +137,19 @@ class TokenData:
     @property
     def nbytes(self) -> int:
         """The size of the files that `verify` reads."""
-        return sum((self.path / name).stat().st_size for name in self._names)
+        return sum(file.nbytes for file in self._files.values())
 
-    @property
-    def _names(self) -> list[str]:
-        """The files that are read, whatever else the description names."""
-        counted = [] if self.counted is None else [files.COUNTED]
-        return [files.TOKENS, files.DOCUMENTS, *counted]
-
-    def _map(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-        # A plain view: slicing the subclass costs several times as much.
-        return np.asarray(np.memmap(self.path / name, dtype=dtype, mode="r"))
-
-    def _check_sizes(self) -> None:
+    def _check_sizes(self, names: Sequence[str]) -> None:
         told = self.description
         sizes = {
             files.TOKENS: told["tokens"] * files.DTYPES[told["dtype"]].itemsize,
             files.DOCUMENTS: told["documents"] * files.ENDS.itemsize,
+            files.COUNTED: told["tokens"],
         }
-        if files.COUNTED in told["files"]:
-            sizes[files.COUNTED] = told["tokens"]
         faults = []
-        for name, size in sizes.items():
-            file = self.path / name
-            found = file.stat().st_size if file.is_file() else None
+        for name in names:
+            size = sizes[name]
+            found = self._files[name].nbytes if name in self._files else None
             if found != size:
                 has = "is missing" if found is None else f"has {found} bytes"
                 faults.append(f"{name} {has}, {files.DESCRIPTION} says {size}. {_AGAIN}")
@@ -159,11 +169,8 @@ def _named(tokenizer: str) -> str:
     return tokenizer if tokenizer == "bytes" else f"the tokenizer.json of sha256 {tokenizer}"
 
 
-def _description(file: Path) -> dict[str, Any]:
-    try:
-        values = read_json(file)
-    except CheckpointError as error:
-        raise DataError(error.where, error.faults) from error
+def _description(file: Path, content: bytes) -> dict[str, Any]:
+    values = parse_object(file, content)
     if values.get("format") != files.FORMAT:
         raise DataError(
             file,

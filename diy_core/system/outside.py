@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -29,12 +30,11 @@ _LEADS = {errno.ENOENT: "does not exist", errno.ELOOP: "leads in a circle"}  # a
 _Result = TypeVar("_Result")
 
 
-def open_regular(path: StrPath, *, buffering: int = -1) -> BinaryIO:
+def open_regular(path: StrPath) -> io.BufferedReader:
     """Open a file for reading, if it is one: never waits, whatever has that name.
 
     Args:
         path: links are followed.
-        buffering: of `open`; 0 reads into the caller's memory alone.
 
     Raises:
         CheckpointError: nothing there, something else than a regular file, one that may not be
@@ -45,7 +45,7 @@ def open_regular(path: StrPath, *, buffering: int = -1) -> BinaryIO:
     try:
         _refuse_kind(path, os.fstat(descriptor).st_mode)
         record(path, Identity.of(descriptor))
-        return os.fdopen(descriptor, "rb", buffering)
+        return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
@@ -78,6 +78,26 @@ def read_text(path: StrPath, limit: int = LIMIT) -> str:
         return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(path, f"is not UTF-8: {error}") from error
+
+
+def fill(file: BinaryIO | int, path: StrPath, start: int, buffer: memoryview) -> None:
+    """Fill a buffer with the bytes of an open file, or of a descriptor, from `start` on.
+
+    Read, not mapped: a mapped file that becomes shorter kills the process that looks at it, and its
+    pages count as memory of this process until it is closed.
+
+    Raises:
+        CheckpointError: the file ends before the buffer is full, or the disk fails.
+    """
+    descriptor = file if isinstance(file, int) else file.fileno()
+    try:
+        while len(buffer):
+            count = os.preadv(descriptor, [buffer], start)
+            if not count:
+                raise CheckpointError(path, "has become shorter while it was read")
+            start, buffer = start + count, buffer[count:]
+    except OSError as error:
+        raise CheckpointError(path, _why_not(path, error)) from error
 
 
 def is_there(path: StrPath) -> bool:
@@ -130,7 +150,7 @@ def require_tree(folder: StrPath) -> None:
             if stat.S_ISDIR(_reach(item, item.stat).st_mode):
                 pending.append(item)
             else:
-                open_regular(item, buffering=0).close()
+                open_regular(item).close()
 
 
 def _has_name(path: StrPath) -> bool:

@@ -560,7 +560,7 @@ def test_both_kinds_of_file_say_the_same(tmp_path: Path, kind: str) -> None:
     text = Tokenizer.from_pretrained(path).decode(data.tokens, skip_special_tokens=False)
     both = ASKED + "he 20<|end|>"
     assert text in (TOOLS + both + both * 2, both * 2 + TOOLS + both)
-    assert data.counted.sum() == 2 * len(Tokenizer.from_pretrained(path).encode("he 20<|end|>"))
+    assert sum(data.counted) == 2 * len(Tokenizer.from_pretrained(path).encode("he 20<|end|>"))
 
 
 def test_a_table_without_a_document_lists_its_columns(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from diy_core.data import DataError, TokenData, prepare, tokenizer_hash
+from diy_core.errors import CheckpointError
+from tests.odd_files import ODD_FILES, put_odd_file
 from tests.tiny_checkpoints import put_tokenizer
 
 
@@ -31,7 +34,7 @@ def test_documents_are_read_one_by_one(path: Path) -> None:
     assert len(data) == 2
     assert data[1].tolist() == [*b"three", 256]
     assert data.tokens.dtype == np.uint16
-    assert not data.tokens.flags.writeable
+    assert not data.tokens[:].flags.writeable
     with pytest.raises(IndexError, match="document 2 of 2"):
         data[2]
     data.verify()
@@ -117,4 +120,31 @@ def test_damage_of_every_byte_is_found(path: Path) -> None:
             data.verify()
     (path / "data.json").write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
+        TokenData(path)
+
+
+def test_what_is_opened_is_what_is_read_and_verified(path: Path) -> None:
+    data = TokenData(path)
+    (path / "other").write_bytes(bytes(20))
+    os.replace(path / "other", path / "tokens.bin")
+    assert data[1].tolist() == [*b"three", 256]
+    data.verify()
+    with pytest.raises(DataError, match=r"tokens\.bin has sha256"):
+        TokenData(path).verify()
+
+
+def test_a_file_that_becomes_shorter_is_an_error(path: Path) -> None:
+    data = TokenData(path)
+    os.truncate(path / "tokens.bin", 0)
+    with pytest.raises(CheckpointError, match=r"tokens\.bin: has become shorter while it was read"):
+        data[1]
+    with pytest.raises(DataError, match=r"tokens\.bin: has become shorter while it was read"):
+        data.verify()
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+@pytest.mark.parametrize("name", ["data.json", "tokens.bin", "documents.bin"])
+def test_only_regular_files_are_opened(path: Path, name: str, kind: str) -> None:
+    put_odd_file(path / name, kind)
+    with pytest.raises(DataError, match=f"{name}: {ODD_FILES[kind]}"):
         TokenData(path)

@@ -675,7 +675,7 @@ def test_other_files_are_refused(source, target, content):
 
 
 def test_no_file(source, target):
-    assert_refused(source, target, "is not a file")
+    assert_refused(source, target, "does not exist")
 
 
 def test_big_endian_is_refused(source, target):
