@@ -22,6 +22,7 @@ from diy_core.generate_command import Load, add_generate, generate
 from diy_core.notes import notes_of_command
 from diy_core.requirements import missing
 from diy_core.standard_error import complain
+from diy_core.system.standard_output import announce, escape_what_cannot_be_shown
 
 if TYPE_CHECKING:
     from diy_core.training.command import Assemble, Verify
@@ -92,6 +93,7 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
         argv: what follows the program's name; None: of this process.
         load: imports the twin; called by commands that need it, once their options were read.
     """
+    escape_what_cannot_be_shown()
     words = list(sys.argv[1:] if argv is None else argv)
     training = words[:1] == ["train"]
     arguments = parser.parse_args(words[:1] if training else words)
@@ -107,7 +109,7 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
                 prepare_data(arguments)
             elif arguments.command == "export":
                 step, out = arguments.step, arguments.out
-                print(load().export(arguments.run, step, out, arguments.overwrite))
+                announce(load().export(arguments.run, step, out, arguments.overwrite))
             else:
                 generate(arguments, lambda *options: load().load(*options))
     except (CheckpointError, ValueError) as error:

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from diy_core.notes import add_strict
+from diy_core.system.standard_output import announce
 
 
 def add_data(commands: Any) -> None:
@@ -89,9 +90,9 @@ def prepare_data(arguments: argparse.Namespace) -> None:
         written = [(str(part.path), len(part), part.tokens.size) for part in parts]
         told = [dict(zip(names, values, strict=True)) for values in written]
         validation = told[1] if told[1:] else None
-        print(json.dumps({**told[0], "validation": validation, "report": data.report}))
+        announce(json.dumps({**told[0], "validation": validation, "report": data.report}))
         return
-    print(what_was_read(data.report))
+    announce(what_was_read(data.report))
     for part in parts:
         documents, tokens = counted(len(part), "document"), counted(part.tokens.size, "token")
-        print(f"{part.path}: {documents}, {tokens}")
+        announce(f"{part.path}: {documents}, {tokens}")

@@ -26,9 +26,11 @@ class DiskFull(OSError):
 
     Attributes:
         advises: whether its text says already what to do.
+        files: whether it is files that it has no room for, whatever bytes are free.
     """
 
     advises = False
+    files = False
 
 
 @contextlib.contextmanager
@@ -41,7 +43,16 @@ def naming_full_disks(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise DiskFull(error.errno, error.strerror, error.filename or str(path)) from error
+        where, words, files = (
+            error.filename or str(path),
+            error.strerror,
+            _takes_no_more_files(path),
+        )
+        if files:
+            words = f"{words}: the disk takes no more files (it has no inodes left)"
+        full = DiskFull(error.errno, words, where)
+        full.files = files
+        raise full from error
 
 
 @contextlib.contextmanager
@@ -64,7 +75,18 @@ def room_for(path: Path, needed: int, advice: str, *, at_once: bool = False) -> 
         with naming_full_disks(path):
             yield
     except DiskFull as error:
-        raise _full(path, needed, shutil.disk_usage(path.parent).free, advice) from error
+        if not error.files:
+            raise _full(path, needed, shutil.disk_usage(path.parent).free, advice) from error
+        told = DiskFull(error.errno, f"{error.strerror}. {advice}", str(path))
+        told.advises = True
+        raise told from error
+
+
+def _takes_no_more_files(path: Path) -> bool:
+    """Looked at while the error comes up: afterwards what was begun is removed."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    found = os.statvfs(there)
+    return found.f_files > 0 and found.f_favail == 0
 
 
 def _full(path: Path, needed: int, free: int, advice: str) -> DiskFull:
@@ -101,9 +123,13 @@ def described(error: OSError) -> str:
     if isinstance(error, DiskFull) and error.advises:
         return f"{error.filename}: {error.strerror}"
     return (
-        f"{error.filename or 'the disk'}: {error.strerror}: free some, or choose another "
+        f"{error.filename or 'the disk'}: {error.strerror}: {_free(error)}, or choose another "
         "directory, then give the same command again"
     )
+
+
+def _free(error: OSError) -> str:
+    return "remove some" if isinstance(error, DiskFull) and error.files else "free some"
 
 
 def _size(nbytes: int) -> str:

@@ -39,6 +39,7 @@ from diy_core.errors import CheckpointError, naming
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
 from diy_core.memory import returning_buffers
 from diy_core.notes import settle
+from diy_core.system.places import place
 from diy_jax.orbax_files import (
     READING,
     cannot_read,
@@ -180,7 +181,7 @@ class OrbaxWriter(Writer):
         overwrite: bool = True,
     ) -> None:
         super().__init__()
-        path = Path(path)
+        path = place(path)
         recover(path)
         _refuse_foreign(path)
         self._source, self._layout = source, layout

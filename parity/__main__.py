@@ -21,6 +21,8 @@ from diy_core.disk import described
 from diy_core.errors import CheckpointError
 from diy_core.notes import add_strict, notes_of_command
 from diy_core.requirements import missing, require
+from diy_core.system.places import place
+from diy_core.system.standard_output import announce, escape_what_cannot_be_shown
 from parity.check_kinds import DTYPES, KINDS, require_supported
 from parity.checkpoint_commands import add_checkpoint_commands
 from parity.model_command import add_model_command
@@ -243,7 +245,7 @@ def _switch(arguments: argparse.Namespace) -> int:
     with RunDirectory(new_run, report) as directory:
         step = whole_checkpoints(directory.checkpoints)[-1]
         then = next_command(f"{program} train", new_run, step, directory.read_config())
-    print(f"{new_run} is a run of {program}, at step {step}\n{then}")
+    announce(f"{new_run} is a run of {program}, at step {step}\n{then}")
     return 0
 
 
@@ -254,13 +256,14 @@ def _demo(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         prompt=arguments.prompt,
         max_new_tokens=arguments.max_new_tokens,
-        out=Path(arguments.out),
+        out=place(arguments.out, "--out"),
         device_choice=arguments.device,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors of the input are one message and exit code 2."""
+    escape_what_cannot_be_shown()
     parser = build_parser()
     arguments = parser.parse_args(argv)
     what = f"parity {arguments.command}"

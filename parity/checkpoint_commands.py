@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from diy_core.notes import add_strict, settle
+from diy_core.system.standard_output import announce
 from parity.progress import amount, bar
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     settle(arguments.source, done.notes)
-    print(outcome(arguments.destination, done))
+    announce(outcome(arguments.destination, done))
     return 0
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import Any
 
 from diy_core.requirements import is_installed
+from diy_core.system.places import place
+from diy_core.system.standard_output import announce
 from parity.checkpoint_commands import outcome
 from parity.progress import bar
 
@@ -35,13 +36,13 @@ def _model(arguments: argparse.Namespace) -> int:
     from diy_core.checkpoints.gguf_import import find_smollm2
     from parity.convert import convert
 
-    source, out = find_smollm2(), Path(arguments.out)
+    source, out = find_smollm2(), place(arguments.out, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     with bar() as progress:
         done = convert(source, out, to="hf", overwrite=arguments.overwrite, progress=progress)
-    print(outcome(out, done))
-    print(f"what was run: {shlex.join(['parity', 'convert', str(source), str(out)])}")
+    announce(outcome(out, done))
+    announce(f"what was run: {shlex.join(['parity', 'convert', str(source), str(out)])}")
     program = "diy-torch" if is_installed("torch") else "diy-jax"
     ask = [program, "generate", str(out), QUESTION, "--chat"]
-    print(f"to ask it: {shlex.join(ask)}")
+    announce(f"to ask it: {shlex.join(ask)}")
     return 0

@@ -6,12 +6,13 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from diy_core.checkpoints.atomic import atomic_file
+from diy_core.system.places import is_stream, place
 from parity.compare import Check, passed
 
 
@@ -42,8 +43,13 @@ def write_json(target: str, record: dict[str, Any]) -> None:
     text = as_text(record)
     if target == "-":
         sys.stdout.write(text)
-    else:
-        Path(target).write_text(text, encoding="utf-8")
+        return
+    file = place(target, "--json")
+    if is_stream(file):
+        file.write_text(text, encoding="utf-8")
+        return
+    with atomic_file(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def table(checks: Sequence[Check], title: str) -> Table:

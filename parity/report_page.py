@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from diy_core.checkpoints.atomic import atomic_file
+from diy_core.system.places import place
 from parity.plots import figures
 from parity.report import as_text, number
 from parity.series import Curve, worst_of
@@ -27,7 +28,7 @@ def write_report(folder: str | Path, certificate: Record) -> Path:
         CheckpointError: the folder does not exist.
         OSError: they cannot be written.
     """
-    folder = Path(folder)
+    folder = place(folder, "--report")
     page = render(certificate)
     for name, text in ((CERTIFICATE, as_text(certificate)), (PAGE, page)):
         with atomic_file(folder / name) as temporary:

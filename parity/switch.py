@@ -14,6 +14,7 @@ from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.config import DIYConfig
 from diy_core.disk import room_for
 from diy_core.errors import CheckpointError
+from diy_core.system.places import place
 from diy_core.training.checkpoint_files import Arrays, Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore
 from diy_core.training.export import find_checkpoint
@@ -55,7 +56,7 @@ def switch(
         ValueError: another process trains in `run`.
         DiskFull: there is no room for it.
     """
-    run, new_run = Path(run), Path(new_run)
+    run, new_run = Path(run), place(new_run, "NEW_RUN")
     find_checkpoint(run, step)  # before anything is made: the lock would make a directory
     _check_target(run, new_run)
     with RunDirectory(run, report) as old:

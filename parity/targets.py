@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from diy_core.system.places import is_stream, place
+
 
 def require_targets(arguments: argparse.Namespace) -> None:
     """Raise where `--json` or `--report` of a command names a place that cannot be written.
@@ -13,10 +15,10 @@ def require_targets(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: it does; the message has the option, the place, and what to do.
     """
-    if (file := getattr(arguments, "json", None)) and file != "-":
-        _require_file("--json", Path(file))
-    if folder := getattr(arguments, "report", None):
-        _require_folder("--report", Path(folder))
+    if (file := getattr(arguments, "json", None)) is not None and file != "-":
+        _require_file("--json", place(file, "--json"))
+    if (folder := getattr(arguments, "report", None)) is not None:
+        _require_folder("--report", place(folder, "--report"))
 
 
 def _require_file(option: str, file: Path) -> None:
@@ -24,7 +26,7 @@ def _require_file(option: str, file: Path) -> None:
         raise ValueError(f"{option} {file} is a directory: give a file, as {file / 'record.json'}")
     if not file.parent.is_dir():
         raise ValueError(f"{option} {file}: there is no directory {file.parent}: make it first")
-    _require_access(option, file if file.exists() else file.parent)
+    _require_access(option, file if is_stream(file) else file.parent)
 
 
 def _require_folder(option: str, folder: Path) -> None:

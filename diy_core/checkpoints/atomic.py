@@ -100,6 +100,7 @@ def _written(given: Path, path: Path, overwrite: bool) -> Iterator[Workplace]:
         raise in_the_way(path)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_naming(path))
+        stack.enter_context(naming_full_disks(path))
         try:
             work = stack.enter_context(open_workplace(path))
         except PermissionError as error:

@@ -31,6 +31,7 @@ from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.checkpoints.safetensors_files import PIECE
 from diy_core.checkpoints.side_files import read_side_files
 from diy_core.errors import CheckpointError, naming
+from diy_core.system.places import place
 from diy_core.system.renaming import start_writing_back
 
 _FILE_TYPES = {
@@ -65,7 +66,7 @@ class GGUFWriter(Writer):
         overwrite: bool = True,
     ) -> None:
         super().__init__()
-        self._path, self._config, self._layout = Path(path), source.config, layout
+        self._path, self._config, self._layout = place(path), source.config, layout
         self._refuse()
         # The sums are not known yet; they have all one length, and are filled in at the end.
         entries = {

@@ -26,6 +26,7 @@ from diy_core.checkpoints.safetensors_directory import INDEX, SINGLE
 from diy_core.checkpoints.safetensors_files import SafetensorsWriter
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
+from diy_core.system.places import place
 
 MAX_SHARD_SIZE = 5 * 10**9  # bytes
 # What a new model replaces in an older one's directory; all else there is kept.
@@ -66,7 +67,7 @@ class HFWriter(Writer):
         drop: Collection[str] = (),
     ) -> None:
         super().__init__()
-        self._path, self._source, self._layout = Path(path), source, layout
+        self._path, self._source, self._layout = place(path), source, layout
         self._drop = drop
         require_name(self._path, self.kind)
         recover(self._path)

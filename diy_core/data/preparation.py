@@ -35,6 +35,7 @@ from diy_core.data.workers import tokenise_all
 from diy_core.disk import room_for
 from diy_core.errors import naming
 from diy_core.standard_error import complain, standard_error
+from diy_core.system.places import place
 
 _PLAN = "plan.json"
 _SHARDS = 3  # of the form of the shards' files
@@ -95,7 +96,7 @@ def prepare(
         )
     separator = None if separator is None else with_escapes(separator)
     say = complain if progress else _say_nothing
-    out = Path(os.path.realpath(out))
+    out = Path(os.path.realpath(place(out, "--out")))
     _check_target(out, overwrite)
     encoder = Encoder(tokenizer)
     found = survey(sources)

@@ -20,6 +20,7 @@ from diy_core.config import DIYConfig
 from diy_core.disk import require_room
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
+from diy_core.system.places import place
 from diy_core.training.checkpoint_files import Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore, OtherTwinError
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
@@ -88,7 +89,7 @@ def export(
         DiskFull: there is no room for the model.
     """
     path, model = find_checkpoint(run, step), Path(run) / "model"
-    out = Path(out)
+    out = place(out, "--out")
     if out.resolve().is_relative_to(Path(run).resolve()):
         raise ValueError(f"--out {out} lies inside the run {run}: choose a directory outside of it")
     try:

@@ -57,6 +57,31 @@ def test_an_error_without_a_file_or_a_number_stays_what_it_is() -> None:
         assert described(error) == str(error)
 
 
+def test_a_disk_that_takes_no_more_files_is_not_said_to_have_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    usual = os.statvfs(tmp_path)
+    values = [*usual[:7], 0, *usual[8:]]  # f_favail
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(values))
+    with pytest.raises(DiskFull) as caught, naming_full_disks(tmp_path):
+        fail()
+    assert "takes no more files" in described(caught.value)
+    assert "remove some, or choose another directory" in described(caught.value)
+    with pytest.raises(DiskFull) as caught, room_for(tmp_path / "new", 1, "Remove some."):
+        fail()
+    assert described(caught.value) == (
+        f"{tmp_path / 'new'}: No space left on device: the disk takes no more files (it has no "
+        "inodes left). Remove some."
+    )
+    values[5] = 0  # f_files: a file system that has no such number
+    with pytest.raises(DiskFull) as caught, naming_full_disks(tmp_path):
+        fail()
+    assert "free some, or choose another directory" in described(caught.value)
+
+
 def test_room_is_asked_for_in_numbers(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     require_room(tmp_path, 1)
