@@ -40,6 +40,7 @@ from diy_core.mapping import flatten, match_flax, tensors, unflatten
 from diy_core.memory import returning_buffers
 from diy_core.notes import settle
 from diy_core.system.places import place
+from diy_core.system.snapshots import top
 from diy_jax.orbax_files import (
     READING,
     cannot_read,
@@ -259,7 +260,7 @@ def _faults(leaves: Mapping[tuple[str, ...], Any], config: DIYConfig) -> list[st
 
 
 def _is_own(name: str) -> bool:
-    return name in {*_OWN, hf_directory.CONFIG, MANIFEST, *SIDE_NAMES}
+    return top(name) in {*_OWN, hf_directory.CONFIG, MANIFEST, *SIDE_NAMES}
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -137,6 +137,10 @@ def convert(
     require_name(destination, kind)
     if destination.resolve() in {file.resolve() for file in (source, *reader.files)}:
         raise CheckpointError(destination, "is the source itself")
+    if destination.is_dir() and source.resolve().is_relative_to(destination.resolve()):
+        raise CheckpointError(
+            destination, f"holds the source, {source}, and would be replaced: choose another place"
+        )
     options: dict[str, Any] = {"overwrite": overwrite}
     if kind == "hf":
         # A former model's tokenizer does not stay: it would be taken for the new one's.

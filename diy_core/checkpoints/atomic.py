@@ -40,8 +40,8 @@ def atomic_directory(
     Args:
         path: an existing directory there is replaced, and hands on its permissions.
         overwrite: False refuses to replace one, also one that appears in the meantime.
-        own: tells by its name which entry of an existing directory goes with it; all others are
-            kept. None: what is there now goes, and what comes meanwhile is kept.
+        own: tells by its relative path which entry of an existing directory goes with it; all
+            others are kept. None: what is there now goes, and what comes meanwhile is kept.
 
     Raises:
         CheckpointError: `path` is a file, a mount point or has one below, is not to be replaced,

@@ -27,6 +27,7 @@ from diy_core.checkpoints.safetensors_files import SafetensorsWriter
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.system.places import place
+from diy_core.system.snapshots import top
 
 MAX_SHARD_SIZE = 5 * 10**9  # bytes
 # What a new model replaces in an older one's directory; all else there is kept.
@@ -118,6 +119,7 @@ class HFWriter(Writer):
         return HFReader(here)
 
     def _goes(self, name: str) -> bool:
+        name = top(name)
         return _REPLACED.fullmatch(name) is not None or name in self._drop
 
 

@@ -29,6 +29,12 @@ DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtyp
 ENDS, FLAGS = np.dtype("<i8"), np.dtype("u1")
 
 
+def is_own(name: str) -> bool:
+    """Whether a relative path is one of the files or directories of prepared data."""
+    names = {TOKENS, DOCUMENTS, COUNTED, DESCRIPTION}
+    return name == VALIDATION or name.removeprefix(f"{VALIDATION}/") in names
+
+
 class DataError(CheckpointError):
     """Sources or prepared data are missing something, hold something wrong, or cannot be read.
 

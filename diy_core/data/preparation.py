@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,20 +22,19 @@ from diy_core.checkpoints.atomic import atomic_directory, recover
 from diy_core.data.counts import Counts
 from diy_core.data.documents import Documents
 from diy_core.data.encoding import Encoder
-from diy_core.data.files import DESCRIPTION, FORMAT, DataError
+from diy_core.data.files import DESCRIPTION, FORMAT, DataError, is_own
 from diy_core.data.finding import survey
 from diy_core.data.merge import merge
+from diy_core.data.parts import begin_or_go_on, parts_of, remove_parts
 from diy_core.data.report import report, require_field, what_was_not
 from diy_core.data.shards import MORE_ROOM, Reading, is_whole, load, save, shard_file, tokenise
 from diy_core.data.sources import Part, Source, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
 from diy_core.data.workers import tokenise_all
 from diy_core.disk import room_for
-from diy_core.errors import naming
 from diy_core.standard_error import complain, standard_error
 from diy_core.system.places import place
 
-_PLAN = "plan.json"
 _SHARDS = 3  # of the form of the shards' files
 
 
@@ -106,11 +103,8 @@ def prepare(
         say(said)
     reading = Reading(separator, field)
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.parts")
-    with naming(folder, out):
-        folder.mkdir(exist_ok=True)
-    with _locked(folder):
-        _begin_or_go_on(folder, _settings(encoder, reading, files))
+    with parts_of(out) as folder:
+        begin_or_go_on(folder, _settings(encoder, reading, files))
         with _bar(folder, shards, progress) as done:
             todo = {i: parts for i, parts in enumerate(shards) if not _is_there(folder, i)}
             if workers == 1 or len(todo) < 2:
@@ -129,7 +123,7 @@ def prepare(
         told = report(found, files, counts)
         with (
             room_for(out, sum(file.stat().st_size for file in made), MORE_ROOM),
-            atomic_directory(out, overwrite=overwrite) as temporary,
+            atomic_directory(out, overwrite=overwrite, own=is_own) as temporary,
         ):
             merge(
                 made,
@@ -143,7 +137,7 @@ def prepare(
                 },
                 told,
             )
-        shutil.rmtree(folder)
+        remove_parts(folder)
     for line in what_was_not(told):
         say(line)
     return TokenData(out)
@@ -199,34 +193,3 @@ def _settings(encoder: Encoder, reading: Reading, files: Sequence[Source]) -> st
         "sources": [dataclasses.asdict(file) for file in files],
     }
     return json.dumps(settings, indent=1)
-
-
-def _begin_or_go_on(folder: Path, settings: str) -> None:
-    """Keep the shards of a run with the same settings; those of any other are dropped."""
-    file = folder / _PLAN
-    if file.is_file() and file.read_text(encoding="utf-8") == settings:
-        return
-    file.unlink(missing_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    _write_plan(file, settings)
-
-
-def _write_plan(file: Path, settings: str) -> None:
-    content = settings.encode()
-    with room_for(file, len(content), MORE_ROOM):
-        file.write_bytes(content)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The folder, for one process at a time; the system drops the lock when the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(folder, "another process is preparing this data: wait for it") from None
-        yield
-    finally:
-        os.close(descriptor)

@@ -56,8 +56,8 @@ def mount_of(descriptor: int) -> tuple[int, int]:
     """What tells the mount on which an open file lies from others: two numbers."""
     number = 0
     try:
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
-            number = next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as lines:
+            number = next(int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:"))
     except (OSError, StopIteration):  # no Linux
         pass
     return os.fstat(descriptor).st_dev, number

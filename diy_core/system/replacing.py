@@ -17,7 +17,7 @@ from diy_core.system.leaving import Moved, identity
 from diy_core.system.mounts import refuse_mounts
 from diy_core.system.permissions import hand_on
 from diy_core.system.renaming import exchange, rename_new, sync, sync_tree
-from diy_core.system.snapshots import Snapshot, carry, first_change, snapshot, top
+from diy_core.system.snapshots import Snapshot, carry, first_change, snapshot
 from diy_core.system.workplaces import Workplace, workplaces
 
 _TRIES = 20  # so often may others move something there between a look and a move
@@ -29,8 +29,8 @@ class Replacement:
     Args:
         work: where it is written.
         overwrite: whether what stands there is replaced.
-        own: tells by its name which entry of a directory that stands there goes with it; None: all
-            that are there now.
+        own: tells by its relative path which entry of a directory that stands there goes with it;
+            None: all that are there now.
     """
 
     def __init__(
@@ -39,21 +39,21 @@ class Replacement:
         self.folder = work.new
         self._work, self._target, self._overwrite = work, work.target, overwrite
         self._before = snapshot(work.target)
-        self._own = own or {top(name) for name in self._before}.__contains__
+        self._own = own or self._before.__contains__
         self._all = own is None
         self._carried: Snapshot = {}
 
     def keep_others(self) -> None:
         """Carry over what is not the writer's own, as it is now; what is written here wins."""
-        written = set(os.listdir(self.folder)) - {top(name) for name in self._carried}
+        written = snapshot(self.folder).keys() - self._carried.keys()
         for name, what in snapshot(self._target).items():
             there = self._carried.get(name)
-            if not (self._goes(name) or top(name) in written or there == what):
+            if not (self._goes(name) or name in written or there == what):
                 carry(name, self._target, self.folder)
                 self._carried[name] = what
 
     def _goes(self, name: str) -> bool:
-        return not name or self._own(top(name))
+        return not name or self._own(name)
 
     def put_in_place(self) -> None:
         """Give what was written its name; what had that is then in the workplace.
@@ -80,7 +80,7 @@ class Replacement:
         if self._is_of_another_writer():
             self._before = snapshot(self._target)
             if self._all:
-                self._own = {top(name) for name in self._before}.__contains__
+                self._own = self._before.__contains__
         if self._target.is_dir():
             self.keep_others()
         before = snapshot(self._target)

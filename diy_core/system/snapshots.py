@@ -52,11 +52,12 @@ def carry(name: str, old: Path, new: Path) -> None:
     """Have one entry of a directory in another one, in place of what has its name there.
 
     Args:
-        name: relative; what it lies in has been carried before.
+        name: relative.
         old: a directory.
         new: another one, on the same file system. A file is linked, so that nothing is copied.
     """
     source, to = old / name, new / name
+    to.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir() and not source.is_symlink():
         if to.is_symlink() or not to.is_dir():
             remove_tree(to)

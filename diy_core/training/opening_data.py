@@ -6,14 +6,15 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from diy_core.checkpoints.atomic import remove_directory
 from diy_core.data import VALIDATION, TokenData, prepare
-from diy_core.data.files import DESCRIPTION, DataError, counted
+from diy_core.data.files import DESCRIPTION, DataError, counted, is_own
 from diy_core.data.sources import SOURCES, find, with_escapes
 from diy_core.standard_error import complain
+from diy_core.system.snapshots import snapshot
 from diy_core.training.config import TrainConfig
 from diy_core.training.opening_model import tokenizer_of
 from diy_core.training.run_directory import RunDirectory
@@ -40,7 +41,8 @@ def open_data(
     """
     if not going_on:
         for folder in (directory.data, directory.validation):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.is_dir() and all(map(is_own, snapshot(folder))):
+                remove_directory(folder)
     _name_unused(config)
     share = 0.0 if isinstance(config.data.validation, str) else config.data.validation
     with _naming("data.train", config.data.train, going_on):

@@ -338,7 +338,7 @@ def test_an_interrupt_that_nobody_hears_of_keeps_the_shards_too(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("patched", "file", "size"),
     [
-        ("preparation.Path.write_bytes", ".out.parts/plan.json", "[0-9]{3,}"),
+        ("parts.Path.write_bytes", ".out.parts/plan.json", "[0-9]{3,}"),
         ("shards.np.savez", ".out.parts/00000000.npz", "[0-9]{3}"),
         ("preparation.merge", "out", "[0-9,]{4,}"),
     ],

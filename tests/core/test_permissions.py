@@ -1,0 +1,148 @@
+"""What replaces a file or a directory takes over its mode, owner, group and access list."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diy_core.checkpoints.atomic import atomic_directory, atomic_file
+from tests.other_user import NOBODY, root_alone, run_as_nobody
+
+_ACL = "system.posix_acl_access"
+
+
+@pytest.fixture(autouse=True)
+def usual_mask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def write(path: Path, *names: str) -> Path:
+    with atomic_directory(path) as folder:
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("")
+    return path
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_what_is_new_has_what_the_mask_leaves(tmp_path: Path, mask: int) -> None:
+    os.umask(mask)
+    model = write(tmp_path / "model", "config", "deep/er")
+    assert [mode(model), mode(model / "deep")] == [0o777 & ~mask] * 2
+    assert [mode(model / "config"), mode(model / "deep/er")] == [0o666 & ~mask] * 2
+    with atomic_file(tmp_path / "file"):
+        pass
+    assert mode(tmp_path / "file") == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("wanted", [0o700, 0o755, 0o2770, 0o1777, 0o500, 0o600])
+def test_modes_are_handed_on_by_name(tmp_path: Path, wanted: int) -> None:
+    model = write(tmp_path / "model", "config", "deep/er")
+    (model / "deep").chmod(0o711)
+    (model / "config").chmod(0o640)
+    (model / "deep/er").chmod(0o604)
+    model.chmod(wanted)
+    write(model, "config", "deep/er")
+    assert mode(model) == wanted
+    model.chmod(0o700)
+    assert mode(model / "deep") == 0o711
+    assert [mode(model / "config"), mode(model / "deep/er")] == [0o640, 0o604]
+
+
+def test_what_has_no_namesake_is_as_closed_as_what_it_replaces(tmp_path: Path) -> None:
+    model = write(tmp_path / "model", "shard-1-of-2", "shard-2-of-2", "a/b")
+    for name in ("shard-1-of-2", "shard-2-of-2"):
+        (model / name).chmod(0o640)
+    (model / "a").chmod(0o750)
+    write(model, "shard", "c/d", "a/b")
+    assert mode(model / "shard") == 0o640
+    assert mode(model / "c") == 0o750
+    assert mode(model / "c/d") == 0o640
+    assert mode(model / "a/b") == 0o644
+
+
+def test_what_is_kept_does_not_close_what_is_new(tmp_path: Path) -> None:
+    model = write(tmp_path / "model", "config", "diary")
+    (model / "diary").chmod(0o600)
+    with atomic_directory(model, own=lambda name: name == "config") as folder:
+        (folder / "weights").touch()
+    assert (mode(model / "weights"), mode(model / "diary")) == (0o644, 0o600)
+
+
+@pytest.mark.parametrize("wanted", [0o600, 0o664, 0o400])
+def test_a_file_hands_on_its_mode(tmp_path: Path, wanted: int) -> None:
+    (tmp_path / "file").touch(mode=0o600)
+    (tmp_path / "file").chmod(wanted)
+    with atomic_file(tmp_path / "file") as file:
+        file.write_text("new")
+    assert mode(tmp_path / "file") == wanted
+    assert (tmp_path / "file").read_text() == "new"
+
+
+@root_alone
+def test_owner_and_group_are_handed_on_also_to_what_has_no_namesake(tmp_path: Path) -> None:
+    model = write(tmp_path / "model", "config")
+    os.chown(model, 1234, 4321)
+    os.chown(model / "config", 1234, 99)
+    write(model, "config", "deep/er")
+    found = {path.name: path.stat() for path in (model, *model.rglob("*"))}
+    assert {name: (one.st_uid, one.st_gid) for name, one in found.items()} == {
+        "model": (1234, 4321),
+        "config": (1234, 99),
+        "deep": (1234, 4321),
+        "er": (1234, 4321),
+    }
+
+
+@root_alone
+def test_where_the_group_cannot_be_handed_on_its_rights_go(tmp_path: Path) -> None:
+    model = write(tmp_path / "model", "config")
+    tmp_path.chmod(0o777)
+    for path, wanted in ((model, 0o2775), (model / "config", 0o664)):
+        os.chown(path, NOBODY, 4321)
+        path.chmod(wanted)
+    run_as_nobody(
+        "with atomic_directory(folder / 'model') as new:\n"
+        "    for name in ('config', 'weights'):\n"
+        "        (new / name).touch()",
+        tmp_path,
+    )
+    assert {path.stat().st_gid for path in (model, *model.iterdir())} == {NOBODY}
+    assert [mode(model), mode(model / "config"), mode(model / "weights")] == [0o705, 0o604, 0o604]
+
+
+def access_list(group: int) -> bytes:
+    """Owner rw-, a named group r--, group ---, mask r--, others ---."""
+    undefined = 0xFFFFFFFF
+    entries = [(1, 6, undefined), (4, 0, undefined), (8, 4, group), (16, 4, undefined)]
+    entries.append((32, 0, undefined))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def test_access_lists_are_handed_on_and_none_is_inherited(tmp_path: Path) -> None:
+    with_list, without = tmp_path / "with", tmp_path / "without"
+    for path in (with_list, without):
+        path.touch(mode=0o600)
+    try:
+        os.setxattr(with_list, _ACL, access_list(4321))
+    except OSError as error:
+        pytest.skip(f"no access lists here: {error}")
+    wanted = os.getxattr(with_list, _ACL)
+    os.setxattr(tmp_path, "system.posix_acl_default", access_list(99))
+    for path in (with_list, without):
+        with atomic_file(path) as file:
+            file.write_text("new")
+    assert os.getxattr(with_list, _ACL) == wanted
+    assert _ACL not in os.listxattr(without)
+    assert mode(without) == 0o600

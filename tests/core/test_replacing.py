@@ -1,0 +1,276 @@
+"""What others put into a place while it is written is kept, or the write is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from diy_core import CheckpointError
+from diy_core.checkpoints.atomic import (
+    atomic_directory,
+    atomic_file,
+    recover,
+    refuse_left_aside,
+    remove_directory,
+    replacement,
+)
+from diy_core.system import renaming, replacing
+from diy_core.system.leaving import Moved, identity
+from diy_core.system.workplaces import Workplace, open_workplace
+from tests.killed_writers import kill_between_moves
+from tests.other_user import root_alone, run_as_nobody
+
+
+def own(name: str) -> bool:
+    return name in {"config", "weights"}
+
+
+@pytest.fixture(params=["exchange", "two moves"])
+def model(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A directory with an own file, to be replaced in one of two ways; no remains at the end."""
+    if request.param == "two moves":
+        monkeypatch.setattr(renaming, "_rename", lambda old, new, how: False)
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config").write_text("old")
+    yield path
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def read(path: Path) -> dict[str, str]:
+    return {str(f.relative_to(path)): f.read_text() for f in path.rglob("*") if f.is_file()}
+
+
+@pytest.mark.parametrize("owner", [own, None])
+def test_what_comes_meanwhile_is_kept_however_deep(
+    model: Path, owner: Callable[[str], bool] | None
+) -> None:
+    with atomic_directory(model, own=owner) as new:
+        (new / "config").write_text("new")
+        (model / "README").write_text("mine")
+        (model / "results" / "deep").mkdir(parents=True)
+        (model / "results" / "deep" / "1.json").write_text("mine")
+        (model / "empty").mkdir(mode=0o750)
+    assert read(model) == {"config": "new", "README": "mine", "results/deep/1.json": "mine"}
+    assert (model / "empty").is_dir()
+
+
+def test_what_is_not_the_writers_own_is_kept_as_it_is_at_the_end(model: Path) -> None:
+    (model / "README").write_text("mine")
+    (model / "log").write_text("one line\n")
+    with replacement(model, own=own) as new:
+        new.keep_others()
+        assert read(new.folder) == {"README": "mine", "log": "one line\n"}
+        (model / "README.new").write_text("mine, second edition")
+        (model / "README.new").replace(model / "README")
+        with (model / "log").open("a") as log:
+            log.write("another\n")
+        new.keep_others()
+        (model / "README").unlink()
+        (model / "README").mkdir()
+        (model / "README" / "third").write_text("edition")
+    assert read(model) == {"README/third": "edition", "log": "one line\nanother\n"}
+
+
+def test_what_the_writer_writes_wins_over_what_would_be_kept(model: Path) -> None:
+    (model / "README").write_text("mine")
+    with replacement(model, own=own) as new:
+        (new.folder / "README").write_text("of the new model")
+        new.keep_others()
+    assert read(model) == {"README": "of the new model"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: (path / "config").write_text("somebody else's"),
+        lambda path: (path / "weights").write_text("somebody else's"),
+        lambda path: (path.rename(path.with_name("aside")), path.mkdir()),
+    ],
+    ids=["changed", "added", "emptied"],
+)
+def test_own_files_that_somebody_changes_are_not_replaced(
+    model: Path, change: Callable[[Path], object]
+) -> None:
+    def write() -> None:
+        with atomic_directory(model, own=own) as new:
+            (new / "config").write_text("new")
+            change(model)
+
+    if change.__code__.co_names.count("rename"):
+        write()  # there is nothing to lose
+        assert read(model) == {"config": "new"}
+        (model.with_name("aside") / "config").unlink()
+        model.with_name("aside").rmdir()
+        return
+    with pytest.raises(CheckpointError, match=r"was changed by somebody else while this was"):
+        write()
+    assert "somebody else's" in read(model).values()
+
+
+def test_a_change_in_the_last_moment_is_found_after_the_move(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = replacing.hand_on
+
+    def late(*arguments: object) -> None:
+        usual(*arguments)  # type: ignore[arg-type]
+        written = Moved.write
+
+        def write(self: Moved, work: Workplace) -> None:
+            written(self, work)
+            (model / change).write_text("mine")
+
+        monkeypatch.setattr(Moved, "write", write)
+
+    monkeypatch.setattr(replacing, "hand_on", late)
+
+    def replace() -> None:
+        with atomic_directory(model, own=own) as new:
+            (new / "config").write_text("new")
+
+    change = "config"
+    with pytest.raises(CheckpointError, match=r"config: was changed by somebody else"):
+        replace()
+    assert read(model) == {"config": "mine"}
+    monkeypatch.undo()
+    monkeypatch.setattr(replacing, "hand_on", late)
+    change = "notes"
+    replace()
+    assert read(model) == {"config": "new", "notes": "mine"}
+
+
+def test_a_file_that_somebody_replaces_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+
+    def write(before: str | None) -> None:
+        with atomic_file(path) as new:
+            new.write_text("new")
+            if before:
+                path.write_text(before)
+
+    for text in ("first", "mine"):  # where nothing was, and in place of the old one
+        with pytest.raises(CheckpointError, match="was changed by somebody else"):
+            write(text)
+        assert path.read_text() == text
+    write(None)
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["model.gguf"]
+
+
+def test_of_writers_at_the_same_time_the_last_one_stays_with_what_others_added(
+    model: Path,
+) -> None:
+    with atomic_directory(model, own=own) as first:
+        (first / "config").write_text("first")
+        with atomic_directory(model, own=own) as second:
+            (second / "config").write_text("second")
+            (model / "notes").write_text("mine")
+        assert read(model) == {"config": "second", "notes": "mine"}
+        with atomic_directory(model, own=own) as third:
+            (third / "weights").write_text("third")
+    assert read(model) == {"config": "first", "notes": "mine"}
+
+
+def test_a_directory_that_moved_aside_is_named_by_readers_and_restored_by_writers(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config").write_text("old")
+    refuse_left_aside(path)
+    old = kill_between_moves(path)
+    before = read(tmp_path)
+    with pytest.raises(CheckpointError, match=f"the old one is whole in {old}"):
+        refuse_left_aside(path)
+    assert read(tmp_path) == before
+    with (
+        pytest.raises(CheckpointError, match="exists already"),
+        atomic_directory(path, overwrite=False),
+    ):
+        pytest.fail("entered")
+    assert read(tmp_path) == {"model/config": "old"}
+
+
+def test_remains_whose_place_somebody_took_are_kept_and_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config").write_text("old")
+    with open_workplace(path) as work:  # killed between the moves
+        work.new.mkdir()
+        Moved(identity(work.new), {"config": (0, 0, 0)}, {}).write(work)
+        path.rename(work.old)
+    path.mkdir()
+    (path / "mine").write_text("years")
+    recover(path)
+    assert read(path) == {"mine": "years"}
+    assert (work.old / "config").read_text() == "old"
+    assert f"{work.old} is kept" in capfd.readouterr().err
+
+
+def test_a_directory_is_removed_name_first(tmp_path: Path) -> None:
+    path = tmp_path / "00000004"
+    (path / "deep").mkdir(parents=True)
+    remove_directory(path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("below", ["", "deep"])
+def test_the_current_directory_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    (tmp_path / "model" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "model" / below)
+    for path in (tmp_path / "model", "." if not below else ".."):
+        with pytest.raises(CheckpointError, match="holds the current"), atomic_directory(path):
+            pytest.fail("entered")
+    with atomic_directory("new"):
+        pass
+
+
+@root_alone
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_parent_that_may_not_be_changed_is_named(tmp_path: Path, exists: bool) -> None:
+    if exists:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model").chmod(0o777)
+    said = run_as_nobody(
+        "try:\n"
+        "    with atomic_directory(folder / 'model'):\n"
+        "        print('entered')\n"
+        "except ValueError as error:\n"
+        "    print(error)",
+        tmp_path,
+    )
+    words = f"and {tmp_path} may not be changed (Permission denied): change its permissions"
+    assert words in said
+
+
+@root_alone
+def test_a_parent_that_may_be_written_and_not_read_will_do(tmp_path: Path) -> None:
+    (tmp_path / "drop").mkdir()
+    (tmp_path / "drop").chmod(0o733)
+    program = (
+        "for text in ('old', 'new'):\n"
+        "    with atomic_directory(folder / 'drop/model') as new:\n"
+        "        (new / 'config').write_text(text)"
+    )
+    assert run_as_nobody(program, tmp_path) == ""
+    assert read(tmp_path / "drop") == {"model/config": "new"}
+
+
+def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for make in (atomic_directory, atomic_file):
+        with pytest.raises(CheckpointError, match="leads back to itself"), make(tmp_path / "loop"):
+            pytest.fail("entered")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="not a regular"), atomic_file(tmp_path / "pipe"):
+        pytest.fail("entered")
