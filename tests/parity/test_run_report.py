@@ -246,3 +246,50 @@ def test_what_cannot_be_compared(capsys: Capture) -> None:
     ):
         assert main(["diff", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_states_that_part_without_a_log_or_before_what_is_compared(capsys: Capture) -> None:
+    write_run(Path("one"), "torch", {4: state(4), 8: state(8)})
+    write_run(Path("other"), "jax", {4: moved(state(4), NORM), 8: moved(state(8), NORM, 1e-1)})
+    assert said(capsys, "one", "other")[0] == "first part at the checkpoint of step 4"
+    for path in ("one", "other"):
+        (Path(path) / "checkpoints" / "00000008").rename(f"{path}-8")
+    assert said(capsys, "one", "other")[0] == (
+        "first part at the checkpoint of step 4: weights 1.0e-03 relative"
+    )
+
+
+def test_position_and_config_of_the_same_arrays(capsys: Capture) -> None:
+    write_run(Path("one"), "torch", {4: state(4)}, LINES[:1])
+    write_run(Path("other"), "jax", {}, LINES[:1], seed=4)
+    add_checkpoint(Path("other"), "jax", 4, state(4), tokens=9)
+    text = said(capsys, *(f"{name}/checkpoints/00000004" for name in ("one", "other")))
+    assert text[0] == "the same arrays at step 4, to the bit; position and config differ"
+    assert "metrics.jsonl: 1 step in both, 1 to 1, all the same" in text
+
+
+def test_lines_that_cannot_be_read_are_named_with_their_side(capsys: Capture) -> None:
+    pair = a_pair({4: state(4)}, {4: state(4)})
+    for name, damaged in zip(pair, ((2, 3, 4, 5, 6, 7), (8,)), strict=True):
+        rows = (Path(name) / "metrics.jsonl").read_text().splitlines()
+        rows = ["{" if number in damaged else row for number, row in enumerate(rows, 1)]
+        (Path(name) / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    text = said(capsys, *pair, code=0)
+    (log,) = [line for line in text if line.startswith("metrics.jsonl")]
+    assert log.startswith("metrics.jsonl: 2 steps in both, 1 to 9, all the same; ")
+    assert "; line 2, 3, 4, 5, 6 of A cannot be read; line 8 of B cannot be read" in log
+
+
+def test_many_differences_are_the_worst_of_them(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parity.run_report.SHOWN", 3)
+    one, other = state(4), state(4)
+    names = [name for name in one if name.startswith("model/")]
+    for number, name in enumerate(names, 1):
+        other = moved(other, name, number / 1e3)
+    text = said(capsys, *a_pair({4: one}, {4: other}))
+    head = next(i for i, row in enumerate(text) if row.startswith("relative L2"))
+    assert text[head].split() == ["relative", "L2", "(the", "worst", "3", "of", "20)", "weights"]
+    worst = [name.removeprefix("model/") for name in names[:-4:-1]]
+    assert [row.split()[0] for row in text[head + 1 :]] == worst
