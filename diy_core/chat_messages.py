@@ -94,7 +94,7 @@ def plain(value: Any, name: str) -> Any:
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    found = next((message[key] for key in REASONING if message.get(key) is not None), None)
+    found = next((message[key] for key in REASONING if key in message), None)
     if found is None:
         return message
     return {"thinking": found, **message, "reasoning_content": found}

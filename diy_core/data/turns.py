@@ -79,7 +79,7 @@ def _is_counted(turn: dict[str, Any], i: int) -> bool | None:
         )
     said = {key: turn[key] for key in (*_FLAGS, _OPPOSITE) if key in turn}
     for key, value in said.items():
-        if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+        if value not in (0, 1):
             raise ValueError(
                 f"message {i} has {key} {value!r}, which can be 0 (false) or 1 (true): an answer "
                 "counts, or does not"

@@ -528,7 +528,11 @@ LINK = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
             [TEXT],
             "takes only strings .* of message 0 is a list: .*can only concatenate str",
         ),
-        ("{{ 1 + messages[0].content }}", [TEXT], "^the .* given failed: TypeError: unsupported"),
+        (
+            "{{ 1 + messages[0].content }}",
+            [TEXT],
+            "^the chat template that was given failed: TypeError: unsupported operand",
+        ),
         ("{% for m in messages %}.{% endfor %}", [TEXT], "."),
         (STRINGS, [TEXT], "does not write the content of message 0"),
         (

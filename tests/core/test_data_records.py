@@ -13,7 +13,7 @@ import pytest
 
 from diy_core.data import DataError, prepare
 from diy_core.data.encoding import Encoder
-from diy_core.data.records import Chat, Completion, columns_to_read, read_record
+from diy_core.data.records import Chat, Completion, columns_to_read, read_record, without_nulls
 from diy_core.tokenizer import Tokenizer
 from tests.tiny_checkpoints import put_tokenizer
 
@@ -240,10 +240,17 @@ def test_each_speaker_has_a_role(speaker: str, role: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "flag", ["weight", "train", "training", "loss", "loss_scale", "loss_weight"]
+    ("flag", "out", "in_"),
+    [
+        *((name, 0, 1) for name in ("weight", "loss_scale", "loss_weight")),
+        *((name, False, True) for name in ("train", "training", "train_on_turn", "trainable")),
+        ("loss", False, 1.0),
+        ("masked", True, False),
+    ],
 )
-def test_a_flag_leaves_an_answer_out_and_is_no_part_of_it(flag: str) -> None:
-    document, _ = read_record({"messages": [USER, ANSWER | {flag: 0}, USER, ANSWER | {flag: 1}]})
+def test_a_flag_leaves_an_answer_out_and_is_no_part_of_it(flag: str, out: Any, in_: Any) -> None:
+    turns = [USER, ANSWER | {flag: out}, USER, ANSWER | {flag: in_}]
+    document, _ = read_record({"messages": turns})
     assert isinstance(document, Chat)
     assert document.counted == [True, False, True, True]
     assert document.messages == [USER, ANSWER, USER, ANSWER]
@@ -251,11 +258,48 @@ def test_a_flag_leaves_an_answer_out_and_is_no_part_of_it(flag: str) -> None:
 
 def test_several_calls_of_one_turn_are_one_message() -> None:
     calls = [{"name": name, "arguments": {}} for name in "fg"]
-    turn = {"from": "function_call", "value": json.dumps(calls)}
-    document, _ = read_record({"conversations": [turn]})
-    assert isinstance(document, Chat)
     made = [{"type": "function", "function": call} for call in calls]
-    assert document.messages == [{"role": "assistant", "tool_calls": made}]
+    for value in (json.dumps(calls), calls):
+        document, _ = read_record({"conversations": [{"from": "function_call", "value": value}]})
+        assert isinstance(document, Chat)
+        assert document.messages == [{"role": "assistant", "tool_calls": made}]
+
+
+def test_a_text_that_is_no_text_is_passed_over_beside_a_chat() -> None:
+    assert read_record({"text": 3, "messages": CHAT}) == (Chat(CHAT, [True, True]), ["text"])
+
+
+def test_what_else_a_turn_holds_stays_with_it() -> None:
+    turns = [
+        {"from": "human", "value": "a", "name": "n"},
+        {"from": "function_call", "value": {"name": "f", "arguments": {}}, "name": "n"},
+    ]
+    document, _ = read_record({"conversations": turns})
+    assert isinstance(document, Chat)
+    assert [message.pop("name") for message in document.messages] == ["n", "n"]
+    assert [[*message] for message in document.messages] == [
+        ["role", "content"],
+        ["role", "tool_calls"],
+    ]
+
+
+def test_keys_without_a_value_go_at_any_depth() -> None:
+    nested = {"a": None, "b": [{"c": None, "d": 0}, None], "e": {"f": None}}
+    assert without_nulls(nested) == {"b": [{"d": 0}, None], "e": {}}
+
+
+@pytest.mark.parametrize("name", ["rejected", "non_preferred_output", "completions"])
+def test_a_table_for_another_kind_of_training_is_read_and_refused(name: str) -> None:
+    assert columns_to_read(["id", name], None) == [name]
+    with pytest.raises(ValueError, match=rf"\({name}\), which is not learnt here"):
+        read_record({name: "a"})
+
+
+def test_a_message_with_a_role_keeps_its_from() -> None:
+    turn = {"role": "user", "from": "narrator", "content": "a"}
+    document, _ = read_record({"messages": [turn]})
+    assert isinstance(document, Chat)
+    assert document.messages == [turn]
 
 
 def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
@@ -288,6 +332,7 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
             {"prompt": "a"},
             r"has no text in 'text' .*prompt \(str\): .*learn \(field='prompt'\), or ",
         ),
+        ({"body": " "}, r"but body \(str\): write text, messages, or prompt and completion$"),
         ({"n": 3}, r"but n \(int\): write text, messages, or prompt and completion$"),
         ({"prompt": "a", "completion": CHAT}, "two texts or two lists, got str and list"),
         ({"messages": CHAT, "images": ["a.png"]}, "holds images beside a chat"),
@@ -353,6 +398,8 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
         ({"conversations": [{"from": ["gpt"], "value": "a"}]}, r"is from \['gpt'\]"),
         ({"conversations": [{"from": "function_call", "value": "f()"}]}, "what is no JSON"),
         ({"conversations": [{"from": "function_call", "value": "{}"}]}, "its name and arguments"),
+        ({"conversations": [{"from": "function_call", "value": "[3]"}]}, "arguments, got 3"),
+        ({"messages": [USER, "hi"]}, "message 1 must be an object with role .*, got 'hi'"),
     ],
 )
 def test_a_record_with_another_or_no_one_meaning_is_refused(
@@ -453,6 +500,8 @@ def test_what_the_template_would_drop_is_refused(
         ({"text": " ", "prompt": "a", "completion": "b"}, None, Completion("a", "b")),
         ({"prompt": "a", "completion": "b"}, "text", Completion("a", "b")),
         ({"prompt": "a", "completion": "b"}, "completion", "b"),
+        ({"prompt": "a", "completion": "b"}, "prompt", "a"),
+        ({"messages": "a", "text": "b"}, None, "b"),
         ({"instruction": "a", "output": "b", "text": "c"}, None, "c"),
         ({"prompt": "a", "prompt_id": "1", "text": "c"}, None, "c"),
         ({"text": ""}, None, ""),
