@@ -85,7 +85,9 @@ def test_options_arrive_and_what_comes_back_is_printed(
     tmp_path: Path, end: str | None, json_too: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(vocab_size=len(PIECES) + 1)
-    put_tokenizer(put(tmp_path, weights(config), config), eos_token=end)
+    ends = None if end is None else [PIECES.index(end)]
+    put(tmp_path, weights(config), config, eos_token_id=ends)
+    put_tokenizer(tmp_path, eos_token=None)
     given: dict[str, Any] = {}
     new = [PIECES.index(piece) for piece in ("he", "20", "<|end|>")]
 
@@ -107,7 +109,6 @@ def test_options_arrive_and_what_comes_back_is_printed(
     words += ["--max-new-tokens", "5", *(["--json"] if json_too else [])]
     generate(build_parser("diy-torch").parse_args(words), load)
     assert given["load"] == (str(tmp_path), "bfloat16", "cuda:1")
-    ends = None if end is None else [PIECES.index(end)]
     assert (given["max_new_tokens"], given["eos_token_id"]) == (5, ends)
     out = capsys.readouterr().out
     if json_too:
