@@ -151,9 +151,10 @@ def positive(text: str) -> int:
 
 def option_name(word: str) -> str | None:
     """`--steps` of `--steps=5`; None for a word that is no option: a value, a number, a text."""
-    if len(word) < 2 or word[0] != "-" or word == "--" or " " in word or _NEGATIVE.match(word):
+    name = word.partition("=")[0]
+    if len(word) < 2 or word[0] != "-" or word == "--" or " " in name or _NEGATIVE.match(word):
         return None
-    return word.partition("=")[0]
+    return name
 
 
 def spelled(words: Sequence[str], known: Collection[str]) -> list[str]:

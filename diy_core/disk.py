@@ -13,7 +13,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 _IN_WORDS = {
     errno.ENOENT: "does not exist",
     errno.EISDIR: "is a directory, and a file is needed: give another path",
-    errno.ENOTDIR: "is no directory, or lies in a file: give another path",
+    errno.ENOTDIR: "is not a directory, or lies in a file: give another path",
     errno.EEXIST: "exists already: give another path",
     errno.EACCES: "Permission denied: change its permissions, or give another path",
     errno.EPERM: "Permission denied: change its permissions, or give another path",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from diy_core.disk import described
 from diy_core.errors import CheckpointError
 from diy_core.notes import add_strict, notes_of_command
 from diy_core.requirements import missing, require
+from diy_core.shell import command
 from diy_core.system.places import place
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown
 from parity.check_kinds import DTYPES, KINDS, require_supported
@@ -222,13 +222,14 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
 
 def _command(arguments: argparse.Namespace) -> str:
     """The command line that asks for this check again."""
-    words = ["parity", "check", *([arguments.model] if arguments.model else [])]
+    words: list[str | Path] = ["parity", "check"]
+    words += [Path(arguments.model)] if arguments.model else []
     words += [word for dtype in arguments.dtype or [] for word in ("--dtype", dtype)]
     for option in ("checks", "report", "json"):
         if value := getattr(arguments, option):
-            words += [f"--{option}", value]
+            words += [f"--{option}", value if option == "checks" else Path(value)]
     words += ["--strict"] if arguments.strict else []
-    return shlex.join([*words, "--device", arguments.device])
+    return command(*words, "--device", arguments.device)
 
 
 def _switch(arguments: argparse.Namespace) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Any
 
 from diy_core.requirements import is_installed
+from diy_core.shell import command
 from diy_core.system.places import place
 from diy_core.system.standard_output import announce
 from parity.checkpoint_commands import outcome
@@ -41,8 +41,8 @@ def _model(arguments: argparse.Namespace) -> int:
     with bar() as progress:
         done = convert(source, out, to="hf", overwrite=arguments.overwrite, progress=progress)
     announce(outcome(out, done))
-    announce(f"what was run: {shlex.join(['parity', 'convert', str(source), str(out)])}")
+    more = ["--overwrite"] if arguments.overwrite else []
+    announce(f"what was run: {command('parity', 'convert', source, out, *more)}")
     program = "diy-torch" if is_installed("torch") else "diy-jax"
-    ask = [program, "generate", str(out), QUESTION, "--chat"]
-    announce(f"to ask it: {shlex.join(ask)}")
+    announce(f"to ask it: {command(program, 'generate', out, QUESTION, '--chat')}")
     return 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from diy_core.checkpoints.side_files import copy_side_files, left_behind
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, tensors
+from diy_core.shell import command
 from diy_core.stored_names import is_buffer, read_names
 
 CONFIG = "config.json"
@@ -117,11 +117,11 @@ class HFReader(Reader):
                 self.path, f"tensor {TIED_HEAD} has {count} values that are not finite"
             )
         if not same_bits(head, embedding):
-            words = ["parity", "convert", str(self.path), "DIR", "--to", "hf", "--untie"]
+            untie = command("parity", "convert", self.path, "DIR", "--to", "hf", "--untie")
             raise CheckpointError(
                 self.path,
                 f"config.json says tie_word_embeddings: true, but {TIED_HEAD} differs from "
-                f"{TIED_EMBEDDING}: `{shlex.join(words)}` keeps the head that is in the file, and "
+                f"{TIED_EMBEDDING}: `{untie}` keeps the head that is in the file, and "
                 "so does false in the config",
             )
         note = f"{TIED_HEAD} was dropped: it equals the embedding, to which the config ties it"

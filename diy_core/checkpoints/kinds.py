@@ -7,7 +7,6 @@ same words everywhere. Names of files are looked at, and of a `.bin` file how it
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from diy_core.checkpoints.orbax_layout import STATE, config_directory, is_orbax,
 from diy_core.checkpoints.pickles import PICKLES, is_pickle
 from diy_core.checkpoints.training_run import place_in_run, refuse_training_run
 from diy_core.errors import CheckpointError
+from diy_core.shell import command
 
 KINDS = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint", "gguf": "GGUF file"}
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
@@ -221,11 +221,11 @@ def refuse_kind(
     if kind in reads:
         return
     lacking = kind == "orbax" and lacks_config(path)
-    options = ["--config", str(config or "CONFIG_DIR")] if lacking else []
-    command = shlex.join(["parity", "convert", str(path), "DIR", "--to", "hf", *options])
+    options = ["--config", Path(config) if config else "CONFIG_DIR"] if lacking else []
+    making = command("parity", "convert", path, "DIR", "--to", "hf", *options)
     raise CheckpointError(
         path,
-        f"is {article(KINDS[kind])} {KINDS[kind]}, which is not read here: `{command}` makes a "
+        f"is {article(KINDS[kind])} {KINDS[kind]}, which is not read here: `{making}` makes a "
         "Hugging Face directory of it",
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from diy_core.checkpoints.interface import Reader
 from diy_core.checkpoints.kinds import KINDS, article, kind_of, refuse_kind
 from diy_core.checkpoints.orbax_layout import config_directory
 from diy_core.errors import CheckpointError, naming
+from diy_core.shell import command
 from diy_core.tokenizer import Tokenizer
 
 MakeReader = Callable[..., Reader]
@@ -78,6 +78,6 @@ def tokenizer_of(path: str | Path) -> Tokenizer:
         reader.copy_side_files(Path(folder))
         if not (Path(folder) / "tokenizer.json").is_file():
             why = next((note for note in reader.notes if "tokenizer" in note), "has no tokenizer")
-            command = shlex.join(["parity", "convert", str(path), "DIR", "--to", "hf"])
-            raise CheckpointError(path, f"{why}; `{command}` makes a directory to put it into")
+            making = command("parity", "convert", path, "DIR", "--to", "hf")
+            raise CheckpointError(path, f"{why}; `{making}` makes a directory to put it into")
         return Tokenizer.from_pretrained(folder, where=path)

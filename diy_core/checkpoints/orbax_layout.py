@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from pathlib import Path
 
 from diy_core.errors import CheckpointError
+from diy_core.shell import command
 from diy_core.system.outside import is_there, names_in, open_regular, require_tree
 
 STATE = "state"
@@ -104,11 +104,11 @@ def config_directory(path: Path, config: str | Path | None = None) -> Path:
     beside = [place.parent for place in inside if _STEP.fullmatch(place.name)]
     found = next((place for place in (*inside, *beside) if is_there(place / _CONFIG)), None)
     if found is None:
-        command = shlex.join(["parity", "convert", str(path), "DST", "--config", "DIR"])
+        naming = command("parity", "convert", path, "DST", "--config", "DIR")
         raise CheckpointError(
             path,
             f"is an Orbax checkpoint without a {_CONFIG}, so nothing says which model it is: "
-            f"`{command}` takes that of DIR, a Hugging Face directory of the same model",
+            f"`{naming}` takes that of DIR, a Hugging Face directory of the same model",
         )
     return found
 

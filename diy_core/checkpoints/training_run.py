@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 from pathlib import Path
 
 from diy_core.errors import CheckpointError
+from diy_core.shell import command
 
 # What each twin calls its arrays in a checkpoint of a run, and its program.
 FORMS = {"state.safetensors": "diy-torch", "orbax": "diy-jax"}
@@ -59,8 +59,8 @@ def refuse_training_run(path: Path) -> None:
     if (program := _program(place.run, place.step)) is None:
         raise CheckpointError(path, "is a training run without a checkpoint, and no model yet")
     step = [] if place.step is None else ["--step", str(place.step)]
-    command = shlex.join([program, "export", str(place.run), *step, "--out", "DIR"])
-    raise CheckpointError(path, f"is a training run and not a model: `{command}` makes one of it")
+    export = command(program, "export", place.run, *step, "--out", "DIR")
+    raise CheckpointError(path, f"is a training run and not a model: `{export}` makes one of it")
 
 
 def refuse_incomplete_run(path: Path) -> None:
@@ -80,7 +80,7 @@ def refuse_incomplete_run(path: Path) -> None:
     if not missing or (program := _program(run, None)) is None:
         return
     what = "is" if run == path.absolute() else f"lies in {run},"
-    export = shlex.join([program, "export", str(run), "--out", "DIR"])
+    export = command(program, "export", run, "--out", "DIR")
     remedy = f", or make a model of it (`{export}`)" if missing == _DESCRIBING[:1] else ""
     raise CheckpointError(
         path,

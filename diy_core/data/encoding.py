@@ -52,7 +52,7 @@ def require_tokenizer(tokenizer: str | Path) -> None:
     refuse_gguf_file(Path(tokenizer))
     if str(tokenizer) != BYTES and not Path(tokenizer).is_dir():
         raise CheckpointError(
-            tokenizer, "is no directory: a tokenizer is a Hugging Face directory, or bytes"
+            tokenizer, "is not a directory: a tokenizer is a Hugging Face directory, or bytes"
         )
 
 

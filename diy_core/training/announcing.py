@@ -11,6 +11,7 @@ from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
 from diy_core.training.config import TrainConfig
 from diy_core.training.opening_model import model_config
+from diy_core.training.run_directory import whole_checkpoints
 
 _FRAMEWORKS = {"diy-torch": "PyTorch", "diy-jax": "JAX"}
 
@@ -26,10 +27,10 @@ def first_line(program: str, config: TrainConfig, device: str | None) -> str | N
     Returns:
         The line; None where the model's config cannot be read, which has an error of its own.
     """
-    kept = Path(config.run_dir) / "model"
+    run = Path(config.run_dir)
     try:
-        is_kept = (kept / "config.json").is_file()
-        model = DIYConfig.from_pretrained(kept) if is_kept else model_config(config)
+        going_on = whole_checkpoints(run / "checkpoints")  # what a failed start left does not count
+        model = DIYConfig.from_pretrained(run / "model") if going_on else model_config(config)
     except (CheckpointError, ValueError, OSError):
         return None
     parameters = sum(math.prod(tensor.shape) for tensor in tensors(model))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import functools
 import re
-import shlex
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
+from diy_core.shell import command
 from diy_core.training.checkpoint_files import Arrays, Checkpoint, write_checkpoint
 from diy_core.training.resuming import unused_name
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
@@ -38,11 +38,10 @@ class OtherTwinError(CheckpointError):
         self.program = program
         run = path.parents[1]
         new_run = unused_name(f"{run}-{own.removeprefix('diy-')}")
-        command = shlex.join(["parity", "switch", str(run), new_run])
+        switch = command("parity", "switch", run, Path(new_run))
         super().__init__(
             path,
-            f"was written by {program}: go on with that, or `{command}` makes a run for {own} of "
-            "it",
+            f"was written by {program}: go on with that, or `{switch}` makes a run for {own} of it",
         )
 
 

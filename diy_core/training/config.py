@@ -153,7 +153,7 @@ class TrainConfig:
             the run.
         checkpoint_every: steps between two checkpoints.
         eval_every: steps between two evaluations on the validation data, the first of them before
-            the first step, and one more behind the last; 0: none.
+            the first step, and one more after the last; 0: none.
         log_every: steps between two lines of the log and two points in TensorBoard.
         keep_last: how many of the newest checkpoints are kept.
         keep_every: checkpoints at multiples of this step are kept for good; 0: none.

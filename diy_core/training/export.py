@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from diy_core.config import DIYConfig
 from diy_core.disk import require_room
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
+from diy_core.shell import command
 from diy_core.system.places import place
 from diy_core.training.checkpoint_files import Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore, OtherTwinError
@@ -98,17 +98,10 @@ def export(
         require_room(out.parent, sum(stored.nbytes for stored in source.stored.values()))
         transfer(source, functools.partial(HFWriter, out, overwrite=overwrite))
     except OtherTwinError as error:
-        words = [
-            error.program,
-            "export",
-            str(run),
-            "--step",
-            str(int(path.name)),
-            "--out",
-            str(out),
-        ]
+        words = (error.program, "export", Path(run), "--step", str(int(path.name)))
+        made_by = command(*words, "--out", Path(out))
         raise CheckpointError(
-            path, f"was written by {error.program}: `{shlex.join(words)}` makes a model of it"
+            path, f"was written by {error.program}: `{made_by}` makes a model of it"
         ) from error
     except CheckpointError as error:
         if not str(error.where).startswith(str(path)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from diy_core.checkpoints.atomic import remove_directory
 from diy_core.data import VALIDATION, TokenData, prepare
 from diy_core.data.files import DESCRIPTION, DataError, counted, is_own
 from diy_core.data.sources import SOURCES, find, with_escapes
+from diy_core.shell import command
 from diy_core.standard_error import complain
 from diy_core.system.snapshots import snapshot
 from diy_core.training.config import TrainConfig
@@ -103,7 +103,7 @@ def _naming(option: str, source: str, going_on: bool) -> Iterator[None]:
         if going_on and not Path(source).exists():
             last += (
                 ". The run needs the data that it began with: move them back, or make a link: "
-                f"ln -s NEW_PLACE {shlex.quote(source)}"
+                f"{command('ln', '-s', 'NEW_PLACE', Path(source))}"
             )
         raise DataError(option, [*faults, last]) from error
 
@@ -144,7 +144,7 @@ def _verified(data: TokenData) -> TokenData:
         )
         complain(
             f"{data.path}: its {data.nbytes / 1e9:.1f} GB were not compared with their sha256: "
-            f"python -c {shlex.quote(program)} does it"
+            f"{command('python', '-c', program)} does it"
         )
         return data
     data.verify()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from diy_core.arguments import option_name, with_settings
+from diy_core.arguments import did_you_mean, option_name, with_settings
+from diy_core.shell import command
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig
 
 PARTS: Mapping[str, Any] = {"optimizer": OptimizerConfig, "loss": LossConfig, "data": DataConfig}
@@ -49,15 +50,19 @@ def as_given(error: str, argv: Sequence[str]) -> str:
 def plain(message: str, program: str, argv: Sequence[str]) -> str:
     """An error of the parser as `--steps must be an integer, got 1000.0`; others as they are."""
     if found := re.fullmatch(r"unrecognized arguments: (.*)", message, re.IGNORECASE | re.DOTALL):
-        first = found[1].split()[0]
+        file = next((w for w in argv if w in found[1] and w.endswith((".yaml", ".yml"))), None)
         hint = (
-            f"did you mean --config {first}?"
-            if first.endswith((".yaml", ".yml"))
-            else (f"{program} --help lists the options")
+            f"{program} --help lists the options"
+            if file is None
+            else f"did you mean {command('--config', Path(file))}?"
         )
         return f"{found[1]} belongs to no option: {hint}"
     if found := re.fullmatch(r"argument (--[\w.]+): expected one argument", message):
-        return f"{shown(found[1])} needs a value behind it"
+        return f"{shown(found[1])} needs a value"
+    if found := re.fullmatch(r'Invalid option "(.*)" for --print_config', message):
+        return (
+            f"--print-config must stand alone, or be skip_default or skip_unset, got {found[1]!r}"
+        )
     if found := re.fullmatch(r"argument --resume: invalid choice: (.*) \(choose .*", message):
         return (
             f"--resume must be auto, or stand alone, got {found[1]}: it goes on from the newest "
@@ -74,18 +79,20 @@ def plain(message: str, program: str, argv: Sequence[str]) -> str:
     hints = get_type_hints(PARTS.get(part, TrainConfig))
     if field not in hints:
         return message
-    return as_given(f"{name[1]} must be {_type_words(hints[field])}, got {value[1]}", argv)
+    hint = hints[field]
+    near = did_you_mean(value[1], get_args(hint)) if get_origin(hint) is Literal else ""
+    return as_given(f"{name[1]} must be {_type_words(hint)}, got {value[1]}{near}", argv)
 
 
 def _where_they_are(program: str, argv: Sequence[str]) -> str:
     """What to do where options are missing: those of a run are in its directory."""
-    joined = [f"{word}={value}" for word, value in zip(argv, [*argv[1:], ""], strict=True)]
+    joined = [f"{word}={value}" for word, value in pairwise(argv)]
     for word in (*argv, *joined):
         name, _, run = word.partition("=")
         file = Path(run) / "config.yaml"
         if name.replace("-", "_") == "__run_dir" and run and file.is_file():
-            return f"those of the run are in {file}: " + shlex.join(
-                [*program.split(), "--config", str(file), *map(_dashed, argv)]
+            return f"those of the run are in {file}: " + command(
+                *program.split(), "--config", file, *map(_dashed, argv)
             )
     return "give --config FILE, or an option for each"
 

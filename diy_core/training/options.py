@@ -135,6 +135,8 @@ def _refuse_unknown(parser: Any, argv: Sequence[str]) -> None:
     for i, word in enumerate(argv):
         name, given, value = word.partition("=")
         value = value if given or i + 1 == len(argv) else argv[i + 1]
+        if name == "--config" and not value and (given or i + 1 < len(argv)):
+            raise ValueError(f"{name} needs a file, got ''")
         if name == "--config" and value:
             _refuse_keys(read_yaml(Path(value)), value)
         elif name[2:] in PARTS and name.startswith("--"):
@@ -145,8 +147,9 @@ def _refuse_unknown(parser: Any, argv: Sequence[str]) -> None:
                 )
             _refuse_keys({name[2:]: read_yaml(Path(value))}, value)
         elif option_name(word) and name not in (*known, "-h") and not name.startswith("--model."):
-            options = [shown(option) for option in known if option != "--config"]
-            near = did_you_mean(name, options) or f": {parser.prog} --help lists the options"
+            near = (
+                did_you_mean(name, map(shown, known)) or f": {parser.prog} --help lists the options"
+            )
             raise ValueError(f"{name} is not known{near}")
 
 

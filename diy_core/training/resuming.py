@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
+
+from diy_core.shell import command
 
 # Where a run lies, how far it goes today, and how often it saves, evaluates and reports.
 MAY_DIFFER = frozenset(
@@ -46,21 +47,22 @@ def next_command(
     """
     if step >= config["steps"]:
         return _commands_of_a_model(program.split()[0], Path(run_dir), device)
-    words = [*program.split(), "--config", str(Path(run_dir) / "config.yaml"), "--resume", "auto"]
+    words: list[str | Path] = [*program.split(), "--config"]
+    words += [Path(run_dir) / "config.yaml", "--resume", "auto"]
     words += [] if device is None else ["--device", device]
     stop_at = config.get("stop_at")
     if stop_at is not None and step >= stop_at:
         words += ["--stop-at", "null"]
-    return f"to go on: {shlex.join(words)}"
+    return f"to go on: {command(*words)}"
 
 
 def _commands_of_a_model(program: str, run: Path, device: str | None) -> str:
-    out = unused_name(f"{run}-model")
-    lines = f"to use the model: {shlex.join([program, 'export', str(run), '--out', out])}"
+    out = Path(unused_name(f"{run}-model"))
+    lines = f"to use the model: {command(program, 'export', run, '--out', out)}"
     if (run / "model" / "tokenizer.json").is_file():
-        words = [program, "generate", out, "Once upon a time"]
+        words: list[str | Path] = [program, "generate", out, "Once upon a time"]
         words += [] if device is None else ["--device", device]
-        lines += f"\nthen: {shlex.join(words)}"
+        lines += f"\nthen: {command(*words)}"
     return lines
 
 

@@ -38,7 +38,10 @@ def test_another_error_stays_what_it_is(tmp_path: Path, code: int) -> None:
     [
         (lambda folder: (folder / "gone").read_text(), "gone: does not exist"),
         (lambda folder: folder.read_text(), "is a directory, and a file is needed: give another"),
-        (lambda folder: (folder / "file" / "x").mkdir(), "x: is no directory, or lies in a file"),
+        (
+            lambda folder: (folder / "file" / "x").mkdir(),
+            "x: is not a directory, or lies in a file",
+        ),
         (lambda folder: (folder / "file").mkdir(), "file: exists already: give another path"),
     ],
 )

@@ -41,6 +41,8 @@ def test_the_first_line_has_parameters_tokens_and_device(runner: Runner, tmp_pat
     kept = written.to_dict() | {"made_up": 1}  # of which the run warns, where it reads it
     (runner.path / "model" / "config.json").write_text(json.dumps(kept))
     gone = runner.config(model={"vocab_size": -1})
+    assert first_line("diy-jax train", gone, None) is None  # what a failed start left
+    (runner.path / "checkpoints" / "00000001").mkdir(parents=True)
     assert first_line("diy-jax train", gone, None) == f"{line}auto: loading JAX"
     nowhere = runner.config(run_dir=str(tmp_path / "new"), model={"vocab_size": -1})
     assert first_line("diy-jax train", nowhere, None) is None

@@ -91,6 +91,15 @@ def test_what_is_missing_is_named_by_its_option(capsys: pytest.CaptureFixture[st
     )
 
 
+def test_without_options_the_config_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse("diy train", [])
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert said.startswith("diy train: the config lacks --run-dir, --model, --data.train, --steps")
+    assert said.endswith(": give --config FILE, or an option for each\n")
+
+
 @pytest.mark.parametrize("words", [["--run-dir", "."], ["--run_dir=."]])
 def test_what_is_missing_is_found_in_the_run(
     words: list[str],
@@ -133,11 +142,12 @@ def test_an_error_of_training_names_what_was_given(error: str, words: str) -> No
 
 
 def test_either_spelling_of_an_option_will_do(capsys: pytest.CaptureFixture[str]) -> None:
-    configs = []
+    configs, hidden = [], ["--model.hidden-size=48"]
     for words in (
         ["--batch-size", "8", "--optimizer.learning-rate=3e-4", "--model.hidden-size", "48"],
         ["--batch_size", "8", "--optimizer.learning_rate=3e-4", "--model.hidden_size", "48"],
         ["--batch_size=8", "--optimizer.learning-rate", "3e-4", "--model.hidden-size=48"],
+        ["--run-dir=-my run", "--batch-size=8", "--optimizer.learning-rate=3e-4", *hidden],
     ):
         config = parse("diy train", ["--config", str(TINY), *words])[0]
         assert isinstance(config.model, dict)
@@ -161,6 +171,12 @@ def test_either_spelling_of_an_option_will_do(capsys: pytest.CaptureFixture[str]
         (["--qqqq", "x"], "--qqqq is not known: diy train --help lists the options"),
         (["tiny.yaml"], "tiny.yaml belongs to no option: did you mean --config tiny.yaml?"),
         (["tiny", "x"], "tiny x belongs to no option: diy train --help lists the options"),
+        (["my own.yaml"], "my own.yaml belongs to no option: did you mean --config 'my own.yaml'?"),
+        (["--confg", "x"], "--confg is not known: did you mean --config?"),
+        (["--config="], "--config needs a file, got ''"),
+        (["--print-config=all"], "--print-config must stand alone, or be skip_default or skip_uns"),
+        (["--dtype", "flaot32"], ", float64, got flaot32: did you mean float32?\n"),
+        (["--optimizer.schedule", "cosin"], "got cosin: did you mean cosine?\n"),
         (["--optimizer.beta1", "2"], "diy train: --optimizer.beta1 must be less than 1, got 2.0\n"),
         (["--optimizer.lr", "1"], "did you mean --optimizer.learning-rate?"),
         (["--steps", "many"], "diy train: --steps must be an integer, got many\n"),
@@ -180,7 +196,7 @@ def test_either_spelling_of_an_option_will_do(capsys: pytest.CaptureFixture[str]
         (["--loss.z_loss", "-1", "--print_config"], "--loss.z-loss must be at least 0"),
         (["--seed", "null", "--print_config"], "--seed must be an integer, got None"),
         (["--resume", "always"], "--resume must be auto, or stand alone, got 'always': it goes on"),
-        (["--device"], "diy train: --device needs a value behind it\n"),
+        (["--device"], "diy train: --device needs a value\n"),
         (["--steps", "3"], "optimizer.warmup_steps (10) must not be more than --steps (3)\n"),
         (
             ["--optimizer.warmup_steps=101"],
