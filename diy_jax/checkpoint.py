@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.dtypes import dtype_of
+from diy_core.checkpoints.dtypes import dtype_of, rounded
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.memory_reader import MemoryReader
@@ -115,4 +115,4 @@ def to_array(array: NDArray[Any], dtype: Any = None) -> jax.Array:
             "float64 needs JAX's 64-bit mode: jax.config.update('jax_enable_x64', True), or a "
             "`with jax.enable_x64(True):` block"
         )
-    return jnp.array(array.astype(wanted, copy=False))
+    return jnp.array(rounded(array, wanted))

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diy_core.checkpoints.dtypes import dtype_of
+from diy_core.checkpoints.dtypes import dtype_of, rounded
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.memory_reader import MemoryReader
@@ -77,6 +77,8 @@ def assign_weights(
     dtype = None if dtype is None else float_dtype(dtype)
     for name, array in named:
         module, _, leaf = name.rpartition(".")
+        if dtype is not None and array.dtype == np.float64:  # torch would round twice
+            array = rounded(array, dtype_of(str(dtype).removeprefix("torch.")))
         tensor = to_tensor(array).to(device="cpu" if device is None else device, dtype=dtype)
         setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor))
     if model.config.tie_word_embeddings:

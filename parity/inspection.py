@@ -22,6 +22,7 @@ from diy_core.checkpoints.kinds import lacks_config
 from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.transfer import Progress, check
 from diy_core.mapping import tensors
+from diy_core.norms import power_of_two
 from parity.config_differences import config_differences
 from parity.convert import KINDS, open_checkpoint
 
@@ -242,15 +243,20 @@ def distance(one: NDArray[Any], other: NDArray[Any]) -> tuple[float, float, int]
     Summed in float64, a piece at a time. Where `one` is all zeros the L2 is infinite, or 0.
     """
     flat, against = one.reshape(-1), other.reshape(-1)
+    # Of narrower values no square overflows or vanishes in float64.
+    wide = [array for array in (flat, against) if array.dtype == np.float64]
+    scale = power_of_two(*wide) if wide else 1.0
     squares, reference, largest, count = 0.0, 0.0, 0.0, 0
     for start in range(0, flat.size, _PIECE):
         a = flat[start : start + _PIECE].astype(np.float64)
         b = against[start : start + _PIECE].astype(np.float64)
+        count += int(np.count_nonzero(a != b))
+        a, b = a * scale, b * scale
         difference = np.abs(b - a)
         squares += float(difference @ difference)
         reference += float(a @ a)
         largest = max(largest, float(difference.max(initial=0.0)))
-        count += int(np.count_nonzero(difference))
+    largest /= scale
     if squares == 0:
         return 0.0, largest, count
     return (math.sqrt(squares / reference) if reference else math.inf), largest, count

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.norms import norm, norms
+
 BEST = 5  # of top-5 agreement
 _ROWS = 64  # tokens at a time, so that a large vocabulary needs little memory
 
@@ -54,7 +56,7 @@ def tensor_error(
         raise ValueError(f"cannot compare shape {value.shape} with {truth.shape}")
     if truth.size == 0:
         raise ValueError("nothing to compare: the arrays are empty")
-    size = float(np.linalg.norm(truth.astype(np.float64, copy=False).ravel()))
+    size = norm(truth)
     if not math.isfinite(size) or size == 0:
         raise ValueError(f"the reference is no reference: its norm is {size}")
     with np.errstate(invalid="ignore", over="ignore"):
@@ -62,9 +64,9 @@ def tensor_error(
         # The first that is not a number, if there is one, is the largest and the smallest.
         places = int(difference.argmax()), int(difference.argmin())
         place = max(places, key=lambda i: abs(difference[i]))
-        norm = float(np.linalg.norm(difference))
+        distance = norm(difference)
     index = tuple(int(i) for i in np.unravel_index(place, truth.shape))
-    return TensorError(name, side, norm, size, float(abs(difference[place])), index)
+    return TensorError(name, side, distance, size, float(abs(difference[place])), index)
 
 
 def relative_l2(value: NDArray[Any], truth: NDArray[Any]) -> float:
@@ -109,12 +111,12 @@ def position_errors(values: NDArray[Any], truths: NDArray[Any]) -> NDArray[np.fl
     for start in range(0, len(truths), _ROWS):
         rows = slice(start, start + _ROWS)
         truth = truths[rows].astype(np.float64, copy=False)
-        sizes = np.linalg.norm(truth, axis=1)
+        sizes = norms(truth)
         if not (np.isfinite(sizes) & (sizes > 0)).all():
             raise ValueError(f"the reference is no reference: the norms of its rows are {sizes}")
         with np.errstate(invalid="ignore", over="ignore"):
             difference = values[rows].astype(np.float64, copy=False) - truth
-            errors[rows] = np.linalg.norm(difference, axis=1) / sizes
+            errors[rows] = norms(difference) / sizes
     return np.where(np.isfinite(errors), errors, np.inf)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -210,6 +211,29 @@ def test_a_dtype_may_be_given_by_its_name(tmp_path: Path, name: str) -> None:
     made = diy_torch.DIYForCausalLM(CONFIG, dtype=name).lm_head.weight
     assert made.dtype == getattr(torch, name)
     assert str(diy_jax.init_params(CONFIG, dtype=name)["model"]["norm"]["scale"].dtype) == name
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_float64_weights_are_rounded_once(tmp_path: Path, name: str) -> None:
+    model = diy_torch.DIYForCausalLM(CONFIG, dtype="float64")
+    # By way of float32 it would be the middle of two neighbours, and become the even one.
+    middle = 1 + 2.0 ** {"bfloat16": -8, "float16": -11}[name]
+    with torch.no_grad():
+        model.model.norm.weight.fill_(middle * (1 + 2.0**-40))
+    model.save_pretrained(tmp_path / "model")
+    above = 1 + 2.0 ** {"bfloat16": -7, "float16": -10}[name]
+    one = diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model", dtype=name)
+    _, params = diy_jax.DIYForCausalLM.from_pretrained(tmp_path / "model", dtype=name)
+    assert set(one.model.norm.weight.tolist()) == {above}
+    assert set(params["model"]["norm"]["scale"].tolist()) == {above}
+
+
+def test_a_trained_head_of_a_tied_model_is_not_left_behind(tmp_path: Path) -> None:
+    model = diy_torch.DIYForCausalLM(dataclasses.replace(CONFIG, tie_word_embeddings=True))
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight + 1)
+    with pytest.raises(ValueError, match="differs from the embedding"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("name", ["auto", "fp16", "int8", "f4", "torch.float32"])

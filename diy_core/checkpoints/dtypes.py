@@ -69,8 +69,7 @@ def cast(array: NDArray[Any], dtype: np.dtype[Any], name: str, where: object) ->
     """
     if array.dtype == dtype:
         return array
-    with np.errstate(over="ignore"):  # counted below
-        result = array.astype(dtype)
+    result = rounded(array, dtype)
     if ml_dtypes.finfo(array.dtype).max > ml_dtypes.finfo(dtype).max and (
         count := not_finite(result)
     ):
@@ -80,6 +79,35 @@ def cast(array: NDArray[Any], dtype: np.dtype[Any], name: str, where: object) ->
             f"(at most {float(ml_dtypes.finfo(dtype).max):.4g}): keep a wider dtype",
         )
     return result
+
+
+def rounded(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The array in another float dtype: each value rounded to nearest, ties to even, and once.
+
+    Values that are too large become infinite.
+    """
+    with np.errstate(over="ignore"):
+        if array.dtype == np.float64 and dtype == FLOATS["BF16"]:
+            array = _rounded_to_odd(array)
+        return array.astype(dtype, copy=False)
+
+
+def _rounded_to_odd(array: NDArray[Any]) -> NDArray[np.float32]:
+    """float64 as float32 whose last bit says that something was cut off.
+
+    ml_dtypes goes to bfloat16 by way of float32, and a tie there may come from the first rounding:
+    an odd last bit keeps such a value off the tie. Source: S. Boldo and G. Melquiond, "Emulation of
+    a FMA and correctly rounded sums", IEEE Transactions on Computers 57 (2008).
+    """
+    array = np.ascontiguousarray(array)
+    nearest = array.astype(np.float32)
+    flat = (array.reshape(-1), nearest.reshape(-1), nearest.view(np.uint32).reshape(-1))
+    for wide, narrow, bits in zip(*map(_pieces, flat), strict=True):
+        cut = (wide != narrow) & (bits & 1 == 0) & ~np.isnan(wide)
+        beyond = np.abs(wide) > np.abs(narrow)
+        bits += cut & beyond
+        bits -= cut & ~beyond
+    return nearest
 
 
 def sha256(array: NDArray[Any]) -> str:

@@ -76,6 +76,33 @@ def test_a_cast_rounds_as_torch_does(name: str, to: str) -> None:
     assert found.tobytes() == expected.view(unsigned).numpy().tobytes()
 
 
+def test_float64_is_rounded_to_bfloat16_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers just off the middle of two neighbours, which float32 would put on it."""
+    monkeypatch.setattr(dtypes, "_PIECE", 1000)
+    with np.errstate(invalid="ignore"):
+        every = np.arange(1 << 15, dtype=np.uint16).view(ml_dtypes.bfloat16).astype(np.float64)
+    grid = every[np.isfinite(every)]
+    middles = (grid[:-1] + grid[1:]) / 2
+    near = [np.nextafter(middles, toward) for toward in (0, np.inf)]
+    near += [middles * (1 + sign * 2.0**-bits) for sign in (1, -1) for bits in (26, 40, 52)]
+    wide = np.concatenate([middles, *near, grid, grid[1:] * 0.999, [5e-324, 1e-45]])
+    wide = np.concatenate([wide, -wide])
+    places = np.clip(np.searchsorted(grid, np.abs(wide), "right") - 1, 0, len(grid) - 2)
+    below, above = np.abs(wide) - grid[places], grid[places + 1] - np.abs(wide)  # both exact
+    up = (above < below) | ((above == below) & (places % 2 == 1))
+    expected = np.copysign(grid[places + up], wide)
+    found = cast(wide, DTYPES["bfloat16"], "x", "y").astype(np.float64)
+    assert np.array_equal(found, expected)
+    assert np.array_equal(np.signbit(found), np.signbit(expected))
+
+
+def test_what_is_not_finite_stays_so_when_it_is_rounded() -> None:
+    wide = np.array([[np.nan, np.inf], [-np.inf, 1e308]])
+    found = dtypes.rounded(wide.T, DTYPES["bfloat16"]).astype(np.float64)
+    assert np.isnan(found[0, 0])
+    assert found.ravel()[1:].tolist() == [-np.inf, np.inf, np.inf]
+
+
 def test_a_cast_to_the_same_dtype_copies_nothing() -> None:
     array = draw("bfloat16", 3)
     assert cast(array, DTYPES["bfloat16"], "x", "y") is array

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,22 @@ def test_zeros_of_another_sign_differ_by_nothing(tmp_path: Path, capsys: Capture
     change_one_value(other, QUERY)
     (infinite, small) = inspection.diff(one, other, lambda *_: None)["tensors"]
     assert (infinite["name"], small["name"]) == (NORM, QUERY)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "relative", "largest"),
+    [
+        (1e300, 1.5e300, 0.5, 5e299),
+        (1e-200, 2e-200, 1.0, 1e-200),
+        (5e-324, 1e-323, 1.0, 5e-324),
+        (1.5e308, -1.5e308, 2.0, math.inf),
+    ],
+)
+def test_a_distance_neither_overflows_nor_vanishes(
+    one: float, other: float, relative: float, largest: float
+) -> None:
+    found = inspection.distance(np.full((3, 2), one), np.full((3, 2), other))
+    assert found == (pytest.approx(relative), pytest.approx(largest, rel=1e-15), 6)
 
 
 def test_missing_tensors_shapes_and_dtypes_come_first(tmp_path: Path, capsys: Capture) -> None:
