@@ -109,6 +109,11 @@ def _faults(arguments: argparse.Namespace) -> int:
         raise ValueError(f"no fault is called {unknown[0]!r}{near}")
     chosen = [known[name] for name in arguments.names] or CATALOGUE
     console = Console()
+    if arguments.list and arguments.json:
+        listed = [{"name": f.name, "sentence": f.sentence, "module": f.module} for f in chosen]
+        report.write_json(arguments.json, {"catalogue": listed})
+    if arguments.list and arguments.json == "-":
+        return 0
     if arguments.list:
         from rich.table import Table
 

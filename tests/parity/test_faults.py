@@ -80,5 +80,8 @@ def test_the_command_counts(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert main(["faults", "--list"]) == 0
     out = capsys.readouterr().out
     assert all(fault.name in out for fault in CATALOGUE)
+    assert main(["faults", "--list", "--json", "-"]) == 0
+    catalogue = json.loads(capsys.readouterr().out)["catalogue"]
+    assert [fault["name"] for fault in catalogue] == [fault.name for fault in CATALOGUE]
     assert main(["faults", "gremlin"]) == 2
     assert "no fault is called 'gremlin'" in capsys.readouterr().err
