@@ -269,6 +269,26 @@ def test_a_text_that_is_no_text_is_passed_over_beside_a_chat() -> None:
     assert read_record({"text": 3, "messages": CHAT}) == (Chat(CHAT, [True, True]), ["text"])
 
 
+def test_a_system_message_that_is_there_twice_is_one() -> None:
+    system = {"role": "system", "content": "a"}
+    document, _ = read_record({"messages": [system, *CHAT], "system": "a"})
+    assert document == Chat([system, *CHAT], [True, True, True])
+
+
+@pytest.mark.parametrize("empty", ["", " ", "[]", [], {}, None])
+def test_what_is_empty_beside_a_chat_is_not_there(empty: Any) -> None:
+    beside = {"tools": empty, "documents": empty, "functions": empty, "labels": empty}
+    document, _ = read_record(
+        {"messages": CHAT, "images": empty if empty != "[]" else "", **beside}
+    )
+    assert document == Chat(CHAT, [True, True])
+
+
+def test_labels_of_a_chat_that_are_words_are_passed_over() -> None:
+    found = read_record({"messages": CHAT, "labels": ["good"]})
+    assert found == (Chat(CHAT, [True, True]), ["labels"])
+
+
 def test_what_else_a_turn_holds_stays_with_it() -> None:
     turns = [
         {"from": "human", "value": "a", "name": "n"},
@@ -333,6 +353,10 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
             r"has no text in 'text' .*prompt \(str\): .*learn \(field='prompt'\), or ",
         ),
         ({"body": " "}, r"but body \(str\): write text, messages, or prompt and completion$"),
+        ({}, "but nothing: write text, messages"),
+        ({"messages": CHAT, "rejected": {"role": "user"}}, r"preferences \(rejected\)"),
+        ({"messages": CHAT, "tools": "[" * 99999}, "holds tools as a text that is no JSON"),
+        ({"prompt": CHAT, "completion": "b"}, "two texts or two lists, got list and str"),
         ({"n": 3}, r"but n \(int\): write text, messages, or prompt and completion$"),
         ({"prompt": "a", "completion": CHAT}, "two texts or two lists, got str and list"),
         ({"messages": CHAT, "images": ["a.png"]}, "holds images beside a chat"),
@@ -502,6 +526,8 @@ def test_what_the_template_would_drop_is_refused(
         ({"prompt": "a", "completion": "b"}, "completion", "b"),
         ({"prompt": "a", "completion": "b"}, "prompt", "a"),
         ({"messages": "a", "text": "b"}, None, "b"),
+        ({"text": "a", "kto_tag": "x"}, None, "a"),
+        ({"text": "a", "labels": ["x"], "loss_mask": []}, None, "a"),
         ({"instruction": "a", "output": "b", "text": "c"}, None, "c"),
         ({"prompt": "a", "prompt_id": "1", "text": "c"}, None, "c"),
         ({"text": ""}, None, ""),
