@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+import diy_jax.block
 import diy_jax.model
 from parity.faults.fault import Fault, Patch
 
@@ -41,7 +42,7 @@ def _attended(change: Callable[[Any], Any]) -> tuple[Patch, ...]:
 
         return Attention
 
-    return (Patch(diy_jax.model, "Attention", make),)
+    return (Patch(diy_jax.block, "Attention", make),)
 
 
 def _gated(change: Callable[[Any], Any]) -> tuple[Patch, ...]:
@@ -55,7 +56,7 @@ def _gated(change: Callable[[Any], Any]) -> tuple[Patch, ...]:
 
         return FeedForward
 
-    return (Patch(diy_jax.model, "FeedForward", make),)
+    return (Patch(diy_jax.block, "FeedForward", make),)
 
 
 def _cut_residual(original: Any) -> Any:
@@ -86,7 +87,7 @@ def _norm(scale: Callable[[Any], Any], wide: Callable[[Any], Any]) -> tuple[Patc
 
         return RMSNorm
 
-    return (Patch(diy_jax.model, "RMSNorm", make),)
+    return tuple(Patch(owner, "RMSNorm", make) for owner in (diy_jax.block, diy_jax.model))
 
 
 def _silu(original: Any) -> Any:
@@ -135,7 +136,7 @@ BACKWARD_FAULTS = [
         f"{_LAST}.feedforward",
         ("gradient-activation",),
         "backward",
-        patches=(Patch(diy_jax.model, "FeedForward", _silu),),
+        patches=(Patch(diy_jax.block, "FeedForward", _silu),),
     ),
     Fault(
         "gradient-doubled",

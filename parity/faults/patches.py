@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 import diy_jax.attention
+import diy_jax.block
 import diy_jax.model
 from parity.faults.fault import Patch
 
@@ -27,7 +28,7 @@ def norm(normalise: Callable[[Any, Any, float], Any]) -> tuple[Patch, ...]:
 
         return RMSNorm
 
-    return (Patch(diy_jax.model, "RMSNorm", make),)
+    return tuple(Patch(owner, "RMSNorm", make) for owner in (diy_jax.block, diy_jax.model))
 
 
 def rms(x: Any, eps: float) -> Any:
@@ -70,7 +71,7 @@ def attend(
 
         return Attention
 
-    return (Patch(diy_jax.model, "Attention", make),)
+    return (Patch(diy_jax.block, "Attention", make),)
 
 
 def rope(rotate: Callable[[Any, Any, Any], Any]) -> tuple[Patch, ...]:
@@ -125,7 +126,7 @@ def gated(combine: Callable[[Any, Any], Any]) -> tuple[Patch, ...]:
 
         return FeedForward
 
-    return (Patch(diy_jax.model, "FeedForward", make),)
+    return (Patch(diy_jax.block, "FeedForward", make),)
 
 
 def block(join: Callable[[Any, Any, Any], Any], last: Any = None) -> tuple[Patch, ...]:
