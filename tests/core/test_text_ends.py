@@ -46,6 +46,15 @@ def test_rows_of_the_model_count_and_not_those_of_the_tokenizer(tmp_path):
     assert (found.eos_token_ids, found.notes) == ([ROWS + 7], [])
 
 
+def test_the_pad_token_of_the_tokenizer_wins_over_an_id(tmp_path):
+    settings = {k: v for k, v in FILES["tokenizer_config"].items() if k != "pad_token"}
+    config = CONFIG | {"pad_token_id": 3}
+    assert read(tmp_path, tokenizer_config=settings, config=config).pad_token_id == 3
+    named = settings | {"pad_token": "e"}
+    found = read(tmp_path, tokenizer_config=named, config=config)
+    assert found.pad_token_id == found.backend.token_to_id("e") != 3
+
+
 def test_a_pad_token_without_a_row(tmp_path):
     settings = FILES["tokenizer_config"] | {"pad_token": "<pad>"}
     found = read(tmp_path, tokenizer_config=settings, config=CONFIG)
