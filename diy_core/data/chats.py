@@ -1,15 +1,14 @@
 """A chat as token ids, and which of them the assistant said.
 
-A template that marks answers with `{% generation %}`, as transformers knows it, is believed. For
-any other, the conversation is written again up to the beginning and up to the end of each answer,
-and the token streams are compared.
+A template that marks answers with `{% generation %}`, as transformers knows it, is believed: all
+that is marked is learnt. For any other, the conversation is written again up to the beginning and
+up to the end of each answer, the token streams are compared, and the answer is learnt up to the
+token that ends it.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,17 +18,15 @@ from diy_core import chat_template
 from diy_core.chat_messages import REASONING
 from diy_core.chat_template import keys_read, undeclared_names
 from diy_core.chat_templates import choose
+from diy_core.data.marked_answers import Span, flags_of, marks_answers, spans_of
 from diy_core.data.records import Chat
 from diy_core.data.refusals import FIXED
 from diy_core.tokenizer import Tokenizer
 
-# Names that no template uses and characters that no text should hold; the result is checked.
-_FUNCTION, _OPEN, _CLOSE = "_diy_answer", "\ue0f0", "\ue0f1"
 _CALLS = ("tool_calls", "function_call")
 # What an answer was made from, where a message holds it itself.
 _GIVEN = ("tools", "functions", "documents", "images", "image", "videos", "audios", "audio")
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
-_TAG = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
 class NothingToLearn(ValueError):
@@ -41,9 +38,10 @@ def encode_chat(
 ) -> tuple[list[int], NDArray[np.uint8]]:
     """The ids of a whole conversation, and as many flags: 1 = the loss counts this token.
 
-    Counted is what the model has to say itself: each answer up to the token that ends it, unless
-    the chat says that it does not count. A token that reaches over the beginning of an answer is
-    counted, one over its end is not.
+    Counted is what the model has to say itself: each answer, unless the chat says that it does not
+    count. Where the template marks answers with `{% generation %}`, that is all that is marked,
+    with the tokens that reach over its ends. Else it is each answer up to the token that ends it; a
+    token that reaches over its beginning is counted, one over its end is not.
 
     Raises:
         ValueError: no chat template, messages that it refuses, something in the chat that it does
@@ -65,14 +63,10 @@ def encode_chat(
             else f"a chat of the roles {roles} holds no answer of the assistant"
         )
     ids = tokenizer.encode(text, add_special_tokens=False)
-    if _TAG.search(writer.source):
-        spans = _marked(writer, text, answers, wanted)
+    if marks_answers(writer.source):
+        counted = flags_of(tokenizer, text, _marked(writer, text, answers, wanted))
     else:
-        spans = _compared(writer, text, wanted)
-    counted = np.zeros(len(ids), dtype=np.uint8)
-    for start, stop in _token_spans(tokenizer, text, ids, spans):
-        last = [i for i in range(start, stop) if ids[i] in tokenizer.eos_token_ids]
-        counted[start : last[-1] + 1 if last else stop] = 1
+        counted = _up_to_ends(tokenizer, text, ids, _compared(writer, text, wanted))
     if not counted.any():
         raise NothingToLearn(
             f"a chat of the roles {', '.join(m['role'] for m in chat.messages)} holds no answer of "
@@ -207,27 +201,9 @@ def _has_quoted_arguments(message: dict[str, Any], text: str) -> bool:
     return False
 
 
-def _marked(
-    writer: _Writer, text: str, answers: list[int], wanted: list[int]
-) -> list[tuple[int, int]]:
-    """The answers by `{% generation %}`: each becomes a call that puts marks around its body."""
-
-    def answer(caller: Callable[[], str]) -> str:
-        return f"{_OPEN}{caller()}{_CLOSE}"
-
-    # The tags are only renamed, so Jinja trims the white space around them as it did.
-    source = _TAG.sub(
-        lambda tag: tag[1] + ("endcall" if tag[2] else f"call {_FUNCTION}()") + tag[3],
-        writer.source,
-    )
-    marked = writer.write_marked(source, {_FUNCTION: answer})
-    spans, at = [], 0
-    for i, piece in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", marked)):
-        if i % 2:
-            spans.append((at, at + len(piece)))
-        at += len(piece)
-    if re.sub(f"[{_OPEN}{_CLOSE}]", "", marked) != text:
-        raise ValueError("the chat holds U+E0F0 or U+E0F1, which mark answers here: remove them")
+def _marked(writer: _Writer, text: str, answers: list[int], wanted: list[int]) -> list[Span]:
+    """The answers that count, by `{% generation %}`."""
+    spans = spans_of(writer.source, text, writer.write_marked)
     if wanted == answers:
         return spans
     if len(spans) != len(answers):
@@ -238,7 +214,7 @@ def _marked(
     return [span for i, span in zip(answers, spans, strict=True) if i in wanted]
 
 
-def _compared(writer: _Writer, text: str, wanted: list[int]) -> list[tuple[int, int]]:
+def _compared(writer: _Writer, text: str, wanted: list[int]) -> list[Span]:
     """The answers as what the template writes for each, behind the prompt to answer."""
     spans, messages = [], writer.chat.messages
     for i in wanted:
@@ -259,9 +235,18 @@ def _compared(writer: _Writer, text: str, wanted: list[int]) -> list[tuple[int, 
     return spans
 
 
-def _token_spans(
-    tokenizer: Tokenizer, text: str, ids: list[int], spans: list[tuple[int, int]]
-) -> list[tuple[int, int]]:
+def _up_to_ends(
+    tokenizer: Tokenizer, text: str, ids: list[int], spans: list[Span]
+) -> NDArray[np.uint8]:
+    """The flags of answers, each up to the last token in it that ends a text."""
+    counted = np.zeros(len(ids), dtype=np.uint8)
+    for start, stop in _token_spans(tokenizer, text, ids, spans):
+        last = [i for i in range(start, stop) if ids[i] in tokenizer.eos_token_ids]
+        counted[start : last[-1] + 1 if last else stop] = 1
+    return counted
+
+
+def _token_spans(tokenizer: Tokenizer, text: str, ids: list[int], spans: list[Span]) -> list[Span]:
     """Characters to tokens: an answer begins where the tokens of the text before it end.
 
     Where a token reaches over the border, the two streams part before it.

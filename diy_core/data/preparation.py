@@ -35,7 +35,7 @@ from diy_core.disk import room_for
 from diy_core.standard_error import complain, standard_error
 from diy_core.system.places import place
 
-_SHARDS = 3  # of the form of the shards' files
+_SHARDS = 4  # of what shards hold: counts up where the same sources make other ones
 
 
 def prepare(
