@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from diy_core.checkpoints.hf_directory import write_json
+from diy_core.system.outside import read_bytes
 
 BYTES = "bytes"  # what a config and the command line call it
 END_TOKEN_ID = 256
@@ -36,12 +37,9 @@ def write_byte_tokenizer(folder: Path) -> None:
 
 def is_byte_tokenizer(folder: Path) -> bool:
     """Whether the `tokenizer.json` of a directory is the one that is written here."""
-    file = folder / _FILE
     try:
-        if file.stat().st_size > _MOST:
-            return False
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_bytes(folder / _FILE, _MOST))
+    except ValueError:  # another one, which who reads it will say more about
         return False
     return bool(found == json.loads(_backend().to_str()))
 

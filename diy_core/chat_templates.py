@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from diy_core.errors import CheckpointError
+from diy_core.system.outside import is_there, names_in, read_text
 from diy_core.tokenizer_files import read_json
 
 DEFAULT, TOOL_USE = "default", "tool_use"
 TEMPLATE_FILE, TEMPLATES_FOLDER = "chat_template.jinja", "additional_chat_templates"
 _SETTINGS, _OLD_FILE = "tokenizer_config.json", "chat_template.json"
+_ENDING = ".jinja"
 _JINJA = re.compile(r"\{[{%#]")
 # Arguments of transformers' apply_chat_template that are no names for the template.
 _NOT_OURS = {
@@ -49,11 +51,22 @@ def read_chat_templates(path: Path, settings: Mapping[str, Any]) -> dict[str, st
         CheckpointError: a template that is no text, or a file that is not UTF-8.
     """
     if own_files := _template_files(path):
-        return {name: _text(file) for name, file in own_files.items()}
+        return {name: read_text(file) for name, file in own_files.items()}
     if settings.get("chat_template") is not None:
         return _by_name(path / _SETTINGS, settings["chat_template"])
     old = read_json(path / _OLD_FILE).get("chat_template")
     return {} if old is None else _by_name(path / _OLD_FILE, old)
+
+
+def template_names(path: Path) -> list[str]:
+    """The files of further chat templates in a Hugging Face directory, by their names.
+
+    Raises:
+        CheckpointError: their folder cannot be read.
+    """
+    folder = path / TEMPLATES_FOLDER
+    names = [name for name in names_in(folder) if name.endswith(_ENDING)]
+    return [name for name in names if not (folder / name).is_dir()]
 
 
 def write_chat_templates(path: Path, templates: Mapping[str, str]) -> None:
@@ -125,9 +138,9 @@ def refuse_other_arguments(variables: Mapping[str, Any]) -> None:
 
 
 def _template_files(path: Path) -> dict[str, Path]:
-    files = {DEFAULT: path / TEMPLATE_FILE} if (path / TEMPLATE_FILE).is_file() else {}
-    more = sorted((path / TEMPLATES_FOLDER).glob("*.jinja"))
-    return files | {file.name.removesuffix(".jinja"): file for file in more}
+    files = {DEFAULT: path / TEMPLATE_FILE} if is_there(path / TEMPLATE_FILE) else {}
+    more = template_names(path)
+    return files | {name.removesuffix(_ENDING): path / TEMPLATES_FOLDER / name for name in more}
 
 
 def _by_name(file: Path, value: Any) -> dict[str, str]:
@@ -141,13 +154,6 @@ def _by_name(file: Path, value: Any) -> dict[str, str]:
         kind = type(found[bad[0]]).__name__
         raise CheckpointError(file, f"chat template {bad[0]!r} must be a string, got {kind}")
     return found
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(file, f"is not UTF-8: {error}") from error
 
 
 def _listed(templates: Mapping[str, str]) -> str:

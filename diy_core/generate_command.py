@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diy_core.arguments import positive
 from diy_core.notes import add_strict, settle
+from diy_core.system.sources import Sources
 
 if TYPE_CHECKING:
     from diy_core.generation import OnTokens
@@ -77,7 +78,9 @@ def generate(arguments: argparse.Namespace, load: Load) -> None:
     from diy_core.checkpoints.opening import tokenizer_of
     from diy_core.prompt import read_prompt
 
-    tokenizer = tokenizer_of(arguments.model)
+    sources = Sources(arguments.model)
+    with sources.recording():
+        tokenizer = tokenizer_of(arguments.model)
     settle(arguments.model, tokenizer.wishes)
     if arguments.chat and not tokenizer.chat_templates:
         raise ValueError(
@@ -99,6 +102,7 @@ def generate(arguments: argparse.Namespace, load: Load) -> None:
     if not ids:
         raise ValueError("the prompt holds nothing that the tokenizer has a token for")
     model = load(arguments.model, arguments.dtype, arguments.device)
+    sources.require_unchanged()  # a model and the tokenizer of another would say anything
     output = model(
         [ids],
         max_new_tokens=arguments.max_new_tokens,

@@ -25,6 +25,8 @@ from diy_core import tokenizer_files as files
 from diy_core.chat_templates import DEFAULT, choose, read_chat_templates, refuse_other_arguments
 from diy_core.errors import CheckpointError
 from diy_core.notes import settle
+from diy_core.system.outside import is_there
+from diy_core.system.sources import unchanged_sources
 from diy_core.text.backend import load
 from diy_core.text.clean_up import clean_up
 from diy_core.text.ends import read_ends
@@ -100,24 +102,25 @@ class Tokenizer:
     def read(cls, path: str | Path, *, where: object = None) -> Tokenizer:
         """The same, with the notes unsaid."""
         path = Path(path)
-        if not (path / "tokenizer.json").is_file():
+        if not is_there(path / "tokenizer.json"):
             raise CheckpointError(
                 path,
                 f"has no tokenizer.json{files.other_kind(path)}; copy it from the model's source",
             )
-        found = load(path)
-        ends = read_ends(path, found)
-        return cls(
-            found.tokenizer,
-            special_tokens=found.special_tokens,
-            chat_template=read_chat_templates(path, files.read_json(path / files.SETTINGS)),
-            eos_token_ids=ends.eos,
-            pad_token_id=ends.pad,
-            cleans_up=found.cleans_up,
-            notes=[*found.notes, *ends.notes],
-            wishes=unheeded_wishes(path),
-            where=str(path if where is None else where),
-        )
+        with unchanged_sources(path):
+            found = load(path)
+            ends = read_ends(path, found)
+            return cls(
+                found.tokenizer,
+                special_tokens=found.special_tokens,
+                chat_template=read_chat_templates(path, files.read_json(path / files.SETTINGS)),
+                eos_token_ids=ends.eos,
+                pad_token_id=ends.pad,
+                cleans_up=found.cleans_up,
+                notes=[*found.notes, *ends.notes],
+                wishes=unheeded_wishes(path),
+                where=str(path if where is None else where),
+            )
 
     @property
     def vocab_size(self) -> int:

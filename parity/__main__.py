@@ -156,6 +156,7 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
     """Check the model that is given as a directory, or, without one, the small random ones."""
     from rich.console import Console
 
+    from diy_core.system.sources import unchanged_sources
     from parity import certificate, check, compare, report, report_page, sweep
     from parity.environment import choose_device, describe
 
@@ -174,11 +175,12 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
     proven: list[certificate.Proven] = []
     with spinner() as progress:
         if model:
-            found = check.check_model(model, device, dtypes, plan, progress)
+            with unchanged_sources(model):
+                found = check.check_model(model, device, dtypes, plan, progress)
+                identity = certificate.identify(model) if arguments.report else None
             console.print(report.table(found.checks, f"{arguments.model} on {device.name}"))
             checks = found.checks
-            if arguments.report:
-                identity = certificate.identify(model)
+            if identity is not None:
                 proven = [certificate.Proven(arguments.model, identity, plan, found)]
         else:
             progress("16 small random models")

@@ -15,6 +15,7 @@ from typing import Any
 
 from diy_core.checkpoints.hf_directory import CONFIG, HFReader
 from diy_core.checkpoints.manifest import Entry
+from diy_core.system.outside import read_bytes
 from parity.check import KINDS, Plan, Result
 from parity.compare import passed
 
@@ -61,11 +62,14 @@ def identify(path: str | Path) -> Identity:
         for name, stored in reader.stored.items()
     }
     manifest = reader.manifest
+    with reader.sources.recording():
+        config = read_bytes(Path(path) / CONFIG)
+    reader.sources.require_unchanged()
     agrees = manifest is not None and all(
         manifest.tensors.get(name) == entry for name, entry in entries.items()
     )
     return Identity(
-        hashlib.sha256((Path(path) / CONFIG).read_bytes()).hexdigest(),
+        hashlib.sha256(config).hexdigest(),
         entries,
         "none" if manifest is None else "agrees" if agrees else "differs",
         sum(math.prod(stored.shape) for stored in reader.stored.values()),

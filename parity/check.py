@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, tensors
 from diy_core.notes import notes_refused
+from diy_core.system.sources import unchanged_sources
 from parity import cache_gradients, lines
 from parity.adamw import run_optimizers
 from parity.check_kinds import DTYPES, KINDS, require_supported
@@ -94,7 +95,7 @@ def check_model(
     """
     plan = plan or Plan()
     require_supported(dtypes, plan.kinds)
-    with exact(device), notes_refused(strict):
+    with exact(device), notes_refused(strict), unchanged_sources(path):
         return _Run(path, device, dtypes, plan, progress).result()
 
 

@@ -53,6 +53,7 @@ def inspect(
     manifest = reader.manifest
     if verify:
         check(reader, reader.require_manifest(), progress)
+    reader.sources.require_unchanged()
     sums = manifest.tensors if manifest else {}
     rows: list[dict[str, Any]] = [
         {
@@ -189,6 +190,8 @@ def diff(
             found.append(fault)
         done += left.stored[name].nbytes if name in left.stored else 0
         progress("comparing", done, total)
+    for reader in (left, right):
+        reader.sources.require_unchanged()
     found.sort(key=lambda f: -math.inf if f["relative_l2"] is None else -f["relative_l2"])
     configs = config_differences(left.config, right.config)
     return {

@@ -19,6 +19,7 @@ from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.training_run import FORMS, Place, form_of, place_in_run
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
+from diy_core.system.outside import read_text
 from diy_core.training import state_file
 from diy_core.training.checkpoint_files import Checkpoint, ReadArrays
 from diy_core.training.export import find_checkpoint
@@ -71,8 +72,8 @@ def config_of(run: Path) -> dict[str, Any]:
     """
     file = run / "config.yaml"
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.safe_load(read_text(file))
+    except yaml.YAMLError as error:
         raise CheckpointError(file, f"cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(file, f"holds no config, but {values!r:.200}")

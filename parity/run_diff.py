@@ -36,6 +36,7 @@ class _Side:
         config: of the model.
         record: what is said of it.
         checkpoint: None for a model.
+        require_unchanged: raises where files of a model changed while they were read.
     """
 
     stored: Mapping[str, Stored]
@@ -43,6 +44,7 @@ class _Side:
     config: DIYConfig
     record: dict[str, Any]
     checkpoint: RunCheckpoint | None
+    require_unchanged: Callable[[], None] = lambda: None
 
 
 def diff_runs(
@@ -101,6 +103,8 @@ def diff_runs(
             checkpoints = _scan(runs, both, known, verify, progress)
     names = [n for n in {**left.stored, **right.stored} if len(runs) == 2 or n.startswith("model/")]
     faults = _arrays(names, left, right, progress)
+    for side in (left, right):
+        side.require_unchanged()
     apart = [*faults, *position, *configs]
     apart += [log for log in (logs or {}).values() if log["first"] is not None]
     parted = checkpoints is not None and checkpoints["first"] is not None
@@ -152,7 +156,8 @@ def _model(path: str | Path, config: str | Path | None, verify: bool, progress: 
 
     stored = {f"model/{name}": tensor for name, tensor in reader.stored.items()}
     record = {"path": str(path), "kind": reader.kind, "notes": reader.notes}
-    return _Side(stored, read, reader.config, record, None)
+    unchanged = reader.sources.require_unchanged
+    return _Side(stored, read, reader.config, record, None, unchanged)
 
 
 def _arrays(

@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from diy_core.system.outside import is_there, open_regular
 from diy_core.training.metrics import parse_line
 
 LOGS = ("metrics.jsonl", "evaluations.jsonl")
@@ -26,9 +27,9 @@ def read_log(file: Path, damaged: list[int]) -> Iterator[dict[str, Any]]:
         file: may be absent, which is empty.
         damaged: is given the numbers of the lines that cannot be read.
     """
-    if not file.is_file():
+    if not is_there(file):
         return
-    with file.open("rb") as lines:
+    with open_regular(file) as lines:
         for number, line in enumerate(lines, 1):
             row = parse_line(line)
             if row is not None:

@@ -14,6 +14,7 @@ import numpy as np
 import diy_jax
 import diy_torch
 from diy_core.notes import notes_refused
+from diy_core.system.sources import unchanged_sources
 from parity.config_differences import config_differences
 from parity.convert import kind_of
 from parity.directories import as_directory
@@ -50,6 +51,7 @@ def trace_twins(
             `strict`, an odd one.
     """
     with exact(device), notes_refused(strict), contextlib.ExitStack() as stack:
+        stack.enter_context(unchanged_sources(one, other))
         if kind_of(one) == "orbax":  # which the PyTorch twin does not read
             one = stack.enter_context(as_directory(one))
         whole = diy_torch.DIYForCausalLM.from_pretrained(one, TORCH_DTYPES[dtype], device.torch)

@@ -17,6 +17,7 @@ from diy_core.checkpoints.gguf_chat_templates import template_metadata
 from diy_core.checkpoints.gguf_rules import RULES
 from diy_core.checkpoints.gguf_tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from diy_core.errors import CheckpointError
+from diy_core.system.outside import is_there
 from diy_core.tokenizer import Tokenizer
 
 _ROLES = {"bos_token": "bos_token_id", "unk_token": "unknown_token_id"}
@@ -35,7 +36,7 @@ def vocabulary_metadata(directory: Path, vocab_size: int, notes: list[str]) -> d
             with more tokens than the model has rows.
     """
     file = directory / "tokenizer.json"
-    if not file.is_file():
+    if not is_there(file):
         notes.append("has no tokenizer.json, so the GGUF file has no tokenizer to run text with")
         return {"tokenizer.ggml.model": "no_vocab"}
     tokenizer = Tokenizer.read(directory)

@@ -174,5 +174,5 @@ def _steps(path: Path) -> dict[int, Path]:
         for item in _folders(path)
         if (step := _STEP.fullmatch(item.name)) and (_is_tree(item) or _items(item))
     }
-    marked = {number: item for number, item in steps.items() if (item / _FINISHED).is_file()}
+    marked = {number: item for number, item in steps.items() if is_there(item / _FINISHED)}
     return marked or steps

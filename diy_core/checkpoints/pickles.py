@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diy_core.system.outside import open_regular
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _BEGINNINGS = (b"PK", b"\x80")  # of torch's archives; of a plain pickle, as torch 1.5 wrote them
 
@@ -15,5 +17,5 @@ def is_pickle(file: Path) -> bool:
         return False
     if file.suffix != ".bin" or "model" in file.name or not file.is_file():
         return True
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         return stream.read(2).startswith(_BEGINNINGS)

@@ -7,12 +7,12 @@ could mean something to a program that loads the model are named, as they stay b
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from diy_core.chat_templates import TEMPLATE_FILE, TEMPLATES_FOLDER
+from diy_core.chat_templates import TEMPLATE_FILE, TEMPLATES_FOLDER, template_names
 from diy_core.lfs import refuse_lfs_pointer
+from diy_core.system.outside import is_there, names_in, read_bytes
 from diy_core.tokenizer_files import VOCABULARIES
 
 SIDE_FILES = (
@@ -32,6 +32,7 @@ SIDE_FILES = (
 )
 # All names that side files have in a directory: what a new model's replace of an older one.
 SIDE_NAMES = (*SIDE_FILES, TEMPLATES_FOLDER)
+_FOR_PEOPLE = ("LICENSE", "NOTICE")  # which are folders in some projects
 _TEMPLATE = re.compile(re.escape(TEMPLATES_FOLDER) + r"/[^/\\\0]+\.jinja")
 # The model itself in this and in other forms, and what is for people: nothing is lost with them.
 _OTHERWISE_THERE = re.compile(
@@ -46,27 +47,31 @@ def side_files(directory: Path) -> list[str]:
     """The side files that a directory has, by their names in it; those in a folder with a slash.
 
     Raises:
-        CheckpointError: a Git LFS pointer in place of one.
+        CheckpointError: a Git LFS pointer in place of one, or something that cannot be read.
     """
-    files = [name for name in SIDE_FILES if (directory / name).is_file()]
-    templates = sorted((directory / TEMPLATES_FOLDER).glob("*.jinja"))
-    files += [f"{TEMPLATES_FOLDER}/{file.name}" for file in templates if file.is_file()]
+    files = [name for name in SIDE_FILES if not _is_folder(directory, name)]
+    files = [name for name in files if is_there(directory / name)]
+    files += [f"{TEMPLATES_FOLDER}/{name}" for name in template_names(directory)]
     for name in files:
         refuse_lfs_pointer(directory / name)
     return files
+
+
+def _is_folder(directory: Path, name: str) -> bool:
+    return name in _FOR_PEOPLE and (directory / name).is_dir()
 
 
 def copy_side_files(source: Path, to: Path) -> None:
     """Copy the side files of a directory into another."""
     for name in side_files(source):
         (to / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(source / name, to / name)
+        (to / name).write_bytes(read_bytes(source / name))
 
 
 def read_side_files(directory: Path) -> dict[str, str]:
     """The text of every side file; bytes that are no UTF-8 become lone surrogates."""
     return {
-        name: (directory / name).read_bytes().decode("utf-8", "surrogateescape")
+        name: read_bytes(directory / name).decode("utf-8", "surrogateescape")
         for name in side_files(directory)
     }
 
@@ -83,8 +88,9 @@ def left_behind(directory: Path) -> str | None:
     """A note about what a directory holds beside the model and its side files, or None."""
     names = [
         f"{item.name}/" if item.is_dir() else item.name
-        for item in sorted(directory.iterdir())
-        if item.name not in SIDE_NAMES and not _OTHERWISE_THERE.fullmatch(item.name)
+        for item in (directory / name for name in names_in(directory))
+        if (item.name not in SIDE_NAMES or _is_folder(directory, item.name))
+        and not _OTHERWISE_THERE.fullmatch(item.name)
     ]
     if not names:
         return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import os
 from pathlib import Path
 
 from diy_core.errors import CheckpointError
 from diy_core.shell import command
+from diy_core.system.outside import names_in
 
 # What each twin calls its arrays in a checkpoint of a run, and its program.
 FORMS = {"state.safetensors": "diy-torch", "orbax": "diy-jax"}
@@ -106,7 +108,8 @@ def form_of(checkpoint: Path) -> str | None:
 def _program(run: Path, step: int | None) -> str | None:
     """The twin that wrote a checkpoint; step None: the newest one."""
     name = "[0-9]*" if step is None else f"{step:08d}"
-    for folder in sorted((run / "checkpoints").glob(name), reverse=True):
+    names = fnmatch.filter(names_in(run / "checkpoints"), name)
+    for folder in (run / "checkpoints" / found for found in reversed(names)):
         if form := form_of(folder):
             return FORMS[form]
     return None

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from diy_core.data.files import DataError
+from diy_core.data.files import DataError, data_errors
 from diy_core.data.forms import form_of
+from diy_core.system.outside import open_regular
 from diy_core.utf8 import recognise
 
 BLOCK = 1 << 20  # bytes that are unpacked at a time
@@ -51,7 +52,7 @@ class Contents:
         """
         content = self._unpacked(path, start, stop) if form_of(path).packing else None
         if content is None:
-            with _naming_faults(path), open(path, "rb") as file:
+            with _naming_faults(path), open_regular(path) as file:
                 file.seek(start)
                 content = file.read(stop - start)
         if len(content) != stop - start:
@@ -81,7 +82,7 @@ def blocks(path: str) -> Iterator[bytes]:
         DataError: it cannot be read, is cut off or damaged, or is not packed as its name says.
     """
     packing = form_of(path).packing
-    with _naming_faults(path), open(path, "rb") as file:
+    with _naming_faults(path), open_regular(path) as file:
         if not packing:
             while block := file.read(BLOCK):
                 yield block
@@ -98,7 +99,8 @@ def blocks(path: str) -> Iterator[bytes]:
 @contextlib.contextmanager
 def _naming_faults(path: str) -> Iterator[None]:
     try:
-        yield
+        with data_errors():
+            yield
     except OSError as error:
         raise DataError(path, f"cannot be read: {error.strerror or error}") from error
 
@@ -174,7 +176,7 @@ def _decoder(path: str, packing: str) -> tuple[Callable[[], Any], type[Exception
 
 def _fault(path: str, packing: str, error: Exception) -> str:
     """What is wrong with packed data, and what to do."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         head = file.read(4096)
     if not any(head.startswith(sign[: len(head)]) for sign in _BEGINNINGS[packing]):
         seen = recognise(head)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from diy_core.data.files import DataError
 from diy_core.data.forms import KINDS, form_of
+from diy_core.system.outside import open_regular
 
 BUILTIN = "builtin:pydoc"
 SOURCES = "sources"  # where a fault is that no single file has
@@ -238,7 +239,7 @@ def _other_revisions(folder: Path, names: list[str]) -> list[str]:
     main = folder.parent / "refs" / "main"
     if folder.name != "snapshots" or not main.is_file():
         return []
-    with main.open("rb") as file:
+    with open_regular(main) as file:
         current = file.read(_LONGEST_NAME).decode(errors="replace").strip()
     return [name for name in names if name != current] if current in names else []
 

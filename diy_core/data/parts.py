@@ -19,6 +19,7 @@ from diy_core.data.shards import MORE_ROOM
 from diy_core.disk import room_for
 from diy_core.errors import naming
 from diy_core.standard_error import complain
+from diy_core.system.outside import is_there, read_bytes
 
 _PLAN = "plan.json"
 _OWN = re.compile(r"\d{8}\.(npz|tmp)|plan\.(json|tmp)")
@@ -78,8 +79,8 @@ def _require_ours(folder: Path) -> None:
 
 def _is_plan(file: Path) -> bool:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = json.loads(read_bytes(file))
+    except ValueError:
         return False
     return isinstance(values, dict) and values.keys() >= _KEYS
 
@@ -87,7 +88,7 @@ def _is_plan(file: Path) -> bool:
 def begin_or_go_on(folder: Path, settings: str) -> None:
     """Keep the shards of a run with the same settings; those of any other are dropped."""
     file = folder / _PLAN
-    if file.is_file() and file.read_text(encoding="utf-8") == settings:
+    if is_there(file) and read_bytes(file) == settings.encode():
         return
     _remove_shards(folder)
     content, temporary = settings.encode(), file.with_suffix(".tmp")

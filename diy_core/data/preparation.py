@@ -22,7 +22,7 @@ from diy_core.checkpoints.atomic import atomic_directory, recover
 from diy_core.data.counts import Counts
 from diy_core.data.documents import Documents
 from diy_core.data.encoding import Encoder
-from diy_core.data.files import DESCRIPTION, FORMAT, DataError, is_own
+from diy_core.data.files import DESCRIPTION, FORMAT, DataError, data_errors, is_own
 from diy_core.data.finding import survey
 from diy_core.data.merge import merge
 from diy_core.data.parts import begin_or_go_on, parts_of, remove_parts
@@ -34,6 +34,7 @@ from diy_core.data.workers import tokenise_all
 from diy_core.disk import room_for
 from diy_core.standard_error import complain, standard_error
 from diy_core.system.places import place
+from diy_core.system.sources import Sources
 
 _SHARDS = 4  # of what shards hold: counts up where the same sources make other ones
 
@@ -77,8 +78,8 @@ def prepare(
             separate, what was passed over and why, what Ctrl-C leads to.
 
     Raises:
-        DataError: a source that is missing, empty or cannot be read, with its place; no documents;
-            `out` exists, or another process prepares it.
+        DataError: a source that is missing or empty, cannot be read, with its place, or changes
+            meanwhile; no documents; `out` exists, or another process prepares it.
         CheckpointError: no readable tokenizer.
         ValueError: an option out of range.
         DiskFull: there is no room for the shards, or for what is made of them.
@@ -97,7 +98,9 @@ def prepare(
     _check_target(out, overwrite)
     encoder = Encoder(tokenizer)
     found = survey(sources)
-    work = plan(found, separator, field)
+    opened = Sources()
+    with opened.recording():
+        work = plan(found, separator, field)
     files, shards = work.sources, work.shards
     if separator and (said := unused(work, separator)):
         say(said)
@@ -114,6 +117,7 @@ def prepare(
                     done(i)
             else:
                 tokenise_all(todo, folder, tokenizer, reading, workers, done, say)
+        _require_unchanged(opened, folder)
         made = [shard_file(folder, i) for i in range(len(shards))]
         counts = Counts()
         for file in made:
@@ -152,6 +156,16 @@ def _bar(folder: Path, shards: list[list[Part]], shown: bool) -> Iterator[Callab
     with Progress(console=console, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("tokenising", total=sum(sizes), completed=there)
         yield lambda i: bar.advance(task, sizes[i])
+
+
+def _require_unchanged(opened: Sources, folder: Path) -> None:
+    """Raise where a source is no longer what it was when it was hashed; no shard is kept then."""
+    try:
+        with data_errors():
+            opened.require_unchanged()
+    except DataError:
+        remove_parts(folder)
+        raise
 
 
 def _is_there(folder: Path, index: int) -> bool:

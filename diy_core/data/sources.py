@@ -16,7 +16,7 @@ from typing import Any
 
 from diy_core.data.contents import blocks
 from diy_core.data.cutting import TooLong, cut
-from diy_core.data.files import DataError, file_hash
+from diy_core.data.files import DataError, data_errors, file_hash
 from diy_core.data.finding import (
     ARCHIVE,
     BUILTIN,
@@ -29,6 +29,8 @@ from diy_core.data.finding import (
 )
 from diy_core.data.forms import form_of
 from diy_core.data.json_files import NO_LINES, holds_lines
+from diy_core.system.outside import open_regular, require_regular
+from diy_core.system.sources import Identity
 from diy_core.utf8 import recognise
 
 SHARD_BYTES = 4 << 20  # seconds of work: what a killed run loses, and what Ctrl-C waits for
@@ -215,12 +217,8 @@ def _cut(path: str, separator: str | None, field: str | None, made: Plan) -> lis
 
 
 def _size(path: str) -> int:
-    try:
-        size = Path(path).stat().st_size
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise DataError(path, f"cannot be read: {error.strerror}") from error
+    with data_errors(), open_regular(path) as file:
+        size = Identity.of(file).size
     if size == 0:
         raise _NothingHere(EMPTY, "is empty: remove it, or leave it out of the sources")
     return size
@@ -268,7 +266,7 @@ def _row_groups(path: str) -> list[int]:
     except OSError as error:
         raise DataError(path, f"cannot be read: {error}") from error
     except ValueError as error:  # pyarrow.ArrowInvalid
-        with open(path, "rb") as content:
+        with open_regular(path) as content:
             seen = recognise(content.read(4096))
         why = f"it looks like {seen}" if seen and not seen.startswith("parquet") else error
         raise DataError(path, f"is no parquet file: {why}") from error
@@ -280,4 +278,6 @@ def open_parquet(path: str) -> Any:
         import pyarrow.parquet  # only those who have such files need it
     except ModuleNotFoundError as error:
         raise DataError(path, "needs pyarrow: pip install 'diy-lm[train]'") from error
+    with data_errors():
+        require_regular(path)  # pyarrow opens it by itself
     return pyarrow.parquet.ParquetFile(path)

@@ -69,15 +69,16 @@ def read_bytes(path: StrPath, limit: int = LIMIT) -> bytes:
 
 
 def read_text(path: StrPath, limit: int = LIMIT) -> str:
-    """The content of a file of text, in UTF-8.
+    """The content of a file of text, in UTF-8; lines end in a newline, as `open` has it.
 
     Raises:
         CheckpointError: as `read_bytes`; or it is not UTF-8.
     """
     try:
-        return read_bytes(path, limit).decode("utf-8")
+        text = read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(path, f"is not UTF-8: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def fill(file: BinaryIO | int, path: StrPath, start: int, buffer: memoryview) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diy_core.checkpoints.hf_directory import write_json
+from diy_core.system.outside import is_there
 from diy_core.text.classes import AS_WRITTEN, class_of
 from diy_core.text.tokenizer_json import BYTE_LEVEL, FILE, read_text
 from diy_core.tokenizer_files import SETTINGS, read_json
@@ -28,6 +29,6 @@ def keep_class(source: Path, copy: Path) -> None:
 
 def _class(path: Path) -> str:
     settings, config = read_json(path / SETTINGS), read_json(path / "config.json")
-    has_tokenizer = (path / FILE).is_file()
+    has_tokenizer = is_there(path / FILE)
     byte_level = has_tokenizer and BYTE_LEVEL in read_text(path / FILE)
     return class_of(path, config, settings, byte_level=byte_level)

@@ -11,6 +11,7 @@ from tokenizers import AddedToken
 
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
+from diy_core.system.outside import read_bytes
 from diy_core.text.tokens import token_of
 
 FILE = "tokenizer.json"
@@ -25,8 +26,8 @@ def read_text(file: Path) -> str:
     """
     refuse_lfs_pointer(file)
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(file).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise CheckpointError(file, f"is no readable tokenizer: {error}") from error
 
 

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diy_core.system.outside import is_there
 from diy_core.tokenizer_files import read_json
 
 # With the values that change nothing; null is one for all.
@@ -53,7 +54,7 @@ def unheeded_wishes(path: Path) -> list[str]:
         CheckpointError: a file that cannot be read.
     """
     name = "generation_config.json"
-    if not (path / name).is_file():
+    if not is_there(path / name):
         name = "config.json"
     values = read_json(path / name)
     asked = [

@@ -26,6 +26,7 @@ from diy_core.checkpoints.training_run import POSITION
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import match
+from diy_core.system.outside import is_there
 from diy_core.tokenizer_files import read_json
 from diy_core.training.state import state_shapes
 
@@ -145,7 +146,7 @@ class Checkpoint:
 
 
 def _read_position(file: Path) -> dict[str, Any]:
-    if not file.is_file():
+    if not is_there(file):
         raise CheckpointError(file.parent, f"is damaged: it has no {file.name}")
     values = read_json(file)
     position = values.get("position")

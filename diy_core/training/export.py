@@ -21,6 +21,7 @@ from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
 from diy_core.shell import command
 from diy_core.system.places import place
+from diy_core.system.sources import Sources
 from diy_core.training.checkpoint_files import Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore, OtherTwinError
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
@@ -93,7 +94,10 @@ def export(
     if out.resolve().is_relative_to(Path(run).resolve()):
         raise ValueError(f"--out {out} lies inside the run {run}: choose a directory outside of it")
     try:
-        source = _source(store.open(path, DIYConfig.from_pretrained(model)), model)
+        sources = Sources()
+        with sources.recording():
+            source = _source(store.open(path, DIYConfig.from_pretrained(model)), model)
+        source.sources = sources
         out.parent.mkdir(parents=True, exist_ok=True)
         require_room(out.parent, sum(stored.nbytes for stored in source.stored.values()))
         transfer(source, functools.partial(HFWriter, out, overwrite=overwrite))

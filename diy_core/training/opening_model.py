@@ -15,6 +15,7 @@ from diy_core.checkpoints.side_files import SIDE_NAMES, copy_side_files
 from diy_core.config import DIYConfig
 from diy_core.data import require_tokenizer, tokenizer_hash
 from diy_core.notes import settle
+from diy_core.system.outside import is_there
 from diy_core.system.snapshots import top
 from diy_core.text.kept_class import keep_class
 from diy_core.training.config import TrainConfig
@@ -80,7 +81,7 @@ def tokenizer_of(config: TrainConfig) -> str | None:
 
 def kept_tokenizer(directory: RunDirectory) -> str | None:
     """The `tokenizer_hash` of the tokenizer that a run keeps; None where it has none."""
-    kept = (directory.model / "tokenizer.json").is_file()
+    kept = is_there(directory.model / "tokenizer.json")
     return tokenizer_hash(directory.model) if kept else None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diy_core.shell import command
+from diy_core.system.outside import is_there
 
 # Where a run lies, how far it goes today, and how often it saves, evaluates and reports.
 MAY_DIFFER = frozenset(
@@ -59,7 +60,7 @@ def next_command(
 def _commands_of_a_model(program: str, run: Path, device: str | None) -> str:
     out = Path(unused_name(f"{run}-model"))
     lines = f"to use the model: {command(program, 'export', run, '--out', out)}"
-    if (run / "model" / "tokenizer.json").is_file():
+    if is_there(run / "model" / "tokenizer.json"):
         words: list[str | Path] = [program, "generate", out, "Once upon a time"]
         words += [] if device is None else ["--device", device]
         lines += f"\nthen: {command(*words)}"

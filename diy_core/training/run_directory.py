@@ -30,6 +30,7 @@ import yaml
 from diy_core.checkpoints.atomic import atomic_file
 from diy_core.disk import DiskFull, naming_full_disks, require_room
 from diy_core.errors import CheckpointError
+from diy_core.system.outside import read_text
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.resuming import differences
 
@@ -193,8 +194,10 @@ class RunDirectory:
             CheckpointError: there is none, or it is damaged.
         """
         try:
-            values = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            values = yaml.safe_load(read_text(self.config_file))
+        except CheckpointError:
+            raise
+        except yaml.YAMLError as error:
             raise CheckpointError(self.config_file, f"cannot be read: {error}") from error
         if not isinstance(values, dict):
             raise CheckpointError(self.config_file, f"holds no config, but {values!r:.200}")

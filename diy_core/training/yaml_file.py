@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from diy_core.system.outside import is_there, read_bytes
+
 
 def read_yaml(file: Path) -> Mapping[str, Any]:
     """Names and values of a YAML file.
@@ -16,14 +18,14 @@ def read_yaml(file: Path) -> Mapping[str, Any]:
         ValueError: no file there, no YAML, something else than names and values, or a name that is
             given twice, of which YAML would take the last.
     """
+    if file.is_dir():
+        raise ValueError(f"--config: {file} is a directory: give one file")
+    if not is_there(file):
+        raise ValueError(f"--config: there is no file {file}")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_bytes(file).decode("utf-8")
         twice = next(_given_twice(yaml.compose(text, Loader=yaml.SafeLoader), set()), None)
         values = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise ValueError(f"--config: there is no file {file}") from None
-    except IsADirectoryError:
-        raise ValueError(f"--config: {file} is a directory: give one file") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{file} is no YAML: {error}") from error
     if twice is not None:

@@ -177,7 +177,7 @@ def test_what_the_disk_cannot_give_is_not_called_damaged(
             raise OSError(errno.EIO, "Input/output error")
 
     half = PACKERS[ending](noise(1000))[:500]
-    monkeypatch.setattr(reading, "open", lambda *_: Broken(half), raising=False)
+    monkeypatch.setattr(reading, "open_regular", lambda *_: Broken(half))
     with pytest.raises(DataError, match="cannot be read: Input/output error"):
         list(blocks(str(tmp_path / f"a.txt{ending}")))
 
