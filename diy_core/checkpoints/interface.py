@@ -177,6 +177,7 @@ class Reader(abc.ABC):
             for name in group:
                 array = arrays.pop(name)
                 if verify and (fault := self.fault(name, array)):
+                    self.sources.require_unchanged()  # or that is what is wrong with it
                     raise CheckpointError(self.path, fault)
                 yield name, array
         self.sources.require_unchanged()

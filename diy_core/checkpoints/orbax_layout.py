@@ -120,7 +120,8 @@ def require_regular_files(location: Location) -> None:
         CheckpointError: something else than a regular file is among them, or they cannot be read.
     """
     require_tree(location.tree)
-    for file in (location.checkpoint / name for name in _OF_CHECKPOINTS):
+    beside = [location.checkpoint / name for name in _OF_CHECKPOINTS]
+    for file in (*beside, *(location.tree / name for name in _TREE)):
         if is_there(file):
             open_regular(file).close()
 

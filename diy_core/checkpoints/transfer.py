@@ -166,6 +166,7 @@ def _copy(
         for name in loaded.sums:
             done(name)
     if faults:
+        reader.sources.require_unchanged()  # or that is what is wrong with it
         raise CheckpointError(reader.path, faults)
     return sums
 
@@ -196,6 +197,7 @@ def check(reader: Reader, manifest: Manifest, progress: Progress) -> None:
                 faults.append(fault)
             done(name)
     if faults:
+        reader.sources.require_unchanged()  # or that is what is wrong with it
         raise CheckpointError(reader.path, faults)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from diy_core.data import DataError, TokenData, prepare
+from diy_core.data import DataError, TokenData, preparation, prepare
 from diy_core.data import sources as cutting
 from tests.data_files import files, jsonl, texts, tokenizer
+from tests.odd_files import ODD_FILES, put_odd_file
 
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}"
@@ -239,3 +241,39 @@ def test_parquet_and_jsonl_of_the_same_rows_come_to_the_same_bytes(
         names = {name for name in written[0] if name.endswith(".bin")}
         assert ("counted.bin" in names) == (kind == "chats")
         assert {n: written[0][n] for n in names} == {n: written[1][n] for n in names}
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".jsonl.gz", ".parquet"])
+def test_a_source_that_changes_while_it_is_tokenised_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    # And nothing of what was made of it is kept, should it change back.
+    file, other = (tmp_path / f"{name}{ending}" for name in "ab")
+    for path, rows in ((file, [{"text": "one"}]), (other, [{"text": "two"}])):
+        if ending == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        else:
+            content = jsonl(tmp_path / "c", rows).read_bytes()
+            path.write_bytes(gzip.compress(content) if ending.endswith(".gz") else content)
+    (tmp_path / "c").unlink(missing_ok=True)
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    usual = preparation.save
+
+    def save_and_replace(*arguments: Any) -> None:
+        usual(*arguments)
+        os.utime(other, ns=times)
+        os.replace(other, file)
+
+    monkeypatch.setattr(preparation, "save", save_and_replace)
+    with pytest.raises(DataError, match=rf"a{ending}: was changed or replaced while it was read"):
+        prepare(file, tmp_path / "out", tokenizer="bytes")
+    assert [item.name for item in tmp_path.iterdir()] == [f"a{ending}"]
+
+
+@pytest.mark.parametrize("kind", sorted(set(ODD_FILES) - {"directory"}))
+@pytest.mark.parametrize("ending", [".txt", ".jsonl.gz", ".parquet"])
+def test_only_regular_files_are_sources(tmp_path: Path, ending: str, kind: str) -> None:
+    put_odd_file(tmp_path / f"a{ending}", kind)
+    for named in (tmp_path, tmp_path / f"a{ending}"):
+        with pytest.raises(DataError, match=rf"a{ending}|holds no"):
+            prepare(named, tmp_path / "out", tokenizer="bytes")
