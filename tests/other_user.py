@@ -23,8 +23,6 @@ os.setuid({NOBODY})
 
 def run_as_nobody(program: str, folder: Path) -> str:
     """What a program prints that has `folder`, which all can reach, and our writers."""
-    for place in (folder, *folder.parents[:2]):
-        place.chmod(place.stat().st_mode | 0o755)
     done = subprocess.run(
         [sys.executable, "-c", f"{_BECOMES}\nfolder = Path(sys.argv[1])\n{program}", str(folder)],
         capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,8 +11,10 @@ from pathlib import Path
 from diy_core.standard_error import complain
 from diy_core.system.permissions import hand_on_entry
 from diy_core.system.renaming import sync, sync_tree
-from diy_core.system.snapshots import Snapshot, carry, snapshot
+from diy_core.system.snapshots import Snapshot, carry, remove_entries, snapshot
 from diy_core.system.workplaces import Workplace, abandoned, workplaces
+
+_ROUNDS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +80,10 @@ def leave(work: Workplace) -> None:
         if os.path.lexists(work.old) and not os.path.lexists(work.target):
             work.old.rename(work.target)
             sync(work.target.parent)
-        elif place := _with_others_files(work):
+        elif (moved := Moved.read(work)) is not None and not _let_go(work, moved):
             complain(
-                f"{place} is kept: it has files that came while {work.target} was replaced: move "
-                f"what you need, then remove {work.path}"
+                f"{work.path} is kept: it has files of somebody else, which came while "
+                f"{work.target} was replaced: move what you need, then remove it"
             )
             return
         work.remove()
@@ -91,29 +94,42 @@ def leave(work: Workplace) -> None:
         )
 
 
-def _with_others_files(work: Workplace) -> Path | None:
-    """Carry over what came late to what was replaced; where that is, if something of it cannot."""
-    moved = Moved.read(work)
+def _let_go(work: Workplace, moved: Moved) -> bool:
+    """Carry over what came late to what was replaced, and remove the rest; whether it is all gone.
+
+    What is removed was seen before. What comes still later is seen in the next round, until the
+    directory is gone and nothing can come to it any more.
+    """
     place = work.old if os.path.lexists(work.old) else work.new
-    if moved is None or not os.path.lexists(place) or identity(place) == moved.new:
-        return None
     if os.path.lexists(work.new) and place != work.new:
-        return place  # it was not what was written that replaced it
-    late = {
-        name: what
-        for name, what in snapshot(place).items()
-        if what not in (moved.going.get(name), moved.carried.get(name))
-    }
-    for name in late:
-        if name in moved.going or (name not in moved.carried and _is_there(work.target / name)):
-            return place
-        carry(name, place, work.target)
-    for name in reversed(late):
-        hand_on_entry(place / name, work.target / name)
-    if late:
-        sync_tree(work.target)
-    return None
+        return False  # it was not what was written that replaced it
+    known = moved.going | moved.carried
+    for _ in range(_ROUNDS):
+        if not os.path.lexists(place) or identity(place) == moved.new:
+            return True  # nothing is left, or it came to no move
+        found = snapshot(place)
+        late = [name for name, what in found.items() if known.get(name) != what]
+        with contextlib.suppress(FileNotFoundError):  # another writer replaces the new one
+            if any(name in moved.going or _collides(place, work, name, moved) for name in late):
+                return False
+            _carry_all(late, place, work.target)
+            known |= found
+            remove_entries(place, found)
+    return not late
 
 
-def _is_there(path: Path) -> bool:
-    return os.path.lexists(path) and not path.is_dir()
+def _carry_all(names: list[str], old: Path, new: Path) -> None:
+    for name in names:
+        carry(name, old, new)
+    for name in reversed(names):
+        hand_on_entry(old / name, new / name)
+    if names:
+        sync_tree(new)
+
+
+def _collides(old: Path, work: Workplace, name: str, moved: Moved) -> bool:
+    """Whether another file has the name of one that is to be carried over."""
+    there = work.target / name
+    if name in moved.carried or not os.path.lexists(there) or there.is_dir():
+        return False
+    return not os.path.samestat((old / name).lstat(), there.lstat())

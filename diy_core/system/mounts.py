@@ -24,18 +24,23 @@ def refuse_mounts(path: Path) -> None:
     Raises:
         CheckpointError: it is one, or one lies below it.
     """
-    points = mount_points()
-    if path in points or (path.exists() and os.path.ismount(path)):
+    points = mounts_at_or_below(path)
+    if path in points:
         raise CheckpointError(
             path, "is a mount point, which cannot be replaced: give a name inside of it"
         )
-    for point in points:
-        if path in point.parents:
-            raise CheckpointError(
-                path,
-                f"is not replaced: another file system is mounted below it, at {point}: unmount "
-                "that, or choose another place",
-            )
+    if points:
+        raise CheckpointError(
+            path,
+            f"is not replaced: another file system is mounted below it, at {points[0]}: unmount "
+            "that, or choose another place",
+        )
+
+
+def mounts_at_or_below(path: Path) -> list[Path]:
+    """The mount points at a path without links, and below it."""
+    points = [point for point in mount_points() if point.is_relative_to(path)]
+    return points or ([path] if path.exists() and os.path.ismount(path) else [])
 
 
 def mount_points() -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from diy_core.errors import CheckpointError
@@ -38,19 +38,33 @@ class Replacement:
     ) -> None:
         self.folder = work.new
         self._work, self._target, self._overwrite = work, work.target, overwrite
-        self._before = snapshot(work.target)
+        self._before = self._look()[1]
         self._own = own or self._before.__contains__
         self._all = own is None
         self._carried: Snapshot = {}
+        self._written: Set[str] = set()
+
+    def _look(self) -> tuple[tuple[int, int] | None, Snapshot]:
+        """What is there, and what is in it, of one and the same directory."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if not os.path.lexists(self._target):
+                    return None, {}
+                there, found = identity(self._target), snapshot(self._target)
+                if identity(self._target) == there:
+                    return there, found
+        raise _restless(self._target)
 
     def keep_others(self) -> None:
         """Carry over what is not the writer's own, as it is now; what is written here wins."""
-        written = snapshot(self.folder).keys() - self._carried.keys()
+        self._written = snapshot(self.folder).keys() - self._carried.keys()
         for name, what in snapshot(self._target).items():
             there = self._carried.get(name)
-            if not (self._goes(name) or name in written or there == what):
-                carry(name, self._target, self.folder)
-                self._carried[name] = what
+            if not (self._goes(name) or name in self._written or there == what):
+                self._carried.pop(name, None)
+                with contextlib.suppress(FileNotFoundError):  # gone, or in another one by now
+                    carry(name, self._target, self.folder)
+                    self._carried[name] = what
 
     def _goes(self, name: str) -> bool:
         return not name or self._own(name)
@@ -62,6 +76,8 @@ class Replacement:
             CheckpointError: it is not to be replaced, or somebody changed it meanwhile.
         """
         sync_tree(self.folder)
+        new = identity(self.folder)
+        self._note(new, self._work)
         for _ in range(_TRIES):
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 if not os.path.lexists(self._target):
@@ -69,25 +85,22 @@ class Replacement:
                 elif not self._overwrite:
                     raise in_the_way(self._target)
                 else:
-                    self._replace()
+                    self._replace(new)
                 sync(self._target.parent)
-                self._tell_others()
+                self._tell_others(new)
                 return
-        raise CheckpointError(self._target, "is moved by others all the time: try again later")
+        raise _restless(self._target)
 
-    def _replace(self) -> None:
+    def _replace(self, new: tuple[int, int]) -> None:
         refuse_mounts(self._target)
-        if self._is_of_another_writer():
-            self._before = snapshot(self._target)
-            if self._all:
-                self._own = self._before.__contains__
+        there, before = self._look()
+        if self._is_of_another_writer(there):
+            self._take_as_known(before)
         if self._target.is_dir():
             self.keep_others()
-        before = snapshot(self._target)
-        self._refuse_changes(self._before, before)
-        going = {n: what for n, what in before.items() if n not in self._carried}
-        hand_on(self._target, self.folder, going.__contains__)
-        Moved(identity(self.folder), going, self._carried).write(self._work)
+        self._refuse_changes(before)
+        hand_on(self._target, self.folder, lambda name: name in before and self._goes(name))
+        self._record(new, before)
         if exchange(self.folder, self._target):
             old = self.folder
         elif self._target.is_file():
@@ -97,7 +110,13 @@ class Replacement:
             old = self._work.old
             self._move_twice()
         try:
-            self._refuse_changes(before, snapshot(old))
+            late = snapshot(old)
+            if identity(old) != there and self._is_of_another_writer(identity(old)):
+                self._take_as_known(late)  # it came there in between
+                self._record(new, late)
+            else:
+                self._before = before
+                self._refuse_changes(late)
         except CheckpointError:
             if old == self.folder:
                 exchange(self.folder, self._target)
@@ -105,6 +124,16 @@ class Replacement:
                 self._target.rename(self.folder)
                 old.rename(self._target)
             raise
+
+    def _take_as_known(self, found: Snapshot) -> None:
+        self._before = found
+        if self._all:
+            self._own = found.__contains__
+
+    def _record(self, new: tuple[int, int], found: Snapshot) -> None:
+        gone = (name for name in found if self._goes(name) or name in self._written)
+        going = {name: found[name] for name in gone}
+        Moved(new, going, self._carried).write(self._work)
 
     def _move_twice(self) -> None:
         """Should the process be killed in between, the next write moves the old one back."""
@@ -115,34 +144,40 @@ class Replacement:
             self._work.drop_old()
             raise
 
-    def _refuse_changes(self, before: Snapshot, now: Snapshot) -> None:
+    def _refuse_changes(self, now: Snapshot) -> None:
         own = {name: what for name, what in now.items() if self._goes(name)}
-        if (name := first_change(before, own)) is not None:
+        if (name := first_change(self._before, own)) is not None:
             raise CheckpointError(
                 self._target / name,
                 "was changed by somebody else while this was written, and is not replaced: look at "
                 "it, then give the same command again",
             )
 
-    def _is_of_another_writer(self) -> bool:
+    def _is_of_another_writer(self, there: tuple[int, int] | None) -> bool:
         """Whether a write of ours, that went on beside this one, put there what is there now."""
-        there = identity(self._target)
-        return (self._work.path / _note(there)).exists() or any(
-            (moved := Moved.read(other)) is not None and moved.new == there
-            for other in workplaces(self._target)
+        return there is not None and any(
+            (work.path / _name(there)).exists() for work in workplaces(self._target)
         )
 
-    def _tell_others(self) -> None:
+    def _tell_others(self, new: tuple[int, int]) -> None:
+        """Until they ended, they know what this one has put there."""
         for other in workplaces(self._target):
-            if other != self._work:
-                with contextlib.suppress(OSError):  # it ended
-                    (other.path / _note(identity(self._target))).touch()
+            with contextlib.suppress(OSError):  # it ended
+                self._note(new, other)
+
+    @staticmethod
+    def _note(new: tuple[int, int], work: Workplace) -> None:
+        (work.path / _name(new)).touch()
 
 
-def _note(of: tuple[int, int]) -> str:
+def _name(of: tuple[int, int]) -> str:
     return f"by-{of[0]}-{of[1]}"
 
 
 def in_the_way(path: Path) -> CheckpointError:
     """The error of a place that is not to be replaced."""
     return CheckpointError(path, "exists already: overwrite=True replaces it")
+
+
+def _restless(path: Path) -> CheckpointError:
+    return CheckpointError(path, "is moved by others all the time: try again later")

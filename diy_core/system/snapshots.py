@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from diy_core.system.mounts import mounts_at_or_below
 from diy_core.system.removing import remove_tree
 
 # Of each file: inode, size, and when its content changed, in ns. Of a directory: nothing but that
@@ -55,6 +57,9 @@ def carry(name: str, old: Path, new: Path) -> None:
         name: relative.
         old: a directory.
         new: another one, on the same file system. A file is linked, so that nothing is copied.
+
+    Raises:
+        FileNotFoundError: it is not there any more.
     """
     source, to = old / name, new / name
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +69,27 @@ def carry(name: str, old: Path, new: Path) -> None:
             to.mkdir()
         return
     if os.path.lexists(to):
+        if os.path.samestat(source.lstat(), to.lstat()):
+            return
         remove_tree(to)
     try:
         os.link(source, to, follow_symlinks=False)
+    except FileNotFoundError:
+        raise
     except OSError:  # a file system without hard links, or a file of somebody else
         shutil.copy2(source, to, follow_symlinks=False)
+
+
+def remove_entries(path: Path, seen: Snapshot) -> None:
+    """Remove what was seen of a directory, and nothing else; the directory too, if it is empty.
+
+    What resists is left: it may be that something new is in it, or that others may not remove it.
+    """
+    if mounts_at_or_below(path):
+        return
+    for name in reversed(seen):
+        with contextlib.suppress(OSError):
+            remove = os.unlink if seen[name] else os.rmdir
+            remove(path / name)
+    with contextlib.suppress(OSError):
+        path.rmdir()

@@ -15,7 +15,7 @@ def escape_what_cannot_be_shown() -> None:
     A name that the terminal's encoding lacks must not end the command that names it.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):  # no text file, or a closed one
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # not a text file, or closed
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 

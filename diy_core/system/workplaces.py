@@ -5,7 +5,7 @@
                       /new      what is being written, and after an exchange what stood there before
                       /old      what stood there before, where names cannot be exchanged
                       /moved    what `new` is and what was known of the old one, before they move
-                      /by-...   which directories other writers put there meanwhile
+                      /by-...   what writers that went on at the same time put there: an inode
 
 The mark and its lock are there before the place is: they are made as a file without a name, locked,
 named, and moved in. What bears no mark is never removed, whatever it is called; what bears one that
@@ -220,6 +220,7 @@ def _take(mark: Path, stack: contextlib.ExitStack) -> bool:
     try:
         descriptor = stack.enter_context(_opened(mark))
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its writer may have removed it before it let go.
+        return os.path.samestat(os.fstat(descriptor), mark.lstat())
     except OSError:  # somebody works there; or there are no locks here, and nobody can tell
         return False
-    return True

@@ -106,9 +106,9 @@ def test_owner_and_group_are_handed_on_also_to_what_has_no_namesake(tmp_path: Pa
 
 
 @root_alone
-def test_where_the_group_cannot_be_handed_on_its_rights_go(tmp_path: Path) -> None:
-    model = write(tmp_path / "model", "config")
-    tmp_path.chmod(0o777)
+def test_where_the_group_cannot_be_handed_on_its_rights_go(folder_of_all: Path) -> None:
+    model = write(folder_of_all / "model", "config")
+    folder_of_all.chmod(0o777)
     for path, wanted in ((model, 0o2775), (model / "config", 0o664)):
         os.chown(path, NOBODY, 4321)
         path.chmod(wanted)
@@ -116,7 +116,7 @@ def test_where_the_group_cannot_be_handed_on_its_rights_go(tmp_path: Path) -> No
         "with atomic_directory(folder / 'model') as new:\n"
         "    for name in ('config', 'weights'):\n"
         "        (new / name).touch()",
-        tmp_path,
+        folder_of_all,
     )
     assert {path.stat().st_gid for path in (model, *model.iterdir())} == {NOBODY}
     assert [mode(model), mode(model / "config"), mode(model / "weights")] == [0o705, 0o604, 0o604]

@@ -17,7 +17,7 @@ from diy_core.checkpoints.atomic import (
     remove_directory,
     replacement,
 )
-from diy_core.system import renaming, replacing
+from diy_core.system import leaving, renaming, replacing
 from diy_core.system.leaving import Moved, identity
 from diy_core.system.workplaces import Workplace, open_workplace
 from tests.killed_writers import kill_between_moves
@@ -145,6 +145,23 @@ def test_a_change_in_the_last_moment_is_found_after_the_move(
     assert read(model) == {"config": "new", "notes": "mine"}
 
 
+def test_what_comes_to_the_old_one_while_it_is_removed_is_kept(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, rounds = leaving.remove_entries, []
+
+    def late(path: Path, seen: dict[str, tuple[int, ...]]) -> None:
+        if len(rounds) < 3:
+            (path / f"late-{len(rounds)}").write_text("mine")
+        rounds.append(path)
+        usual(path, seen)
+
+    monkeypatch.setattr(leaving, "remove_entries", late)
+    with atomic_directory(model, own=own) as new:
+        (new / "config").write_text("new")
+    assert read(model) == {"config": "new"} | {f"late-{i}": "mine" for i in range(3)}
+
+
 def test_a_file_that_somebody_replaces_is_not_lost(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
 
@@ -212,7 +229,7 @@ def test_remains_whose_place_somebody_took_are_kept_and_named(
     recover(path)
     assert read(path) == {"mine": "years"}
     assert (work.old / "config").read_text() == "old"
-    assert f"{work.old} is kept" in capfd.readouterr().err
+    assert f"{work.path} is kept: it has files of somebody else" in capfd.readouterr().err
 
 
 def test_a_directory_is_removed_name_first(tmp_path: Path) -> None:
@@ -237,33 +254,33 @@ def test_the_current_directory_is_not_replaced(
 
 @root_alone
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_parent_that_may_not_be_changed_is_named(tmp_path: Path, exists: bool) -> None:
+def test_a_parent_that_may_not_be_changed_is_named(folder_of_all: Path, exists: bool) -> None:
     if exists:
-        (tmp_path / "model").mkdir()
-        (tmp_path / "model").chmod(0o777)
+        (folder_of_all / "model").mkdir()
+        (folder_of_all / "model").chmod(0o777)
     said = run_as_nobody(
         "try:\n"
         "    with atomic_directory(folder / 'model'):\n"
         "        print('entered')\n"
         "except ValueError as error:\n"
         "    print(error)",
-        tmp_path,
+        folder_of_all,
     )
-    words = f"and {tmp_path} may not be changed (Permission denied): change its permissions"
+    words = f"and {folder_of_all} may not be changed (Permission denied): change its permissions"
     assert words in said
 
 
 @root_alone
-def test_a_parent_that_may_be_written_and_not_read_will_do(tmp_path: Path) -> None:
-    (tmp_path / "drop").mkdir()
-    (tmp_path / "drop").chmod(0o733)
+def test_a_parent_that_may_be_written_and_not_read_will_do(folder_of_all: Path) -> None:
+    (folder_of_all / "drop").mkdir()
+    (folder_of_all / "drop").chmod(0o733)
     program = (
         "for text in ('old', 'new'):\n"
         "    with atomic_directory(folder / 'drop/model') as new:\n"
         "        (new / 'config').write_text(text)"
     )
-    assert run_as_nobody(program, tmp_path) == ""
-    assert read(tmp_path / "drop") == {"model/config": "new"}
+    assert run_as_nobody(program, folder_of_all) == ""
+    assert read(folder_of_all / "drop") == {"model/config": "new"}
 
 
 def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from diy_core.system import renaming
 from parity.convert import convert
-from tests.torture import bits, disks, headers, kills
+from tests.torture import bits, disks, headers, kills, writers
 from tests.torture.common import KINDS, TINY, shards, target_of, write_model
 from tests.torture.forks import ForkServer
 
@@ -47,6 +47,15 @@ def test_a_full_or_read_only_disk_is_one_clear_error(tmp_path: Path) -> None:
     refused = {one.name: one.outcomes["refused"] for one in found}
     assert all(refused[f"disk full, {kind}"] >= 2 for kind in KINDS)
     assert all(refused[f"read-only, {kind}"] == 2 for kind in KINDS)
+
+
+def test_of_eight_writers_one_stays_whole_and_nothing_that_is_added_is_lost(
+    tmp_path: Path, server: ForkServer
+) -> None:
+    found = writers.run(3, 1, tmp_path, server, ["hf", "gguf"])
+    for with_overwrite, without in (found[:2], found[2:]):
+        assert with_overwrite.outcomes == {"written": 24, "refused": 0}
+        assert without.outcomes == {"written": 3, "refused": 21}
 
 
 @pytest.mark.parametrize("name", headers.TARGETS)

@@ -1,6 +1,6 @@
 """The long runs that try to break checkpoints and training: `make torture`, or parts of it.
 
-python -m tests.torture [kills] [disks] [headers] [bits] [runs] [healthy]
+python -m tests.torture [kills] [disks] [headers] [bits] [runs] [healthy] [writers]
                         [--trials N] [--seed N]
 """
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from tests.torture import bits, disks, headers, healthy, kills, runs
+from tests.torture import bits, disks, headers, healthy, kills, runs, writers
 from tests.torture.common import Figures
 from tests.torture.forks import ForkServer
 
@@ -26,6 +26,11 @@ from tests.torture.forks import ForkServer
 def _kills(trials: int, seed: int, folder: Path) -> list[Figures]:
     with ForkServer() as server:
         return kills.run(trials, seed, folder, server)
+
+
+def _writers(trials: int, seed: int, folder: Path) -> list[Figures]:
+    with ForkServer() as server:
+        return writers.run(trials, seed, folder, server)
 
 
 def _disks(trials: int, seed: int, folder: Path) -> list[Figures]:
@@ -50,7 +55,7 @@ def _bits(trials: int, seed: int, folder: Path) -> list[Figures]:
 
 
 # Each part with its number of trials: of kills and disks per kind and mode, of bits per format, of
-# training runs per twin, of healthy models per scale.
+# training runs per twin, of healthy models per scale, of writers per kind and mode.
 PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "kills": (_kills, 200),
     "disks": (_disks, 100),
@@ -58,6 +63,7 @@ PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "bits": (_bits, 100),
     "runs": (runs.run, 20),
     "healthy": (healthy.run, 200),
+    "writers": (_writers, 200),
 }
 
 

@@ -99,18 +99,25 @@ class ForkServer:
         argv += ["--overwrite"] if overwrite else []
         return self._ask(argv=argv, kill_after=kill_after, file_limit=file_limit)
 
+    def together(self, commands: Sequence[Sequence[str]]) -> list[Run]:
+        """`parity` commands that run at the same time, each to its end."""
+        return [Run(**one) for one in self._request(together=[list(argv) for argv in commands])]
+
     def shell(self, *command: str) -> Run:
         """Any other program, in the server's name space."""
         return self._ask(shell=command)
 
     def _ask(self, **request: Any) -> Run:
+        return Run(**self._request(**request))
+
+    def _request(self, **request: Any) -> Any:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = self._answer()
-        if not isinstance(answer, dict):
+        if answer is None:
             raise RuntimeError("the fork server died")
-        return Run(**answer)
+        return answer
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
@@ -133,12 +140,19 @@ def _serve() -> None:
         if command := request.get("shell"):
             done = subprocess.run(command, capture_output=True, text=True)
             run = Run(done.returncode, 0.0, done.stdout, done.stderr)
+        elif commands := request.get("together"):
+            forks = [_fork(argv, None) for argv in commands]
+            print(json.dumps([dataclasses.asdict(_end(*fork, None)) for fork in forks]), flush=True)
+            continue
         else:
-            run = _fork(request["argv"], request["kill_after"], request["file_limit"])
+            run = _end(*_fork(request["argv"], request["file_limit"]), request["kill_after"])
         print(json.dumps(dataclasses.asdict(run)), flush=True)
 
 
-def _fork(argv: list[str], kill_after: float | None, file_limit: int | None) -> Run:
+Pipes = tuple[int, int, int]  # to read: that it has begun, what it prints, its errors
+
+
+def _fork(argv: list[str], file_limit: int | None) -> tuple[int, Pipes]:
     begun, output, errors = os.pipe(), os.pipe(), os.pipe()
     child = os.fork()
     if not child:
@@ -149,7 +163,12 @@ def _fork(argv: list[str], kill_after: float | None, file_limit: int | None) -> 
         _child(argv, begun[1], file_limit)
     for pipe in (begun, output, errors):
         os.close(pipe[1])
-    os.read(begun[0], 1)
+    return child, (begun[0], output[0], errors[0])
+
+
+def _end(child: int, pipes: Pipes, kill_after: float | None) -> Run:
+    begun, output, errors = pipes
+    os.read(begun, 1)
     start = time.perf_counter()
     handle = os.pidfd_open(child)
     ended, _, _ = select.select([handle], [], [], _HUNG if kill_after is None else kill_after)
@@ -158,8 +177,8 @@ def _fork(argv: list[str], kill_after: float | None, file_limit: int | None) -> 
     _, status = os.waitpid(child, 0)
     seconds = time.perf_counter() - start
     os.close(handle)
-    texts = [_drain(pipe[0]) for pipe in (output, errors)]
-    os.close(begun[0])
+    texts = [_drain(pipe) for pipe in (output, errors)]
+    os.close(begun)
     return Run(os.waitstatus_to_exitcode(status), seconds, *texts)
 
 
