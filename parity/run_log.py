@@ -10,8 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from diy_core.system.outside import is_there, open_regular
-from diy_core.training.metrics import parse_line
+from diy_core.training.json_lines import parse_line, read_lines
 
 LOGS = ("metrics.jsonl", "evaluations.jsonl")
 # What the framework computes (a perplexity follows from its loss). All else in a line follows from
@@ -27,15 +26,12 @@ def read_log(file: Path, damaged: list[int]) -> Iterator[dict[str, Any]]:
         file: may be absent, which is empty.
         damaged: is given the numbers of the lines that cannot be read.
     """
-    if not is_there(file):
-        return
-    with open_regular(file) as lines:
-        for number, line in enumerate(lines, 1):
-            row = parse_line(line)
-            if row is not None:
-                yield row
-            elif line.endswith(b"\n"):
-                damaged.append(number)
+    for number, line in enumerate(read_lines(file), 1):
+        row = parse_line(line, file.name)
+        if row is not None:
+            yield row
+        elif line.endswith(b"\n"):
+            damaged.append(number)
 
 
 def compare_logs(one: Path, other: Path, dtype: str | None) -> dict[str, Any]:

@@ -146,12 +146,16 @@ def _target(path: str | Path) -> Path:
 def remove_directory(path: Path) -> None:
     """Remove a directory: first its name, so that a part of it never counts as whole.
 
-    What cannot be removed is said; the next write to `path` tries again.
+    Of a link the name alone is removed, and not what it leads to. What cannot be removed is said;
+    the next write to `path` tries again.
 
     Raises:
         OSError: it keeps its name.
         CheckpointError: it is a mount point, or one lies below it.
     """
+    if path.is_symlink():
+        path.unlink()
+        return
     path = Path(os.path.realpath(path))
     refuse_mounts(path)
     with contextlib.ExitStack() as stack:

@@ -14,7 +14,8 @@ from typing import Any
 from diy_core.training.config import TrainConfig
 from diy_core.training.evaluating import evaluate, evaluation_line, is_evaluation_due
 from diy_core.training.interfaces import Batch, Pieces, StepResult, TrainingError, is_ready
-from diy_core.training.metrics import Events, JsonLines, Metrics
+from diy_core.training.json_lines import JsonLines
+from diy_core.training.metrics import Events, Metrics
 from diy_core.training.plot import Plot
 from diy_core.training.progress import Clock, Report, process_memory
 from diy_core.training.run_directory import RunDirectory
@@ -88,9 +89,11 @@ class _Run:
         trainer = pieces.trainer
         positions = config.batch_size * config.sequence_length
         self._clock = Clock(positions, trainer.flops_per_token, trainer.matmul_peak)
-        self._metrics = Metrics(directory.metrics_file, directory.evaluations_file, position.step)
+        self._metrics = Metrics(
+            directory.metrics_file, directory.evaluations_file, position.step, report.say
+        )
         self._plot = Plot(directory.plot_file, self._metrics, report.say)
-        self._timings = JsonLines(directory.timings_file, position.step)
+        self._timings = JsonLines(directory.timings_file, position.step, report.say)
         self._events = Events(directory.tensorboard, position.step)
         self._keeper = Keeper(
             pieces.store,
@@ -99,6 +102,7 @@ class _Run:
             self._metrics.evaluations,
             report.say,
             saved=position.step,
+            lost=self._metrics.lost_evaluations,
         )
         self._keeper.holding = position.skipped_in_a_row > 0
 

@@ -15,83 +15,19 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from diy_core.disk import DiskFull, naming_full_disks
+from diy_core.system.outside import is_there
+from diy_core.training.json_lines import JsonLines, aside
 
 _MOST = math.log(1.7e308)  # above it exp overflows
-
-
-class JsonLines:
-    """A file of JSON objects with a `step`, in the order of the steps, that can be cut and grows.
-
-    Args:
-        path: made if it does not exist.
-        last_step: what lies beyond this step is dropped, as is a last line that was not finished.
-    """
-
-    def __init__(self, path: Path, last_step: int) -> None:
-        self.kept: list[dict[str, Any]] = []
-        self._path, self._waiting, end = path, b"", 0
-        with path.open("a+b") as file:
-            file.seek(0)
-            for line in file:
-                row = parse_line(line)
-                if row is None or row["step"] > last_step:
-                    break
-                self.kept.append(row)
-                end += len(line)
-            file.truncate(end)
-        self._file = path.open("ab", buffering=0)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Add a line, which survives the end of the process, however that comes.
-
-        While the disk is full, lines wait in memory.
-        """
-        self._waiting += json.dumps(row, allow_nan=False).encode() + b"\n"
-        with contextlib.suppress(DiskFull):
-            self._put()
-
-    def sync(self) -> None:
-        """Return when the disk holds all lines.
-
-        Raises:
-            DiskFull: it has no room for them.
-        """
-        self._put()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _put(self) -> None:
-        with naming_full_disks(self._path):
-            while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) :]
-
-
-def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A whole line with a step, or None for what a kill or a full disk left."""
-    try:
-        row = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
-
-
-def logged_steps(path: Path) -> set[int]:
-    """The steps of which a file has a line; none where there is no file."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    return {row["step"] for row in map(parse_line, lines) if row is not None}
 
 
 class Metrics:
@@ -101,17 +37,26 @@ class Metrics:
         steps: the file `metrics.jsonl`.
         evaluations: the file `evaluations.jsonl`.
         last_step: of the checkpoint from which the run goes on; 0: it begins.
+        say: is told which lines were damaged.
 
     Attributes:
         losses: (step, loss) of every step that was not skipped.
         evaluations: the validation loss by step.
         complete: False where lines of the steps before `last_step` are missing.
+        lost_evaluations: True where lines of evaluations were damaged, now or in an earlier start.
     """
 
-    def __init__(self, steps: Path, evaluations: Path, last_step: int) -> None:
-        self._steps = JsonLines(steps, last_step)
+    def __init__(
+        self,
+        steps: Path,
+        evaluations: Path,
+        last_step: int,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._steps = JsonLines(steps, last_step, say)
         # A run that begins has not evaluated, whatever began here before.
-        self._evaluations = JsonLines(evaluations, last_step or -1)
+        self._evaluations = JsonLines(evaluations, last_step or -1, say)
+        self.lost_evaluations = is_there(aside(evaluations))
         self.losses: list[tuple[int, float]] = []
         self.evaluations: dict[int, float] = {}
         for row in self._steps.kept:

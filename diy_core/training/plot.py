@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from diy_core.checkpoints.atomic import atomic_file
-from diy_core.disk import DiskFull, naming_full_disks
+from diy_core.disk import DiskFull, described, naming_full_disks
+from diy_core.errors import CheckpointError
 from diy_core.training.metrics import Metrics
 
 _POINTS = 2000  # a line has no more than this; each is the mean of its stretch
@@ -21,7 +22,7 @@ class Plot:
     Args:
         path: of the PNG.
         metrics: of the run; they grow.
-        report: is told when the disk is full.
+        report: is told where they could not be drawn, which ends nothing.
     """
 
     def __init__(self, path: Path, metrics: Metrics, report: Callable[[str], None]) -> None:
@@ -37,6 +38,9 @@ class Plot:
                 draw_losses(self._path, self._metrics.losses, self._metrics.evaluations)
         except DiskFull as error:
             self._report(f"{self._path} was not drawn: {error.strerror}")
+        except (OSError, CheckpointError) as error:
+            why = described(error) if isinstance(error, OSError) else str(error)
+            self._report(f"{self._path} was not drawn: {why}")
         self._drawn = time.monotonic()
 
 

@@ -10,7 +10,7 @@ from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_store import OtherTwinError
 from diy_core.training.config import TrainConfig
 from diy_core.training.interfaces import Pieces
-from diy_core.training.metrics import logged_steps
+from diy_core.training.json_lines import logged_steps
 from diy_core.training.progress import Report
 from diy_core.training.run_directory import RunDirectory, checkpoint_path, whole_checkpoints
 from diy_core.training.state import Position

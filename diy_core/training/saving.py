@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diy_core.disk import DiskFull, naming_full_disks, require_room, spare
+from diy_core.disk import DiskFull, described, naming_full_disks, require_room, spare
+from diy_core.errors import CheckpointError
 from diy_core.training.config import TrainConfig
+from diy_core.training.evaluating import is_evaluation_due
 from diy_core.training.interfaces import Store, TrainingError
 
 
@@ -15,7 +17,8 @@ class Keeper:
     """Writes checkpoints into a store, and deletes those that need not be kept.
 
     Kept are the newest `keep_last`, every one whose step is a multiple of `keep_every`, and the one
-    with the lowest validation loss. An old one is deleted only when what replaces it is whole.
+    with the lowest validation loss. An old one is deleted only when what replaces it is whole. One
+    that cannot be deleted is said, and tried again when the next is saved.
 
     Args:
         store: the twin's.
@@ -24,6 +27,8 @@ class Keeper:
         evaluations: the validation loss by step; it grows as the run goes on.
         report: is told when the disk is full.
         saved: the step of the checkpoint that the run goes on from.
+        lost: lines of `evaluations` are lost: each checkpoint whose line that may be is kept, as it
+            may be the best.
 
     Attributes:
         saved: the step of the last checkpoint that was written, as far as is known by now.
@@ -39,6 +44,7 @@ class Keeper:
         evaluations: Mapping[int, float],
         report: Callable[[str], None],
         saved: int = 0,
+        lost: bool = False,
     ) -> None:
         self.saved = self._newest = self._begun = saved
         self.holding = False
@@ -49,6 +55,12 @@ class Keeper:
         self._evaluations, self._report = evaluations, report
         # They were damaged, and the run went back behind them.
         self._abandoned = {step for step in store.steps() if step > saved}
+        self._unjudged = {
+            step
+            for step in store.steps()
+            if lost and step <= saved and is_evaluation_due(config, step)
+        } - evaluations.keys()
+        self._kept_in_vain: set[int] = set()  # of those it was said that they cannot be deleted
 
     def say_if_there_is_no_room(self) -> None:
         """Before the first step: hours later would be late."""
@@ -134,9 +146,23 @@ class Keeper:
         judged = [step for step in steps if step in self._evaluations]
         if judged and self._config.keep_best:
             kept.add(min(judged, key=lambda step: self._evaluations[step]))
+        if self._config.keep_best:
+            kept |= self._unjudged
         if not steps or steps[-1] == self._begun:
             kept |= self._abandoned  # until something takes their place
         for step in whole:
             if step not in kept:
-                self._store.delete(step)
+                self._delete(step)
         self._abandoned &= kept
+
+    def _delete(self, step: int) -> None:
+        """Delete a checkpoint, or say why that cannot be: tidying up never ends a run."""
+        try:
+            self._store.delete(step)
+        except (OSError, CheckpointError) as error:
+            if step not in self._kept_in_vain:
+                why = described(error) if isinstance(error, OSError) else str(error)
+                self._report(
+                    f"checkpoint {step:08d} could not be deleted, which is tried again later: {why}"
+                )
+            self._kept_in_vain.add(step)

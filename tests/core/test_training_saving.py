@@ -17,7 +17,8 @@ from diy_core.errors import CheckpointError
 from diy_core.training.command import run
 from diy_core.training.config import OptimizerConfig
 from diy_core.training.interfaces import TrainingError
-from diy_core.training.metrics import JsonLines, Metrics
+from diy_core.training.json_lines import JsonLines
+from diy_core.training.metrics import Metrics
 from tests.core.training_fake import MODEL, FakeStore, FakeTrainer, Runner, assemble
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
