@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,9 +18,10 @@ from diy_core.fields import require_float, require_int
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
 from diy_core.system.outside import is_there, read_bytes
+from diy_core.system.parsing import parse_object
 
 # Copied and compared as it is, what is in `extra` must not be deep or large: no real one is.
-_DEPTH, _LIMIT = 32, 1 << 18  # bytes
+_DEPTH = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,13 +196,7 @@ class DIYConfig:
         if not is_there(file):
             raise ValueError(f"{file} does not exist: a model directory needs a config.json")
         refuse_lfs_pointer(file)
-        text = read_bytes(file, _LIMIT)
-        try:
-            values = json.loads(text.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is not valid JSON: {shorten(str(error))}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{file} must hold a JSON object, got {type(values).__name__}")
+        values = parse_object(read_bytes(file, "config_bytes"), file)
         try:
             return cls.from_dict(values)
         except (ValueError, RecursionError) as error:

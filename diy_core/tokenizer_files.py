@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.system.outside import is_there, read_bytes
+from diy_core.system.parsing import parse_object
 
 SETTINGS = "tokenizer_config.json"
 # What tokenizers are stored as where there is no tokenizer.json, or beside it.
@@ -34,22 +33,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if not is_there(file):
         return {}
     refuse_lfs_pointer(file)
-    return parse_object(file, read_bytes(file))
-
-
-def parse_object(file: Path, content: bytes) -> dict[str, Any]:
-    """A JSON object, out of the content of a file.
-
-    Raises:
-        CheckpointError: it is something else.
-    """
-    try:
-        values = json.loads(content.decode("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(file, f"is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(file, f"must hold a JSON object, got {type(values).__name__}")
-    return values
+    return parse_object(read_bytes(file), file)
 
 
 def other_kind(path: Path) -> str:

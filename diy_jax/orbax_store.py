@@ -32,13 +32,13 @@ from diy_core.checkpoints.orbax_layout import (
     require_regular_files,
 )
 from diy_core.checkpoints.orbax_params import find_params
-from diy_core.checkpoints.safetensors_files import JSON_LIMIT
 from diy_core.checkpoints.side_files import SIDE_NAMES, copy_side_files
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError, naming
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
 from diy_core.memory import returning_buffers
 from diy_core.notes import settle
+from diy_core.system.outside import is_there, read_bytes
 from diy_core.system.places import place
 from diy_core.system.snapshots import top
 from diy_jax.orbax_files import (
@@ -106,8 +106,8 @@ class OrbaxReader(Reader):
         """What Orbax knows of the arrays, without reading them."""
         checkpoint, item = self._location.checkpoint, self._location.item
         for file in (checkpoint / "_CHECKPOINT_METADATA", self._location.tree / "_METADATA"):
-            if file.is_file() and file.stat().st_size > JSON_LIMIT:  # Orbax would read all of it
-                raise CheckpointError(file, f"is longer than {JSON_LIMIT} bytes")
+            if is_there(file):  # Orbax would read all of it
+                read_bytes(file, "header_bytes")
         try:
             with without_reports():
                 metadata = ocp.metadata(checkpoint, item).metadata

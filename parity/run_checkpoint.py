@@ -12,19 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.training_run import FORMS, Place, form_of, place_in_run
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
-from diy_core.system.outside import read_text
 from diy_core.training import state_file
 from diy_core.training.checkpoint_files import Checkpoint, ReadArrays
 from diy_core.training.export import find_checkpoint
 from diy_core.training.run_directory import whole_checkpoints
 from diy_core.training.state import Position
+from diy_core.training.yaml_file import read_config_of_run
 from parity.run_data import Descriptions, meaning
 
 
@@ -70,14 +69,7 @@ def config_of(run: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is damaged.
     """
-    file = run / "config.yaml"
-    try:
-        values = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        raise CheckpointError(file, f"cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(file, f"holds no config, but {values!r:.200}")
-    return values
+    return read_config_of_run(run / "config.yaml")
 
 
 @dataclasses.dataclass(frozen=True)

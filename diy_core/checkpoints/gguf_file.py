@@ -11,12 +11,12 @@ import numpy as np
 from diy_core.checkpoints.dtypes import as_bytes
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
+from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.outside import fill, open_regular
 from diy_core.system.sources import Identity
 
 ROPE_FREQS = "rope_freqs.weight"
 _ARRAY = int(gguf.GGUFValueType.ARRAY)
-_MOST = 128 << 20  # bytes of metadata; a tokenizer with 262,144 tokens and its files has 50 MB
 _AHEAD = 1 << 20  # bytes that are read at a time
 
 
@@ -33,7 +33,7 @@ class _StrictReader(gguf.GGUFReader):
         self._path, self._stream = path, stream
         self._size = Identity.of(stream).size
         # What is not written to takes no memory.
-        self._metadata = np.empty(min(self._size, _MOST), np.uint8)
+        self._metadata = np.empty(min(self._size, limit("gguf_bytes")), np.uint8)
         self._read = 0  # bytes of it that are there
         self._names: set[str] = set()
         self._is_at_tensors = False
@@ -65,7 +65,8 @@ class _StrictReader(gguf.GGUFReader):
                 "it is cut short or damaged"
             )
         if end > len(self._metadata):
-            raise ValueError(f"its metadata are longer than {_MOST} bytes")
+            how = how_to_raise("gguf_bytes")
+            raise ValueError(f"its metadata are longer than {len(self._metadata)} bytes: {how}")
         stop = min(max(end, self._read + _AHEAD), len(self._metadata))
         fill(self._stream, self._path, self._read, as_bytes(self._metadata[self._read : stop]))
         self._read = stop

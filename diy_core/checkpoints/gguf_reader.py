@@ -7,7 +7,6 @@ that it was made from.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import match, tensors
 from diy_core.rope_scaling import RopeScaling
+from diy_core.system.parsing import parse_json
 
 # Entries of our own, which other programs pass over.
 CONFIG_KEY, MANIFEST_KEY, FILES_KEY = "diy_lm.config", "diy_lm.manifest", "diy_lm.files"
@@ -211,7 +211,7 @@ def _files(metadata: Mapping[str, Any]) -> dict[str, str]:
 def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A metadata entry of our own, which is an object in JSON."""
     text = metadata[key]
-    values = json.loads(text) if isinstance(text, str) else None
+    values = parse_json(text, key) if isinstance(text, str) else None
     if not isinstance(values, dict):
         raise ValueError(f"{key} is no JSON object")
     return values

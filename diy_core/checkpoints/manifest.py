@@ -19,11 +19,13 @@ from typing import Any
 
 from diy_core.checkpoints.dtypes import sha256
 from diy_core.errors import CheckpointError
+from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.outside import is_there, read_bytes
+from diy_core.system.parsing import parse_json
 
 MANIFEST = "diy_manifest.json"
 # Of the largest Llama it has 0.3 MB; Python needs 20 times the text.
-_FORMAT, _LIMIT = "diy-lm manifest 1", 2 << 20
+_FORMAT = "diy-lm manifest 1"
 _SUM = re.compile("[0-9a-f]{64}")
 # What reading a document of another form raises; a size may be infinite.
 _UNLIKE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
@@ -99,10 +101,11 @@ class Manifest:
         Raises:
             CheckpointError: it is something else.
         """
-        if len(text) > _LIMIT:
-            raise CheckpointError(where, f"has a manifest of more than {_LIMIT} bytes")
+        if len(text) > (most := limit("header_bytes")):
+            how = how_to_raise("header_bytes")
+            raise CheckpointError(where, f"has a manifest of more than {most} bytes: {how}")
+        values = parse_json(text, where, said="is no manifest")
         try:
-            values = json.loads(text)
             if values["format"] != _FORMAT:
                 raise ValueError(f"the format is {values['format']!r}, expected {_FORMAT!r}")
             tensors = {
@@ -123,7 +126,7 @@ class Manifest:
             CheckpointError: something of that name that is something else, or cannot be read.
         """
         file = path / MANIFEST
-        return cls.from_json(read_bytes(file, _LIMIT), file) if is_there(file) else None
+        return cls.from_json(read_bytes(file, "header_bytes"), file) if is_there(file) else None
 
 
 def versions() -> dict[str, str]:

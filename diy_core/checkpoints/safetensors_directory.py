@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from diy_core.checkpoints.safetensors_files import (
-    JSON_LIMIT,
     Slot,
     read_header,
     refuse_twice,
@@ -19,6 +17,7 @@ from diy_core.checkpoints.safetensors_files import (
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.system.outside import is_there, names_in, read_bytes, require_regular
+from diy_core.system.parsing import parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -229,11 +228,11 @@ def _fault(file: Path) -> str | None:
 def _read_index(index: Path) -> Mapping[str, Any]:
     refuse_lfs_pointer(index)
     try:
-        text = read_bytes(index, JSON_LIMIT)
-        weight_map = json.loads(text, object_pairs_hook=refuse_twice(index))["weight_map"]
+        text = read_bytes(index, "header_bytes")
+        weight_map = parse_json(text, index, pairs=refuse_twice(index))["weight_map"]
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(index, f"is not an index with a weight_map: {error}") from error
     if not isinstance(weight_map, dict):
         raise CheckpointError(index, "weight_map is not an object")

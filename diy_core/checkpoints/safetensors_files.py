@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from diy_core.checkpoints.dtypes import FLOAT_NAMES, FLOATS, as_bytes
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
+from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.outside import fill, open_regular
+from diy_core.system.parsing import parse_json
 from diy_core.system.renaming import start_writing_back
 from diy_core.system.sources import Identity
 
-# Of the largest Llama (126 layers) header and index have 0.15 MB; Python needs 20 times the text.
-JSON_LIMIT = 2 << 20
 _UNREADABLE = "is no readable safetensors file"
 PIECE = 1 << 20  # bytes that are summed or written at a time
 _ENTRY = {"dtype", "shape", "data_offsets"}
@@ -64,7 +64,11 @@ def _no_header(head: bytes, length: int, size: int) -> str:
             f"it is a text that begins with {first!r}, such as an error that came in place of the "
             "file: download it again"
         )
-    return f"a header of {length} bytes, in a file of {size} (a header may have {JSON_LIMIT})"
+    said = f"a header of {length} bytes, in a file of {size}"
+    most = limit("header_bytes")
+    if most < length <= size - 8:
+        said += f"; a header may have {most}: {how_to_raise('header_bytes')}"
+    return said
 
 
 def read_header(file: Path) -> dict[str, Slot]:
@@ -78,13 +82,13 @@ def read_header(file: Path) -> dict[str, Slot]:
         with open_regular(file) as stream:
             size = Identity.of(stream).size
             length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(size - 8, JSON_LIMIT):
+            if size < 8 or length > min(size - 8, limit("header_bytes")):
                 stream.seek(0)
                 raise CheckpointError(
                     file, f"{_UNREADABLE}: {_no_header(stream.read(32), length, size)}"
                 )
             text = stream.read(length)
-        header = json.loads(text, object_pairs_hook=refuse_twice(file))
+        header = parse_json(text, file, pairs=refuse_twice(file), said=_UNREADABLE)
     except CheckpointError:
         raise
     except (OSError, ValueError, RecursionError) as error:

@@ -14,8 +14,8 @@ from diy_core.data import files
 from diy_core.data.files import DataError
 from diy_core.system.array_file import ArrayFile
 from diy_core.system.outside import is_there, read_bytes
+from diy_core.system.parsing import parse_object
 from diy_core.system.sources import unchanged_sources
-from diy_core.tokenizer_files import parse_object
 
 _NEEDED = (files.TOKENS, files.DOCUMENTS)
 _COUNTS = ("tokens", "documents", "counted", "largest_id", "vocab_size", "longest_document")
@@ -170,7 +170,7 @@ def _named(tokenizer: str) -> str:
 
 
 def _description(file: Path, content: bytes) -> dict[str, Any]:
-    values = parse_object(file, content)
+    values = parse_object(content, file)
     if values.get("format") != files.FORMAT:
         raise DataError(
             file,

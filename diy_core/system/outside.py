@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from diy_core.errors import CheckpointError
+from diy_core.system.limits import how_to_raise
+from diy_core.system.limits import limit as limit_of
 from diy_core.system.sources import CHANGED, OPEN, Identity, StrPath, record
 
-LIMIT = 64 << 20  # bytes of a file that is read as a whole; a tokenizer.json has up to 35 MB
 _KINDS: dict[str, Callable[[int], bool]] = {
     "a directory": stat.S_ISDIR,
     "a FIFO": stat.S_ISFIFO,
@@ -51,24 +52,30 @@ def open_regular(path: StrPath) -> io.BufferedReader:
         raise
 
 
-def read_bytes(path: StrPath, limit: int = LIMIT) -> bytes:
+def read_bytes(path: StrPath, limit: int | str = "file_bytes") -> bytes:
     """The content of a file, which did not change while it was read.
+
+    Args:
+        path: links are followed.
+        limit: bytes that it may have, or the name of one of `limits`.
 
     Raises:
         CheckpointError: as `open_regular`; or it has more than `limit` bytes.
     """
+    most = limit_of(limit) if isinstance(limit, str) else limit
     with open_regular(path) as file:
         before = Identity.of(file)
         # Some virtual filesystems say a size of 0, so a small one is not believed.
-        content = None if before.size > limit else _reach(path, lambda: file.read(limit + 1))
-        if content is None or len(content) > limit:
-            raise CheckpointError(path, f"is longer than {limit} bytes")
+        content = None if before.size > most else _reach(path, lambda: file.read(most + 1))
+        if content is None or len(content) > most:
+            how = f": {how_to_raise(limit)}" if isinstance(limit, str) else ""
+            raise CheckpointError(path, f"is longer than {most} bytes{how}")
         if Identity.of(file) != before:
             raise CheckpointError(path, CHANGED)
     return content
 
 
-def read_text(path: StrPath, limit: int = LIMIT) -> str:
+def read_text(path: StrPath, limit: int | str = "file_bytes") -> str:
     """The content of a file of text, in UTF-8; lines end in a newline, as `open` has it.
 
     Raises:

@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.system.outside import read_bytes
+from diy_core.system.parsing import parse_json
 from diy_core.text.tokens import token_of
 
 FILE = "tokenizer.json"
@@ -37,10 +38,7 @@ def parse(file: Path, text: str) -> dict[str, Any]:
     Raises:
         CheckpointError: it is no JSON, or none of a tokenizer.
     """
-    try:
-        state = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(file, f"is no readable tokenizer: {error}") from error
+    state = parse_json(text, file, said="is no readable tokenizer")
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise CheckpointError(file, "is no readable tokenizer: it has no model")
     return state

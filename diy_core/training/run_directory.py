@@ -30,9 +30,9 @@ import yaml
 from diy_core.checkpoints.atomic import atomic_file
 from diy_core.disk import DiskFull, naming_full_disks, require_room
 from diy_core.errors import CheckpointError
-from diy_core.system.outside import read_text
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.resuming import differences
+from diy_core.training.yaml_file import read_config_of_run
 
 _ROOM = 1 << 20  # bytes, for the config and the first lines of metrics
 _HELD: set[int] = set()  # descriptors with a lock
@@ -193,15 +193,7 @@ class RunDirectory:
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
-        try:
-            values = yaml.safe_load(read_text(self.config_file))
-        except CheckpointError:
-            raise
-        except yaml.YAMLError as error:
-            raise CheckpointError(self.config_file, f"cannot be read: {error}") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(self.config_file, f"holds no config, but {values!r:.200}")
-        return values
+        return read_config_of_run(self.config_file)
 
 
 def _has_lines(file: Path) -> bool:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from diy_core.system.outside import is_there, read_bytes
+from diy_core.errors import CheckpointError
+from diy_core.system.outside import read_text
+from diy_core.system.parsing import parse_yaml
 
 
 def read_yaml(file: Path) -> Mapping[str, Any]:
     """Names and values of a YAML file.
 
     Raises:
-        ValueError: no file there, no YAML, something else than names and values, or a name that is
-            given twice, of which YAML would take the last.
+        ValueError: no file there, no YAML, something else than names and values, a name that is
+            given twice, of which YAML would take the last, or more than a config has.
     """
+    if not file.exists():
+        raise ValueError(f"--config: there is no file {file}")
     if file.is_dir():
         raise ValueError(f"--config: {file} is a directory: give one file")
-    if not is_there(file):
-        raise ValueError(f"--config: there is no file {file}")
-    try:
-        text = read_bytes(file).decode("utf-8")
-        twice = next(_given_twice(yaml.compose(text, Loader=yaml.SafeLoader), set()), None)
-        values = yaml.safe_load(text)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} is no YAML: {error}") from error
+    values, twice = parse_yaml(read_text(file, "yaml_bytes"), file)
     if twice is not None:
         raise ValueError(f"{file}, line {twice[1]}: {twice[0]} is given twice: keep one of them")
     if not isinstance(values, Mapping):
@@ -35,16 +30,13 @@ def read_yaml(file: Path) -> Mapping[str, Any]:
     return values
 
 
-def _given_twice(node: Any, seen: set[int]) -> Iterator[tuple[str, int]]:
-    """Names that a mapping of the tree has twice, each with the line of the second."""
-    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
-        return
-    seen.add(id(node))
-    names: set[str] = set()
-    for item in node.value:
-        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
-        if isinstance(key, yaml.ScalarNode) and key.value != "<<":  # merges may be several
-            if key.value in names:
-                yield key.value, key.start_mark.line + 1
-            names.add(key.value)
-        yield from _given_twice(value, seen)
+def read_config_of_run(file: Path) -> dict[str, Any]:
+    """What the `config.yaml` of a run holds.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    values, _ = parse_yaml(read_text(file, "yaml_bytes"), file)
+    if not isinstance(values, dict):
+        raise CheckpointError(file, f"holds no config, but {values!r:.200}")
+    return values

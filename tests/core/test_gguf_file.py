@@ -64,7 +64,7 @@ def test_a_file_that_becomes_shorter_is_an_error(
 
 
 def test_metadata_have_a_limit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_file, "_MOST", 1 << 20)
+    monkeypatch.setenv("DIY_LIMITS", "gguf_bytes=1048576")
     with pytest.raises(CheckpointError, match="its metadata are longer than 1048576 bytes"):
         open_gguf(file)
 

@@ -137,7 +137,7 @@ def test_a_manifest_of_any_length_is_not_read(
 ) -> None:
     text = json.dumps(DOCUMENT)
     (tmp_path / MANIFEST).write_text(text)
-    monkeypatch.setattr(module, "_LIMIT", len(text))
+    monkeypatch.setenv("DIY_LIMITS", f"header_bytes={len(text)}")
     assert Manifest.of_directory(tmp_path) is not None
     (tmp_path / MANIFEST).write_text(text + " ")
     with pytest.raises(CheckpointError, match=f"is longer than {len(text)} bytes"):

@@ -27,7 +27,7 @@ from diy_core.checkpoints.orbax_layout import is_whole
 from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors
-from diy_jax import orbax_files, orbax_store
+from diy_jax import orbax_files
 from diy_jax.orbax_store import OrbaxReader, OrbaxWriter, load_params
 from tests.killed_writers import kill_between_moves
 from tests.oracles import tiny
@@ -301,7 +301,7 @@ def test_metadata_of_any_length_are_not_read(
     store: Path, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = (store / "state" / "_METADATA").stat().st_size  # the longer one
-    monkeypatch.setattr(orbax_store, "JSON_LIMIT", limit)
+    monkeypatch.setenv("DIY_LIMITS", f"header_bytes={limit}")
     OrbaxReader(store)
     text = (store / file).read_text()
     (store / file).write_text(text.ljust(limit + 1))

@@ -123,6 +123,6 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for text in ("a: [", "just words"):
         (run / "config.yaml").write_text(text)
         with pytest.raises(
-            CheckpointError, match=r"config\.yaml: (cannot be read|holds no config)"
+            CheckpointError, match=r"config\.yaml: (is not valid YAML|holds no config)"
         ):
             config_of(run)

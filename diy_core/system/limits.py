@@ -1,0 +1,63 @@
+"""How much a file from outside may ask of this program, in memory and in time.
+
+What comes with a checkpoint or a config was written by somebody else, and half a kilobyte can ask
+for all memory. Each limit is far above what honest files need. One way raises any of them:
+
+    DIY_LIMITS=template_seconds=60,yaml_items=100000 diy-torch generate ...
+
+docs/limits.md lists them for users; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+VARIABLE = "DIY_LIMITS"
+_DEFAULTS = {
+    "file_bytes": 64 << 20,  # a file that is read whole; a tokenizer.json has up to 35 MB
+    "config_bytes": 1 << 18,
+    # Of the largest Llama (126 layers) header and index have 0.15 MB; Python needs 20 times that.
+    "header_bytes": 2 << 20,
+    "json_depth": 100,
+    "yaml_bytes": 1 << 17,  # Python reads 0.13 MB in a second, and each file several times
+    "yaml_items": 10_000,  # with all aliases written out
+    "yaml_depth": 32,
+    "gguf_bytes": 128 << 20,  # of metadata; with 262,144 tokens and the tokenizer's files 50 MB
+    "gguf_texts": 1_500_000,  # in lists; 262,144 tokens and their merges are 777,000
+    "gguf_entries": 10_000,  # of metadata
+    "gguf_tensors": 100_000,
+    "template_characters": 1 << 18,
+    "template_seconds": 3,  # of a processor, for one text
+    "template_bytes": 512 << 20,  # of memory
+    "template_output": 1 << 26,  # bytes of one text
+}
+
+
+def limit(name: str) -> int:
+    """The limit of that name, as the environment has it or by default.
+
+    Raises:
+        ValueError: the environment variable cannot be read.
+    """
+    return _limits(os.environ.get(VARIABLE, ""))[name]
+
+
+def how_to_raise(name: str) -> str:
+    """What an error says of a limit that was exceeded."""
+    return f"if you trust the file, {VARIABLE}={name}=N raises the limit"
+
+
+@functools.lru_cache(maxsize=4)
+def _limits(text: str) -> dict[str, int]:
+    limits = dict(_DEFAULTS)
+    for word in filter(None, text.replace(" ", "").split(",")):
+        name, _, value = word.partition("=")
+        if name not in _DEFAULTS:
+            raise ValueError(
+                f"{VARIABLE}: there is no limit {name!r}; there are {', '.join(_DEFAULTS)}"
+            )
+        if not value.isdecimal() or not 0 < len(value) < 19:
+            raise ValueError(f"{VARIABLE}: {name} must be a whole number, got {value!r}")
+        limits[name] = int(value)
+    return limits

@@ -1,0 +1,175 @@
+"""JSON and YAML from outside as values: neither deeper nor larger than a program expects.
+
+    values = parse_json(content, file)
+    values = parse_yaml(text, file)
+
+Half a kilobyte of YAML whose aliases name each other unfolds to more than any memory; text nested a
+thousand times ends whoever looks at it next, at a depth that depends on who calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from diy_core.errors import CheckpointError
+from diy_core.system.limits import how_to_raise, limit
+
+_Pairs = Callable[[list[tuple[str, Any]]], Any]
+
+
+def parse_json(
+    content: bytes | str,
+    where: object,
+    *,
+    pairs: _Pairs | None = None,
+    said: str = "is not valid JSON",
+) -> Any:
+    """The value of a text in JSON.
+
+    Args:
+        content: in UTF-8, where it is bytes.
+        where: what errors name, such as the file.
+        pairs: makes an object of its names and values.
+        said: what errors say of it.
+
+    Raises:
+        CheckpointError: it is not JSON, is nested too deeply, or holds half a character.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        values = json.loads(text, object_pairs_hook=pairs)
+    except CheckpointError:
+        raise
+    except RecursionError as error:
+        raise CheckpointError(where, f"{said}: it is nested too deeply") from error
+    except ValueError as error:  # also bytes that are not UTF-8, and numbers of 5,000 digits
+        raise CheckpointError(where, f"{said}: {error}") from error
+    if isinstance(values, (dict, list)):
+        _require_shallow(values, where)
+    if "\\u" in text:
+        _require_characters(values, where)
+    return values
+
+
+def parse_object(content: bytes | str, where: object) -> dict[str, Any]:
+    """The same for an object.
+
+    Raises:
+        CheckpointError: of `parse_json`, or it is something else.
+    """
+    values = parse_json(content, where)
+    if not isinstance(values, dict):
+        raise CheckpointError(where, f"must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def parse_yaml(text: str, where: object) -> tuple[Any, tuple[str, int] | None]:
+    """The value of a text in YAML.
+
+    Args:
+        text: as a whole.
+        where: what errors name, such as the file.
+
+    Returns:
+        The value, and the first name that stands twice in one mapping, with the line of the second.
+
+    Raises:
+        CheckpointError: it is not YAML, is too long or nested too deeply, or unfolds to too much.
+    """
+    import yaml  # late: only training needs it
+
+    if len(text) > (most := limit("yaml_bytes")):
+        how = how_to_raise("yaml_bytes")
+        raise CheckpointError(where, f"is longer than {most} characters: {how}")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _require_small(node, where)
+        twice = next(_given_twice(node, set()), None)
+        return yaml.safe_load(text), twice
+    except CheckpointError:
+        raise
+    except RecursionError as error:
+        raise CheckpointError(where, "is not valid YAML: it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        # Beside its own errors, what a tag such as !!bool does with a value raises anything.
+        what = str(error) if isinstance(error, (yaml.YAMLError, ValueError)) else repr(error)
+        raise CheckpointError(where, f"is not valid YAML: {what}") from error
+
+
+def _require_shallow(values: Any, where: object) -> None:
+    most, level = limit("json_depth"), [values]
+    for _ in range(most):
+        level = [item for value in level for item in _inner(value)]
+        if not level:
+            return
+    how = how_to_raise("json_depth")
+    raise CheckpointError(where, f"is nested more than {most} levels deep: {how}")
+
+
+def _inner(value: Any) -> list[Any]:
+    """What of a value holds values in turn."""
+    items = value.values() if isinstance(value, dict) else value
+    return [item for item in items if isinstance(item, (dict, list))]
+
+
+def _require_characters(values: Any, where: object) -> None:
+    """Half of a pair of escapes, as in "\\ud800", is no character: nothing could write it."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise CheckpointError(
+            where, f"holds the escape \\u{ord(half):04x}, which is half a character: remove it"
+        ) from error
+
+
+def _require_small(root: Any, where: object) -> None:
+    """Count what a tree has with its aliases written out, each node looked at once."""
+    most, deepest = limit("yaml_items"), limit("yaml_depth")
+    counts: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def count(node: Any, depth: int) -> int:
+        if id(node) in open_nodes:
+            raise CheckpointError(where, "holds an alias of a value within itself: remove it")
+        if depth > deepest:
+            how = how_to_raise("yaml_depth")
+            raise CheckpointError(where, f"is nested more than {deepest} levels deep: {how}")
+        if id(node) not in counts:
+            open_nodes.add(id(node))
+            counts[id(node)] = 1 + sum(count(item, depth + 1) for item in _items(node))
+            open_nodes.discard(id(node))
+        if counts[id(node)] > most:
+            how = how_to_raise("yaml_items")
+            raise CheckpointError(
+                where, f"unfolds to more than {most} items, with all aliases written out: {how}"
+            )
+        return counts[id(node)]
+
+    if root is not None:
+        count(root, 0)
+
+
+def _items(node: Any) -> list[Any]:
+    """What a node of YAML holds: items, or names and values."""
+    if isinstance(node.value, str):
+        return []
+    return [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+
+
+def _given_twice(node: Any, seen: set[int]) -> Iterator[tuple[str, int]]:
+    """Names that a mapping of the tree has twice, each with the line of the second."""
+    if node is None or id(node) in seen or isinstance(node.value, str):
+        return
+    seen.add(id(node))
+    names: set[str] = set()
+    for item in node.value:
+        key, value = item if isinstance(item, tuple) else (None, item)
+        if key is not None and isinstance(key.value, str) and key.value != "<<":
+            # Merges may be several.
+            if key.value in names:
+                yield key.value, key.start_mark.line + 1
+            names.add(key.value)
+        yield from _given_twice(value, seen)
