@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from diy_core.data import files
 from diy_core.data.files import DataError, counted
-from diy_core.data.shards import Shard, load
+from diy_core.data.shard_files import ShardFile
 from diy_core.data.sources import SOURCES
 
 
 def merge(
-    shards: Sequence[Path],
+    shards: Sequence[ShardFile],
     out: Path,
     validation: float,
     description: dict[str, Any],
@@ -36,12 +36,12 @@ def merge(
     Raises:
         DataError: no documents, or too few to hold any out.
     """
-    heads = [load(shard, "lengths", "hashes") for shard in shards]
+    heads = [shard.load("lengths", "hashes") for shard in shards]
     hashes = np.concatenate([np.empty(0, np.uint64), *(head.hashes for head in heads)])
     if hashes.size == 0:
         raise DataError(SOURCES, "hold no documents: every text is empty or white space")
     held_out = _held_out(hashes, validation)
-    chats = any(load(shard, "counted").counted.size for shard in shards)
+    chats = any(shard.load("counted").counted.size for shard in shards)
     _write(out, shards, ~held_out, chats, description | {"report": report})
     if held_out.any():
         folder = out / files.VALIDATION
@@ -68,7 +68,7 @@ def _held_out(hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
 
 def _write(
     out: Path,
-    shards: Sequence[Path],
+    shards: Sequence[ShardFile],
     chosen: NDArray[np.bool_],
     chats: bool,
     description: dict[str, Any],
@@ -111,12 +111,12 @@ def _write(
 
 
 def _selected(
-    shards: Sequence[Path], chosen: NDArray[np.bool_]
+    shards: Sequence[ShardFile], chosen: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.int64]]]:
     """Of each shard: the tokens, flags and lengths of the documents that were chosen."""
     first = 0
     for file in shards:
-        shard: Shard = load(file)
+        shard = file.load()
         here = chosen[first : first + shard.lengths.size]
         first += shard.lengths.size
         each = np.repeat(here, shard.lengths)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diy_core.data.files import DataError
-from diy_core.data.shards import MORE_ROOM
+from diy_core.data.shard_files import MORE_ROOM
 from diy_core.disk import room_for
 from diy_core.errors import naming
 from diy_core.standard_error import complain
@@ -24,6 +24,7 @@ from diy_core.system.outside import is_there, read_bytes
 _PLAN = "plan.json"
 _OWN = re.compile(r"\d{8}\.(npz|tmp)|plan\.(json|tmp)")
 _KEYS = {"format", "shards", "sources"}  # of a plan
+_LONGEST_PLAN = 1 << 30  # bytes; a source takes about 150
 
 
 @contextlib.contextmanager
@@ -79,8 +80,8 @@ def _require_ours(folder: Path) -> None:
 
 def _is_plan(file: Path) -> bool:
     try:
-        values = json.loads(read_bytes(file))
-    except ValueError:
+        values = json.loads(read_bytes(file, _LONGEST_PLAN))
+    except (ValueError, RecursionError):
         return False
     return isinstance(values, dict) and values.keys() >= _KEYS
 
@@ -88,7 +89,7 @@ def _is_plan(file: Path) -> bool:
 def begin_or_go_on(folder: Path, settings: str) -> None:
     """Keep the shards of a run with the same settings; those of any other are dropped."""
     file = folder / _PLAN
-    if is_there(file) and read_bytes(file) == settings.encode():
+    if is_there(file) and read_bytes(file, _LONGEST_PLAN) == settings.encode():
         return
     _remove_shards(folder)
     content, temporary = settings.encode(), file.with_suffix(".tmp")

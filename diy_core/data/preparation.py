@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -27,7 +27,8 @@ from diy_core.data.finding import survey
 from diy_core.data.merge import merge
 from diy_core.data.parts import begin_or_go_on, parts_of, remove_parts
 from diy_core.data.report import report, require_field, what_was_not
-from diy_core.data.shards import MORE_ROOM, Reading, is_whole, load, save, shard_file, tokenise
+from diy_core.data.shard_files import MORE_ROOM, shard_files
+from diy_core.data.shards import Reading, tokenise
 from diy_core.data.sources import Part, Source, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
 from diy_core.data.workers import tokenise_all
@@ -36,7 +37,7 @@ from diy_core.standard_error import complain, standard_error
 from diy_core.system.places import place
 from diy_core.system.sources import Sources
 
-_SHARDS = 4  # of what shards hold: counts up where the same sources make other ones
+_SHARDS = 5  # of what shards hold: counts up where the same sources make other ones
 
 
 def prepare(
@@ -107,26 +108,27 @@ def prepare(
     reading = Reading(separator, field)
     out.parent.mkdir(parents=True, exist_ok=True)
     with parts_of(out) as folder:
-        begin_or_go_on(folder, _settings(encoder, reading, files))
-        with _bar(folder, shards, progress) as done:
-            todo = {i: parts for i, parts in enumerate(shards) if not _is_there(folder, i)}
+        settings = _settings(encoder, reading, files)
+        begin_or_go_on(folder, settings)
+        made = shard_files(folder, settings, shards)
+        todo = {i: (file, shards[i]) for i, file in enumerate(made) if not file.is_whole()}
+        with _bar(shards, todo, progress) as done:
             if workers == 1 or len(todo) < 2:
                 reader = Documents(separator, field, encoder.template_names)
-                for i, parts in todo.items():
-                    save(tokenise(parts, encoder, reader), shard_file(folder, i))
+                for i, (file, parts) in todo.items():
+                    file.save(tokenise(parts, encoder, reader))
                     done(i)
             else:
-                tokenise_all(todo, folder, tokenizer, reading, workers, done, say)
+                tokenise_all(todo, tokenizer, reading, workers, done, say)
         _require_unchanged(opened, folder)
-        made = [shard_file(folder, i) for i in range(len(shards))]
         counts = Counts()
         for file in made:
-            counts.add(load(file, "report").counts)
+            counts.add(file.load("report").counts)
         if field is not None and (said := require_field(field, counts)):
             say(said)
         told = report(found, files, counts)
         with (
-            room_for(out, sum(file.stat().st_size for file in made), MORE_ROOM),
+            room_for(out, sum(file.path.stat().st_size for file in made), MORE_ROOM),
             atomic_directory(out, overwrite=overwrite, own=is_own) as temporary,
         ):
             merge(
@@ -148,11 +150,13 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _bar(folder: Path, shards: list[list[Part]], shown: bool) -> Iterator[Callable[[int], None]]:
+def _bar(
+    shards: list[list[Part]], todo: Collection[int], shown: bool
+) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; it is told the number of each shard that is made."""
     console = Console(file=standard_error())
     sizes = [sum(part.size for part in shard) for shard in shards]
-    there = sum(size for i, size in enumerate(sizes) if _is_there(folder, i))
+    there = sum(size for i, size in enumerate(sizes) if i not in todo)
     with Progress(console=console, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("tokenising", total=sum(sizes), completed=there)
         yield lambda i: bar.advance(task, sizes[i])
@@ -166,10 +170,6 @@ def _require_unchanged(opened: Sources, folder: Path) -> None:
     except DataError:
         remove_parts(folder)
         raise
-
-
-def _is_there(folder: Path, index: int) -> bool:
-    return is_whole(shard_file(folder, index))
 
 
 def _say_nothing(text: str) -> None:

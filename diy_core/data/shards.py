@@ -1,17 +1,10 @@
-"""One shard of work: its documents read, tokenised, and kept in a file until all are there.
-
-A shard's file is written under another name, synced and renamed, so what has the name is whole.
-"""
+"""One shard of work: its documents read and tokenised."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +15,6 @@ from diy_core.data.documents import Documents
 from diy_core.data.encoding import Encoder
 from diy_core.data.files import DTYPES, FLAGS, DataError, token_dtype
 from diy_core.data.sources import Part
-from diy_core.disk import room_for
-
-# What to do on a full disk.
-MORE_ROOM = "Free some there, then start again: the shards that are finished are kept"
 
 _NAMED = 5  # of documents with the same fault, beside the first
 
@@ -60,11 +49,6 @@ class Shard:
     def counts(self) -> Counts:
         """What became of the records that the shard was made of."""
         return Counts.from_json(self.report.tobytes().decode())
-
-
-def shard_file(folder: Path, index: int) -> Path:
-    """Where the shard of this number is kept."""
-    return folder / f"{index:08d}.npz"
 
 
 def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shard:
@@ -125,37 +109,3 @@ def _nothing_to_learn(found: Sequence[tuple[str, NothingToLearn]]) -> DataError:
         more = "; ..." if others[_NAMED:] else ""
         fault += f". The same is so of {len(others):,} more that were read: {listed}{more}"
     return DataError(where, fault)
-
-
-def save(shard: Shard, file: Path) -> None:
-    """Write a shard's file, whole or not at all.
-
-    Raises:
-        DiskFull: there is no room for it.
-    """
-    temporary = file.with_suffix(".tmp")
-    arrays: dict[str, NDArray[Any]] = vars(shard)
-    with room_for(file, sum(array.nbytes for array in arrays.values()), MORE_ROOM):
-        try:
-            with temporary.open("wb") as handle:
-                np.savez(handle, allow_pickle=False, **arrays)
-                handle.flush()
-                os.fsync(handle.fileno())
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def load(file: Path, *names: str) -> Shard:
-    """Read a shard's file; if attributes are named, only those, and the others are empty."""
-    with np.load(file) as arrays:
-        found: dict[str, NDArray[Any]] = {
-            name: arrays[name] if name in names or not names else np.empty(0, np.uint8)
-            for name in Shard.__dataclass_fields__
-        }
-    return Shard(**found)
-
-
-def is_whole(file: Path) -> bool:
-    """Whether a shard's file is there and has its end."""
-    return zipfile.is_zipfile(file)

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from diy_core.data.documents import Documents
 from diy_core.data.encoding import Encoder
-from diy_core.data.shards import Reading, save, shard_file, tokenise
+from diy_core.data.shard_files import ShardFile
+from diy_core.data.shards import Reading, tokenise
 from diy_core.data.sources import Part
 from diy_core.notes import CheckpointNote
 
 
 def tokenise_all(
-    shards: dict[int, list[Part]],
-    folder: Path,
+    shards: dict[int, tuple[ShardFile, list[Part]]],
     tokenizer: str | Path,
     reading: Reading,
     workers: int,
@@ -33,8 +33,7 @@ def tokenise_all(
     """Make the files of the shards in `workers` processes. The first fault is raised.
 
     Args:
-        shards: what each number stands for.
-        folder: where the files go.
+        shards: by number, the file to make and what it is made of.
         tokenizer: of `Encoder`; each process loads its own.
         reading: how sources are read.
         workers: processes.
@@ -46,7 +45,7 @@ def tokenise_all(
         min(workers, len(shards)),
         mp_context=multiprocessing.get_context("spawn"),  # a fork would copy locks that are held
         initializer=_start_worker,
-        initargs=(tokenizer, reading, folder),
+        initargs=(tokenizer, reading),
     )
 
     def leave() -> None:
@@ -55,7 +54,7 @@ def tokenise_all(
 
     try:
         with _interrupts_held():
-            futures = {i: executor.submit(_work, i, parts) for i, parts in shards.items()}
+            futures = {i: executor.submit(_work, *work) for i, work in shards.items()}
         for i, future in futures.items():
             future.result()
             done(i)
@@ -101,17 +100,17 @@ def _on_interrupt(react: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
-_worker: tuple[Encoder, Documents, Path]
+_worker: tuple[Encoder, Documents]
 
 
-def _start_worker(tokenizer: str | Path, reading: Reading, folder: Path) -> None:
+def _start_worker(tokenizer: str | Path, reading: Reading) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CheckpointNote)  # the parent has said them
         encoder = Encoder(tokenizer)
     reader = Documents(reading.separator, reading.field, encoder.template_names)
-    _worker = encoder, reader, folder
+    _worker = encoder, reader
 
 
 def _end_with_parent() -> None:
@@ -122,6 +121,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(index: int, parts: Sequence[Part]) -> None:
-    encoder, reader, folder = _worker
-    save(tokenise(parts, encoder, reader), shard_file(folder, index))
+def _work(file: ShardFile, parts: Sequence[Part]) -> None:
+    file.save(tokenise(parts, *_worker))

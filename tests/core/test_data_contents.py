@@ -24,7 +24,7 @@ from diy_core.data import DataError, prepare
 from diy_core.data import contents as reading
 from diy_core.data import sources as cutting
 from diy_core.data.contents import Contents, blocks
-from diy_core.data.shards import save
+from diy_core.data.shard_files import ShardFile
 from tests.data_files import files, jsonl, texts
 
 zstd: Any = importlib.import_module("backports.zstd")
@@ -101,9 +101,9 @@ def test_a_packed_file_goes_on_with_the_shards_that_are_missing(
     for shard in set(shards) - set(kept):
         shard.unlink()
     made: list[Path] = []
+    save = ShardFile.save
     monkeypatch.setattr(
-        "diy_core.data.preparation.save",
-        lambda shard, file: (made.append(file), save(shard, file)),
+        ShardFile, "save", lambda file, shard: (made.append(file.path), save(file, shard))
     )
     data = prepare(source, out, tokenizer="bytes")
     assert set(made) == set(shards) - set(kept)

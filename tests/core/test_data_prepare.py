@@ -19,7 +19,6 @@ import tokenizers
 
 from diy_core.data import DataError, TokenData, prepare
 from diy_core.data import sources as cutting
-from diy_core.data.shards import load, save
 from diy_jax.__main__ import main
 from tests.data_files import END, files, jsonl, texts, tokenizer
 
@@ -128,28 +127,6 @@ def test_shards_of_other_sources_are_dropped(tmp_path: Path, small_shards: None)
     rows[0], rows[25] = {"text": "Document number 0"}, {"text": "mended"}
     jsonl(source, rows)
     assert texts(prepare(source, out, tokenizer="bytes")) == [row["text"] for row in rows]
-
-
-def test_finished_shards_are_used_and_damaged_ones_made_again(
-    tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [{"text": f"document number {i}"} for i in range(20)]
-    source, out = jsonl(tmp_path / "a.jsonl", rows), tmp_path / "out"
-    with monkeypatch.context() as patch:
-
-        def no_space(*_: Any) -> None:
-            raise OSError(28, "No space left on device")
-
-        patch.setattr("diy_core.data.preparation.merge", no_space)
-        with pytest.raises(OSError, match="No space"):
-            prepare(source, out, tokenizer="bytes")
-    kept = sorted((tmp_path / ".out.parts").glob("*.npz"))
-    shard = load(kept[0])
-    shard.tokens[:3] = 65  # a mark
-    save(shard, kept[0])
-    kept[2].write_bytes(kept[2].read_bytes()[:-30])
-    expected = [row["text"] for row in rows]
-    assert texts(prepare(source, out, tokenizer="bytes")) == ["AAAument number 0", *expected[1:]]
 
 
 def start(tmp_path: Path, source: Path, workers: int) -> subprocess.Popen[str]:
@@ -339,7 +316,7 @@ def test_an_interrupt_that_nobody_hears_of_keeps_the_shards_too(tmp_path: Path) 
     ("patched", "file", "size"),
     [
         ("parts.Path.write_bytes", ".out.parts/plan.json", "[0-9]{3,}"),
-        ("shards.np.savez", ".out.parts/00000000.npz", "[0-9]{3}"),
+        ("shard_files.np.save", ".out.parts/00000000.npz", "[0-9]{3}"),
         ("preparation.merge", "out", "[0-9,]{4,}"),
     ],
 )
