@@ -75,6 +75,7 @@ class OrbaxReader(Reader):
         self, path: str | Path, *, config: str | Path | None = None, untie: bool = False
     ) -> None:
         path = Path(path)
+        _require_utf8(path)
         refuse_left_aside(path)
         if not path.is_dir():
             raise CheckpointError(path, "is no Orbax checkpoint: it is not a directory")
@@ -183,6 +184,7 @@ class OrbaxWriter(Writer):
     ) -> None:
         super().__init__()
         path = place(path)
+        _require_utf8(path)
         recover(path)
         _refuse_foreign(path)
         self._source, self._layout = source, layout
@@ -257,6 +259,15 @@ def _faults(leaves: Mapping[tuple[str, ...], Any], config: DIYConfig) -> list[st
         for name, leaf in leaves.items()
         if str(leaf.dtype) not in FLOAT_NAMES
     ]
+
+
+def _require_utf8(path: Path) -> None:
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            path, "is no UTF-8 as a name, and Orbax takes no other: choose another, or rename it"
+        ) from None
 
 
 def _is_own(name: str) -> bool:

@@ -9,6 +9,7 @@ what it left beside them is removed by the next write to the same place. Reading
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from diy_core.disk import FULL, naming_full_disks
 from diy_core.errors import CheckpointError, naming
 from diy_core.system.leaving import clean_up, leave, left_aside
-from diy_core.system.mounts import refuse_mounts
+from diy_core.system.mounts import mounts_at_or_below, refuse_mounts
 from diy_core.system.removing import remove_tree
 from diy_core.system.replacing import Replacement, in_the_way
 from diy_core.system.workplaces import Workplace, open_workplace
@@ -150,14 +151,14 @@ def remove_directory(path: Path) -> None:
     the next write to `path` tries again.
 
     Raises:
-        OSError: it keeps its name.
-        CheckpointError: it is a mount point, or one lies below it.
+        OSError: it keeps its name; as where it is a mount point, or one lies below it.
     """
     if path.is_symlink():
         path.unlink()
         return
     path = Path(os.path.realpath(path))
-    refuse_mounts(path)
+    if points := mounts_at_or_below(path):
+        raise OSError(errno.EBUSY, f"a file system is mounted at {points[0]}", str(path))
     with contextlib.ExitStack() as stack:
         try:
             work = stack.enter_context(open_workplace(path))

@@ -52,7 +52,7 @@ def parts_of(out: Path) -> Iterator[Path]:
 def _opened(folder: Path, out: Path) -> int:
     while True:
         with naming(folder, out):
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(0o700, exist_ok=True)  # what is private is private here too
         with contextlib.suppress(FileNotFoundError):
             return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 

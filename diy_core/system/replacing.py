@@ -149,8 +149,8 @@ class Replacement:
         if (name := first_change(self._before, own)) is not None:
             raise CheckpointError(
                 self._target / name,
-                "was changed by somebody else while this was written, and is not replaced: look at "
-                "it, then give the same command again",
+                "was changed or added by somebody else while this was written, and is not "
+                "replaced: look at it, then give the same command again",
             )
 
     def _is_of_another_writer(self, there: tuple[int, int] | None) -> bool:

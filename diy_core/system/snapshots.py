@@ -66,7 +66,7 @@ def carry(name: str, old: Path, new: Path) -> None:
     if source.is_dir() and not source.is_symlink():
         if to.is_symlink() or not to.is_dir():
             remove_tree(to)
-            to.mkdir()
+            to.mkdir(exist_ok=True)
         return
     if os.path.lexists(to):
         if os.path.samestat(source.lstat(), to.lstat()):
@@ -76,6 +76,8 @@ def carry(name: str, old: Path, new: Path) -> None:
         os.link(source, to, follow_symlinks=False)
     except FileNotFoundError:
         raise
+    except FileExistsError:  # another writer carried it there
+        carry(name, old, new)
     except OSError:  # a file system without hard links, or a file of somebody else
         shutil.copy2(source, to, follow_symlinks=False)
 

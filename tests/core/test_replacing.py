@@ -108,7 +108,7 @@ def test_own_files_that_somebody_changes_are_not_replaced(
         (model.with_name("aside") / "config").unlink()
         model.with_name("aside").rmdir()
         return
-    with pytest.raises(CheckpointError, match=r"was changed by somebody else while this was"):
+    with pytest.raises(CheckpointError, match="was changed or added by somebody else"):
         write()
     assert "somebody else's" in read(model).values()
 
@@ -135,7 +135,7 @@ def test_a_change_in_the_last_moment_is_found_after_the_move(
             (new / "config").write_text("new")
 
     change = "config"
-    with pytest.raises(CheckpointError, match=r"config: was changed by somebody else"):
+    with pytest.raises(CheckpointError, match=r"config: was changed or added by somebody else"):
         replace()
     assert read(model) == {"config": "mine"}
     monkeypatch.undo()
@@ -172,7 +172,7 @@ def test_a_file_that_somebody_replaces_is_not_lost(tmp_path: Path) -> None:
                 path.write_text(before)
 
     for text in ("first", "mine"):  # where nothing was, and in place of the old one
-        with pytest.raises(CheckpointError, match="was changed by somebody else"):
+        with pytest.raises(CheckpointError, match="was changed or added by somebody else"):
             write(text)
         assert path.read_text() == text
     write(None)

@@ -248,6 +248,13 @@ def test_of_a_store_that_a_killed_write_left_aside_it_is_said_where_it_is(store:
 # What is refused.
 
 
+def test_a_name_that_orbax_does_not_take_is_refused(store: Path) -> None:
+    path = store.parent / os.fsdecode(b"mod\xe8le")
+    for call in (lambda: OrbaxReader(path), lambda: write(store.parent / "model", path)):
+        with pytest.raises(CheckpointError, match="is no UTF-8 as a name"):
+            call()
+
+
 @pytest.mark.parametrize("fault", ["missing", "extra", "misshapen", "no float"])
 def test_params_of_another_model_are_refused(store: Path, fault: str) -> None:
     tree: Any = flax_tree(weights())
