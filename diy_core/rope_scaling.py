@@ -82,6 +82,8 @@ def read_rope(
         if not isinstance(block, Mapping):
             raise ValueError(f"{key} must be an object or null, got {block!r}")
         block = {name: value for name, value in block.items() if value is not None}
+        if not block:
+            continue
         legacy = block.pop("type", None)
         named = named or legacy is not None or "rope_type" in block
         rope_type = block.setdefault("rope_type", legacy or "default")
@@ -89,12 +91,13 @@ def read_rope(
             raise ValueError(f"{key} has type {legacy!r} and rope_type {rope_type!r}: keep one")
         if values.get("rope_theta") is not None:
             block.setdefault("rope_theta", values["rope_theta"])
-        if found and block != found:
+        if found and _meant(block) != _meant(found):
             raise ValueError(
                 f"rope_scaling {values['rope_scaling']!r} and rope_parameters "
-                f"{values['rope_parameters']!r} disagree: keep one of them"
+                f"{values['rope_parameters']!r} disagree: keep one of them (transformers takes "
+                f"rope_scaling, with a rope_theta of {_meant(found)['rope_theta']})"
             )
-        found = block
+        found = block | found
     theta = _one_of(values, found, "rope_theta", _ROPE_THETA_ABSENT)
     if "rope_theta" in values and values["rope_theta"] is None and "rope_theta" not in found:
         raise ValueError("rope_theta must be a finite number, got None")
@@ -119,6 +122,15 @@ def read_rope(
     if "factor" not in found:
         raise ValueError(f"rope_type {rope_type!r} needs a factor")
     return theta, RopeScaling(rope_type=rope_type, **found), notes
+
+
+def _meant(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What a block says, as far as its kind reads it, and what it leaves unsaid."""
+    read = {"rope_type", "rope_theta", "partial_rotary_factor"}
+    kind = block["rope_type"]
+    read |= _FIELDS.get(kind, set(block)) if isinstance(kind, str) else set(block)
+    said = {name: value for name, value in block.items() if name in read}
+    return {"rope_theta": _ROPE_THETA_ABSENT, "partial_rotary_factor": 1} | said
 
 
 def _drop_unread(block: dict[str, Any], rope_type: str, named: bool) -> list[str]:

@@ -245,6 +245,31 @@ ROPE_BLOCKS: dict[str, tuple[float, dict[str, Any] | None, dict[str, Any]]] = {
         LINEAR,
         OLD | {"rope_scaling": LINEAR, "rope_parameters": OLD | LINEAR},
     ),
+    "old type default and new default": (
+        5e5,
+        None,
+        OLD | {"rope_scaling": {"type": "default"}, "rope_parameters": NEW},
+    ),
+    "old type default and new default, the usual theta": (
+        10000.0,
+        None,
+        {"rope_scaling": {"type": "default"}, "rope_parameters": NEW | {"rope_theta": 1e4}},
+    ),
+    "old type default with a factor and new without a type": (
+        10000.0,
+        None,
+        {
+            "rope_scaling": {"type": "default", "factor": 1.0},
+            "rope_parameters": {"rope_theta": 1e4},
+        },
+    ),
+    "old linear and new linear, the usual theta": (
+        10000.0,
+        LINEAR,
+        {"rope_scaling": LINEAR, "rope_parameters": LINEAR | {"rope_theta": 1e4}},
+    ),
+    "old empty and new default": (5e5, None, {"rope_scaling": {}, "rope_parameters": NEW}),
+    "old default and new empty": (5e5, None, {"rope_scaling": NEW, "rope_parameters": {}}),
     "old llama3": (5e5, LLAMA3, OLD | {"rope_scaling": LLAMA3}),
     "new llama3": (5e5, LLAMA3, {"rope_parameters": OLD | LLAMA3}),
     "length as a float": (
