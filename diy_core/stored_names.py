@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Literal
 
+from diy_core.buffers import Buffers, Pieces, Shapes, find_buffers
 from diy_core.config import DIYConfig
 from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, match, tensors
 
-Shapes = Mapping[str, tuple[int, ...]]
 World = Literal["hf", "torch"]
 _WORLDS: tuple[World, ...] = ("hf", "torch")
 _SOURCE = {"hf": "config.json", "torch": "the config"}
@@ -27,24 +27,14 @@ WRAPPERS = {
     "_fsdp_wrapped_module": "FSDP",
     "_checkpoint_wrapped_module": "activation checkpointing",
     "_forward_module": "a trainer",
+    "base_layer": "PEFT",
 }
 _FIRST = {"hf": "layers.0.input_layernorm.weight", "torch": "layers.0.attention_norm.weight"}
 _ADAPTERS = (
     "there are adapters beside the weights: merge them (peft's merge_and_unload), and save that"
 )
+_ADAPTED = re.compile(r"\.(lora_|base_layer\.)")
 _MOST_PREFIXES = 8  # of a file that is worth a look
-# Tables by names that no weight has, wherever they are; by any name in what rotates; and masks,
-# positions and room for a cache.
-_ROTARY = re.compile(
-    r"(.*\.)?_?(original_|long_|short_)?(inv_freqs?|(cos|sin)_cached?|cos_sin_cached?"
-    r"|freqs_(cis|cos|sin)|(rope|rotary)_(cos|sin|freqs|cache)|cos|sin)"
-    r"|(.*\.)?_?(rotary|rope)(_pos|_position)?(_embs?|_embed|_embedding|_fn)?\."
-    r"(original_|long_|short_)?(freqs|theta|cache|scale|attention_scaling)"
-)
-_MASK = re.compile(
-    r"(.*\.)?((self_attn|attn|attention)\.(bias|masked_bias|mask|attn_mask|tril)"
-    r"|causal_mask|position_ids|cache_position|kv_cache\.(k_cache|v_cache|cache_pos))|model\.mask"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,44 +43,33 @@ class Reading:
 
     Attributes:
         names: of each tensor of the config, how it is called where it was found.
-        rotary: tables of rotary embedding, to be left out.
-        masks: masks and positions, to be left out.
+        buffers: what else there is, and is left out.
         notes: a sentence for each thing that was not as usual.
         faults: what is missing, too much, or misshapen; then `names` has gaps.
     """
 
     names: dict[str, str]
-    rotary: list[str]
-    masks: list[str]
+    buffers: Buffers
     notes: list[str]
     faults: list[str]
 
 
-def is_buffer(name: str) -> bool:
-    """True for a name that no weight has and a buffer that follows from the config may have."""
-    return bool(_ROTARY.fullmatch(name) or _MASK.fullmatch(name))
-
-
-def _is_mask(name: str, shape: tuple[int, ...]) -> bool:
-    # A bias of one dimension is added to something, and is no mask.
-    return bool(_MASK.fullmatch(name)) and not (name.endswith(".bias") and len(shape) < 2)
-
-
-def read_names(found: Shapes, config: DIYConfig, world: World = "hf") -> Reading:
+def read_names(found: Shapes, config: DIYConfig, values: Pieces, world: World = "hf") -> Reading:
     """Find each tensor of a config among names.
 
     Args:
         found: all names, with shapes.
         config: of the model.
+        values: of a tensor by name, for those that may be without effect.
         world: whose names are expected, and are the keys of the result's `names`.
     """
-    rotary = [name for name in found if _ROTARY.fullmatch(name)]
-    masks = [name for name, shape in found.items() if _is_mask(name, shape)]
-    rest = {name: tuple(found[name]) for name in found if name not in {*rotary, *masks}}
+    few = tensors(dataclasses.replace(config, num_hidden_layers=1))
+    buffers = find_buffers(found, [getattr(tensor, world) for tensor in few], values)
+    rest = {name: tuple(found[name]) for name in found if name not in buffers.names}
     layers = config.num_hidden_layers
     if layers > len(rest):  # and the table of all their names could fill the memory
         fault = f"{_SOURCE[world]} says num_hidden_layers: {layers}, with {len(rest)} tensors"
-        return Reading({}, rotary, masks, [], [fault])
+        return Reading({}, buffers, [], [fault])
     wanted = {getattr(tensor, world): tensor.shape for tensor in tensors(config)}
     best: Reading | None = None
     for named, note in _readings(rest, config, world):
@@ -102,12 +81,16 @@ def read_names(found: Shapes, config: DIYConfig, world: World = "hf") -> Reading
                 "config ties it"
             )
         faults = _faults(names, rest, wanted, config, _SOURCE[world])
-        reading = Reading(names, rotary, masks, notes, faults)
+        reading = Reading(names, buffers, notes, faults)
         if not faults:
             return reading
         if best is None or len(names.keys() & wanted) > len(best.names.keys() & wanted):
             hint = [f"{note}: even so, not all tensors fit"] if note else []
-            hint += [_ADAPTERS] if any(".lora_" in name for name in rest) else []
+            hint += [_ADAPTERS] if any(_ADAPTED.search(name) for name in rest) else []
+            hint += [
+                f"{name} is called as a mask, and is none of causal attention"
+                for name in buffers.other[:1]
+            ]
             best = dataclasses.replace(reading, faults=hint + faults)
     assert best is not None
     return best

@@ -52,31 +52,45 @@ def plain_weights(weights: Any) -> dict[str, Any]:
     return unflatten(flat)
 
 
-def given_weights(weights: Any, config: DIYConfig) -> dict[tuple[str, ...], Any]:
+def given_weights(
+    weights: Any, config: DIYConfig, notes: list[str] | None = None
+) -> dict[tuple[str, ...], Any]:
     """The params of a config by their paths, out of anything that `plain_weights` takes.
 
     Levels above `model` are looked through, and `model` may be missing, where all then match.
+
+    Args:
+        weights: anything that `plain_weights` takes.
+        config: of the model.
+        notes: is given a sentence for each thing that was not as usual.
 
     Raises:
         CheckpointError: of `plain_weights`; or params missing, extra or misshapen, all at once; or
             params that are no floats.
     """
-    flat = _matching(flatten(plain_weights(weights)), config)
+    flat, said = _matching(flatten(plain_weights(weights)), config)
+    if notes is not None:
+        notes += said
     if wrong := {path: f for path, leaf in flat.items() if (f := fault_of_dtype(leaf.dtype))}:
         faults = [f"parameter {'/'.join(path)} {fault}" for path, fault in wrong.items()]
         raise CheckpointError("params", faults)
     return flat
 
 
-def _matching(flat: dict[tuple[str, ...], Any], config: DIYConfig) -> dict[tuple[str, ...], Any]:
-    """The params under the paths of the config."""
+def _matching(
+    flat: dict[tuple[str, ...], Any], config: DIYConfig
+) -> tuple[dict[tuple[str, ...], Any], list[str]]:
+    """The params under the paths of the config, and a note where these are others."""
     faults = match_flax(flat, config)
     if not faults:
-        return flat
-    for other in ({("model", *path): leaf for path, leaf in flat.items()}, _below(flat)):
-        if not match_flax(other, config):
-            return other
+        return flat, []
+    within = {("model", *path): leaf for path, leaf in flat.items()}
+    if not match_flax(within, config):
+        return within, ["the paths have no 'model' in front, as of a bare DIYModel"]
     below = _below(flat)
+    if not match_flax(below, config):
+        above = "/".join(next(iter(flat))[: -len(next(iter(below)))])
+        return below, [f"the parameters lie below {above!r}, which was taken off their paths"]
     if stacked := next((path for path in below if is_stacked(path)), None):
         faults = [on_stacked(stacked, below[stacked])]
     raise CheckpointError("params", faults)

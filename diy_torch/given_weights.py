@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import ml_dtypes
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
+from diy_core.checkpoints.dropped_buffers import notes_on_dropped
 from diy_core.checkpoints.dtypes import fault_of_dtype
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, tensors
 from diy_core.stored_names import read_names
 
+_PIECE = 1 << 20  # elements
 _DEEPEST = 3  # levels above the weights that are looked through
 
 
@@ -43,7 +48,9 @@ def plain_weights(weights: Any) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def given_weights(weights: Any, config: DIYConfig) -> dict[str, Tensor]:
+def given_weights(
+    weights: Any, config: DIYConfig, notes: list[str] | None = None
+) -> dict[str, Tensor]:
     """The tensors of a config by their names in the PyTorch twin, detached.
 
     Names may have a prefix, and be those of Hugging Face, where all tensors then match.
@@ -51,27 +58,50 @@ def given_weights(weights: Any, config: DIYConfig) -> dict[str, Tensor]:
     Args:
         weights: anything that `plain_weights` takes.
         config: of the model.
+        notes: is given a sentence for each thing that was not as usual.
 
     Raises:
         CheckpointError: of `plain_weights`; or tensors missing, extra or misshapen, or a tied head
             that is not the embedding, all at once; or tensors that are no floats.
     """
     found = plain_weights(weights)
-    reading = read_names({name: tuple(t.shape) for name, t in found.items()}, config, "torch")
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    values = functools.partial(_pieces, found)
+    reading = read_names(shapes, config, values, "torch")
     faults = reading.faults
     if not faults and config.tie_word_embeddings and TIED_HEAD in reading.names:
         head, embedding = (found[reading.names[name]] for name in (TIED_HEAD, TIED_EMBEDDING))
-        if head.data_ptr() != embedding.data_ptr() and not torch.equal(head, embedding):
+        if not _equal(head, embedding):
             faults = [
                 f"tie_word_embeddings is true, but {TIED_HEAD} differs from the embedding: a head "
                 "of its own needs a config with false"
             ]
     if faults:
         raise CheckpointError("state_dict", faults)
+    if notes is not None:
+        notes += reading.notes
+        notes += notes_on_dropped(reading.buffers, shapes, config, values)
     weights = {t.torch: found[reading.names[t.torch]].detach() for t in tensors(config)}
     if wrong := {name: f for name, w in weights.items() if (f := fault_of_dtype(w.dtype))}:
         raise CheckpointError("state_dict", [f"tensor {n} {fault}" for n, fault in wrong.items()])
     return weights
+
+
+def _pieces(tensors: Mapping[str, Tensor], name: str) -> Iterator[NDArray[Any]]:
+    """The values of a tensor, flat, a piece at a time."""
+    for piece in tensors[name].detach().reshape(-1).split(_PIECE):
+        piece = piece.cpu().resolve_neg()
+        if piece.dtype == torch.bfloat16:  # which numpy does not have
+            yield piece.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        else:
+            yield (piece.float() if piece.dtype.itemsize == 1 else piece).numpy()
+
+
+def _equal(head: Tensor, embedding: Tensor) -> bool:
+    if head.data_ptr() == embedding.data_ptr():
+        return True
+    floats = not any(fault_of_dtype(tensor.dtype) for tensor in (head, embedding))
+    return floats and bool((head == embedding.to(head.device)).all())
 
 
 def _state_dicts(weights: Any, above: int = 0) -> dict[str, Mapping[str, Any]]:

@@ -13,12 +13,15 @@ import diy_torch.checkpoint
 import diy_torch.given_weights
 from diy_core.config import DIYConfig
 from diy_core.mapping import TIED_HEAD, tensors
+from diy_core.notes import settle
 
 
 def to_flax(
     state_dict: Mapping[str, torch.Tensor] | torch.nn.Module, config: DIYConfig
 ) -> dict[str, Any]:
     """The PyTorch twin's `state_dict()` as params of the Flax twin, dtypes kept.
+
+    What was taken another way than it stands there, such as a prefix, is a `CheckpointNote`.
 
     Args:
         state_dict: it, or the module; also compiled, wrapped, under a prefix, or with the names of
@@ -30,7 +33,9 @@ def to_flax(
             embedding; all faults at once.
         ValueError: float64 tensors while JAX's 64-bit mode is off.
     """
-    found = diy_torch.given_weights.given_weights(state_dict, config)
+    notes: list[str] = []
+    found = diy_torch.given_weights.given_weights(state_dict, config, notes)
+    settle("state_dict", notes)
     return diy_jax.checkpoint.build_params(
         ((t, diy_torch.checkpoint.to_numpy(found[t.torch])) for t in tensors(config)), None
     )
@@ -39,7 +44,8 @@ def to_flax(
 def to_torch(params: Any, config: DIYConfig) -> dict[str, torch.Tensor]:
     """The Flax twin's params as a `state_dict` for the PyTorch twin, dtypes kept.
 
-    A tied head is in it twice, under both of its names, as in the twin's own `state_dict()`.
+    A tied head is in it twice, under both of its names, as in the twin's own `state_dict()`. What
+    was taken another way than it stands there, such as levels above, is a `CheckpointNote`.
 
     Args:
         params: they, or `{"params": params}`, an `nnx.State`, a TrainState; arrays may be in boxes.
@@ -48,7 +54,9 @@ def to_torch(params: Any, config: DIYConfig) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: parameters missing, extra or misshapen; all faults at once.
     """
-    rows, flat = tensors(config), diy_jax.given_weights.given_weights(params, config)
+    notes: list[str] = []
+    rows, flat = tensors(config), diy_jax.given_weights.given_weights(params, config, notes)
+    settle("params", notes)
     state_dict = {
         tensor.torch: diy_torch.checkpoint.to_tensor(
             tensor.to_flax.inverse(diy_jax.checkpoint.to_numpy(flat[tensor.flax])).copy()

@@ -1,62 +1,73 @@
-"""Buffers in a file that follow from the config: counted, and compared with what it gives."""
+"""What is left out of a checkpoint: counted, and compared with what the config gives."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 
-from diy_core.checkpoints.dtypes import FLOATS
-from diy_core.checkpoints.safetensors_files import Slot, read_slot
+from diy_core.buffers import Buffers, Pieces, Shapes
 from diy_core.config import DIYConfig
 from diy_core.rope import inverse_frequencies
-from diy_core.stored_names import Reading
 
 # How far a table may be off by the rounding of its dtype, and of a computation in float32.
-_TOLERANCES = {"F64": 1e-5, "F32": 1e-5, "F16": 2e-3, "BF16": 1e-2}
+_TOLERANCES = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 _SMALLEST_F16 = 6e-8  # below it everything is zero
 
 
-def notes_on_dropped(reading: Reading, slots: Mapping[str, Slot], config: DIYConfig) -> list[str]:
+def notes_on_dropped(
+    buffers: Buffers, shapes: Shapes, config: DIYConfig, values: Pieces
+) -> list[str]:
     """A note on each kind of buffer that is dropped.
 
     Args:
-        reading: says which they are.
-        slots: where each lies.
+        buffers: which they are.
+        shapes: of all that was found.
         config: which they follow from.
+        values: of a tensor.
 
     Raises:
         CheckpointError: a table cannot be read.
     """
     notes = []
-    if count := len(reading.rotary):
+    if count := len(buffers.rotary):
         one = count == 1
         note = (
             f"{count} rotary table{' was' if one else 's were'} dropped: "
             f"{'it follows' if one else 'they follow'} from the config"
         )
-        tables = [name for name in reading.rotary if name.endswith("inv_freq") and name in slots]
-        if other := next((n for n in tables if not _agrees(slots[n], config)), None):
+        tables = [name for name in buffers.rotary if name.endswith("inv_freq") and name in shapes]
+        if other := next((n for n in tables if not _agrees(shapes[n], config, values, n)), None):
             note += f", which gives other frequencies than {other} (is its rope right?)"
         notes.append(note)
-    if count := len(reading.masks):
-        one = count == 1
+    if names := buffers.masks:
+        one = len(names) == 1
         notes.append(
-            f"{count} mask{'' if one else 's'} or positions {'was' if one else 'were'} dropped, "
-            f"such as {min(reading.masks)}: attention is causal"
+            f"{len(names)} mask{'' if one else 's'} or positions {'was' if one else 'were'} "
+            f"dropped, such as {min(names)}: attention is causal"
+        )
+    if names := buffers.scales:
+        were = "1 scale was" if len(names) == 1 else f"{len(names)} scales were"
+        notes.append(f"{were} dropped, such as {min(names)}: no weight here is quantised")
+    if names := buffers.biases:
+        were = "1 bias was" if len(names) == 1 else f"{len(names)} biases were"
+        notes.append(
+            f"{were} dropped, such as {min(names)}: the config has no such bias, and zeros add "
+            "nothing"
         )
     return notes
 
 
-def _agrees(slot: Slot, config: DIYConfig) -> bool:
+def _agrees(shape: tuple[int, ...], config: DIYConfig, values: Pieces, name: str) -> bool:
     """True for the frequencies of the config, stretched or (as old files have them) not."""
-    if slot.dtype not in FLOATS or slot.shape != (config.head_size // 2,):
+    if tuple(shape) != (config.head_size // 2,):
         return False
-    table = read_slot(slot).astype(np.float64)
+    table = np.concatenate(list(values(name)))
+    tolerance = _TOLERANCES.get(str(table.dtype))
     plain = dataclasses.replace(config, rope_scaling=None)
-    tolerance = _TOLERANCES[slot.dtype]
-    return any(
-        np.allclose(table, inverse_frequencies(one), rtol=tolerance, atol=_SMALLEST_F16)
+    return tolerance is not None and any(
+        np.allclose(
+            table.astype(np.float64), inverse_frequencies(one), rtol=tolerance, atol=_SMALLEST_F16
+        )
         for one in (config, plain)
     )

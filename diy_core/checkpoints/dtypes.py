@@ -145,6 +145,17 @@ def same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(_pieces(left), _pieces(right), strict=True))
 
 
+def same_values(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays have the same shape and values, in whatever float dtypes."""
+    if one.shape != other.shape:
+        return False
+    left, right = (_pieces(np.ascontiguousarray(array).reshape(-1)) for array in (one, other))
+    return all(
+        np.array_equal(a.astype(np.float64), b.astype(np.float64))
+        for a, b in zip(left, right, strict=True)
+    )
+
+
 def _pieces(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
     for start in range(0, flat.size, _PIECE):
         yield flat[start : start + _PIECE]

@@ -16,20 +16,21 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from diy_core.buffers import is_buffer
 from diy_core.checkpoints.atomic import refuse_left_aside
 from diy_core.checkpoints.dropped_buffers import notes_on_dropped
-from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits
+from diy_core.checkpoints.dtypes import FLOATS, not_finite, same_bits, same_values
 from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.kinds import refuse_gguf_file, refuse_others, refuse_quantised
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.checkpoints.safetensors_directory import find_tensors, listed
-from diy_core.checkpoints.safetensors_files import read_slot, sum_of_slot
+from diy_core.checkpoints.safetensors_files import pieces_of, read_slot, sum_of_slot
 from diy_core.checkpoints.side_files import copy_side_files, left_behind
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, tensors
 from diy_core.shell import command
-from diy_core.stored_names import is_buffer, read_names
+from diy_core.stored_names import read_names
 
 CONFIG = "config.json"
 
@@ -58,7 +59,9 @@ class HFReader(Reader):
         with self.sources.recording():
             config = DIYConfig.from_pretrained(path)
             found = find_tensors(path, is_buffer)
-        reading = read_names({name: slot.shape for name, slot in found.slots.items()}, config)
+            slots = found.slots
+            shapes = {name: slot.shape for name, slot in slots.items()}
+            reading = read_names(shapes, config, lambda name: pieces_of(slots[name]))
         if untie and TIED_HEAD in reading.names:
             config = dataclasses.replace(config, tie_word_embeddings=False)
         self._names = reading.names
@@ -81,7 +84,9 @@ class HFReader(Reader):
                 f"the index names what no shard holds and the model does without: {named}"
             )
         with self.sources.recording():
-            self.notes += notes_on_dropped(reading, found.slots, config)
+            self.notes += notes_on_dropped(
+                reading.buffers, shapes, config, lambda name: pieces_of(slots[name])
+            )
         if untie:
             self.untie()
 
@@ -116,7 +121,7 @@ class HFReader(Reader):
             raise CheckpointError(
                 self.path, f"tensor {TIED_HEAD} has {count} values that are not finite"
             )
-        if not same_bits(head, embedding):
+        if not same_bits(head, embedding) and not same_values(head, embedding):
             untie = command("parity", "convert", self.path, "DIR", "--to", "hf", "--untie")
             raise CheckpointError(
                 self.path,
@@ -124,7 +129,10 @@ class HFReader(Reader):
                 f"{TIED_EMBEDDING}: `{untie}` keeps the head that is in the file, and "
                 "so does false in the config",
             )
-        note = f"{TIED_HEAD} was dropped: it equals the embedding, to which the config ties it"
+        other = "" if head.dtype == embedding.dtype else f" (as {head.dtype})"
+        note = (
+            f"{TIED_HEAD}{other} was dropped: it equals the embedding, to which the config ties it"
+        )
         if note not in self.notes:
             self.notes.append(note)
 

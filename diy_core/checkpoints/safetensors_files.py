@@ -17,10 +17,11 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,12 +37,16 @@ from diy_core.system.sources import Identity
 _UNREADABLE = "is no readable safetensors file"
 PIECE = 1 << 20  # bytes that are summed or written at a time
 _ENTRY = {"dtype", "shape", "data_offsets"}
-# Bytes of an element of every dtype of the format; only floats are read further on.
-_ITEM_SIZES = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+_BITS = (8, 16, 32, 64)
+# Every dtype of the format; only floats are weights.
+_DTYPES: dict[str, np.dtype[Any]] = {
+    **FLOATS,
+    "BOOL": np.dtype(np.bool_),
+    **{f"{kind}{bits}": np.dtype(f"<{kind.lower()}{bits // 8}") for kind in "UI" for bits in _BITS},
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "C64": np.dtype(np.complex64),
 }
 
 
@@ -116,14 +121,14 @@ def _fault(entry: Any) -> str | None:
     if not isinstance(entry, dict) or set(entry) != _ENTRY:
         return f"an entry needs {', '.join(sorted(_ENTRY))} and nothing else"
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _ITEM_SIZES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         return f"dtype {dtype!r} is not known"
     lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
     numbers = [*shape, *offsets] if lists else []
     sizes = all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
     if not lists or not sizes or len(shape) > 64:
         return "shape and data_offsets must be lists of sizes"
-    if offsets[1] - offsets[0] != math.prod(shape) * _ITEM_SIZES[dtype]:
+    if offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype].itemsize:
         return f"{dtype} {tuple(shape)} does not fill bytes {offsets[0]} to {offsets[1]}"
     return None
 
@@ -165,6 +170,21 @@ def read_slot(slot: Slot) -> NDArray[Any]:
     array = np.empty(slot.shape, FLOATS[slot.dtype])
     read_into(slot.file, slot.start, as_bytes(array))
     return array
+
+
+def pieces_of(slot: Slot) -> Iterator[NDArray[Any]]:
+    """The values in a slot of any dtype, flat, a piece at a time.
+
+    Raises:
+        CheckpointError: the file has become shorter since its header was read.
+    """
+    dtype = _DTYPES[slot.dtype]
+    step = PIECE // dtype.itemsize * dtype.itemsize
+    with open_regular(slot.file) as stream:
+        for start in range(slot.start, slot.end, step):
+            piece = np.empty(min(step, slot.end - start) // dtype.itemsize, dtype)
+            fill(stream, slot.file, start, as_bytes(piece))
+            yield piece
 
 
 def sum_of_slot(slot: Slot) -> str:

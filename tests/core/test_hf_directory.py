@@ -232,12 +232,11 @@ def test_a_value_that_is_not_finite_is_refused(tmp_path: Path, value: float, dty
     directory.read(NORM)
 
 
-@pytest.mark.parametrize("change", ["value", "dtype", "nan"])
+@pytest.mark.parametrize("change", ["value", "nan"])
 def test_a_tied_head_that_differs_is_refused(tmp_path: Path, change: str) -> None:
     arrays = weights()
-    arrays[HEAD] = arrays[EMBEDDING].astype(np.float64 if change == "dtype" else np.float32)
-    if change != "dtype":
-        arrays[HEAD][7, 3] = np.nextafter(arrays[HEAD][7, 3], 9) if change == "value" else np.nan
+    arrays[HEAD] = arrays[EMBEDDING].copy()
+    arrays[HEAD][7, 3] = np.nextafter(arrays[HEAD][7, 3], 9) if change == "value" else np.nan
     (fault,) = faults(put(tmp_path, arrays))
     wanted = (
         "lm_head.weight has 1 values" if change == "nan" else f"{HEAD} differs from {EMBEDDING}"

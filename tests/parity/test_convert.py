@@ -25,6 +25,7 @@ from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten
+from diy_core.notes import CheckpointNote
 from diy_core.rope_scaling import RopeScaling
 from diy_jax import orbax_store
 from parity.convert import KINDS, WRITERS, convert, kind_of, open_checkpoint
@@ -105,6 +106,38 @@ def test_every_fault_of_a_state_dict_is_named_at_once() -> None:
         "(16, 47), expected (16, 48)",
     ):
         assert part in text
+
+
+def test_what_is_odd_about_weights_in_memory_is_noted() -> None:
+    config = small_configs()["gqa"]
+    plain = diy_torch.DIYForCausalLM(config).state_dict()
+    params = parity.to_flax(plain, config)
+    state = {f"module.{name}": tensor for name, tensor in plain.items()}
+    state["module.lm_head.weight"] = state["module.lm_head.weight"].double()
+    state["module.lm_head.bias"] = torch.zeros(config.vocab_size)
+    state["module.model.attn_bias"] = torch.full((8, 8), -torch.inf, dtype=torch.bfloat16).triu(1)
+    with pytest.warns(CheckpointNote) as said:
+        again = parity.to_flax(state, config)
+    assert [str(note.message).split(":")[:2] for note in said] == [
+        ["state_dict", " 'module' (of DistributedDataParallel) was taken off the names"],
+        [
+            "state_dict",
+            " 1 mask or positions was dropped, such as module.model.attn_bias",
+        ],
+        ["state_dict", " 1 bias was dropped, such as module.lm_head.bias"],
+    ]
+    assert {note.filename for note in said} == {__file__}
+    state["module.lm_head.bias"][3] = 1
+    with pytest.raises(CheckpointError, match="unexpected tensor"):
+        parity.to_flax(state, config)
+    for odd, words in (
+        ({"policy": {"inner": params}}, "the parameters lie below 'policy/inner', which was"),
+        (params["model"], "the paths have no 'model' in front"),
+    ):
+        with pytest.warns(CheckpointNote, match=f"^params: {words}"):
+            back = parity.to_torch(odd, config)
+        assert all(same_bits(back[key], plain[key]) for key in plain)
+    assert flatten(again).keys() == flatten(params).keys()
 
 
 def test_a_tied_head_that_drifted_is_refused() -> None:
