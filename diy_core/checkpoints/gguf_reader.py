@@ -68,7 +68,7 @@ class GGUFReader(Reader):
             config = _config(self._metadata, self._tensors, notes)
             self._files = _files(self._metadata)
             self._templates = templates_of(self._metadata)
-            self._special = SpecialTokens(self._metadata, config.vocab_size)
+            self._special = SpecialTokens(self._metadata, _ids(self._metadata, config))
             notes += self._special.notes
             self._tokenizer = self._find_tokenizer(config, notes)
             if CONFIG_KEY not in self._metadata:
@@ -91,16 +91,23 @@ class GGUFReader(Reader):
         """The tokenizer rebuilt; None, and a note, where that cannot be done for certain."""
         if self._metadata.get("tokenizer.ggml.model") in _NO_VOCABULARY:
             return None
-        length = config.max_position_embeddings
+        length, rows = config.max_position_embeddings, config.vocab_size
+        rebuilt = "tokenizer.json" not in self._files
         try:
-            return GGUFTokenizer(self._metadata, config.vocab_size, length)
+            tokenizer = GGUFTokenizer(self._metadata, rows, length)
         except UnknownTokenizer as error:
-            if "tokenizer.json" not in self._files:
+            if rebuilt:
                 notes.append(
                     f"the tokenizer was left out: {error}. Take tokenizer.json and "
                     "tokenizer_config.json from the model that the file was made from"
                 )
-        return None
+            return None
+        if rebuilt and (count := len(tokenizer.tokens)) < rows:
+            notes.append(
+                f"the tokenizer has {count} tokens and the model a vocabulary of {rows}: the ids "
+                f"from {count} on stand for no text"
+            )
+        return tokenizer
 
     @property
     def files(self) -> Sequence[Path]:
@@ -198,6 +205,12 @@ def _config(metadata: Mapping[str, Any], found: Mapping[str, Any], notes: list[s
         return ours
     notes.append(f"the llama.* entries were changed after {CONFIG_KEY} was written: they count")
     return theirs
+
+
+def _ids(metadata: Mapping[str, Any], config: DIYConfig) -> int:
+    """How many ids both the model and its tokenizer have."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    return min(config.vocab_size, len(tokens)) if isinstance(tokens, list) else config.vocab_size
 
 
 def _files(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -33,11 +33,12 @@ class GGUFTokenizer:
 
     Args:
         metadata: the `tokenizer.*` entries of the file.
-        vocab_size: the rows of the embedding.
+        vocab_size: the rows of the embedding; models padded to a round number have more of them
+            than the tokenizer has tokens.
         max_length: goes to `model_max_length`.
 
     Raises:
-        UnknownTokenizer: the file does not say enough to rebuild it.
+        UnknownTokenizer: the file does not say enough to rebuild it, or it is of another model.
         ValueError: entries that contradict each other.
     """
 
@@ -48,10 +49,10 @@ class GGUFTokenizer:
         self._refuse_unknown()
         self.tokens = self._list("tokens", str)
         self.types = self._list("token_type", int)
-        if len(self.tokens) != vocab_size:
-            raise ValueError(
-                f"the tokenizer has {len(self.tokens)} tokens and the model a vocabulary of "
-                f"{vocab_size}"
+        if len(self.tokens) > vocab_size:
+            raise UnknownTokenizer(
+                f"it has {len(self.tokens)} tokens and the model a vocabulary of {vocab_size}, so "
+                "some of its ids are none of the model's"
             )
         if len(self.types) != len(self.tokens):
             raise ValueError(f"{len(self.types)} token types for {len(self.tokens)} tokens")

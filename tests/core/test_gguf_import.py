@@ -10,6 +10,7 @@ import gguf
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from safetensors.numpy import load_file
 from tokenizers.pre_tokenizers import ByteLevel
@@ -444,12 +445,51 @@ def test_only_llama3_looks_whole_words_up_before_it_merges(source, target, pre):
     assert found == (whole if pre == "llama-bpe" else [tokens.index(t) for t in "Ġdog"])
 
 
-def test_a_vocabulary_that_is_not_the_embeddings_is_refused(source, target):
-    tiny(source, tokenizer__ggml__tokens=TOKENS[:-1], tokenizer__ggml__token_type=TYPES[:-1])
-    words = (
-        f"the tokenizer has {len(TOKENS) - 1} tokens and the model a vocabulary of {len(TOKENS)}"
+def with_tokens(path, count, **more):
+    """A file whose tokenizer has this many tokens, whatever the rows of its model."""
+    names = [*TOKENS, "<one>", "<more>"][:count]
+    return tiny(
+        path,
+        tokenizer__ggml__tokens=names,
+        tokenizer__ggml__token_type=[*TYPES, 4, 4][:count],
+        **more,
     )
-    assert_refused(source, target, words)
+
+
+def test_a_tokenizer_with_fewer_tokens_than_the_model_has_rows_is_read(source, target):
+    count = len(TOKENS) - 1
+    with_tokens(source, count, tokenizer__ggml__padding_token_id=count)
+    assert GGUFReader(source).notes == [
+        f"tokenizer.ggml.padding_token_id is {count}, and ids are 0 to {count - 1}: it was left "
+        "out",
+        f"the tokenizer has {count} tokens and the model a vocabulary of {len(TOKENS)}: the ids "
+        f"from {count} on stand for no text",
+    ]
+    config = import_gguf(source, target)
+    assert config.vocab_size == len(TOKENS)
+    tokenizer = Tokenizer.from_pretrained(target)
+    assert (tokenizer.vocab_size, tokenizer.pad_token_id) == (count, None)
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert ids == AutoTokenizer.from_pretrained(target)(text)["input_ids"]
+        assert tokenizer.decode([*ids, count], skip_special_tokens=False) == text
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_left_out(source, target):
+    with_tokens(source, len(TOKENS) + 2, tokenizer__ggml__eot_token_id=len(TOKENS))
+    eot, left = GGUFReader(source).notes
+    assert eot.startswith(f"tokenizer.ggml.eot_token_id is {len(TOKENS)}, and ids are 0 to")
+    assert left.startswith(
+        f"the tokenizer was left out: it has {len(TOKENS) + 2} tokens and the model a vocabulary "
+        f"of {len(TOKENS)}, so some of its ids are none of the model's. Take tokenizer.json and "
+    )
+    import_gguf(source, target)
+    assert not (target / "tokenizer.json").exists()
+    assert (target / "chat_template.jinja").read_text() == TEMPLATE
+    expected = random_weights(CONFIG)
+    found = safetensors.numpy.load_file(target / "model.safetensors")
+    assert all(np.array_equal(found[name], array) for name, array in expected.items())
+    assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == 0
 
 
 def test_bos_and_eos_are_added_where_the_file_says_so(source, target):
