@@ -201,6 +201,23 @@ class StoreTests:
         store.wait()
         assert store.steps() == [7, 9]
 
+    def test_what_somebody_put_into_a_checkpoint_is_not_deleted_with_it(
+        self, tmp_path: Path
+    ) -> None:
+        self.saved(tmp_path)
+        _, store = self.make(tmp_path)
+        notes = checkpoint_path(tmp_path, 7) / "notes"
+        notes.write_text("mine")
+        with pytest.raises(CheckpointError, match="holds notes, which no run wrote"):
+            store.delete(7)
+        assert notes.read_text() == "mine"
+        store.save(7, EXTRA)  # once more, as after going back
+        store.wait()
+        assert notes.read_text() == "mine"
+        notes.unlink()
+        store.delete(7)
+        assert not list(tmp_path.iterdir())
+
     def test_deleting_takes_the_name_first(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -120,11 +120,14 @@ def _let_go(work: Workplace, moved: Moved) -> bool:
 
 def _carry_all(names: list[str], old: Path, new: Path) -> None:
     for name in names:
-        carry(name, old, new)
+        carry(name, old, new, move=True)
     for name in reversed(names):
-        hand_on_entry(old / name, new / name)
-    if names:
-        sync_tree(new)
+        if os.path.lexists(old / name):  # else it was moved, with all that it has
+            hand_on_entry(old / name, new / name)
+    for name in names:
+        with contextlib.suppress(PermissionError):  # it was moved: nothing of it is new
+            sync_tree(new / name)
+        sync((new / name).parent)
 
 
 def _collides(old: Path, work: Workplace, name: str, moved: Moved) -> bool:

@@ -54,7 +54,7 @@ def start_writing_back(descriptor: int) -> None:
 
 def sync_tree(root: Path) -> None:
     """Ask the disk to hold a file, or every file and directory below a directory."""
-    if not root.is_dir():
+    if root.is_file() and not root.is_symlink():
         sync(root)
     for folder, _, names in os.walk(root):
         for file in (Path(folder) / name for name in names):

@@ -62,7 +62,8 @@ class Replacement:
             there = self._carried.get(name)
             if not (self._goes(name) or name in self._written or there == what):
                 self._carried.pop(name, None)
-                with contextlib.suppress(FileNotFoundError):  # gone, or in another one by now
+                # Gone, or in another one by now; what may not be read is moved at the end.
+                with contextlib.suppress(FileNotFoundError, PermissionError):
                     carry(name, self._target, self.folder)
                     self._carried[name] = what
 

@@ -50,16 +50,18 @@ def first_change(before: Mapping[str, Identity], after: Mapping[str, Identity]) 
     return next((name for name, what in after.items() if before.get(name) != what), None)
 
 
-def carry(name: str, old: Path, new: Path) -> None:
+def carry(name: str, old: Path, new: Path, *, move: bool = False) -> None:
     """Have one entry of a directory in another one, in place of what has its name there.
 
     Args:
         name: relative.
         old: a directory.
         new: another one, on the same file system. A file is linked, so that nothing is copied.
+        move: move a file of somebody else that may be neither linked nor read.
 
     Raises:
         FileNotFoundError: it is not there any more.
+        PermissionError: it may be neither linked nor read.
     """
     source, to = old / name, new / name
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +79,14 @@ def carry(name: str, old: Path, new: Path) -> None:
     except FileNotFoundError:
         raise
     except FileExistsError:  # another writer carried it there
-        carry(name, old, new)
+        carry(name, old, new, move=move)
     except OSError:  # a file system without hard links, or a file of somebody else
-        shutil.copy2(source, to, follow_symlinks=False)
+        try:
+            shutil.copy2(source, to, follow_symlinks=False)
+        except PermissionError:
+            if not move:
+                raise
+            source.rename(to)
 
 
 def remove_entries(path: Path, seen: Snapshot) -> None:

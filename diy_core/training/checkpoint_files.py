@@ -22,11 +22,12 @@ from diy_core.checkpoints.atomic import atomic_directory
 from diy_core.checkpoints.dtypes import dtype_of, not_finite, sha256
 from diy_core.checkpoints.interface import GROUP, Stored, groups
 from diy_core.checkpoints.manifest import MANIFEST, Entry, Manifest
-from diy_core.checkpoints.training_run import POSITION
+from diy_core.checkpoints.training_run import FORMS, POSITION
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import match
 from diy_core.system.outside import is_there
+from diy_core.system.snapshots import top
 from diy_core.tokenizer_files import read_json
 from diy_core.training.state import state_shapes
 
@@ -35,6 +36,11 @@ Arrays = Mapping[str, NDArray[Any]]
 WriteArrays = Callable[[Path, Mapping[str, Stored], Iterable[Arrays]], None]
 # (folder of a checkpoint, shape and dtype of the arrays that are wanted) -> them
 ReadArrays = Callable[[Path, Mapping[str, Stored]], dict[str, NDArray[Any]]]
+
+
+def is_own(name: str) -> bool:
+    """Whether a relative path is a part of a checkpoint, and nothing that somebody put there."""
+    return top(name) in {MANIFEST, POSITION, *FORMS}
 
 
 def write_checkpoint(
@@ -70,7 +76,7 @@ def write_checkpoint(
                 entries[name] = Entry(str(array.dtype), tuple(array.shape), sha256(array))
             yield part
 
-    with atomic_directory(path) as folder:
+    with atomic_directory(path, own=is_own) as folder:
         write_arrays(folder, layout, checked())
         manifest = Manifest.of(entries, "training")
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

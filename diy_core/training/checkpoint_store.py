@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,7 @@ from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.shell import command
-from diy_core.training.checkpoint_files import Arrays, Checkpoint, write_checkpoint
+from diy_core.training.checkpoint_files import Arrays, Checkpoint, is_own, write_checkpoint
 from diy_core.training.resuming import unused_name
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
 from diy_core.training.state import Position, state_shapes
@@ -182,8 +183,18 @@ class CheckpointStore(abc.ABC):
         return checkpoint.position
 
     def delete(self, step: int) -> None:
-        """Remove a checkpoint: first its name, so that a part of it never counts as whole."""
-        remove_directory(checkpoint_path(self._folder, step))
+        """Remove a checkpoint: first its name, so that a part of it never counts as whole.
+
+        Raises:
+            CheckpointError: it holds something that no run wrote.
+            OSError: it cannot be removed.
+        """
+        path = checkpoint_path(self._folder, step)
+        if not path.is_symlink() and (others := [n for n in os.listdir(path) if not is_own(n)]):
+            raise CheckpointError(
+                path, f"holds {min(others)}, which no run wrote: move it elsewhere"
+            )
+        remove_directory(path)
 
     def nbytes(self) -> int:
         """The size of a checkpoint on the disk, about."""

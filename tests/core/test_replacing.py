@@ -271,6 +271,29 @@ def test_a_parent_that_may_not_be_changed_is_named(folder_of_all: Path, exists: 
 
 
 @root_alone
+def test_a_file_of_somebody_else_that_may_not_be_read_is_kept(folder_of_all: Path) -> None:
+    folder_of_all.chmod(0o777)
+    program = (
+        "with atomic_directory(folder / 'model', own=lambda name: name == 'config') as new:\n"
+        "    (new / 'config').write_text('new')"
+    )
+    run_as_nobody(program, folder_of_all)
+    (folder_of_all / "model" / "deep").mkdir(mode=0o777)
+    (folder_of_all / "model" / "deep").chmod(0o777)
+    for name in ("diary", "deep/diary"):
+        (folder_of_all / "model" / name).write_text("of root")
+        (folder_of_all / "model" / name).chmod(0o600)
+    assert run_as_nobody(program, folder_of_all) == ""
+    assert read(folder_of_all) == {
+        "model/config": "new",
+        "model/diary": "of root",
+        "model/deep/diary": "of root",
+    }
+    assert (folder_of_all / "model" / "diary").stat().st_uid == 0
+    assert os.listdir(folder_of_all) == ["model"]
+
+
+@root_alone
 def test_a_parent_that_may_be_written_and_not_read_will_do(folder_of_all: Path) -> None:
     (folder_of_all / "drop").mkdir()
     (folder_of_all / "drop").chmod(0o733)
