@@ -124,10 +124,10 @@ def _is_no_report(record: logging.LogRecord) -> bool:
     return record.exc_info is None and "Failed to get metadata" not in record.getMessage()
 
 
-def cannot_read(path: Path, error: Exception) -> CheckpointError:
-    """What a user should see of an error of Orbax."""
+def cannot_read(path: Path, error: Exception, advice: str = "") -> CheckpointError:
+    """What a user should see of an error of Orbax, and what to do."""
     text = str(error).split(" [tensorstore_spec")[0]
-    return CheckpointError(path, f"Orbax cannot read it: {text or repr(error)}")
+    return CheckpointError(path, f"Orbax cannot read it: {text or repr(error)}{advice}")
 
 
 def context() -> ocp.Context:

@@ -115,7 +115,7 @@ class OrbaxReader(Reader):
                 if not isinstance(metadata, Mapping):  # it failed without an error
                     raise TypeError(f"it finds no params: {metadata!r}")
         except Exception as error:  # damaged files surface as exceptions of many kinds
-            raise cannot_read(path, error) from error
+            raise cannot_read(path, error, self._location.advice) from error
         return metadata
 
     @property
@@ -146,7 +146,7 @@ class OrbaxReader(Reader):
                 )
                 tree = flatten(found)
         except Exception as error:  # damaged files surface as exceptions of many kinds
-            raise cannot_read(self.path, error) from error
+            raise cannot_read(self.path, error, self._location.advice) from error
         del wanted, asked
         result = {}
         for name, path in paths.items():

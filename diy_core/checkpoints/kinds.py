@@ -40,13 +40,29 @@ _OTHERS = {  # of other frameworks, by the ending of a file
 # Of quantised weights, by the ending of a tensor's name, the first that is there.
 _QUANTISED = {
     ".qweight": "GPTQ and AWQ",
+    ".W_q": "HQQ checkpoints",
+    ".weight._data": "quanto checkpoints",
+    ".weight._packed": "quanto checkpoints",
+    ".weight._data._data": "quanto checkpoints",
+    ".weight._scale": "quanto checkpoints",
+    ".weight_scales": "EETQ checkpoints",
     ".quant_state.bitsandbytes__nf4": "bitsandbytes",
+    ".quant_state.bitsandbytes__fp4": "bitsandbytes",
     ".absmax": "bitsandbytes",
     ".SCB": "bitsandbytes",
     ".weight_packed": "compressed-tensors",
     ".weight_scale": "FP8 checkpoints",
     ".weight_scale_inv": "FP8 checkpoints",
+    ".q_weight": "EXL2 checkpoints",
+    ".trellis": "EXL3 checkpoints",
+    ".codebooks": "AQLM checkpoints",
+    ".Qidxs": "QuIP# checkpoints",
+    ".centroids": "VPTQ checkpoints",
+    "_blocks": "MXFP4 checkpoints",
+    "_weight_qdata": "torchao checkpoints",
+    ".tables2": "HIGGS checkpoints",
     ".scales": "MLX",
+    ".B": "Marlin checkpoints",
 }
 
 

@@ -9,12 +9,14 @@ DIR/100/ITEM/_METADATA            the steps of a CheckpointManager or a training
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
 from diy_core.errors import CheckpointError
+from diy_core.lfs import refuse_lfs_pointer
 from diy_core.shell import command
-from diy_core.system.outside import is_there, names_in, open_regular, require_tree
+from diy_core.system.outside import is_there, names_in, open_regular, read_bytes, require_tree
 
 STATE = "state"
 _CONFIG = "config.json"
@@ -33,16 +35,25 @@ class Location:
         checkpoint: the directory that Orbax calls the checkpoint.
         item: the name of the tree in it; None: the checkpoint is the tree.
         notes: what was chosen, and from what.
+        older: of several steps, the newest before the one that was chosen which has its manifest.
     """
 
     checkpoint: Path
     item: str | None
     notes: tuple[str, ...] = ()
+    older: Path | None = None
 
     @property
     def tree(self) -> Path:
         """The directory of the arrays."""
         return self.checkpoint if self.item is None else self.checkpoint / self.item
+
+    @property
+    def advice(self) -> str:
+        """What to do where it cannot be read, to stand behind the reason, or nothing."""
+        if self.older is None:
+            return ""
+        return f". The newest step before it that has its manifest is {self.older}: give that"
 
 
 def is_whole(path: Path) -> bool:
@@ -73,13 +84,18 @@ def locate(path: Path) -> Location:
         raise CheckpointError(path, "is no Orbax checkpoint: no arrays of Orbax lie in it")
     newest = max(steps)
     found = locate(steps[newest])
-    if len(steps) == 1:
-        return found
-    note = (
-        f"step {newest} was read, the newest of {len(steps)}: give {steps[min(steps)]}, or "
-        "another, for that step"
+    notes = _on_newer(path, steps[newest], newest)
+    if len(steps) > 1:
+        notes.append(
+            f"step {newest} was read, the newest of {len(steps)}: give {steps[min(steps)]}, or "
+            "another, for that step"
+        )
+    older = (steps[number] for number in sorted(steps, reverse=True) if number < newest)
+    return dataclasses.replace(
+        found,
+        notes=(*notes, *found.notes),
+        older=next(filter(_has_all, older), None),
     )
-    return dataclasses.replace(found, notes=(note, *found.notes))
 
 
 def config_directory(path: Path, config: str | Path | None = None) -> Path:
@@ -108,7 +124,8 @@ def config_directory(path: Path, config: str | Path | None = None) -> Path:
         raise CheckpointError(
             path,
             f"is an Orbax checkpoint without a {_CONFIG}, so nothing says which model it is: "
-            f"`{naming}` takes that of DIR, a Hugging Face directory of the same model",
+            f"`{naming}` takes that of DIR, a Hugging Face directory of the same model, and so "
+            "does config='DIR' in from_pretrained of the JAX twin",
         )
     return found
 
@@ -117,13 +134,58 @@ def require_regular_files(location: Location) -> None:
     """Look at, and record, the files that Orbax opens by itself.
 
     Raises:
-        CheckpointError: something else than a regular file is among them, or they cannot be read.
+        CheckpointError: something else than a regular file is among them, a Git LFS pointer, or
+            one that cannot be read; or the one that says what the others hold is missing.
     """
-    require_tree(location.tree)
+    files = require_tree(location.tree)
     beside = [location.checkpoint / name for name in _OF_CHECKPOINTS]
     for file in (*beside, *(location.tree / name for name in _TREE)):
         if is_there(file):
             open_regular(file).close()
+    for file in files:
+        refuse_lfs_pointer(file)
+    if lacking := _lacks(location.tree):
+        raise CheckpointError(
+            location.tree,
+            f"has no {lacking}: it was not saved, or not copied, to its end{location.advice}",
+        )
+
+
+def _lacks(tree: Path) -> str | None:
+    """The file that a tree of arrays cannot be read without, if it is not there."""
+    description, manifest = (tree / name for name in _TREE)
+    if not is_there(description):
+        return description.name
+    try:
+        says = json.loads(read_bytes(description, "header_bytes"))
+    except (ValueError, RecursionError):  # Orbax will say more about it
+        return None
+    needed = isinstance(says, dict) and says.get("use_ocdbt") is True
+    return manifest.name if needed and not is_there(manifest) else None
+
+
+def _has_all(step: Path) -> bool:
+    """Whether a step can be recommended."""
+    try:
+        return _lacks(locate(step).tree) is None
+    except CheckpointError:
+        return False
+
+
+def _on_newer(path: Path, chosen: Path, number: int) -> list[str]:
+    """A note on directories called as newer steps are that are no finished ones."""
+    prefix = chosen.name.rstrip("0123456789")
+    newer = [
+        (int(step[1]), item)
+        for item in _folders(path)
+        if (step := _STEP.fullmatch(item.name))
+        and int(step[1]) > number
+        and item.name.rstrip("0123456789") == prefix
+    ]
+    if not newer:
+        return []
+    _, last = max(newer)
+    return [f"{last} was passed over: it is called as a newer step, and is none that was finished"]
 
 
 def _choose(path: Path, items: list[str]) -> Location:

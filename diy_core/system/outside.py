@@ -140,14 +140,17 @@ def names_in(folder: StrPath) -> list[str]:
     return sorted(_reach(folder, lambda: os.listdir(folder))) if _has_name(folder) else []
 
 
-def require_tree(folder: StrPath) -> None:
+def require_tree(folder: StrPath) -> list[Path]:
     """Look at, and record, all that lies in a directory which a library is about to read by itself.
+
+    Returns:
+        The files in it.
 
     Raises:
         CheckpointError: something in it is neither a directory nor a regular file that may be read.
     """
     seen: set[tuple[int, int]] = set()
-    pending = [Path(folder)]
+    pending, files = [Path(folder)], []
     while pending:
         here = pending.pop()
         status = _reach(here, here.stat)
@@ -159,6 +162,8 @@ def require_tree(folder: StrPath) -> None:
                 pending.append(item)
             else:
                 open_regular(item).close()
+                files.append(item)
+    return files
 
 
 def _has_name(path: StrPath) -> bool:

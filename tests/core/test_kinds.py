@@ -251,6 +251,19 @@ QUANTISED = {
     "weight_scale": ("FP8 checkpoints", ("weight", "weight_scale")),
     "weight_scale_inv": ("FP8 checkpoints", ("weight", "weight_scale_inv")),
     "scales": ("MLX", ("weight", "scales", "biases")),
+    "W_q": ("HQQ checkpoints", ("W_q", "scale", "zero", "group_size", "nbits", "axis")),
+    "weight._data": ("quanto checkpoints", ("weight._data", "weight._scale", "input_scale")),
+    "weight._data._data": (
+        "quanto checkpoints",
+        ("weight._data._data", "weight._scale", "weight._shift"),
+    ),
+    "weight_scales": ("EETQ checkpoints", ("weight", "weight_scales")),
+    "q_weight": ("EXL2 checkpoints", ("q_weight", "q_scale", "q_invperm", "q_groups")),
+    "trellis": ("EXL3 checkpoints", ("trellis", "suh", "svh")),
+    "codebooks": ("AQLM checkpoints", ("codes", "codebooks", "scales")),
+    "_weight_qdata": ("torchao checkpoints", ("_weight_qdata", "_weight_scale")),
+    "tables2": ("HIGGS checkpoints", ("weight", "scales", "tables", "tables2")),
+    "B": ("Marlin checkpoints", ("B", "s", "workspace")),
 }
 
 

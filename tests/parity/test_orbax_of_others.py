@@ -147,6 +147,74 @@ def test_the_newest_step_is_read_and_another_can_be_named(tmp_path: Path, config
         assert reader.notes == []
 
 
+def cut(folder: Path) -> None:
+    """All that follows the first bytes of each file with values is lost."""
+    for file in folder.glob("**/d/*"):
+        file.write_bytes(file.read_bytes()[:10])
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (without("manifest.ocdbt"), "has no manifest.ocdbt: it was not saved, or not copied, to"),
+        (without("_METADATA"), "has no _METADATA: it was not saved, or not copied, to its end"),
+        (cut, "Orbax cannot read it: "),
+    ],
+)
+def test_a_newest_step_that_is_not_whole_names_an_older_one(
+    tmp_path: Path, config: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    path = tmp_path / "run"
+    by_manager(path, params(), 1, 2, 3)
+    damage(path / "3" / "default")
+    (path / "2" / "default" / "manifest.ocdbt").unlink()
+    with pytest.raises(CheckpointError) as refused:
+        dict(OrbaxReader(path, config=config).read_all())
+    (fault,) = refused.value.faults
+    assert words in fault
+    advice = f"The newest step before it that has its manifest is {path / '1'}: give that"
+    assert fault.endswith(advice)
+    assert same(dict(OrbaxReader(path / "1", config=config).read_all()), weights())
+    with pytest.raises(CheckpointError) as alone:
+        dict(OrbaxReader(path / "3", config=config).read_all())
+    assert words in str(alone.value)
+    assert "give that" not in str(alone.value)
+
+
+def test_a_newer_step_that_was_not_finished_is_noted(tmp_path: Path, config: Path) -> None:
+    path = tmp_path / "run"
+    by_manager(path, params(), 1, 2)
+    shutil.rmtree(path / "2" / "default")
+    (path / "logs_9").mkdir()
+    reader = OrbaxReader(path, config=config)
+    assert same(dict(reader.read_all()), weights())
+    assert reader.notes == [
+        f"{path / '2'} was passed over: it is called as a newer step, and is none that was finished"
+    ]
+
+
+def test_a_git_lfs_pointer_among_the_files_is_named(tmp_path: Path, config: Path) -> None:
+    by_standard(tmp_path / "o", params())
+    file = max((tmp_path / "o").glob("**/d/*"))
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 98765\n")
+    with pytest.raises(CheckpointError, match=f"{file}: is a Git LFS pointer to a file of 98,765"):
+        OrbaxReader(tmp_path / "o", config=config)
+
+
+def test_what_is_missing_beside_the_arrays_can_be_named_in_python(tmp_path: Path) -> None:
+    by_standard(tmp_path / "o", params())
+    with pytest.raises(CheckpointError, match=r"and so does config='DIR' in from_pretrained of"):
+        diy_jax.DIYForCausalLM.from_pretrained(tmp_path / "o")
+
+
 def test_where_finished_steps_are_marked_the_others_are_not_read(
     tmp_path: Path, config: Path
 ) -> None:
