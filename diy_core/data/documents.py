@@ -57,6 +57,21 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def _holds_nul(row: dict[str, Any]) -> bool:
+    """Whether a NUL is in a text of a record, or in a name; a raw one was refused with its byte."""
+    pending: list[Any] = [row]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            if "\0" in value:
+                return True
+        elif isinstance(value, dict):
+            pending += [*value, *value.values()]
+        elif isinstance(value, list):
+            pending += value
+    return False
+
+
 class DoubledName(ValueError):
     """An object that says two things of one name."""
 
@@ -102,7 +117,7 @@ class Documents:
                 yield f"{part.path}, topic {i + 1}", text
         elif part.kind == "parquet":
             yield from self._rows(part)
-        elif part.kind == "jsonl":
+        elif part.kind in ("jsonl", "record"):
             yield from self._lines(part)
         else:
             yield from self._texts(part)
@@ -122,8 +137,9 @@ class Documents:
     def _lines(self, part: Part) -> Iterator[tuple[str, Document]]:
         at = part.start
         content = self._contents.read(part.path, part.start, part.stop)
-        for number, line in enumerate(content.split(b"\n"), part.line):
-            where = f"{part.path}, line {number}"
+        lines = content.split(b"\n") if part.kind == "jsonl" else [content]
+        for number, line in enumerate(lines, part.line):
+            where = f"{part.path}, line {number}" if part.kind == "jsonl" else part.path
             text = self._decode(line, where, at)
             if text.strip():
                 try:
@@ -165,6 +181,11 @@ class Documents:
             advice = advice_on_line(json.dumps(row)[:2])
             kind = f"is no object but {type(row).__name__}: "
             raise DataError(where, kind + (advice or str(row)[:80]))
+        if _holds_nul(row):
+            raise DataError(
+                where,
+                "holds a NUL (\\u0000 in JSON), which no text holds: remove it, or the record",
+            )
         try:
             document, others = read_record(row, self._field, self._template_names)
             self.counts.records += 1

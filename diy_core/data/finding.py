@@ -34,12 +34,17 @@ REVISION = "another revision in a cache of a hub"
 _LEFT_BEHIND = {"__macosx", "_temporary", "_delta_log", "_spark_metadata", "__pycache__"}
 _LEFT_BEHIND |= {"thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}
 _LEFT_BEHIND |= {"@eadir", "@recycle", "#recycle", "lost+found"}
-# By the words that a name begins with: README_zh.md, LICENSE-APACHE.txt.
+# By the words that a name begins with: README_zh.md. In a collection of texts these may be of it.
 _ABOUT = [
-    *("readme", "license", "licence", "copying", "copyright", "notice", "authors", "changelog"),
-    *("citation", "contributing", "code of conduct", "security", "attribution", "dataset card"),
-    *("datacard", "data card", "requirements", "checksums", "sha256sums", "md5sums", "robots"),
+    *("readme", "copyright", "notice", "authors", "changelog", "citation", "contributing"),
+    *("code of conduct", "security", "attribution", "dataset card", "datacard", "data card"),
 ]
+# These are of no collection: LICENSE-APACHE.txt, requirements-dev.txt.
+_LEGAL = ["license", "licence", "copying", "eula", "requirements", "checksums", "sha256sums"]
+_LEGAL += ["md5sums", "robots"]
+# And these by the whole name, as terms and urls may be what a text is about.
+_LISTS = {"merges", "vocab", "vocabulary", "urls", "terms", "terms of use", "terms of service"}
+_LISTS |= {"terms and conditions", "constraints", "manifest", "filelist", "file list"}
 
 
 @dataclass
@@ -188,7 +193,8 @@ class _Search:
     def _without_descriptions(self, files: list[Path]) -> list[Path]:
         """Files without the texts about data, such as README.md.
 
-        They are those above files of records, and above texts with another ending.
+        They are those above files of records, and above texts with another ending; a licence and
+        its like wherever there is anything else.
         """
         records = {file for file in files if form_of(file).kind != "text"}
         records |= {
@@ -203,7 +209,8 @@ class _Search:
         for file in files:
             here = {ending for folder, ending in endings if folder == file.parent}
             beside = bool(here) and form_of(file).ending not in here
-            if _is_about(file) and (file.parent in above or beside):
+            among = not _may_be_data(file) and (records or texts)
+            if _is_about(file) and (file.parent in above or beside or among):
                 self.found.pass_over(file, ABOUT)
             else:
                 kept.append(file)
@@ -228,10 +235,22 @@ class _Search:
 
 
 def _is_about(file: Path) -> bool:
-    words = re.split(r"[\W_]+", file.name.lower())
-    return form_of(file).kind == "text" and any(
-        words[: len(about)] == about for about in map(str.split, _ABOUT)
-    )
+    return form_of(file).kind == "text" and (_begins(file, _ABOUT) or not _may_be_data(file))
+
+
+def _may_be_data(file: Path) -> bool:
+    """False for a text that is no document of any collection, by its name."""
+    return not (_begins(file, _LEGAL) or " ".join(_words(file)) in _LISTS)
+
+
+def _begins(file: Path, names: Sequence[str]) -> bool:
+    words = _words(file)
+    return any(words[: len(name)] == name for name in map(str.split, names))
+
+
+def _words(file: Path) -> list[str]:
+    stem = file.name.lower().removesuffix(form_of(file).ending)
+    return [word for word in re.split(r"[\W_]+", stem) if word]
 
 
 def _other_revisions(folder: Path, names: list[str]) -> list[str]:

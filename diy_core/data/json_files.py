@@ -1,4 +1,4 @@
-"""Files named .json, which may hold records, a list of them, or something about them."""
+"""Files that hold JSON: records, a list of them, or something about them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,56 @@ from diy_core.data.contents import blocks
 from diy_core.data.records import columns_to_read
 
 NO_LINES = "one JSON value, and not an object a line"  # why a file is not read
-_LONGEST_LINE = 64 << 20  # the first of a file, which shows whether it holds lines
+_LONGEST = 64 << 20  # of a first line, which shows whether there are several, and of one record
+_MARK = b"\xef\xbb\xbf"  # in front of UTF-8
 
 
-def holds_lines(path: str, field: str | None) -> bool:
-    """Whether a .json file holds an object a line, as those of C4 do; one alone must be a record.
+def form_of_json(path: str, field: str | None) -> str | None:
+    """`jsonl` for an object a line, as in the files of C4; `record` for one, over several lines.
 
-    Many that hold one object are about data, such as the dataset_info.json of a hub.
+    One alone must be a record: many that hold one object are about data, such as the
+    dataset_info.json of a hub.
+
+    Returns:
+        None: it is neither.
     """
     head = b""
     for block in blocks(path):
         head += block
-        if b"\n" in head.strip() or len(head) > _LONGEST_LINE:
+        if b"\n" in head.strip() or len(head) > _LONGEST:
             break
-    first, _, more = head.removeprefix(b"\xef\xbb\xbf").strip().partition(b"\n")
+    first, _, more = head.removeprefix(_MARK).strip().partition(b"\n")
     try:
         value = json.loads(first)
     except UnicodeDecodeError:  # whoever reads the lines says where, and in which encoding
-        return first.startswith(b"{")
+        return "jsonl" if first.startswith(b"{") else None
+    except (ValueError, RecursionError):
+        return "record" if first.startswith(b"{") and _is_record(path, field) else None
+    is_jsonl = isinstance(value, dict) and (more or columns_to_read(value, field))
+    return "jsonl" if is_jsonl else None
+
+
+def holds_lines(path: str, field: str | None) -> bool:
+    """Whether a file of any name begins with a record in a line, such as a .txt of JSON lines."""
+    head = next(blocks(path), b"").removeprefix(_MARK).lstrip()
+    first, end, _ = head.partition(b"\n")
+    try:
+        value = json.loads(first) if end and first.startswith(b"{") else None
     except (ValueError, RecursionError):
         return False
-    return isinstance(value, dict) and bool(more or columns_to_read(value, field))
+    return isinstance(value, dict) and bool(columns_to_read(value, field))
+
+
+def _is_record(path: str, field: str | None) -> bool:
+    content = b""
+    for block in blocks(path):
+        content += block
+        if len(content) > _LONGEST:
+            return False
+    try:
+        value = json.loads(content.removeprefix(_MARK))
+    except UnicodeDecodeError:  # as above
+        return True
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and bool(columns_to_read(value, field))

@@ -126,7 +126,7 @@ def prepare(
             counts.add(file.load("report").counts)
         if field is not None and (said := require_field(field, counts)):
             say(said)
-        told = report(found, files, counts)
+        told = report(found, files, counts, work.json_texts)
         with (
             room_for(out, sum(file.path.stat().st_size for file in made), MORE_ROOM),
             atomic_directory(out, overwrite=overwrite, own=is_own) as temporary,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import Counter
@@ -15,19 +16,27 @@ from diy_core.data.finding import BUILTIN, SOURCES, Found, folded
 from diy_core.data.forms import form_of
 from diy_core.data.sources import Source
 
-# Parts of a set that are kept apart, by a word of the name of a file or a folder.
+# Parts of a set that are kept apart, by a word of the name of a file or a folder, or by two of them
+# in a row (held_out); `set`, `split` and `data` may stand behind it (testset).
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-_SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation")
+_SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "eval", "evaluation"), "validation")
+_SPLITS |= dict.fromkeys(("heldout", "holdout"), "held out")
+_SPLITS |= {
+    word + ending: split for word, split in _SPLITS.items() for ending in ("set", "split", "data")
+}
 _MOST_NAMES = 100  # of files that were passed over for one reason; the others are counted
 
 
-def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str, Any]:
+def report(
+    found: Found, sources: Sequence[Source], counts: Counts, json_texts: Sequence[str] = ()
+) -> dict[str, Any]:
     """What `data.json` holds as `report`.
 
     Args:
         found: from `survey`, after `plan`.
         sources: that were read.
         counts: of all their records.
+        json_texts: text files that hold JSON lines.
 
     Returns:
         files: how many were read of each ending.
@@ -36,6 +45,7 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
         same_content: groups of names of files that were read and are equal.
         same_name: groups that differ in how they are packed alone.
         splits: how many files of each split, where there are several.
+        json_texts: `count` and first `names` of text files that hold JSON lines.
         documents, empty, marks, columns: of `Counts` (the others decide what is refused).
     """
     endings = Counter(
@@ -58,6 +68,7 @@ def report(found: Found, sources: Sequence[Source], counts: Counts) -> dict[str,
         "same_content": [names for names in equal.values() if len(names) > 1],
         "same_name": [names for names in unpacked.values() if len(names) > 1],
         "splits": _splits([source.path for source in sources if source.path != BUILTIN]),
+        "json_texts": {"count": len(json_texts), "names": list(json_texts[:_MOST_NAMES])},
         **{
             name: dict(sorted(value.items())) if isinstance(value, Counter) else value
             for name, value in vars(counts).items()
@@ -88,15 +99,22 @@ def require_field(field: str, counts: Counts) -> str | None:
 
 
 def _splits(paths: Sequence[str]) -> dict[str, int]:
-    """How many files belong to each split; none where they are all of one, or of none."""
+    """How many files belong to each split; none where they are all of one, or of none.
+
+    Files of no split are counted where the only other ones were meant to be kept from training.
+    """
     top = os.path.commonpath([os.path.abspath(path) for path in paths]) if paths[1:] else ""
     found: Counter[str] = Counter()
     for path in paths:
         for part in reversed(Path(os.path.relpath(path, top or None)).parts):
             words = re.split(r"[^a-z]+", part.lower())
+            words += ["".join(pair) for pair in itertools.pairwise(words)]
             if split := next((_SPLITS[word] for word in words if word in _SPLITS), None):
                 found[split] += 1
                 break
+    others = len(paths) - found.total()
+    if len(found) == 1 and "train" not in found and others:
+        found["others"] = others
     return dict(sorted(found.items())) if len(found) > 1 else {}
 
 
@@ -129,6 +147,11 @@ def what_was_not(told: Mapping[str, Any]) -> list[str]:
         names = [f"{name} ({number:,})" for name, number in splits.items()]
         said.append(
             f"several splits, all of them read as one (and their files): {', '.join(names)}"
+        )
+    if (held := told.get("json_texts", {"count": 0}))["count"]:
+        said.append(
+            "JSON lines, learnt as text with braces and names (call them .jsonl to read records): "
+            + folded(held["names"], of=held["count"])
         )
     if told["empty"]:
         said.append(f"left out, nothing but white space: {counted(told['empty'], 'document')}")

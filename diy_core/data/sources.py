@@ -28,7 +28,7 @@ from diy_core.data.finding import (
     survey,
 )
 from diy_core.data.forms import form_of
-from diy_core.data.json_files import NO_LINES, holds_lines
+from diy_core.data.json_files import NO_LINES, form_of_json, holds_lines
 from diy_core.system.outside import open_regular, require_regular
 from diy_core.system.sources import Identity
 from diy_core.utf8 import recognise
@@ -70,12 +70,14 @@ class Plan:
         shards: of about `SHARD_BYTES`.
         texts: the text files.
         unseparated: those of them in which the separator is nowhere.
+        json_texts: those of them that hold JSON lines, and are read as texts.
     """
 
     sources: list[Source] = field(default_factory=list)
     shards: list[list[Part]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     unseparated: list[str] = field(default_factory=list)
+    json_texts: list[str] = field(default_factory=list)
 
 
 class _NothingHere(Exception):
@@ -204,13 +206,16 @@ def _cut(path: str, separator: str | None, field: str | None, made: Plan) -> lis
     _require_text(path)
     kind = form.kind or "text"
     if kind == "json":
-        if not holds_lines(path, field):
+        found = form_of_json(path, field)
+        if found is None:
             raise _NothingHere(
                 NO_LINES,
                 f"is {NO_LINES}: write one object a line and name it .jsonl, as jq -c '.[]' makes "
                 "them of a list",
             )
-        kind = "jsonl"
+        kind = found
+    elif kind == "text" and holds_lines(path, field):
+        made.json_texts.append(path)
     parts = _stretches(path, kind, separator, made)
     made.sources.append(source)
     return parts
@@ -233,10 +238,10 @@ def _require_text(path: str) -> None:
 
 
 def _stretches(path: str, kind: str, separator: str | None, made: Plan) -> list[Part]:
-    between = b"\n" if kind == "jsonl" else (separator or "").encode()
+    between = {"jsonl": b"\n", "record": b""}.get(kind, (separator or "").encode())
     # A packed file may be a thousand times as large as it looks: it is not unpacked to its end.
     packed = bool(form_of(path).packing)
-    what, advice = "line", "write it as several"
+    what, advice = ("line" if kind == "jsonl" else "record"), "write it as several"
     if kind == "text":
         what = "document"
         advice = "say what stands between its documents (--separator; to train --data.separator)"

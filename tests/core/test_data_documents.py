@@ -97,6 +97,37 @@ def test_lines_that_are_not_an_object_are_called_what_they_look_like(
     assert words in refused(put(tmp_path / "a.jsonl", content))
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "a\0b"},
+        {"text": "a", "\0": 1},
+        {"messages": [{"role": "user", "content": "a\0"}]},
+        {"text": "a", "meta": {"notes": [["\0"]]}},
+    ],
+)
+def test_a_nul_is_refused_however_json_writes_it(tmp_path: Path, row: dict[str, Any]) -> None:
+    content = f"{json.dumps({'text': 'c'})}\n{json.dumps(row)}"
+    said = refused(put(tmp_path / "a.jsonl", content))
+    assert "a.jsonl, line 2: holds a NUL (\\u0000 in JSON), which no text holds" in said
+    content = content.replace("\\u0000", "\0")
+    said = refused(put(tmp_path / "a.jsonl", content))
+    assert f"a.jsonl, line 2: byte {content.index(chr(0))} is NUL" in said
+
+
+@pytest.mark.parametrize(
+    "row", [{"text": "a\0b"}, {"messages": [{"role": "user", "content": "\0"}]}]
+)
+def test_a_nul_in_a_row_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
+    assert "a.parquet, row 1: holds a NUL" in refused(tmp_path / "a.parquet")
+
+
+def test_a_nul_that_is_spelled_out_is_a_text(tmp_path: Path) -> None:
+    file = put(tmp_path / "a.jsonl", json.dumps({"text": "a\\u0000b"}))
+    assert texts(prepare(file, tmp_path / "out", tokenizer="bytes")) == ["a\\u0000b"]
+
+
 def test_of_a_line_like_nothing_known_nothing_is_said() -> None:
     assert advice_on_line('{"text": "a"}') is None
 

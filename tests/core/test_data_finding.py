@@ -94,10 +94,29 @@ def test_what_is_no_data_is_passed_over_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_texts_about_themselves_are_texts(tmp_path: Path) -> None:
-    put(tmp_path, "README.md", "a/LICENSE.txt", "a/b.txt", "b/README.md", "c.md")
-    assert relative(tmp_path, survey(tmp_path).paths) == [
-        *("README.md", "a/LICENSE.txt", "a/b.txt", "b/README.md", "c.md")
-    ]
+    put(tmp_path, "README.md", "a/NOTICE.txt", "a/b.txt", "b/README.md", "c.md")
+    put(tmp_path, "terms of a trade.txt", "a/vocab of whales.txt", "urls/e.txt")
+    assert passed(tmp_path) == {}
+    put(tmp_path, "licences/LICENSE-MIT.txt", "licences/COPYING.txt")
+    assert len(survey(tmp_path / "licences").paths) == 2
+
+
+NO_DOCUMENTS = [
+    *("LICENSE.txt", "license-apache-2.0.txt", "EULA.txt", "TERMS.md", "terms_of_use.txt"),
+    *("merges.txt", "vocab.txt", "urls.txt", "robots.txt", "requirements.txt", "COPYING.txt"),
+    *("requirements-dev.txt", "checksums.txt", "vocab.txt.gz"),
+]
+
+
+@pytest.mark.parametrize("name", NO_DOCUMENTS)
+def test_a_text_that_is_in_no_collection_is_passed_over_by_its_name(
+    tmp_path: Path, name: str
+) -> None:
+    put(tmp_path, name, "in/a.txt")
+    assert passed(tmp_path) == {ABOUT: [name]}
+    put(tmp_path, f"in/{name}", f"other/{name}")
+    assert sorted(passed(tmp_path)[ABOUT]) == sorted([f"in/{name}", name, f"other/{name}"])
+    assert len(survey(tmp_path / name).paths) == 1
 
 
 def test_texts_of_another_ending_may_be_about_texts(tmp_path: Path) -> None:
@@ -252,6 +271,7 @@ def test_json_is_read_where_it_holds_lines(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text('[{"text": "x"},\n {"text": "y"}]')
     (tmp_path / "one.json").write_text('{"text": "three"}\n')
     (tmp_path / "vocab.json").write_text('{"the": 1}')
+    (tmp_path / "two.json").write_text('{\n "text": "x"\n}\n{\n "text": "y"\n}')
     data = prepare(tmp_path, tmp_path / "out", tokenizer="bytes")
     assert texts(data) == ["one", "two", "three"]
     assert data.report is not None
@@ -259,6 +279,7 @@ def test_json_is_read_where_it_holds_lines(tmp_path: Path) -> None:
     assert relative(tmp_path, passed_over) == [
         "dataset_info.json",
         "list.json",
+        "two.json",
         "vocab.json",
     ]
     (tmp_path / "lines.json").unlink()
@@ -275,6 +296,9 @@ def test_json_is_read_where_it_holds_lines(tmp_path: Path) -> None:
         (b'\xef\xbb\xbf{"text": "one"}\r\n\r\n', None, ["one"]),
         (b'{"body": "one", "id": 3}', "body", ["one"]),
         (b'{"prompt": "o", "completion": "ne"}', None, ["one"]),
+        (b'{\n  "text": "one"\n}\n', None, ["one"]),
+        (b'\xef\xbb\xbf\r\n{\r\n\t"id": {"a": [\r\n1]}, "body": "one"}', "body", ["one"]),
+        (b'{"text":\n"one"}', None, ["one"]),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])

@@ -91,7 +91,7 @@ def test_the_report_says_what_was_read_and_what_was_not(
     options: dict[str, Any] = {"tokenizer": "bytes", "validation": 0.1, "workers": workers}
     data = prepare(corpus, tmp_path / "out", **options)
     expected = json.loads(json.dumps(EXPECTED).replace("{}", str(corpus)))
-    assert data.report == expected | {"splits": {}}
+    assert data.report == expected | {"splits": {}, "json_texts": {"count": 0, "names": []}}
     validation = TokenData(tmp_path / "out" / "validation")
     assert validation.report is None
     documents = texts(data) + texts(validation)
@@ -129,6 +129,32 @@ def test_the_command_says_it_in_lines_or_as_json(
 
 
 @pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"text": "a"}\n{"text": "b"}\n', True),
+        ('\ufeff\n {"messages": []}\n...', True),
+        ('{"text": "a"}', False),  # an example of it, perhaps
+        ('{"a": 1}\n{"a": 2}\n', False),
+        ("{text: a}\n{text: b}\n", False),
+        ("A text\n{}\n", False),
+    ],
+)
+def test_json_lines_that_are_learnt_as_text_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: bool
+) -> None:
+    (tmp_path / "a.txt").write_text(content)
+    data = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", progress=True)
+    assert texts(data) == [content.removeprefix("\ufeff")]
+    line = (
+        "JSON lines, learnt as text with braces and names (call them .jsonl to read records): "
+        f"{tmp_path / 'a.txt'}"
+    )
+    assert (line in capsys.readouterr().err.splitlines()) is said
+    assert data.report is not None
+    assert data.report["json_texts"]["count"] == said
+
+
+@pytest.mark.parametrize(
     ("names", "splits"),
     [
         (["train-00000-of-2.jsonl", "train-00001-of-2.jsonl", "TEST.jsonl"], "test (1), train (2)"),
@@ -137,6 +163,16 @@ def test_the_command_says_it_in_lines_or_as_json(
         (["train/a.jsonl", "train/b.jsonl", "c.jsonl"], None),
         (["trains.jsonl", "contest.jsonl", "values.jsonl"], None),
         (["test.jsonl"], None),
+        (["a/test.jsonl", "a/TestSet.jsonl"], None),
+        (["train.jsonl", "held_out.jsonl"], "held out (1), train (1)"),
+        (["trainset/a.jsonl", "heldout/a.jsonl"], "held out (1), train (1)"),
+        (["my-held-out.jsonl", "a.jsonl", "b.jsonl"], "held out (1), others (2)"),
+        (["a.jsonl", "holdout_2.jsonl"], "held out (1), others (1)"),
+        (["testset.jsonl", "a.jsonl"], "others (1), test (1)"),
+        (["a.jsonl", "valid.jsonl", "eval.jsonl"], "others (1), validation (2)"),
+        (["train_data.jsonl", "evaluation-split.jsonl"], "train (1), validation (1)"),
+        (["devset.jsonl", "traindata.jsonl"], "train (1), validation (1)"),
+        (["held.jsonl", "out.jsonl", "withheld_output.jsonl"], None),
     ],
 )
 def test_splits_that_are_read_as_one_are_told(
