@@ -18,6 +18,7 @@ from diy_core.standard_error import complain
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 _KINDS: dict[Any, str] = {int: "an integer", float: "a number"}
+_TEXTS = ("PROMPT", "TEXT")
 _NEGATIVE = re.compile(r"-\.?\d")
 
 
@@ -72,6 +73,12 @@ class ArgumentParser(argparse.ArgumentParser):
         )
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        # As an unset $VARIABLE comes to be. An empty text is refused where it is used.
+        plain = action.type is None and action.choices is None
+        if not arg_string and plain and action.metavar not in _TEXTS:
+            optional = action.nargs == "?" or (action.option_strings and not action.required)
+            hint = ", or leave it out" if optional else ""
+            raise argparse.ArgumentError(action, f"is empty: give a value{hint}")
         try:
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:

@@ -23,7 +23,7 @@ from diy_core.requirements import missing, require
 from diy_core.shell import command
 from diy_core.system.places import place
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown
-from parity.check_kinds import DTYPES, KINDS, require_supported
+from parity.check_kinds import DTYPES, chosen_kinds, require_supported
 from parity.checkpoint_commands import add_checkpoint_commands
 from parity.model_command import add_model_command
 from parity.progress import spinner
@@ -142,9 +142,8 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    names = tuple(name.strip() for name in (arguments.checks or "").split(",") if name.strip())
-    require_supported(arguments.dtype or DTYPES, names or tuple(KINDS))
-    if not arguments.model:
+    require_supported(arguments.dtype or DTYPES, chosen_kinds(arguments.checks))
+    if arguments.model is None:
         return _check_one_or_all(arguments, None)
     from parity.directories import as_directory
 
@@ -164,8 +163,7 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
     dtypes = arguments.dtype or check.DTYPES
     plan = check.plan_for(model) if model else check.Plan()
     if arguments.checks:
-        names = tuple(name.strip() for name in arguments.checks.split(",") if name.strip())
-        plan = dataclasses.replace(plan, kinds=names)
+        plan = dataclasses.replace(plan, kinds=chosen_kinds(arguments.checks))
     check.require_supported(dtypes, plan.kinds)
     if arguments.report:
         Path(arguments.report).mkdir(parents=True, exist_ok=True)

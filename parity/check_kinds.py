@@ -22,6 +22,19 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
+def chosen_kinds(text: str | None) -> tuple[str, ...]:
+    """The kinds of check of `logits,training`; all of them where none are chosen.
+
+    Raises:
+        ValueError: it is a list of nothing.
+    """
+    if text is None:
+        return tuple(KINDS)
+    if not (names := tuple(name.strip() for name in text.split(",") if name.strip())):
+        raise ValueError(f"--checks names none, got {text!r}; choose some of {listed(KINDS)}")
+    return names
+
+
 def require_supported(dtypes: Sequence[str], kinds: Sequence[str]) -> None:
     """Raise where a choice of dtypes and kinds of check is not to be had.
 

@@ -58,7 +58,7 @@ def refuse_training_run(path: Path) -> None:
         refuse_incomplete_run(path)
     if place is None or place.room not in ("", "checkpoints", "model"):
         return
-    if (program := _program(place.run, place.step)) is None:
+    if (program := program_of(place.run, place.step)) is None:
         raise CheckpointError(path, "is a training run without a checkpoint, and no model yet")
     step = [] if place.step is None else ["--step", str(place.step)]
     export = command(program, "export", place.run, *step, "--out", "DIR")
@@ -79,7 +79,7 @@ def refuse_incomplete_run(path: Path) -> None:
     if (run / "config.json").is_file() or not any(run.glob(f"checkpoints/[0-9]*/{POSITION}")):
         return
     missing = [name for name in _DESCRIBING if not (run / name).is_file()]
-    if not missing or (program := _program(run, None)) is None:
+    if not missing or (program := program_of(run)) is None:
         return
     what = "is" if run == path.absolute() else f"lies in {run},"
     export = command(program, "export", run, "--out", "DIR")
@@ -105,7 +105,7 @@ def form_of(checkpoint: Path) -> str | None:
     return next((form for form in FORMS if (checkpoint / form).exists()), None)
 
 
-def _program(run: Path, step: int | None) -> str | None:
+def program_of(run: Path, step: int | None = None) -> str | None:
     """The twin that wrote a checkpoint; step None: the newest one."""
     name = "[0-9]*" if step is None else f"{step:08d}"
     names = fnmatch.filter(names_in(run / "checkpoints"), name)

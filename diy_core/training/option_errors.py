@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diy_core.arguments import did_you_mean, option_name, with_settings
+from diy_core.checkpoints.training_run import program_of
 from diy_core.shell import command
+from diy_core.system.outside import is_there
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig
 
 PARTS: Mapping[str, Any] = {"optimizer": OptimizerConfig, "loss": LossConfig, "data": DataConfig}
@@ -90,11 +92,17 @@ def _where_they_are(program: str, argv: Sequence[str]) -> str:
     for word in (*argv, *joined):
         name, _, run = word.partition("=")
         file = Path(run) / "config.yaml"
-        if name.replace("-", "_") == "__run_dir" and run and file.is_file():
-            return f"those of the run are in {file}: " + command(
-                *program.split(), "--config", file, *map(_dashed, argv)
-            )
+        if shown(name) == "--run-dir" and run and is_there(file):
+            return f"those of the run are in {file}: {_going_on(program, Path(run), argv)}"
     return "give --config FILE, or an option for each"
+
+
+def _going_on(program: str, run: Path, argv: Sequence[str]) -> str:
+    """The command that goes on with a run, by the twin that the run is of, with what was given."""
+    words: list[str | Path] = [program_of(run) or program.split()[0], *program.split()[1:]]
+    words += ["--config", run / "config.yaml", *map(_dashed, argv)]
+    given = [option_name(word) for word in argv]
+    return command(*words, *([] if "--resume" in given else ["--resume", "auto"]))
 
 
 def _dashed(word: str) -> str:

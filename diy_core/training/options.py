@@ -91,6 +91,8 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
     file = values.pop("config")
     resume, device = values.pop("resume") == "auto", values.pop("device")
     strict = values.pop("strict")
+    if device is not None and not device.strip():
+        raise ValueError(f"--device must be a text that is not empty, got {device!r}")
     if resume and not any(word.partition("=")[0] == "--run_dir" for word in argv):
         values["run_dir"] = _moved(file, values["run_dir"])
     config = TrainConfig(**values)

@@ -68,6 +68,41 @@ def test_a_wrong_word_is_told_the_nearest_and_the_usage_of_its_command(
     assert message in told
 
 
+# What may be empty here: it is refused where it is used, or its type has words for it.
+_TEXTS = {"PROMPT", "TEXT"}
+
+
+@pytest.mark.parametrize("program", PARSERS)
+def test_a_value_that_is_empty_is_refused_and_does_not_count_as_none(
+    program: str, capsys: Capture
+) -> None:
+    (commands,) = [a for a in PARSERS[program]()._actions if a.dest == "command"]
+    assert isinstance(commands.choices, dict)
+    tried = 0
+    for name, command in commands.choices.items():
+        places = [a for a in command._actions if not a.option_strings]
+        for action in command._actions:
+            if action.nargs == 0 or action.metavar in _TEXTS:
+                continue
+            words = ["" if other is action else "x" for other in places]
+            words += [f"{action.option_strings[0]}="] if action.option_strings else []
+            told = said(program, [name, *words], capsys)
+            what = action.option_strings[0] if action.option_strings else action.metavar
+            assert re.search(rf"error: (argument )?{what}(:| must) .*", told), told
+            tried += 1
+    assert tried > 6
+
+
+def test_an_empty_value_is_told_whether_it_may_be_left_out(capsys: Capture) -> None:
+    told = said("parity", ["check", "m", "--checks", ""], capsys)
+    assert told.endswith("error: argument --checks: is empty: give a value, or leave it out\n")
+    told = said("parity", ["check", ""], capsys)
+    assert told.endswith("error: argument MODEL: is empty: give a value, or leave it out\n")
+    assert said("parity", ["diff", "", "b"], capsys).endswith(
+        "argument A: is empty: give a value\n"
+    )
+
+
 def test_an_option_may_be_written_with_underscores() -> None:
     for word in ("--max-new-tokens", "--max_new_tokens", "--max_new-tokens"):
         parser = build_parser("diy-torch")

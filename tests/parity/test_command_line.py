@@ -112,7 +112,8 @@ def test_checks_chooses_and_report_writes_both_files(
     ("options", "words"),
     [
         (["--checks", "logits,speed"], "check 'speed' is not supported; choose one of logits, "),
-        (["--checks", ","], "there is no kind of check"),
+        (["--checks", ","], "--checks names none, got ','; choose some of logits, blocks, "),
+        (["--checks", " "], "--checks names none, got ' '; choose some of logits, blocks, "),
         (["--checks", "training", "--dtype", "bfloat16"], "nothing to check in bfloat16"),
         (["--report", "model/config.json"], "model/config.json"),
     ],

@@ -53,9 +53,12 @@ class Shell:
         """Run a command, which must end so; returns the commands that it printed."""
         with compiled_once():
             found = PROGRAMS[words[0]](list(words[1:]))
-        self.said = "".join(self._capture.readouterr())
+        self.said = self.printed()
         assert found == code, self.said
         return [shlex.split(text) for text in _LINE.findall(self.said) + _TICKS.findall(self.said)]
+
+    def printed(self) -> str:
+        return "".join(self._capture.readouterr())
 
     def train(self, program: str, run: str, *more: str, code: int = 0) -> list[list[str]]:
         """Train a tiny model for four steps."""
@@ -116,6 +119,22 @@ def test_a_run_that_was_interrupted_says_how_it_goes_on(
     assert shell.steps("run") == [1]
     assert shell(*go_on)[0][:2] == [program, "export"]
     assert shell.steps("run")[-1] == 4
+
+
+@pytest.mark.parametrize("program", ["diy-torch", "diy-jax"])
+@pytest.mark.parametrize("asked", ["diy-torch", "diy-jax"])
+def test_a_run_is_found_where_only_its_directory_is_given(
+    shell: Shell, program: str, asked: str
+) -> None:
+    shell.train(program, "-a run", "--stop-at=2")
+    with pytest.raises(SystemExit) as left:
+        shell(asked, "train", "--run-dir=-a run", "--stop_at", "3", "--device", "cpu")
+    said = shell.printed()
+    assert left.value.code == 2
+    go_on = shlex.split(said.partition("those of the run are in -a run/config.yaml: ")[2])
+    assert go_on[0] == program
+    shell(*go_on)
+    assert shell.steps("-a run")[-1] == 3
 
 
 @pytest.mark.parametrize(("first", "second"), [("torch", "jax"), ("jax", "torch")])
