@@ -64,9 +64,7 @@ def template_names(path: Path) -> list[str]:
     Raises:
         CheckpointError: their folder cannot be read.
     """
-    folder = path / TEMPLATES_FOLDER
-    names = [name for name in names_in(folder) if name.endswith(_ENDING)]
-    return [name for name in names if not (folder / name).is_dir()]
+    return [name for name in names_in(path / TEMPLATES_FOLDER) if name.endswith(_ENDING)]
 
 
 def write_chat_templates(path: Path, templates: Mapping[str, str]) -> None:

@@ -49,9 +49,9 @@ def side_files(directory: Path) -> list[str]:
     Raises:
         CheckpointError: a Git LFS pointer in place of one, or something that cannot be read.
     """
-    files = [name for name in SIDE_FILES if not _is_folder(directory, name)]
-    files = [name for name in files if is_there(directory / name)]
-    files += [f"{TEMPLATES_FOLDER}/{name}" for name in template_names(directory)]
+    names = [name for name in SIDE_FILES if not _is_folder(directory, name)]
+    names += [f"{TEMPLATES_FOLDER}/{name}" for name in template_names(directory)]
+    files = [name for name in names if is_there(directory / name)]
     for name in files:
         refuse_lfs_pointer(directory / name)
     return files

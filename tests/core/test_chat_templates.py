@@ -559,3 +559,25 @@ def test_what_a_tool_returned_is_written_or_refused_as_a_whole(ours: Tokenizer) 
     assert ours.chat([{"role": "tool", "content": {}}], False, **given) == "{}"
     with pytest.raises(ValueError, match=r"writes that of message 0 as .*\.\.\.: give it as one$"):
         ours.chat([{"role": "tool", "content": {"t": 3}}], False, **given)
+
+
+@pytest.mark.parametrize("stored_in", ["tokenizer_config", "special_tokens_map"])
+@pytest.mark.parametrize("unknown", [None, "<|turn|>"])
+@pytest.mark.parametrize("role", ["bos_token", "eos_token", "pad_token"])
+def test_a_role_that_is_empty_is_written_as_transformers_writes_it(
+    tmp_path: Path, role: str, unknown: str | None, stored_in: str
+) -> None:
+    """Its id is that of the unknown token there, and none here; a template sees texts alone."""
+    said = ", ".join(f"{{{{ {name} }}}} {{{{ {name} is none }}}}" for name in (role, "unk_token"))
+    template = f"{said}{{% for m in messages %}}{{{{ {role} + m.content }}}}{{% endfor %}}"
+    put_tokenizer(tmp_path, chat_template=template, unk_token=unknown)
+    file = tmp_path / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    held = file if stored_in == "tokenizer_config" else tmp_path / "special_tokens_map.json"
+    del settings[role]
+    file.write_text(json.dumps(settings))
+    held.write_text(json.dumps((settings if held == file else {}) | {role: ""}))
+    messages = [{"role": "user", "content": "the"}]
+    ours, theirs = Tokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.chat(messages) == theirs.apply_chat_template(messages, tokenize=False)
+    assert ours.encode("the") == theirs("the")["input_ids"]

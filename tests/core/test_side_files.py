@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,42 @@ def test_templates_in_a_folder_are_copied_and_nothing_else_of_it(tmp_path: Path)
     to.mkdir()
     put_templates(source)
     (source / "additional_chat_templates/notes.txt").write_text("not a template")
-    (source / "additional_chat_templates/folder.jinja").mkdir()
+    (source / "additional_chat_templates/folder").mkdir()
     assert sorted(side_files(source)) == sorted(
         [*TEMPLATES, "tokenizer.json", "tokenizer_config.json"]
     )
     copy_side_files(source, to)
     assert snapshot(to) == {name: (source / name).read_bytes() for name in side_files(source)}
     copy_side_files(source, to)  # over what is there
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda file: file.symlink_to("gone"),
+        lambda file: file.symlink_to(file.name),
+        lambda file: file.mkdir(),
+        os.mkfifo,
+    ],
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("chat_template.jinja", "additional_chat_templates/rag.jinja", "chat_template.json"),
+        *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+        *("generation_config.json", "tokenizer.json"),
+    ],
+)
+def test_what_cannot_be_read_is_not_taken_for_absent(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    put_tokenizer(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+    for read in (Tokenizer.read, side_files):
+        with pytest.raises(CheckpointError, match=name):
+            read(tmp_path)
 
 
 def test_texts_are_read_and_written_to_the_byte(tmp_path: Path) -> None:
