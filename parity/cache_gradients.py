@@ -7,6 +7,7 @@ one off, no forward pass shows it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -52,7 +53,8 @@ def checks(pair: Pair, plan: Plan, device: str) -> list[Check]:
     pair.drop_torch()
     other, found["flax"] = flax_gradients(pair, document)
     lines += through_cache(KIND, truth, {"flax": other}, device)
-    return lines + through_cache(f"{KIND} prefix", prefix, found, device)
+    lines += through_cache(f"{KIND} prefix", prefix, found, device)
+    return [dataclasses.replace(line, reach=document.batch.reach) for line in lines]
 
 
 def whole_gradients(pair: Pair, document: Document) -> Tensors:

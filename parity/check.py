@@ -1,4 +1,4 @@
-"""`parity check`: nine kinds of proof that the two twins are one function.
+"""`parity check`: eleven kinds of proof that the two twins are one function.
 
 float64 is for the logic: relative L2 per tensor, position or parameter against the bounds below.
 float32 and bfloat16 are for the rounding: each twin's error against the float64 truth, pooled,
@@ -7,9 +7,12 @@ neither more than twice the other's, beyond what already lies between the two li
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,9 @@ from parity.compare import Check
 from parity.control import allowance
 from parity.decoding import Decoding, cached_logits, greedy
 from parity.environment import Device, exact
+from parity.long_context import Far, far_logits
+from parity.metrics import NothingProven
+from parity.packing import Packed, packed_logits
 from parity.pair import Batch, Observation, Pair, release_memory
 from parity.plan import (
     Plan,
@@ -162,9 +168,13 @@ class _Run:
                 found = pair.full_logits(self.ragged, twin)
                 alone = [pair.full_logits(row, twin) for row in self.ragged.rows()]
                 self._positions(f"ragged {twin}", self.ragged, found, np.concatenate(alone))
+        if "packed" in wanted:
+            self._packed(pair)
+        if "context" in wanted:
+            self._context(pair)
         if "cache-gradients" in wanted:
             self.progress("float64: gradients through the cache")
-            self.checks += cache_gradients.checks(pair, self.plan, self.device.name)
+            self._add(cache_gradients.checks(pair, self.plan, self.device.name))
         if "optimizer" in wanted:
             self._optimizer(pair)
         if "training" in self.kinds:
@@ -175,7 +185,8 @@ class _Run:
         pair.drop_torch()
         self.progress("float64: logits, blocks, gradients")
         found = pair.observe_flax(self.batch, "gradients" in wanted)
-        self.checks += lines.same(self.truth, found, wanted, self.batch, self.device.name)
+        same = lines.same(self.truth, found, wanted, self.batch, self.device.name)
+        self._add(same, self.batch.reach)
         self._forward_positions("float64", {"flax": found})
         del found
         release_memory(self.config)
@@ -188,7 +199,8 @@ class _Run:
             self._decode_positions("float64", twin, logits)
         if self.plan.greedy_tokens:
             one, other = greedy(pair, self.decoding, self.plan.greedy_tokens)
-            self.checks.append(lines.same_tokens(one, other, self.device.name))
+            rows = Batch(one, np.full(len(one), one.shape[1], np.int32))
+            self._add([lines.same_tokens(one, other, self.device.name)], rows.reach)
 
     def _optimizer(self, pair: Pair) -> None:
         self.progress("float64: optimizers")
@@ -203,7 +215,8 @@ class _Run:
             self.plan.seed,
             self.device,
         )
-        self.checks.append(lines.same_optimizer(one, other, self.device.name))
+        same = lines.same_optimizer(one, other, self.device.name)
+        self._add([same], f"{self.plan.optimizer_steps} steps")
 
     def _training(self, pair: Pair) -> None:
         """Float64: the truth, and where it is asked for the other twin and the control."""
@@ -214,7 +227,8 @@ class _Run:
             other = train_flax(pair, self.plan.recipe, self.batches)
             self.progress(f"float64: {steps}, the control")
             control = train_flax(pair, self.plan.recipe, self.batches, moved=True)
-            self.checks.append(lines.same_training(truth, other, control, self.device.name))
+            same = lines.same_training(truth, other, control, self.device.name)
+            self._add([same], self._steps)
             losses = {"torch": truth.losses, "flax": other.losses}
             self.curves += loss_curves("float64", truth.losses, losses, control.losses)
         truth.parameters.clear()  # only the losses are needed from here on
@@ -229,19 +243,27 @@ class _Run:
             one = pair.observe_torch(self.batch, "gradients" in wanted)
             pair.drop_torch()
             other = pair.observe_flax(self.batch, "gradients" in wanted)
-            self.checks += lines.same_rounding(
+            same = lines.same_rounding(
                 (self.truth, one, other), wanted, self.batch, dtype, self.device.name, control
             )
+            self._add(same, self.batch.reach)
             self._forward_positions(dtype, {"torch": one, "flax": other})
             del one, other
             release_memory(self.config)
         if "decode" in wanted:
             self.progress(f"{dtype}: cached decoding")
-            logits = cached_logits(pair, self.decoding)
-            self.checks.append(
-                lines.decode_rounding(
-                    self.full, logits, self.decoding.batch, dtype, self.device.name, control
-                )
+            logits, batch = cached_logits(pair, self.decoding), self.decoding.batch
+            self._add(
+                [
+                    lines.provable(
+                        *("decode", dtype, self.device.name),
+                        partial(
+                            lines.decode_rounding,
+                            *(self.full, logits, batch, dtype, self.device.name, control),
+                        ),
+                    )
+                ],
+                batch.reach,
             )
             for twin, found in logits.items():
                 self._decode_positions(dtype, twin, found)
@@ -257,40 +279,71 @@ class _Run:
             for flag in (False, True)
         )
         truth = self.trained.losses
-        self.checks.append(
-            lines.training_rounding(truth, one, other, moved, dtype, self.device.name, control)
-        )
+        same = lines.training_rounding(truth, one, other, moved, dtype, self.device.name, control)
+        self._add([same], self._steps)
         self.curves += loss_curves(dtype, truth, {"torch": one, "flax": other}, moved)
 
     def _positions(
         self, name: str, batch: Batch, found: NDArray[np.float64], truth: NDArray[np.float64]
     ) -> None:
-        self.checks.append(lines.same_positions(name, batch, found, truth, self.device.name))
+        self._logits(name, batch.place, found, truth, batch.reach)
+
+    def _logits(
+        self,
+        name: str,
+        place: Callable[[int], str],
+        found: NDArray[np.float64],
+        truth: NDArray[np.float64],
+        reach: str,
+    ) -> None:
+        make = partial(lines.same_positions, name, place, found, truth, self.device.name)
+        self._add([lines.provable(name, "float64", self.device.name, make)], reach)
+
+    def _packed(self, pair: Pair) -> None:
+        self.progress("float64: documents packed into rows, and alone")
+        packed = Packed.make(self.config, self.plan.packed, self.plan.seed)
+        alone = pair.full_logits(packed.documents)
+        for twin, logits in packed_logits(pair, packed).items():
+            self._logits(f"packed {twin}", packed.documents.place, logits, alone, packed.reach)
+
+    def _context(self, pair: Pair) -> None:
+        self.progress(f"float64: positions up to {self.config.max_position_embeddings:,}")
+        far = Far.make(self.config, self.plan.seed)
+        found = far_logits(pair, far)
+        self._logits("context flax", far.place, found["flax"], found["torch"], far.reach)
+        release_memory(self.config)
+
+    def _add(self, checks: Sequence[Check], reach: str = "") -> None:
+        self.checks += [dataclasses.replace(c, reach=reach or c.reach) for c in checks]
+
+    @property
+    def _steps(self) -> str:
+        return f"{len(self.batches)} steps, 0-{self.batches[0].ids.shape[1] - 1}"
 
     def _forward_positions(self, dtype: str, seen: dict[str, Observation]) -> None:
         assert self.truth is not None
-        self.curves += [
-            position_curve(
-                FORWARD_POSITIONS, dtype, side, self.batch.valid, found.logits, self.truth.logits
+        valid, labelled = self.batch.valid, self.batch.labels >= 0
+        for side, found in seen.items():
+            self._curve(FORWARD_POSITIONS, dtype, side, valid, found.logits, self.truth.logits)
+        for side, found in seen.items():
+            self._curve(
+                BACKWARD_POSITIONS, dtype, side, labelled, found.embedded, self.truth.embedded
             )
-            for side, found in seen.items()
-        ]
-        self.curves += [
-            position_curve(
-                BACKWARD_POSITIONS,
-                dtype,
-                side,
-                self.batch.labels >= 0,
-                found.embedded,
-                self.truth.embedded,
-            )
-            for side, found in seen.items()
-            if found.embedded is not None and self.truth.embedded is not None
-        ]
 
     def _decode_positions(self, dtype: str, twin: str, logits: NDArray[np.float64]) -> None:
-        self.curves.append(
-            position_curve(
-                DECODE_POSITIONS, dtype, twin, self.decoding.batch.valid, logits, self.full
-            )
-        )
+        valid = self.decoding.batch.valid
+        self._curve(DECODE_POSITIONS, dtype, twin, valid, logits, self.full)
+
+    def _curve(
+        self,
+        figure: str,
+        dtype: str,
+        side: str,
+        where: NDArray[np.bool_],
+        found: NDArray[Any] | None,
+        truth: NDArray[Any] | None,
+    ) -> None:
+        if found is None or truth is None:
+            return
+        with contextlib.suppress(NothingProven):  # the line of the check says so, and fails
+            self.curves.append(position_curve(figure, dtype, side, where, found, truth))

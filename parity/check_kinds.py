@@ -16,6 +16,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "decode": DTYPES,
     "chunked": ("float64",),
     "ragged": ("float64",),
+    "packed": ("float64",),
+    "context": ("float64",),
     "cache-gradients": ("float64",),
     "optimizer": ("float64",),
     "training": ("float64", "float32"),

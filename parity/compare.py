@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from parity.metrics import (
     Agreement,
+    NothingProven,
     Pool,
     TensorError,
     machine_epsilon,
@@ -42,6 +43,8 @@ class Check:
             None where there is no such run.
         tensors: the error of every tensor that took part, in the order of execution.
         agreement: of logits, one entry for each twin that was held against a reference.
+        reach: how far it looked: rows and the positions of their tokens, documents, or steps.
+        vacuous: tensors that are zero on both sides: they are equal, and prove nothing.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Check:
     control: float | None = None
     tensors: tuple[TensorError, ...] = ()
     agreement: tuple[Agreement, ...] = ()
+    reach: str = ""
+    vacuous: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """The check as it is written down: plain values, each tensor with its relative L2."""
@@ -70,6 +75,7 @@ class Check:
             for error in self.tensors
         ]
         values["agreement"] = [dataclasses.asdict(one) for one in self.agreement]
+        values["vacuous"] = list(self.vacuous)
         return values
 
 
@@ -80,15 +86,49 @@ def passed(checks: Iterable[Check]) -> bool:
 
 
 def tensor_errors(name: str, truth: Tensors, found: Tensors, side: str) -> list[TensorError]:
-    """The error of each tensor, in the order of `truth`.
+    """The error of each tensor, in the order of `truth`; infinite where that is all zeros.
 
     Raises:
-        ValueError: the two hold other tensors, or none: nothing would be proven.
+        ValueError: the two hold other tensors, or none.
+        NothingProven: of `tensor_error`.
     """
     if set(truth) != set(found) or not truth:
         missing = sorted(set(truth) ^ set(found))
         raise ValueError(f"{name}: the twins do not hold the same tensors: {missing or 'none'}")
-    return [tensor_error(key, found[key], expected, side) for key, expected in truth.items()]
+    return [_error(key, found[key], expected, side) for key, expected in truth.items()]
+
+
+def _error(key: str, found: NDArray[Any], truth: NDArray[Any], side: str) -> TensorError:
+    if truth.any() or not found.any() or found.shape != truth.shape:
+        return tensor_error(key, found, truth, side)
+    error = tensor_error(key, truth, found, side)
+    return dataclasses.replace(error, size=0.0)
+
+
+def zero_on_all_sides(truth: Tensors, *sides: Tensors) -> tuple[str, ...]:
+    """The tensors that are all zeros in the truth and in every other side.
+
+    Such are the gradients of the other projections in a model whose output projections are zero,
+    as they often are when training begins. They are equal, and that proves nothing.
+
+    Raises:
+        NothingProven: all of them are.
+    """
+    zeros = tuple(
+        key
+        for key, array in truth.items()
+        if array.size and not array.any() and not any(side[key].any() for side in sides)
+    )
+    if zeros and len(zeros) == len(truth):
+        more = f", {zeros[1]}, ..." if zeros[1:] else ""
+        raise NothingProven(
+            f"all tensors are zero on both sides ({zeros[0]}{more}): nothing can be told from them"
+        )
+    return zeros
+
+
+def _without(tensors: Tensors, names: tuple[str, ...]) -> Tensors:
+    return {key: array for key, array in tensors.items() if key not in names}
 
 
 def worst_tensor(
@@ -106,8 +146,11 @@ def worst_tensor(
     it, and the worst would only be its victim.
 
     Raises:
-        ValueError: the two sides hold other tensors, or none: nothing would be proven.
+        ValueError: the two sides hold other tensors, or none.
+        NothingProven: of `tensor_errors` and `zero_on_all_sides`.
     """
+    zeros = zero_on_all_sides(truth, found) if set(truth) == set(found) else ()
+    truth, found = _without(truth, zeros), _without(found, zeros)
     errors = tensor_errors(name, truth, found, side)
     past = [error.name for error in errors if not error.relative_l2 <= bound]
     worst = max(errors, key=lambda error: error.relative_l2)
@@ -121,6 +164,7 @@ def worst_tensor(
         passed=not past,
         where=past[0] if past else worst.name,
         tensors=tuple(errors),
+        vacuous=zeros,
     )
 
 
@@ -148,7 +192,12 @@ def rounding(
 
     Raises:
         ValueError: the sides hold other tensors, or none.
+        NothingProven: of `tensor_errors` and `zero_on_all_sides`.
     """
+    zeros: tuple[str, ...] = ()
+    if set(truth) == set(one) == set(other):
+        zeros = zero_on_all_sides(truth, one, other)
+        truth, one, other = (_without(side, zeros) for side in (truth, one, other))
     sides = [
         tensor_errors(name, truth, found, side) for side, found in (("torch", one), ("flax", other))
     ]
@@ -177,6 +226,7 @@ def rounding(
         value <= bound,
         where,
         tensors=tuple(sides[0] + sides[1]),
+        vacuous=zeros,
     )
 
 

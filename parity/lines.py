@@ -7,7 +7,9 @@ the errors of both twins against that truth over one another, see `parity.compar
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Set
+import functools
+import math
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from parity.compare import Check, Tensors, ratio, rounding, worst_tensor
 from parity.metrics import (
     Agreement,
+    NothingProven,
     Pool,
     agreement,
     machine_epsilon,
@@ -34,6 +37,14 @@ TRAINING_BOUND = 1e-9
 Logits = NDArray[np.float64]
 
 
+def provable(name: str, dtype: str, device: str, make: Callable[[], Check]) -> Check:
+    """A line, or one that failed since it could prove nothing; the others are then still made."""
+    try:
+        return make()
+    except NothingProven as error:
+        return Check(name, dtype, device, 0, math.inf, ACTIVATION_BOUND, False, str(error))
+
+
 def same(
     truth: Observation, other: Observation, wanted: Set[str], batch: Batch, device: str
 ) -> list[Check]:
@@ -41,9 +52,10 @@ def same(
     checks = []
     for name, (expected, found) in _tensors_of([truth, other], wanted).items():
         bound = GRADIENT_BOUND if name == "gradients" else ACTIVATION_BOUND
-        check = worst_tensor(name, expected, found, bound, "float64", device)
-        if name == "logits":
-            check = _with_agreement(check, batch, truth.logits, {"flax": other.logits})
+        make = functools.partial(worst_tensor, name, expected, found, bound, "float64", device)
+        check = provable(name, "float64", device, make)
+        if name == "logits" and check.compared:
+            check = _with_agreement(check, batch.place, truth.logits, {"flax": other.logits})
         checks.append(check)
     return checks
 
@@ -60,16 +72,29 @@ def same_rounding(
     checks = []
     for name, sides in _tensors_of(list(seen), wanted).items():
         pool: Pool = pooled_gradients if name == "gradients" else pooled_outputs
-        check = rounding(name, *sides, dtype=dtype, device=device, control=control, pool=pool)
-        if name == "logits":
+        make = functools.partial(
+            rounding, name, *sides, dtype=dtype, device=device, control=control, pool=pool
+        )
+        check = provable(name, dtype, device, make)
+        if name == "logits" and check.compared:
             truth, one, other = (side.logits for side in seen)
-            check = _with_agreement(check, batch, truth, {"torch": one, "flax": other})
+            check = _with_agreement(check, batch.place, truth, {"torch": one, "flax": other})
         checks.append(check)
     return checks
 
 
-def same_positions(name: str, batch: Batch, found: Logits, truth: Logits, device: str) -> Check:
-    """Float64: logits (tokens, V) of one twin, position by position; the worst of them."""
+def same_positions(
+    name: str, place: Callable[[int], str], found: Logits, truth: Logits, device: str
+) -> Check:
+    """Float64: logits (tokens, V) of one twin, position by position; the worst of them.
+
+    Args:
+        name: of the line; its last word is the twin.
+        place: says where a token stands.
+        found: what the twin computed.
+        truth: what it is held against.
+        device: where.
+    """
     twin = name.split()[-1]
     errors = position_errors(found, truth)
     worst = int(errors.argmax())
@@ -81,10 +106,10 @@ def same_positions(name: str, batch: Batch, found: Logits, truth: Logits, device
         value=float(errors[worst]),
         bound=ACTIVATION_BOUND,
         passed=bool(errors[worst] <= ACTIVATION_BOUND),
-        where=batch.place(worst),
+        where=place(worst),
         tensors=(tensor_error(LOGITS, found, truth, twin),),
     )
-    return _with_agreement(check, batch, truth, {twin: found})
+    return _with_agreement(check, place, truth, {twin: found})
 
 
 def through_cache(
@@ -92,7 +117,13 @@ def through_cache(
 ) -> list[Check]:
     """Float64: gradients that went through a cache in each twin, the worst tensor of each."""
     return [
-        worst_tensor(f"{name} {twin}", truth, grads, GRADIENT_BOUND, "float64", device, twin)
+        provable(
+            *(f"{name} {twin}", "float64", device),
+            functools.partial(
+                worst_tensor,
+                *(f"{name} {twin}", truth, grads, GRADIENT_BOUND, "float64", device, twin),
+            ),
+        )
         for twin, grads in found.items()
     ]
 
@@ -108,7 +139,7 @@ def decode_rounding(
     """Float32, bfloat16: both twins' cached logits against the float64 full forward."""
     sides = [{LOGITS: array} for array in (full, logits["torch"], logits["flax"])]
     check = rounding("decode", *sides, dtype=dtype, device=device, control=control)
-    return _with_agreement(check, batch, full, logits)
+    return _with_agreement(check, batch.place, full, logits)
 
 
 def same_tokens(one: NDArray[np.int32], other: NDArray[np.int32], device: str) -> Check:
@@ -189,9 +220,12 @@ def _tensors_of(sides: list[Observation], wanted: Set[str]) -> dict[str, list[Te
 
 
 def _with_agreement(
-    check: Check, batch: Batch, truth: NDArray[Any], sides: dict[str, NDArray[Any]]
+    check: Check,
+    place: Callable[[int], str],
+    truth: NDArray[Any],
+    sides: dict[str, NDArray[Any]],
 ) -> Check:
     found: list[Agreement] = [
-        agreement(side, logits, truth, batch.place) for side, logits in sides.items()
+        agreement(side, logits, truth, place) for side, logits in sides.items()
     ]
     return dataclasses.replace(check, agreement=tuple(found))

@@ -16,6 +16,10 @@ BEST = 5  # of top-5 agreement
 _ROWS = 64  # tokens at a time, so that a large vocabulary needs little memory
 
 
+class NothingProven(ValueError):
+    """A comparison that would pass or fail whatever the twins compute."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TensorError:
     """How far one tensor is from its reference.
@@ -39,7 +43,7 @@ class TensorError:
     @property
     def relative_l2(self) -> float:
         """|value - truth| / |truth|; infinity where the value is not finite."""
-        error = self.difference / self.size
+        error = self.difference / self.size if self.size else math.inf
         return error if math.isfinite(error) else math.inf
 
 
@@ -49,16 +53,19 @@ def tensor_error(
     """Compare a tensor with its reference.
 
     Raises:
-        ValueError: shapes differ, nothing to compare, or a truth that is zero or not finite:
-            against such a truth a check would prove nothing.
+        ValueError: shapes differ.
+        NothingProven: nothing to compare, or a truth that is zero or not finite.
     """
     if value.shape != truth.shape:
         raise ValueError(f"cannot compare shape {value.shape} with {truth.shape}")
     if truth.size == 0:
-        raise ValueError("nothing to compare: the arrays are empty")
+        raise NothingProven(f"{name or 'the array'} is empty: there is nothing to compare")
     size = norm(truth)
     if not math.isfinite(size) or size == 0:
-        raise ValueError(f"the reference is no reference: its norm is {size}")
+        raise NothingProven(
+            f"{name or 'the array'} has a norm of {size} in the reference: nothing can be told "
+            "from a comparison with it"
+        )
     with np.errstate(invalid="ignore", over="ignore"):
         difference = (value.astype(np.float64, copy=False) - truth).ravel()
         # The first that is not a number, if there is one, is the largest and the smallest.
@@ -106,14 +113,18 @@ def position_errors(values: NDArray[Any], truths: NDArray[Any]) -> NDArray[np.fl
     if values.shape != truths.shape:
         raise ValueError(f"cannot compare shape {values.shape} with {truths.shape}")
     if truths.size == 0:
-        raise ValueError("nothing to compare: the arrays are empty")
+        raise NothingProven("the arrays are empty: there is nothing to compare")
     errors = np.empty(len(truths))
     for start in range(0, len(truths), _ROWS):
         rows = slice(start, start + _ROWS)
         truth = truths[rows].astype(np.float64, copy=False)
         sizes = norms(truth)
-        if not (np.isfinite(sizes) & (sizes > 0)).all():
-            raise ValueError(f"the reference is no reference: the norms of its rows are {sizes}")
+        if not (useful := np.isfinite(sizes) & (sizes > 0)).all():
+            row = start + int(np.argmin(useful))
+            raise NothingProven(
+                f"row {row} of the logits has a norm of {sizes[row - start]} in the reference: "
+                "nothing can be told from a comparison with it"
+            )
         with np.errstate(invalid="ignore", over="ignore"):
             difference = values[rows].astype(np.float64, copy=False) - truth
             errors[rows] = norms(difference) / sizes

@@ -88,6 +88,12 @@ class Batch:
         for row, length in enumerate(self.lengths):
             yield Batch(self.ids[row : row + 1, :length], self.lengths[row : row + 1])
 
+    @property
+    def reach(self) -> str:
+        """How many rows, and the positions of their tokens, in words."""
+        rows = "1 row" if len(self.lengths) == 1 else f"{len(self.lengths)} rows"
+        return f"{rows}, 0-{int(self.lengths.max()) - 1}"
+
     def place(self, index: int) -> str:
         """The row and position of the index-th valid token."""
         row, position = np.argwhere(self.valid)[index]

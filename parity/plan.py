@@ -31,6 +31,7 @@ class Plan:
         decode_positions: tokens of its first row; each further one has a few less.
         chunks: sizes of the chunks in which the same rows are fed in the chunked check.
         ragged: lengths of the rows of the ragged check.
+        packed: and of the documents of each row of the packed check.
         cache_rows: lengths of the documents of the check of gradients through the cache.
         cache_chunk: tokens of a chunk there.
         cache_prefix: and of the prefix that is learned.
@@ -50,6 +51,7 @@ class Plan:
     decode_positions: int = 320
     chunks: tuple[int, ...] = (97, 30, 130, 64)
     ragged: tuple[int, ...] = (48, 13)
+    packed: tuple[tuple[int, ...], ...] = ((20, 13, 31), (1, 40, 23))
     cache_rows: tuple[int, ...] = (40, 27)
     cache_chunk: int = 16
     cache_prefix: int = 5

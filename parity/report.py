@@ -55,6 +55,7 @@ def write_json(target: str, record: dict[str, Any]) -> None:
 def table(checks: Sequence[Check], title: str) -> Table:
     """The checks as a table for a terminal; a failed one names the first place past its bound.
 
+    What a check reached is said in rows and the positions of their tokens, documents or steps.
     The column of controls is there where a check has one.
     """
     result = Table(title=title, title_justify="left", title_style="bold")
@@ -63,12 +64,15 @@ def table(checks: Sequence[Check], title: str) -> Table:
         ("check", "left"),
         ("dtype", "left"),
         ("compared", "right"),
+        ("reach (positions)", "left"),
         ("measured", "right"),
         ("bound", "right"),
         *([("control", "right")] if controlled else []),
         ("", "left"),
     ):
-        result.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        # In a narrow window words are folded, and numbers are not cut.
+        folds = column in ("check", "reach (positions)")
+        result.add_column(column, justify=justify, no_wrap=not folds)  # type: ignore[arg-type]
     for check in checks:
         verdict = "[green]ok[/green]" if check.passed else "[bold red]FAILED[/bold red]"
         control = "" if check.control is None else f"{check.control:.1e}"
@@ -76,6 +80,7 @@ def table(checks: Sequence[Check], title: str) -> Table:
             check.name,
             check.dtype,
             f"{check.compared:,}",
+            check.reach,
             number(check.value, check.bound),
             number(check.bound, check.bound),
             *([control] if controlled else []),

@@ -52,7 +52,7 @@ def test_it_is_json_with_every_value_and_bound(model: Path) -> None:
     checks = [
         worst_tensor("logits", truth, {"logits": truth["logits"] * 1.25}, 1.0, "float64", "cpu"),
         worst_tensor("blocks", truth, lost, 1.0, "float64", "cpu"),
-        Check("training", "float32", "cpu", 5, 1.25, 2.0, True, "step 3", control=1e-8),
+        Check("training", "float32", "cpu", 5, 1.25, 2.0, True, "step 3", 1e-8, reach="5 steps"),
     ]
     curve = Curve("forward by layer", "float64", "flax", ("embed", "0"), (0.25, float("inf")))
     plan = Plan(kinds=("logits", "blocks"))
@@ -66,7 +66,7 @@ def test_it_is_json_with_every_value_and_bound(model: Path) -> None:
     assert found["divergence"] == {"error": 1.0}
     (one,) = found["models"]
     assert one["not_checked"] == [
-        *("gradients", "decode", "chunked", "ragged"),
+        *("gradients", "decode", "chunked", "ragged", "packed", "context"),
         *("cache-gradients", "optimizer", "training"),
     ]
     assert one["plan"]["recipe"]["eps"] == 2**-17
@@ -75,6 +75,7 @@ def test_it_is_json_with_every_value_and_bound(model: Path) -> None:
         ("inf", 1.0, False, None),
         (1.25, 2.0, True, 1e-8),
     ]
+    assert [check["reach"] for check in one["checks"]] == ["", "", "5 steps"]
     assert one["curves"][0]["y"] == [0.25, "inf"]
     assert one["checks"][0]["tensors"][0]["relative_l2"] == 0.25
 

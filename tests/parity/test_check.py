@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
 
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
@@ -77,27 +78,28 @@ def test_every_kind_of_check_is_made_also_where_positions_are_few(
     assert [check for check in result.checks if not check.passed] == []
     names = [[check.name for check in result.checks if check.dtype == dtype] for dtype in DTYPES]
     rounded = ["logits", "blocks", "gradients", "decode"]
-    twice = [f"{kind} {twin}" for kind in ("chunked", "ragged") for twin in ("torch", "flax")]
+    twins = ("torch", "flax")
+    twice = [f"{kind} {twin}" for kind in ("chunked", "ragged", "packed") for twin in twins]
     decoded = ["decode torch", "decode flax", "greedy tokens"]
     cached = [f"cache-gradients{what} {t}" for what in ("", " prefix") for t in ("torch", "flax")]
     assert names == [
-        [*rounded[:3], *decoded, *twice, *cached, "optimizer", "training"],
+        [*rounded[:3], *decoded, *twice, "context flax", *cached, "optimizer", "training"],
         [*rounded, "training"],
         rounded,
     ]
     for check in result.checks:
         assert check.compared > 0
+        assert re.search(r"^[0-9]+ (rows?|documents|steps)", check.reach)
         assert (check.control is not None) == (check.name == "training")
         assert bool(check.tensors) == (check.name != "greedy tokens")
         sides = {one.side for one in check.agreement}
-        if check.name.split()[0] in ("logits", "decode", "chunked", "ragged"):
+        if check.name.split()[0] in ("logits", "decode", "chunked", "ragged", "packed", "context"):
             one_twin = check.dtype == "float64"
             assert sides == ({check.name.split()[-1]} - {"logits"} or {"flax"}) or not one_twin
             assert len(sides) == (1 if one_twin else 2)
             assert all(one.kl_mean <= one.kl_max < 1e-2 for one in check.agreement)
             assert all(0.9 < one.top5 <= 1 for one in check.agreement)
     drawn = {(curve.figure, curve.dtype, curve.side) for curve in result.curves}
-    twins = ("torch", "flax")
     for figure in ("forward by layer", "backward by layer", "forward by position"):
         wanted = {(figure, d, side) for d in DTYPES for side in twins}
         assert {one for one in drawn if one[0] == figure} == wanted - {(figure, "float64", "torch")}
@@ -163,10 +165,30 @@ def another_beta(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def segments_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("diy_jax.inputs.prepare_segments", lambda segments, ids, cached: None)
+
+
+def far_positions_moved(twin: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """From the 62nd position on every token is rotated by one too many."""
+
+    def damage(patch: pytest.MonkeyPatch) -> None:
+        true = importlib.import_module(f"{twin}.rope").rope_tables
+        patch.setattr(
+            f"{twin}.model.rope_tables",
+            lambda config, positions, dtype: true(config, positions + (positions >= 61), dtype),
+        )
+
+    return damage
+
+
 FAULTY: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], set[str]]] = {
     "padding is seen": ("ragged", padding_seen, {"ragged torch", "ragged flax"}),
     "positions begin anew": ("chunked", positions_forgotten, {"chunked torch", "chunked flax"}),
     "decoding forgets positions": ("decode", positions_forgotten, {"decode torch", "decode flax"}),
+    "segments are ignored": ("packed", segments_ignored, {"packed flax"}),
+    "far out, in Flax": ("context", far_positions_moved("diy_jax"), {"context flax"}),
+    "far out, in PyTorch": ("context", far_positions_moved("diy_torch"), {"context flax"}),
     "clipping without 1e-6": ("optimizer", clipped_as_optax_does, {"optimizer"}),
     "a state without its step": ("optimizer", steps_forgotten, {"optimizer"}),
     "another beta2": ("training", another_beta, {"training"}),
@@ -188,6 +210,47 @@ def test_what_each_kind_is_for_is_caught_by_it(
     finally:
         _forget_compiled()
     assert {check.name for check in checks if not check.passed} == failing
+
+
+def test_a_model_whose_output_projections_are_zero_is_checked_by_what_is_left(
+    tmp_path: Path, device: Device
+) -> None:
+    """As many begin training: the gradients of all other projections are then zero."""
+    write_random_model(tmp_path / "model", SMALLEST, "fan-in")
+    zero_weights(tmp_path / "model", "o_proj", "down_proj")
+    plan = Plan(kinds=("blocks", "gradients"))
+    checks = check_model(tmp_path / "model", device, plan=plan).checks
+    assert all(check.passed for check in checks)
+    gradients = [check for check in checks if check.name == "gradients"]
+    parts = {"q_proj", "k_proj", "v_proj", "up_proj", "gate_proj"}
+    for check in gradients:
+        assert {name.split(".")[-2] for name in check.vacuous} >= parts
+        assert check.compared > 0
+        assert {error.name for error in check.tensors}.isdisjoint(check.vacuous)
+    assert checks[0].record()["vacuous"] == list(checks[0].vacuous)
+
+
+def test_a_check_that_can_prove_nothing_fails_and_says_why_and_others_are_made(
+    tmp_path: Path, device: Device
+) -> None:
+    config = dataclasses.replace(SMALLEST, tie_word_embeddings=False)
+    write_random_model(tmp_path / "model", config, "fan-in")
+    zero_weights(tmp_path / "model", "lm_head")
+    plan = Plan(kinds=("logits", "blocks", "decode", "packed"), greedy_tokens=0)
+    checks = check_model(tmp_path / "model", device, ("float64", "float32"), plan).checks
+    assert {check.name for check in checks if check.passed} == {"blocks"}
+    failed = [check for check in checks if not check.passed]
+    assert {check.name.split()[0] for check in failed} == {"logits", "decode", "packed"}
+    assert all("nothing can be told from" in check.where for check in failed)
+
+
+def zero_weights(model: Path, *parts: str) -> None:
+    weights = safetensors.numpy.load_file(model / "model.safetensors")
+    for name in weights:
+        if any(part in name for part in parts):
+            weights[name] = np.zeros_like(weights[name])
+    safetensors.numpy.save_file(weights, model / "model.safetensors")
+    (model / "diy_manifest.json").unlink(missing_ok=True)
 
 
 def _forget_compiled() -> None:

@@ -47,9 +47,9 @@ def test_bfloat16_is_compared_in_float64() -> None:
 def test_nothing_vacuous_passes() -> None:
     some, zero, nan = np.ones(3), np.zeros(3), np.array([1.0, np.nan, 1.0])
     for truth in (zero, nan, np.ones(0)):
-        with pytest.raises(ValueError, match=r"nothing to compare|no reference"):
+        with pytest.raises(ValueError, match=r"nothing to compare|nothing can be told"):
             relative_l2(truth, truth)
-        with pytest.raises(ValueError, match=r"nothing to compare|no reference"):
+        with pytest.raises(ValueError, match=r"nothing to compare|nothing can be told"):
             position_errors(truth[None], truth[None])
     for values in (np.ones((3, 1)), np.ones(4)):
         with pytest.raises(ValueError, match="shape"):
@@ -59,7 +59,7 @@ def test_nothing_vacuous_passes() -> None:
     error = tensor_error("x", nan, some)
     assert (error.relative_l2, error.index) == (math.inf, (1,))
     assert relative_l2(np.array([1.0, -np.inf, 1.0]), some) == math.inf
-    with pytest.raises(ValueError, match="no reference"):
+    with pytest.raises(ValueError, match=r"row 1 of the logits has a norm of 0\.0"):
         position_errors(np.ones((2, 2)), np.array([[1.0, 1.0], [0.0, 0.0]]))
 
 

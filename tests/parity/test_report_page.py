@@ -113,9 +113,20 @@ def proven(
     batch = Batch(np.zeros((2, 3), np.int32), np.array([3, 2], np.int32))
     checks = [
         worst_tensor("blocks", truth, found, 1e-12, "float64", "cpu"),
-        same_positions("decode torch", batch, logits * (1 + 1e-15), logits, "cpu"),
+        same_positions("decode torch", batch.place, logits * (1 + 1e-15), logits, "cpu"),
         Check("greedy tokens", "float64", "cpu", 40, 0, 0, True),
-        Check("training", "float32", "cpu", 100, 1.0625, 2.0, True, "step 7", control=3.125e-9),
+        Check(
+            "training",
+            "float32",
+            "cpu",
+            100,
+            1.0625,
+            2.0,
+            True,
+            "step 7",
+            3.125e-9,
+            reach="100 steps, 0-31",
+        ),
     ]
     identity = Identity("c" * 64, {}, "agrees", 1234567)
     return Proven(name, identity, Plan(recipe=Recipe()), Result(checks, list(drawn)))
@@ -169,6 +180,7 @@ def test_the_page_says_the_verdict_and_every_number_of_the_certificate(
         for key in ("value", "bound", "control"):
             assert check[key] is None or str(check[key]) in values
         assert check["where"] in page.text
+        assert check["reach"] in page.text
         for one in check["agreement"]:
             assert {str(one["kl_max"]), str(one["kl_mean"]), str(one["worst_error"])} <= values
         for tensor in check["tensors"]:

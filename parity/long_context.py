@@ -1,0 +1,148 @@
+"""Tokens far out: at positions up to `max_position_embeddings`, at the price of a few.
+
+A forward pass over a whole context takes memory that grows with its square. Here the context is
+drawn: random keys and values stand in the cache of both twins, and four tokens at a time are
+decoded at positions ever further out. What is wrong about a position shows, and no token before it
+has to be computed.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import diy_torch
+from diy_core.config import DIYConfig
+from diy_torch.checkpoint import to_numpy
+from parity.pair import Batch, Pair
+
+_STEP = 4  # tokens of a call
+_FIRST = 256  # the first position that is looked at; others are twice as far, each time
+_ROOM = 1 << 28  # bytes of random keys and values: of as many layers as they are enough for
+
+
+@dataclasses.dataclass(frozen=True)
+class Far:
+    """What is decoded, and where.
+
+    Attributes:
+        starts: position of the first token of each call, ascending.
+        ids: tokens of all calls, (calls, tokens).
+        layers: how many of the model's layers take part: the first ones.
+        seed: of keys and values.
+    """
+
+    starts: tuple[int, ...]
+    ids: NDArray[np.int32]
+    layers: int
+    seed: int
+
+    @classmethod
+    def make(cls, config: DIYConfig, seed: int) -> Far:
+        """Positions that double, and the last ones that the config allows."""
+        limit = config.max_position_embeddings
+        step = min(_STEP, limit)
+        last, starts = limit - step, [_FIRST]
+        while starts[-1] * 2 < last:
+            starts.append(starts[-1] * 2)
+        starts = [start for start in starts if start < last] + [last]
+        layer = 2 * 8 * limit * config.kv_heads * config.head_size
+        generator = np.random.default_rng([seed, 3])
+        ids = generator.integers(0, config.vocab_size, (len(starts), step), np.int32)
+        layers = min(config.num_hidden_layers, max(1, _ROOM // layer))
+        return cls(tuple(starts), ids, layers, seed)
+
+    @property
+    def batch(self) -> Batch:
+        """The calls as rows, to name places."""
+        return Batch(self.ids, np.full(len(self.ids), self.ids.shape[1], np.int32))
+
+    def place(self, index: int) -> str:
+        """The position of the index-th token."""
+        call, token = divmod(index, self.ids.shape[1])
+        return f"position {self.starts[call] + token}"
+
+    @property
+    def reach(self) -> str:
+        """How far it looks, in words."""
+        positions = self.starts[-1] + self.ids.shape[1]
+        return f"1 row, {self.ids.size} of 0-{positions - 1}, {self.layers} layers"
+
+
+def far_logits(pair: Pair, far: Far) -> dict[str, NDArray[np.float64]]:
+    """Logits of both twins, (tokens, V) each, of the model's first layers."""
+    config = dataclasses.replace(pair.config, num_hidden_layers=far.layers)
+    return {"torch": _torch(pair, far, config), "flax": _flax(pair, far, config)}
+
+
+def draw(config: DIYConfig, far: Far, layer: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Random `key` and `value` of a layer, as many as there are positions: (1, K, T, H) each."""
+    shape = 1, config.kv_heads, config.max_position_embeddings, config.head_size
+    generator = np.random.default_rng([far.seed, 4, layer])
+    for name in ("key", "value"):
+        yield name, generator.standard_normal(shape)
+
+
+def _torch(pair: Pair, far: Far, config: DIYConfig) -> NDArray[np.float64]:
+    model, device = _first_layers(pair.torch, config), pair.device
+    past: Any = [
+        ({n: torch.from_numpy(a).to(device.torch) for n, a in draw(config, far, layer)}, None)
+        for layer in range(far.layers)
+    ]
+    found = []
+    with torch.inference_mode():
+        for start, ids in zip(far.starts, far.ids, strict=True):
+            at = torch.tensor([start], dtype=torch.int32, device=device.torch)
+            past = [(cached, at) for cached, _ in past]
+            logits, past = model(
+                torch.from_numpy(ids[None]).to(device.torch), past_key_values=past, use_cache=True
+            )
+            found.append(to_numpy(logits)[0])
+    return np.concatenate(found)
+
+
+def _first_layers(model: diy_torch.DIYForCausalLM, config: DIYConfig) -> diy_torch.DIYForCausalLM:
+    """A model of the first layers, with the same tensors and not copies of them."""
+    small, trunk = copy.copy(model), copy.copy(model.model)
+    for module in (small, trunk):
+        module._modules = dict(module._modules)  # or the copy would change the original
+        module.config = config
+    trunk.layers = model.model.layers[: config.num_hidden_layers]
+    small.model = trunk
+    return small
+
+
+def _flax(pair: Pair, far: Far, config: DIYConfig) -> NDArray[np.float64]:
+    model = pair.flax.clone(config=config)
+    layers = {f"layers_{layer}" for layer in range(far.layers)}
+    trunk = {
+        name: value
+        for name, value in pair.params["model"].items()
+        if not name.startswith("layers_") or name in layers
+    }
+    params = jax.device_put({**pair.params, "model": trunk}, pair.device.jax)
+    cached = [
+        {n: jax.device_put(array, pair.device.jax) for n, array in draw(config, far, layer)}
+        for layer in range(far.layers)
+    ]
+    found = []
+    for start, ids in zip(far.starts, far.ids, strict=True):
+        logits, cached = _step(model, params, ids[None], cached, jnp.full(1, start, jnp.int32))
+        found.append(np.asarray(logits)[0])
+    return np.concatenate(found)
+
+
+@partial(jax.jit, static_argnames="model", donate_argnames="cached")
+def _step(model: Any, params: Any, ids: Any, cached: Any, position: Any) -> Any:
+    past = [(layer, position) for layer in cached]
+    logits, past = model.apply({"params": params}, ids, past_key_values=past, use_cache=True)
+    return logits, [layer for layer, _ in past]
