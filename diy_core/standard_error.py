@@ -7,6 +7,8 @@ import os
 import sys
 from typing import IO, TextIO, cast
 
+from diy_core.system.held import named
+
 
 class StandardError:
     """The stream of standard error; from the first write that fails on, nothing is written.
@@ -75,5 +77,5 @@ def standard_error() -> IO[str]:
 def complain(text: str) -> None:
     """Write a line to standard error, if somebody reads it."""
     stream = StandardError()
-    stream.write(f"{text}\n")
+    stream.write(f"{named(text)}\n")
     stream.flush()

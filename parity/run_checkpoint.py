@@ -22,6 +22,7 @@ from diy_core.training import state_file
 from diy_core.training.checkpoint_files import Checkpoint, ReadArrays
 from diy_core.training.export import find_checkpoint
 from diy_core.training.run_directory import whole_checkpoints
+from diy_core.training.sealing import require_same_model
 from diy_core.training.state import Position
 from diy_core.training.yaml_file import read_config_of_run
 from parity.run_data import Descriptions, meaning
@@ -109,6 +110,7 @@ class RunCheckpoint:
             config = DIYConfig.from_pretrained(run / "model")
             files = Checkpoint.open(path, _reader(form), config)
             position = Position.from_json(files.position, path)
+            require_same_model(path, position.made_with)
         return cls(run, int(path.name), FORMS[form], config, position, files)
 
     @property

@@ -27,7 +27,7 @@ def read_log(file: Path, damaged: list[int]) -> Iterator[dict[str, Any]]:
         damaged: is given the numbers of the lines that cannot be read.
     """
     for number, line in enumerate(read_lines(file), 1):
-        row = parse_line(line, file.name)
+        row = parse_line(line, file.name, foreign=True)
         if row is not None:
             yield row
         elif line.endswith(b"\n"):

@@ -19,6 +19,8 @@ from diy_core.training.checkpoint_files import Arrays, Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore
 from diy_core.training.export import find_checkpoint
 from diy_core.training.run_directory import RunDirectory, checkpoint_path, whole_checkpoints
+from diy_core.training.sealing import require_same_model
+from diy_core.training.state import Position
 from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.training_store import TrainingStore as TorchStore
 
@@ -65,6 +67,7 @@ def switch(
         with _naming_others(path):
             source, target = _direction(path)
             checkpoint = source.open(path, config)
+        require_same_model(path, Position.from_json(checkpoint.position, path).made_with)
         values = old.read_config() | {"run_dir": str(new_run)}
         new_run.parent.mkdir(parents=True, exist_ok=True)
         needed = _history_size(run) + sum(a.nbytes for a in checkpoint.layout.values())

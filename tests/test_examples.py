@@ -24,7 +24,7 @@ SIZES = {"tiny": 0.5e6, "small": 10e6, "pretrain-1b": 1e9}
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_a_config(path: Path) -> None:
-    config, resume, device, strict = parse("diy-jax train", ["--config", str(path)])
+    config, resume, device, strict, _ = parse("diy-jax train", ["--config", str(path)])
     assert (resume, device, strict) == (False, None, False)
     assert isinstance(config.model, Mapping) == (path.stem in SIZES)
     if isinstance(config.model, Mapping):

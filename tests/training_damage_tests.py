@@ -52,6 +52,28 @@ class DamageTests(Twin):
         with pytest.raises(CheckpointError, match=re.escape(command)):
             export(own.store, own.folder / "whole", None, "out")
 
+    def test_a_model_that_was_edited_in_place_is_found_where_it_is_read(
+        self, runs: Runs, tmp_path: Path
+    ) -> None:
+        own = self.make(tmp_path)
+        shutil.copytree(runs.folder / "whole", own.folder / "whole")
+        file = own.folder / "whole" / "model" / "config.json"
+        text = file.read_text()
+        file.write_text(text.replace('"rms_norm_eps": 1e-05', '"rms_norm_eps": 0.1'))
+        assert file.read_text() != text
+        with pytest.raises(ValueError, match=r"add --allow-changes model\.rms_norm_eps"):
+            own.train("whole", resume=True, data=runs.config("whole").data)
+        with pytest.raises(CheckpointError, match=r"rms_norm_eps is 0\.1, and was 1e-05 when"):
+            export(own.store, own.folder / "whole", None, tmp_path / "out")
+
+    def test_other_validation_data_are_found(self, runs: Runs, tmp_path: Path) -> None:
+        own = self.make(tmp_path)
+        shutil.copytree(runs.folder / "whole", own.folder / "whole")
+        file = own.folder / "whole" / "data" / "validation" / "data.json"
+        file.write_text(file.read_text() + "\n")  # as if it described others
+        with pytest.raises(ValueError, match=r"the tokens of the validation data \(SHA-256\): "):
+            own.train("whole", resume=True, data=runs.config("whole").data)
+
     def test_an_export_needs_room(
         self, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from diy_core.disk import FULL, naming_full_disks
 from diy_core.errors import CheckpointError, naming
+from diy_core.system.held import real
 from diy_core.system.leaving import clean_up, leave, left_aside
 from diy_core.system.mounts import mounts_at_or_below, refuse_mounts
 from diy_core.system.removing import remove_tree
@@ -70,7 +71,7 @@ def replacement(
 
 def _refuse_working_directory(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # somebody removed it
-        if path.exists() and Path.cwd().is_relative_to(path):
+        if path.exists() and Path.cwd().is_relative_to(os.path.realpath(path)):
             raise CheckpointError(
                 path, "is or holds the current directory, and is not replaced: go elsewhere first"
             )
@@ -132,7 +133,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _target(path: str | Path) -> Path:
-    path = Path(os.path.realpath(path))  # through a link, as opening a file for writing does
+    path = real(path)  # through a link, as opening a file for writing does
     if path.is_symlink():
         raise CheckpointError(path, "is a link that leads back to itself: choose another place")
     if path.parent.exists() and not path.parent.is_dir():
@@ -156,7 +157,7 @@ def remove_directory(path: Path) -> None:
     if path.is_symlink():
         path.unlink()
         return
-    path = Path(os.path.realpath(path))
+    path = real(path)
     if points := mounts_at_or_below(path):
         raise OSError(errno.EBUSY, f"a file system is mounted at {points[0]}", str(path))
     with contextlib.ExitStack() as stack:
@@ -176,7 +177,7 @@ def recover(path: str | Path) -> None:
 
     For those who write there: reading changes nothing.
     """
-    clean_up(Path(os.path.realpath(path)))
+    clean_up(real(path))
 
 
 def refuse_left_aside(path: str | Path) -> None:

@@ -19,13 +19,13 @@ def refuse_mounts(path: Path) -> None:
     """Raise where a mount point is in the way of replacing what is at `path`.
 
     Args:
-        path: without links in it.
+        path: without links in it, but for the way to a held directory.
 
     Raises:
         CheckpointError: it is one, or one lies below it.
     """
     points = mounts_at_or_below(path)
-    if path in points:
+    if Path(os.path.realpath(path)) in points:
         raise CheckpointError(
             path, "is a mount point, which cannot be replaced: give a name inside of it"
         )
@@ -38,7 +38,8 @@ def refuse_mounts(path: Path) -> None:
 
 
 def mounts_at_or_below(path: Path) -> list[Path]:
-    """The mount points at a path without links, and below it."""
+    """The mount points at a path, and below it."""
+    path = Path(os.path.realpath(path))
     points = [point for point in mount_points() if point.is_relative_to(path)]
     return points or ([path] if path.exists() and os.path.ismount(path) else [])
 

@@ -53,10 +53,10 @@ def assemble_parts(config: TrainConfig, directory: RunDirectory) -> Parts:
         OSError: a file cannot be read or written.
     """
     going_on = bool(whole_checkpoints(directory.checkpoints))
-    if not (going_on and directory.model.is_dir()):
+    if not (going_on and directory.model.is_dir()) or "model" in directory.made_anew:
         keep_model(config, directory)
     model = DIYConfig.from_pretrained(directory.model)
-    train, validation = open_data(config, directory, going_on)
+    train, validation = open_data(config, directory, going_on and "data" not in directory.made_anew)
     for part in (train, *([validation] if validation else [])):
         part.require(model.vocab_size, kept_tokenizer(directory))
     documents, tokens = counted(len(train), "document"), counted(train.tokens.size, "token")

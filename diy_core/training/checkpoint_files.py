@@ -115,7 +115,7 @@ class Checkpoint:
             faults.append(f"mixes the dtypes {', '.join(sorted(dtypes))}")
         if faults:
             raise CheckpointError(path, faults)
-        return cls(path, _read_position(path / POSITION), manifest, read_arrays)
+        return cls(path, read_position(path / POSITION), manifest, read_arrays)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -151,7 +151,12 @@ class Checkpoint:
         return {name: Stored(entry.shape, dtype_of(entry.dtype)) for name, entry in entries}
 
 
-def _read_position(file: Path) -> dict[str, Any]:
+def read_position(file: Path) -> dict[str, Any]:
+    """The JSON object that was written with a checkpoint, compared with its sum.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
     if not is_there(file):
         raise CheckpointError(file.parent, f"is damaged: it has no {file.name}")
     values = read_json(file)

@@ -25,6 +25,7 @@ from diy_core.training.progress import Report
 from diy_core.training.restoring import Verify, is_done, refuse_other_twin, restore
 from diy_core.training.resuming import next_command
 from diy_core.training.run_directory import RunDirectory, require_run_directory, whole_checkpoints
+from diy_core.training.sealing import NOTHING, Allowed, resealed, seal_of
 from diy_core.training.signals import Interruption
 from diy_core.training.state import Position
 
@@ -50,7 +51,7 @@ def run(program: str, argv: Sequence[str], assemble: Assemble, verify: Verify) -
 def run_late(program: str, argv: Sequence[str], load: Callable[[], tuple[Assemble, Verify]]) -> int:
     """`run` with a twin that `load` imports, for seconds, once the words of `argv` were read."""
     try:
-        config, resume, device, strict = parse(program, argv)
+        config, resume, device, strict, allowed = parse(program, argv)
         require_run_directory(config.run_dir)  # and not after the framework was imported
         if resume and not whole_checkpoints(Path(config.run_dir) / "checkpoints"):
             complain(f"nothing to resume in {config.run_dir}: a new run begins")
@@ -61,7 +62,13 @@ def run_late(program: str, argv: Sequence[str], load: Callable[[], tuple[Assembl
         assemble, verify = load()
         with notes_of_command(strict=strict):
             return train_config(
-                config, assemble, verify, program=program, resume=resume, device=device
+                config,
+                assemble,
+                verify,
+                program=program,
+                resume=resume,
+                device=device,
+                allowed=allowed,
             )
     except TrainingError as error:
         complain(f"{program}: {error}")
@@ -82,6 +89,7 @@ def train_config(
     program: str,
     resume: bool = False,
     device: str | None = None,
+    allowed: Allowed = NOTHING,
 ) -> int:
     """Train; returns the exit code: 0, or 130, 143 and 129 after a signal.
 
@@ -95,7 +103,7 @@ def train_config(
         Interruption(report.last_words) as interruption,
         RunDirectory(config.run_dir, report.say, report.doing) as directory,
     ):
-        going_on = directory.begin(config, resume=resume)
+        going_on = directory.begin(config, resume=resume, allowed=allowed)
         if going_on and is_done(config, directory, verify):
             done = whole_checkpoints(directory.checkpoints)[-1]
             report.say(
@@ -103,18 +111,20 @@ def train_config(
                 if done >= config.steps
                 else f"{config.run_dir} stands at step {done}, stop_at is {config.stop_at}"
             )
-            report.say(next_command(program, config.run_dir, done, as_dict(config), device))
+            report.say(next_command(program, directory.called, done, as_dict(config), device))
             return 0
         pieces = assemble(config, directory, device)
-        position = Position(seed=config.seed)
         if going_on:
-            position = restore(config, pieces, directory, report)
+            position = restore(config, pieces, directory, report, allowed)
+        else:
+            made_with = resealed(seal_of(directory.root, as_dict(config)))
+            position = Position(seed=config.seed, made_with=made_with)
         begun = position.step
         position = train(config, pieces, directory, position, report, interruption)
         report.say(_outcome(config, begun, position.step, directory.checkpoints))
         if position.step:
             report.say(
-                next_command(program, config.run_dir, position.step, as_dict(config), device)
+                next_command(program, directory.called, position.step, as_dict(config), device)
             )
         return interruption.exit_code
 

@@ -25,6 +25,8 @@ from diy_core.system.sources import Sources
 from diy_core.training.checkpoint_files import Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore, OtherTwinError
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
+from diy_core.training.sealing import require_same_model
+from diy_core.training.state import Position
 
 
 def find_checkpoint(run: str | Path, step: int | None) -> Path:
@@ -96,7 +98,9 @@ def export(
     try:
         sources = Sources()
         with sources.recording():
-            source = _source(store.open(path, DIYConfig.from_pretrained(model)), model)
+            checkpoint = store.open(path, DIYConfig.from_pretrained(model))
+        require_same_model(path, Position.from_json(checkpoint.position, path).made_with)
+        source = _source(checkpoint, model)
         source.sources = sources
         out.parent.mkdir(parents=True, exist_ok=True)
         require_room(out.parent, sum(stored.nbytes for stored in source.stored.values()))

@@ -37,10 +37,16 @@ def _is_measure(value: Any) -> bool:
     """What was computed; null where it was not finite."""
     if value is None:
         return True
+    return _is_number(value) and math.isfinite(value)
+
+
+def _is_number(value: Any) -> bool:
+    """A number, also one that is not finite, that a float can be."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     with contextlib.suppress(OverflowError):
-        return math.isfinite(float(value))
+        float(value)
+        return True
     return False
 
 
@@ -55,25 +61,29 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
 _NEEDED = {"metrics.jsonl": {"step", "loss", "skipped"}, "evaluations.jsonl": {"step", "loss"}}
 
 
-def parse_line(line: bytes, log: str) -> dict[str, Any] | None:
+def parse_line(line: bytes, log: str, *, foreign: bool = False) -> dict[str, Any] | None:
     """A whole line of a log, or None for one that is damaged or of another form.
 
     Args:
         line: with its end.
         log: the name of the file.
+        foreign: others may have written it: what is not known may be null, and a number NaN.
     """
     try:
-        row = json.loads(line, parse_constant=_refuse) if line.endswith(b"\n") else None
+        row = json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or not _NEEDED.get(log, {"step"}) <= row.keys():
+    needed = {"step"} if foreign else _NEEDED.get(log, {"step"})
+    if not isinstance(row, dict) or not needed <= row.keys() or row["step"] is None:
         return None
-    fits = all(_FORMS[name](value) for name, value in row.items() if name in _FORMS)
-    return row if fits else None
+    return row if all(_fits(name, value, foreign) for name, value in row.items()) else None
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
+def _fits(name: str, value: Any, foreign: bool) -> bool:
+    form = _FORMS.get(name, lambda value: True)
+    if foreign and value is None:
+        return True
+    return _is_number(value) if foreign and form is _is_measure else form(value)
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

@@ -289,6 +289,7 @@ class _Run:
     def _save(self, last: bool = False) -> None:
         self._position = dataclasses.replace(self._position, data=self._pieces.data.state())
         position = self._position
+        self._directory.require_held()
         self._keeper.save(position.step, position.to_json(), self._sync, last)
         self._plot.draw(pause=_PAUSE)
         self._clock.reset(position.step)

@@ -13,6 +13,8 @@ from diy_core.standard_error import complain
 from diy_core.training.config import DataConfig, TrainConfig, as_dict
 from diy_core.training.opening_model import model_config
 from diy_core.training.option_errors import PARTS, plain, shown
+from diy_core.training.resuming import MAY_DIFFER
+from diy_core.training.sealing import Allowed
 from diy_core.training.yaml_file import read_yaml
 
 _EXAMPLES = """
@@ -68,14 +70,21 @@ def build_parser(program: str, argv: Sequence[str] = ()) -> Any:
         help="auto, or nothing more: go on from the newest whole checkpoint of run_dir, or begin "
         "if there is none",
     )
+    parser.add_argument(
+        "--allow_changes",
+        type=str | None,
+        metavar="KEY[,KEY]",
+        help="with --resume: options that may have another value than the newest checkpoint was "
+        "made with, such as optimizer.learning_rate; a change is recorded in all later checkpoints",
+    )
     parser.add_argument("--device", type=str | None, help="where to train; default: the best")
     add_strict(parser, "a model or tokenizer")
     parser.add_class_arguments(TrainConfig)
     return parser
 
 
-def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | None, bool]:
-    """Config, whether to resume, the device, and whether to be strict, from a command line.
+def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | None, bool, Allowed]:
+    """Config, whether to resume, device, whether to be strict, and changes that are meant.
 
     Raises:
         ValueError: an unknown name, with the nearest known one, a value out of range, or a model
@@ -93,6 +102,7 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
     strict = values.pop("strict")
     if device is not None and not device.strip():
         raise ValueError(f"--device must be a text that is not empty, got {device!r}")
+    allowed = _allowed(values.pop("allow_changes"))
     if resume and not any(word.partition("=")[0] == "--run_dir" for word in argv):
         values["run_dir"] = _moved(file, values["run_dir"])
     config = TrainConfig(**values)
@@ -100,7 +110,21 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
         model_config(config)
     if checked != list(argv):
         parser.parse_args(list(argv))  # prints, and leaves
-    return config, resume, device, strict
+    return config, resume, device, strict, allowed
+
+
+def _allowed(words: str | None) -> Allowed:
+    """The options whose change is meant.
+
+    Raises:
+        ValueError: one that no config has.
+    """
+    keys = [] if words is None else [word.strip().replace("-", "_") for word in words.split(",")]
+    known = [name for name in _names() if name not in MAY_DIFFER]
+    for key in keys:
+        if key not in known and not key.startswith("model."):
+            raise ValueError(f"--allow-changes: {key!r} is not known{did_you_mean(key, known)}")
+    return Allowed(keys)
 
 
 def _moved(files: Any, run_dir: str) -> str:
@@ -165,16 +189,18 @@ def _as_fields(words: Sequence[str]) -> list[str]:
     return result
 
 
-def _refuse_keys(values: Mapping[str, Any], where: object) -> None:
-    """Raise for a key of a config that no field has."""
+def _names() -> list[str]:
+    """Of all fields, those of a part as `optimizer.beta1`."""
     example = TrainConfig(
         run_dir="-", model="-", data=DataConfig(train="-"), steps=1, batch_size=1, sequence_length=1
     )
     fields = as_dict(example)
-    names = [
-        *fields,
-        *(f"{part}.{name}" for part in PARTS for name in fields[part]),
-    ]
+    return [*fields, *(f"{part}.{name}" for part in PARTS for name in fields[part])]
+
+
+def _refuse_keys(values: Mapping[str, Any], where: object) -> None:
+    """Raise for a key of a config that no field has."""
+    names = _names()
     given = [str(name) for name in values]
     for part in PARTS:
         if part not in values:
@@ -182,9 +208,9 @@ def _refuse_keys(values: Mapping[str, Any], where: object) -> None:
         if not isinstance(values[part], Mapping):
             raise ValueError(
                 f"{where}: {part} must hold names and values, such as "
-                f"{next(iter(fields[part]))}, got {values[part]!r:.100}"
+                f"{next(iter(get_type_hints(PARTS[part])))}, got {values[part]!r:.100}"
             )
         given += [f"{part}.{name}" for name in values[part]]
     for name in given:
-        if name not in (*names, "resume", "device", "strict"):
+        if name not in (*names, "resume", "device", "strict", "allow_changes"):
             raise ValueError(f"{where}: {name} is not known{did_you_mean(name, names)}")

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from diy_core.config import DIYConfig
 from diy_core.standard_error import standard_error
+from diy_core.system.held import named
 
 
 def flops_per_token(config: DIYConfig, sequence_length: int) -> float:
@@ -133,7 +134,7 @@ class Report:
 
     def say(self, text: str) -> None:
         """Say something that stays."""
-        self._print(Text(text))
+        self._print(Text(named(text)))
 
     def _print(self, text: Text) -> None:
         self._in_turn(functools.partial(self._console.print, text))
@@ -158,7 +159,7 @@ class Report:
             self.say(text)
         else:
             self._is_doing = True
-            self._live.update(Spinner("line", Text(text)))
+            self._live.update(Spinner("line", Text(named(text))))
 
     def last_words(self, text: str) -> None:
         """Say what a signal leads to; the next one may end the process without another word."""

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_store import OtherTwinError
-from diy_core.training.config import TrainConfig
+from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.interfaces import Pieces
 from diy_core.training.json_lines import logged_steps
 from diy_core.training.progress import Report
 from diy_core.training.run_directory import RunDirectory, checkpoint_path, whole_checkpoints
+from diy_core.training.sealing import (
+    NOTHING,
+    Allowed,
+    changes_between,
+    place_in_data,
+    refuse_changes,
+    resealed,
+    seal_of,
+)
 from diy_core.training.state import Position
 
 # (folder of a checkpoint, directory with the config.json of its model); raises CheckpointError.
@@ -59,23 +69,37 @@ def is_done(config: TrainConfig, directory: RunDirectory, verify: Verify) -> boo
 
 
 def restore(
-    config: TrainConfig, pieces: Pieces, directory: RunDirectory, report: Report
+    config: TrainConfig,
+    pieces: Pieces,
+    directory: RunDirectory,
+    report: Report,
+    allowed: Allowed = NOTHING,
 ) -> Position:
     """Take the newest checkpoint that can be read; the trainer and the data go on from there.
+
+    Args:
+        config: of the run.
+        pieces: at their beginning.
+        directory: entered and begun.
+        report: is told what could not be read, and what was changed on purpose.
+        allowed: what may differ from what the checkpoint was made with.
+
+    Returns:
+        Where the run stands, sealed with what it has now.
 
     Raises:
         CheckpointError: none can be read; it is the newest one's, and says what to do.
         OtherTwinError: they are the other twin's.
-        ValueError: the data is no longer what it was.
+        ValueError: config, model or data are no longer what they were.
     """
+    now = seal_of(directory.root, as_dict(config))
     newest: CheckpointError | None = None
     steps = sorted(pieces.store.steps(), reverse=True)
     for i, step in enumerate(steps):
         where = checkpoint_path(directory.checkpoints, step)
         try:
             position = Position.from_json(pieces.store.restore(step), where)
-            if (position.step, position.seed) != (step, config.seed):
-                raise CheckpointError(where, f"is of step {position.step}, seed {position.seed}")
+            _require_place(position, step, where)
         except OtherTwinError:
             raise
         except CheckpointError as error:
@@ -83,9 +107,16 @@ def restore(
             then = ", the one before is tried" if steps[i + 1 :] else ""
             report.say(f"checkpoint {step} cannot be read{then}: {error}")
             continue
-        pieces.data.restore(position.data)
+        old = position.made_with
+        changes = [] if old is None else changes_between(old, now)
+        for change in refuse_changes(where, changes, allowed):
+            report.say(f"changed on purpose at step {step}: {change}")
+        if position.seed != config.seed and (old is None or "seed" not in allowed):
+            raise CheckpointError(where, f"is of seed {position.seed}, the run of {config.seed}")
+        pieces.data.restore(place_in_data(position.data, pieces.data.state(), allowed))
         report.say(f"going on from step {step} of {config.steps}")
-        return position
+        made_with = resealed(now, old, changes, step)
+        return dataclasses.replace(position, seed=config.seed, made_with=made_with)
     if newest is None:
         raise CheckpointError(directory.checkpoints, "holds no whole checkpoint")
     raise CheckpointError(
@@ -93,3 +124,15 @@ def restore(
         f"{'; '.join(newest.faults)}. No checkpoint of the run can be read: with "
         f"{directory.checkpoints} moved away, --resume auto begins at step 0",
     ) from newest
+
+
+def _require_place(position: Position, step: int, where: Path) -> None:
+    """Raise for a position that is not where the checkpoint of this step stands."""
+    if position.step != step:
+        raise CheckpointError(where, f"is of step {position.step}")
+    if not isinstance(position.data, Mapping):
+        raise CheckpointError(where, f"holds no position in the data, but {position.data!r:.100}")
+    if (index := position.data.get("next_index", step)) != step:  # a step takes one batch
+        raise CheckpointError(
+            where, f"stands at batch {index!r:.50} of the data after {step} steps"
+        )

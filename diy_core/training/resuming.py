@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -83,23 +83,26 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     Returns:
         Lines for all fields that differ, except those of `MAY_DIFFER`.
     """
-    left, right = _flat(old), _flat(new)
+    left, right = flat(old), flat(new)
     return [
-        f"{name}: {_shown(left, name)}, now {_shown(right, name)}" for name in _apart(left, right)
+        f"{name}: {_shown(left, name)}, now {_shown(right, name)}" for name in apart(left, right)
     ]
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The fields of `differences`, named `part.field`, with both values; None: not given."""
-    left, right = _flat(one), _flat(other)
-    return {name: [left.get(name), right.get(name)] for name in _apart(left, right)}
+    left, right = flat(one), flat(other)
+    return {name: [left.get(name), right.get(name)] for name in apart(left, right)}
 
 
-def _apart(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
+def apart(
+    left: Mapping[str, Any], right: Mapping[str, Any], may_differ: Collection[str] = MAY_DIFFER
+) -> list[str]:
+    """The names that two flat configs do not both have with the same value."""
     return [
         name
         for name in {**left, **right}
-        if name not in MAY_DIFFER
+        if name not in may_differ
         and (name not in left or name not in right or not _same(left[name], right[name]))
     ]
 
@@ -113,11 +116,12 @@ def _shown(flat: Mapping[str, Any], name: str) -> str:
     return repr(flat[name]) if name in flat else "not given"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings, each under a name such as `optimizer.learning_rate`."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

@@ -20,7 +20,7 @@ import functools
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,8 +30,21 @@ import yaml
 from diy_core.checkpoints.atomic import atomic_file
 from diy_core.disk import DiskFull, naming_full_disks, require_room
 from diy_core.errors import CheckpointError
+from diy_core.system.held import HeldDirectory, with_names
+from diy_core.system.outside import is_there
 from diy_core.training.config import TrainConfig, as_dict
+from diy_core.training.interfaces import TrainingError
 from diy_core.training.resuming import differences
+from diy_core.training.sealing import (
+    NOTHING,
+    Allowed,
+    Change,
+    changes_between,
+    made_anew,
+    newest_seal,
+    refuse_changes,
+    seal_of,
+)
 from diy_core.training.yaml_file import read_config_of_run
 
 _ROOM = 1 << 20  # bytes, for the config and the first lines of metrics
@@ -80,10 +93,19 @@ def require_run_directory(path: str | Path) -> None:
 class RunDirectory:
     """A run directory; while it is entered, no other process can enter it.
 
+    What is locked is the directory and not its name. Inside, all paths below are ways to what was
+    locked (`diy_core.system.held`): a run that is moved goes on where it is by then, and touches
+    nothing of what takes its name.
+
     Args:
         path: made if it does not exist.
         report: is told what the user should know.
         doing: is told what goes on while it takes seconds.
+
+    Attributes:
+        path: as it was given.
+        root: the way to it.
+        made_anew: of `model` and `data`, what is made again as its options changed on purpose.
     """
 
     def __init__(
@@ -93,19 +115,26 @@ class RunDirectory:
         doing: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.path = Path(path)
-        self.config_file = self.path / _CONFIG
-        self.metrics_file = self.path / _METRICS
-        self.evaluations_file = self.path / "evaluations.jsonl"
-        self.timings_file = self.path / "timings.jsonl"
-        self.tensorboard = self.path / "tensorboard"
-        self.plot_file = self.path / "loss.png"
-        self.checkpoints = self.path / _CHECKPOINTS
-        self.model = self.path / "model"
-        self.data = self.path / "data"
-        self.validation = self.path / "validation"
+        self._lay_out(self.path)
         self.doing = doing
+        self.made_anew: set[str] = set()
         self._report = report
         self._lock = -1
+        self._held: HeldDirectory | None = None
+        self._told = False  # that it was moved
+
+    def _lay_out(self, root: Path) -> None:
+        self.root = root
+        self.config_file = root / _CONFIG
+        self.metrics_file = root / _METRICS
+        self.evaluations_file = root / "evaluations.jsonl"
+        self.timings_file = root / "timings.jsonl"
+        self.tensorboard = root / "tensorboard"
+        self.plot_file = root / "loss.png"
+        self.checkpoints = root / _CHECKPOINTS
+        self.model = root / "model"
+        self.data = root / "data"
+        self.validation = root / "validation"
 
     def __enter__(self) -> RunDirectory:
         """Take the lock, which the system drops when the process ends, however it does.
@@ -116,12 +145,24 @@ class RunDirectory:
         """
         require_run_directory(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        self._held = HeldDirectory(self.path)
+        self._lay_out(self._held.way)
+        try:
+            self._take_lock(self._held)
+        except BaseException as error:
+            with_names(error)
+            self._release()
+            raise
+        return self
+
+    def _take_lock(self, held: HeldDirectory) -> None:
+        is_there(self.root / _LOCK)  # or it is something that cannot be locked
+        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        self._lock = os.open(_LOCK, flags, 0o644, dir_fd=held.descriptor)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._lock, 1000, 0).decode("utf-8", "replace").strip()
-            self._release()
             raise ValueError(
                 f"{self.path} is in use by {holder or 'another process'}: wait for it, or choose "
                 "another run_dir"
@@ -132,10 +173,11 @@ class RunDirectory:
                 "trains there"
             )
         _close_in_children(self._lock)
+        if not held.in_place:
+            raise ValueError(f"{self.path} was moved while it was opened: look where it is now")
         with contextlib.suppress(DiskFull), naming_full_disks(self.path):
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        return self
 
     def __exit__(
         self,
@@ -143,13 +185,45 @@ class RunDirectory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            with_names(error)
         self._release()
 
     def _release(self) -> None:
-        _HELD.discard(self._lock)
-        os.close(self._lock)
+        if self._lock >= 0:
+            _HELD.discard(self._lock)
+            os.close(self._lock)
+            self._lock = -1
+        if self._held is not None:
+            self.path = self._held.called
+            self._held.close()
+            self._held = None
+        self._lay_out(self.path)
 
-    def begin(self, config: TrainConfig, *, resume: bool) -> bool:
+    @property
+    def called(self) -> Path:
+        """The name that it has now."""
+        return self.path if self._held is None else self._held.called
+
+    def require_held(self) -> None:
+        """Look at where the directory is; to be called before something is written there.
+
+        Raises:
+            TrainingError: it was moved, and here nothing leads to a directory but its name.
+        """
+        held = self._held
+        if held is None or held.in_place:
+            return
+        if not held.follows:
+            raise TrainingError(
+                f"{self.path} was moved while the run went on, and is not written to: its newest "
+                "checkpoint is where it was moved to, and --resume auto goes on there"
+            )
+        if not self._told:
+            self._report(f"{self.path} was moved: the run goes on in {held.called}")
+            self._told = True
+
+    def begin(self, config: TrainConfig, *, resume: bool, allowed: Allowed = NOTHING) -> bool:
         """Decide between a new run and going on with the one in the directory; keep the config.
 
         A run without a whole checkpoint has nothing to go on with and is begun anew. One that has
@@ -158,13 +232,14 @@ class RunDirectory:
         Args:
             config: what shall be run.
             resume: False refuses a directory in which something was run.
+            allowed: what may differ from what was run until now.
 
         Returns:
             Whether there is a checkpoint to go on from.
 
         Raises:
             ValueError: the directory holds a run and `resume` is False, or the run was started with
-                another config.
+                another config, or its newest checkpoint was made with something else.
             CheckpointError: its config cannot be read.
             DiskFull: there is no room for the first files.
         """
@@ -174,18 +249,33 @@ class RunDirectory:
                 f"{self.path} holds a run: --resume auto goes on with it; else choose another "
                 "run_dir"
             )
-        if going_on and (different := differences(self.read_config(), as_dict(config))):
-            listed = "\n".join(f"  {line}" for line in different)
-            raise ValueError(
-                f"{self.path} was started with another config, and would become another run:\n"
-                f"{listed}\nGive the old values, or choose another run_dir"
-            )
-        require_room(self.path, _ROOM)
+        if going_on:
+            self._refuse_changes(as_dict(config), allowed)
+        require_room(self.root, _ROOM)
         self.checkpoints.mkdir(exist_ok=True)
         with atomic_file(self.config_file) as file:
             text = yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
             file.write_text(text, encoding="utf-8")
         return going_on
+
+    def _refuse_changes(self, config: Mapping[str, Any], allowed: Allowed) -> None:
+        different = {
+            line.partition(": ")[0]: line for line in differences(self.read_config(), config)
+        }
+        if refused := {name: line for name, line in different.items() if name not in allowed}:
+            listed = "\n".join(f"  {line}" for line in refused.values())
+            raise ValueError(
+                f"{self.path} was started with another config, and would become another run:\n"
+                f"{listed}\nGive the old values, or choose another run_dir; a change that is meant "
+                f"takes --allow-changes {','.join(refused)}"
+            )
+        changes: list[Change] = []
+        if found := newest_seal(self.checkpoints, whole_checkpoints(self.checkpoints)):
+            checkpoint, seal = found
+            changes = changes_between(seal, seal_of(self.root, config))
+            refuse_changes(checkpoint, changes, allowed)
+        told = {change.key for change in changes if change.where == _CONFIG}
+        self.made_anew = made_anew(told | different.keys())
 
     def read_config(self) -> dict[str, Any]:
         """What `config.yaml` holds.

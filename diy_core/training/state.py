@@ -16,6 +16,8 @@ from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
 
 KINDS = ("model", "mean", "square")
+SUMS = ("tokenizer", "data", "validation")  # of what a checkpoint was made with, by SHA-256
+_MOST = 1 << 63
 
 
 def state_shapes(config: DIYConfig) -> dict[str, tuple[int, ...]]:
@@ -36,6 +38,7 @@ class Position:
         skipped_in_a_row: the last so many steps were not finite; one in which no token counted
             neither adds to them nor ends them.
         data: the position in the data, JSON of the data's own making; None: at its beginning.
+        made_with: the seal of `diy_core.training.sealing`; None in checkpoints of earlier versions.
     """
 
     seed: int
@@ -44,6 +47,7 @@ class Position:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     data: Any = None
+    made_with: Mapping[str, Any] | None = None
 
     @property
     def updates(self) -> int:
@@ -62,15 +66,35 @@ class Position:
             CheckpointError: not what `to_json` writes; it names `where`.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, Mapping) or set(values) != names:
+        if not isinstance(values, Mapping) or set(values) | {"made_with"} != names:
             raise CheckpointError(where, f"holds no position of a run, but {values!r:.200}")
-        counters = names - {"data"}
         if faults := [
-            f"{name} must be an integer of at least 0, got {values[name]!r}"
-            for name in sorted(counters)
+            f"{name} must be an integer of at least 0, less than 2**63, got {values[name]!r:.50}"
+            for name in sorted(names - {"data", "made_with"})
             if isinstance(values[name], bool)
             or not isinstance(values[name], int)
-            or values[name] < 0
+            or not 0 <= values[name] < _MOST
         ]:
             raise CheckpointError(where, faults)
-        return cls(**values)
+        position = cls(**values)
+        _require_seal(position.made_with, where)
+        if not position.skipped_in_a_row <= position.skipped_steps <= position.step:
+            raise CheckpointError(
+                where,
+                f"of {position.step} steps it says that {position.skipped_steps} were skipped, "
+                f"{position.skipped_in_a_row} of them in a row at the end",
+            )
+        return position
+
+
+def _require_seal(values: Any, where: object) -> None:
+    """Raise for what does not have the form that `diy_core.training.sealing` says."""
+    if values is None:
+        return
+    if (
+        not isinstance(values, Mapping)
+        or not all(isinstance(values.get(part), Mapping) for part in ("config", "model"))
+        or not all(isinstance(values.get(name, 0), str | None) for name in SUMS)
+        or not isinstance(values.get("changes"), list)
+    ):
+        raise CheckpointError(where, f"does not say what it was made with: {values!r:.200}")

@@ -1,0 +1,178 @@
+"""What a checkpoint was made with is compared when its run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diy_core.errors import CheckpointError
+from diy_core.training.command import train_config
+from diy_core.training.config import OptimizerConfig
+from diy_core.training.options import parse
+from diy_core.training.sealing import Allowed, made_anew, place_in_data, require_same_model
+from diy_core.training.state import Position
+from tests.core.training_fake import FakeStore, Runner, assemble
+
+pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
+FAST = OptimizerConfig(learning_rate=0.05, warmup_steps=3)
+
+
+def edit_config(runner: Runner) -> None:
+    file = runner.path / "config.yaml"
+    text = file.read_text()
+    assert "learning_rate: 0.01\n" in text
+    file.write_text(text.replace("learning_rate: 0.01\n", "learning_rate: 0.05\n"))
+
+
+def going_on(runner: Runner, *keys: str, **changes: Any) -> int:
+    config = runner.config(**changes)
+    return train_config(
+        config,
+        assemble,
+        FakeStore.verify,
+        program="diy train",
+        resume=True,
+        allowed=Allowed(keys),
+    )
+
+
+def changes_of(runner: Runner, step: int) -> list[dict[str, Any]]:
+    extra = json.loads((runner.path / f"checkpoints/{step:08d}/extra.json").read_text())
+    found: list[dict[str, Any]] = extra["made_with"]["changes"]
+    return found
+
+
+def test_a_config_that_was_edited_in_place_is_found(runner: Runner) -> None:
+    runner(stop_at=5)
+    edit_config(runner)
+    metrics = runner.metrics
+    with pytest.raises(ValueError) as caught:
+        going_on(runner, optimizer=FAST)
+    assert str(caught.value) == (
+        f"{runner.path}/checkpoints/00000005 was made with something else than this run has now, "
+        "and would go on as another run:\n"
+        "  config.yaml: optimizer.learning_rate: 0.01, now 0.05\n"
+        "Put back what was there, or, where the change is meant, add --allow-changes "
+        "optimizer.learning_rate"
+    )
+    assert runner.metrics == metrics
+
+
+@pytest.mark.parametrize("key", ["optimizer", "optimizer.learning_rate"])
+def test_a_change_that_is_meant_is_recorded_in_all_later_checkpoints(
+    runner: Runner, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner(stop_at=5)
+    with pytest.raises(ValueError, match="was started with another config"):
+        going_on(runner, "seed", optimizer=FAST)
+    assert going_on(runner, key, optimizer=FAST, stop_at=8) == 0
+    change = "config.yaml: optimizer.learning_rate: 0.01, now 0.05"
+    assert f"changed on purpose at step 5: {change}\n" in capsys.readouterr().err
+    assert going_on(runner, optimizer=FAST) == 0
+    assert changes_of(runner, 12) == [
+        {"step": 5, "key": "optimizer.learning_rate", "old": 0.01, "new": 0.05}
+    ]
+    with pytest.raises(ValueError, match=r"learning_rate: 0\.05, now 0\.01"):
+        going_on(runner)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "words"),
+    [
+        ("model/config.json", "model.x", "model/config.json: model.x: not given, now 1"),
+        ("data/data.json", "data.train", "the training data (SHA-256): data.train: not given"),
+    ],
+)
+def test_files_of_the_run_that_were_edited_in_place_are_found(
+    runner: Runner, file: str, key: str, words: str
+) -> None:
+    runner(stop_at=5)
+    (runner.path / file).parent.mkdir()
+    (runner.path / file).write_text('{"x": 1}')
+    with pytest.raises(ValueError) as caught:
+        going_on(runner)
+    assert words in str(caught.value)
+    assert str(caught.value).endswith(f"add --allow-changes {key}")
+    assert going_on(runner, key.partition(".")[0]) == 0
+    assert [change["key"] for change in changes_of(runner, 12)] == [key]
+
+
+def test_a_seed_that_is_meant_to_change_goes_on(runner: Runner) -> None:
+    runner(stop_at=5)
+    assert going_on(runner, "seed", seed=3) == 0
+    extra = json.loads((runner.path / "checkpoints/00000012/extra.json").read_text())
+    assert extra["seed"] == 3
+    assert going_on(runner, seed=3) == 0
+
+
+def test_checkpoints_of_earlier_versions_go_on(runner: Runner) -> None:
+    runner(stop_at=5)
+    file = runner.path / "checkpoints/00000005/extra.json"
+    extra = json.loads(file.read_text())
+    del extra["made_with"]
+    file.write_text(json.dumps(extra))
+    assert going_on(runner) == 0
+    assert changes_of(runner, 12) == []
+
+
+def test_a_place_in_other_data_is_that_of_the_same_batch() -> None:
+    old = {"next_index": 7, "data": "a", "seed": 0, "batch_size": 4}
+    now = {"next_index": 0, "data": "b", "seed": 1, "batch_size": 8}
+    assert place_in_data(old, now, Allowed()) == old
+    assert place_in_data(old, now, Allowed(["data"])) == old | {"data": "b"}
+    assert place_in_data(old, now, Allowed(["seed", "batch_size"])) == now | {
+        "next_index": 7,
+        "data": "a",
+    }
+
+
+def test_what_follows_from_an_option_is_made_anew() -> None:
+    assert made_anew(["optimizer.beta1", "data.packing"]) == set()
+    assert made_anew(["data.separator"]) == {"data"}
+    assert made_anew(["data.tokenizer"]) == {"data", "model"}
+    assert made_anew(["model.rms_norm_eps"]) == made_anew(["model"]) == {"model"}
+
+
+def test_a_key_that_no_config_has_is_refused() -> None:
+    words = ["--config", "examples/tiny.yaml", "--allow-changes"]
+    assert "optimizer.beta1" in parse("diy train", [*words, "seed,optimizer.beta1"])[4]
+    assert "model.rms_norm_eps" in parse("diy train", [*words, "model"])[4]
+    with pytest.raises(ValueError, match=r"'optimizer\.lr' is not known: did you mean") as caught:
+        parse("diy train", [*words, "optimizer.lr"])
+    assert "--allow-changes" in str(caught.value)
+    with pytest.raises(ValueError, match="'run_dir' is not known"):  # may differ anyway
+        parse("diy train", [*words, "run_dir"])
+
+
+@pytest.mark.parametrize(
+    "made_with",
+    [
+        3,
+        [],
+        {},
+        {"config": {}, "model": None, "changes": []},
+        {"config": {}, "model": {}},
+        {"config": {}, "model": {}, "changes": [], "data": 5},
+    ],
+)
+def test_a_seal_of_another_form_is_refused(made_with: Any) -> None:
+    values = Position(seed=0).to_json() | {"made_with": made_with}
+    with pytest.raises(CheckpointError, match="here: does not say what it was made with"):
+        Position.from_json(values, "here")
+
+
+def test_a_model_of_another_config_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints/00000010"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text('{"rms_norm_eps": 0.1}')
+    require_same_model(checkpoint, None)
+    require_same_model(checkpoint, {"model": {"rms_norm_eps": 0.1}})
+    with pytest.raises(CheckpointError) as caught:
+        require_same_model(checkpoint, {"model": {"rms_norm_eps": 1e-6}})
+    assert str(caught.value) == (
+        f"{tmp_path}/model/config.json: rms_norm_eps is 0.1, and was 1e-06 when checkpoint 10 was "
+        "made: put that back"
+    )
