@@ -147,7 +147,8 @@ def require_regular_files(location: Location) -> None:
     if lacking := _lacks(location.tree):
         raise CheckpointError(
             location.tree,
-            f"has no {lacking}: it was not saved, or not copied, to its end{location.advice}",
+            f"has no {lacking}, without which Orbax cannot read it: it was not saved, or not "
+            f"copied, to its end{location.advice}",
         )
 
 

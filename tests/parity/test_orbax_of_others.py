@@ -164,8 +164,11 @@ def without(*names: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (without("manifest.ocdbt"), "has no manifest.ocdbt: it was not saved, or not copied, to"),
-        (without("_METADATA"), "has no _METADATA: it was not saved, or not copied, to its end"),
+        (
+            without("manifest.ocdbt"),
+            "has no manifest.ocdbt, without which Orbax cannot read it: it",
+        ),
+        (without("_METADATA"), "has no _METADATA, without which Orbax cannot read it: it was"),
         (cut, "Orbax cannot read it: "),
     ],
 )
