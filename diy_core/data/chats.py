@@ -128,10 +128,10 @@ class _Writer:
     def write(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         return self._tokenizer.chat(messages, add_generation_prompt, **self._options)
 
-    def write_marked(self, source: str, functions: dict[str, Any]) -> str:
+    def write_marked(self, source: str, marks: dict[str, tuple[str, str]]) -> str:
         names = self._tokenizer.special_tokens | {"add_generation_prompt": False} | self._options
         return chat_template.render(
-            source, self.chat.messages, names, "the chat template", functions=functions
+            source, self.chat.messages, names, "the chat template", marks=marks
         )
 
     def refuse_what_is_unread(self, text: str) -> None:

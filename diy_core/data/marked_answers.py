@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,26 +29,26 @@ def marks_answers(template: str) -> bool:
     return _TAG.search(_COMMENT.sub("", template)) is not None
 
 
-def spans_of(template: str, text: str, write: Callable[[str, dict[str, Any]], str]) -> list[Span]:
+def spans_of(
+    template: str, text: str, write: Callable[[str, dict[str, tuple[str, str]]], str]
+) -> list[Span]:
     """What is marked, in characters, in the order of the text.
 
     Args:
         template: that marks answers.
         text: a chat as it writes it.
-        write: another template with more functions, for the same chat.
+        write: another template for the same chat, with functions that put two texts around
+            what they are called with.
 
     Raises:
         ValueError: the chat holds the characters that are put around answers here.
     """
 
-    def answer(caller: Callable[[], str]) -> str:
-        return f"{_OPEN}{caller()}{_CLOSE}"
-
     # The tags are only renamed, so Jinja trims the white space around them as it did.
     source = _TAG.sub(
         lambda tag: tag[1] + ("endcall" if tag[2] else f"call {_FUNCTION}()") + tag[3], template
     )
-    marked = write(source, {_FUNCTION: answer})
+    marked = write(source, {_FUNCTION: (_OPEN, _CLOSE)})
     spans, at = [], 0
     for i, piece in enumerate(_MARK.split(marked)):
         if i % 2:

@@ -30,7 +30,7 @@ _DEFAULTS = {
     "template_characters": 1 << 18,
     "template_seconds": 3,  # of a processor, for one text
     "template_bytes": 512 << 20,  # of memory
-    "template_output": 1 << 26,  # bytes of one text
+    "template_output": 1 << 26,  # characters of one text
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from diy_core.chat_template import render
 from diy_core.chat_templates import write_chat_templates
 from diy_core.errors import CheckpointError
 from diy_core.tokenizer import Tokenizer
@@ -581,3 +582,42 @@ def test_a_role_that_is_empty_is_written_as_transformers_writes_it(
     ours, theirs = Tokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert ours.chat(messages) == theirs.apply_chat_template(messages, tokenize=False)
     assert ours.encode("the") == theirs("the")["input_ids"]
+
+
+TOO_MUCH = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "macros": "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+    "a doubled text": "{% set n = namespace(x='ab') %}{% for i in range(60) %}"
+    "{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "lists in lists": "{% set n = namespace(x=[]) %}{% for i in range(60) %}"
+    "{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+    "repeated": "{{ 'x' * 10**10 }}",
+    "a width": "{{ '%10000000000d' % 1 }}",
+    "a width of format": "{{ '{:>10000000000}'.format(1) }}",
+    "center": "{{ 'x'|center(10**10) }}",
+    "ljust": "{{ 'x'.ljust(10**10) }}",
+    "batch": "{{ [1]|batch(10**10, 0)|list }}",
+    "slice": "{{ [1]|slice(10**10)|list }}",
+    "indent": "{{ 'a\nb'|indent(10**10) }}",
+    "tojson": "{{ messages|tojson(indent=10**10) }}",
+    "power": "{{ 2**(2**40) }}",
+    "all kept": "{% for i in range(99999) %}{{ 'x' * 10**6 }}{% endfor %}",
+    "tags": "{% set a = 1 %}" * 60_000,
+    "brackets": "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}",
+}
+
+
+@pytest.mark.parametrize("kind", TOO_MUCH)
+def test_a_template_does_no_more_than_it_may(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIY_LIMITS", "template_seconds=1")
+    with pytest.raises(ValueError, match=r"^X (takes more than|has more than|writes more|failed)"):
+        render(TOO_MUCH[kind], [{"role": "user", "content": "hi"}], {}, "X")
+    assert render("{{ messages[0].content }}", [{"role": "user", "content": "hi"}], {}, "X") == "hi"
+
+
+def test_a_template_may_be_given_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "{{ 'x' * 1000 }}" + " " * 300_000
+    with pytest.raises(ValueError, match=r"X has more than 262144 characters: .*DIY_LIMITS"):
+        render(source, [{"role": "user", "content": "hi"}], {}, "X")
+    monkeypatch.setenv("DIY_LIMITS", "template_characters=1000000")
+    assert render(source, [{"role": "user", "content": "hi"}], {}, "X").strip() == "x" * 1000
