@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from diy_core.checkpoints.dropped_buffers import note_on_biases
 from diy_core.checkpoints.dtypes import fault_of_dtype
 from diy_core.checkpoints.orbax_params import is_stacked, on_stacked
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
-from diy_core.mapping import flatten, match_flax, unflatten
+from diy_core.mapping import flatten, match_flax, tensors, unflatten
 
 _DEEPEST = 4  # levels above the params that are looked through
 
@@ -68,13 +69,27 @@ def given_weights(
         CheckpointError: of `plain_weights`; or params missing, extra or misshapen, all at once; or
             params that are no floats.
     """
-    flat, said = _matching(flatten(plain_weights(weights)), config)
+    found = flatten(plain_weights(weights))
+    idle = _zero_biases(found, config)
+    flat, said = _matching({p: leaf for p, leaf in found.items() if p not in idle}, config)
     if notes is not None:
         notes += said
+        notes += [note_on_biases(["/".join(path) for path in idle])] if idle else []
     if wrong := {path: f for path, leaf in flat.items() if (f := fault_of_dtype(leaf.dtype))}:
         faults = [f"parameter {'/'.join(path)} {fault}" for path, fault in wrong.items()]
         raise CheckpointError("params", faults)
     return flat
+
+
+def _zero_biases(flat: Mapping[tuple[str, ...], Any], config: DIYConfig) -> list[tuple[str, ...]]:
+    """The biases that the config does not have, and that add nothing."""
+    ours = {tensor.flax[-2:] for tensor in tensors(config)}
+    return [
+        path
+        for path, leaf in flat.items()
+        if path[-1] == "bias" and path[-2:] not in ours and leaf.ndim == 1
+        if not np.asarray(leaf).any()
+    ]
 
 
 def _matching(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,13 +50,17 @@ def notes_on_dropped(
     if names := buffers.scales:
         were = "1 scale was" if len(names) == 1 else f"{len(names)} scales were"
         notes.append(f"{were} dropped, such as {min(names)}: no weight here is quantised")
-    if names := buffers.biases:
-        were = "1 bias was" if len(names) == 1 else f"{len(names)} biases were"
-        notes.append(
-            f"{were} dropped, such as {min(names)}: the config has no such bias, and zeros add "
-            "nothing"
-        )
+    if buffers.biases:
+        notes.append(note_on_biases(buffers.biases))
     return notes
+
+
+def note_on_biases(names: Sequence[str]) -> str:
+    """A note on biases of zeros that are dropped, one or more."""
+    were = "1 bias was" if len(names) == 1 else f"{len(names)} biases were"
+    return (
+        f"{were} dropped, such as {min(names)}: the config has no such bias, and zeros add nothing"
+    )
 
 
 def _agrees(shape: tuple[int, ...], config: DIYConfig, values: Pieces, name: str) -> bool:

@@ -122,6 +122,26 @@ def test_layers_in_one_array_are_named() -> None:
     assert fault.startswith("has all layers stacked in one array, as nn.scan leaves them (model/l")
 
 
+def test_biases_of_zeros_add_nothing_and_others_are_too_many() -> None:
+    built = build(tiny(), jnp.float32)
+    expected = flatten(built.params)
+    odd = dict(expected)
+    odd["lm_head", "bias"] = jnp.zeros(built.model.config.vocab_size, jnp.bfloat16)
+    odd["model", "layers_0", "attention", "q_proj", "bias"] = np.zeros(16, np.float32)
+    notes: list[str] = []
+    assert given_weights(odd, built.model.config, notes).keys() == expected.keys()
+    assert notes == [
+        "2 biases were dropped, such as lm_head/bias: the config has no such bias, and zeros add "
+        "nothing"
+    ]
+    odd["lm_head", "bias"] = odd["lm_head", "bias"].at[3].set(1e-30)
+    with pytest.raises(CheckpointError, match="unexpected tensor lm_head/bias"):
+        given_weights(odd, built.model.config)
+    biased = build(tiny(attention_bias=True), jnp.float32)
+    found = given_weights(biased.params, biased.model.config)
+    assert found.keys() == flatten(biased.params).keys()
+
+
 def test_what_does_not_fit_keeps_its_faults() -> None:
     built = build(tiny(), jnp.float32)
     params = {"policy": built.params, "value": {"kernel": jnp.ones((16, 1))}}
