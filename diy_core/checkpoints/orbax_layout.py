@@ -57,8 +57,13 @@ class Location:
 
 
 def is_whole(path: Path) -> bool:
-    """True for a checkpoint with its config, as `parity convert` writes it."""
-    return (path / STATE).is_dir() and is_there(path / _CONFIG)
+    """True for a checkpoint with its config, as `parity convert` writes it.
+
+    Others call folders `state`, too: one of Orbax's own files is there, in it or beside it.
+    """
+    if not (path / STATE).is_dir() or not is_there(path / _CONFIG):
+        return False
+    return _is_tree(path / STATE) or any(is_there(path / name) for name in _OF_CHECKPOINTS)
 
 
 def is_orbax(path: Path) -> bool:

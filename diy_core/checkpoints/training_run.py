@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import os
+import re
 from pathlib import Path
 
 from diy_core.errors import CheckpointError
 from diy_core.shell import command
-from diy_core.system.outside import names_in
+from diy_core.system.outside import names_in, read_text
 
 # What each twin calls its arrays in a checkpoint of a run, and its program.
 FORMS = {"state.safetensors": "diy-torch", "orbax": "diy-jax"}
+# A run writes all its options; a config that somebody wrote by hand has some.
+_OPTIONS = ("run_dir", "model", "data", "steps", "stop_at", "batch_size", "optimizer", "loss")
 POSITION = "position.json"  # in each checkpoint: where the run stood
 _DESCRIBING = ["config.yaml", "model/config.json"]  # the run's options, and its model
 
@@ -97,7 +100,25 @@ def _is_run(folder: Path) -> bool:
         # Without its checkpoints, of which people make room, it is still a run.
         and ((folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file())
         and (folder / "model" / "config.json").is_file()
+        and has_marks_of_run(folder)
     )
+
+
+def has_marks_of_run(folder: Path) -> bool:
+    """Whether files that only a run of ours has are there: other programs use its names, too.
+
+    Any of them will do, as the others may be damaged: a config.yaml with all our options, or a
+    checkpoint, called after its step, with a file that ours have.
+    """
+    names = names_in(folder / "checkpoints") if (folder / "checkpoints").is_dir() else []
+    steps = [folder / "checkpoints" / name for name in names if name.isdecimal()]
+    if any((step / name).exists() for step in steps for name in (POSITION, *FORMS)):
+        return True
+    try:
+        text = read_text(folder / "config.yaml", "yaml_bytes")
+    except CheckpointError:
+        return False
+    return all(re.search(rf"(?m)^{option}:", text) for option in _OPTIONS)
 
 
 def form_of(checkpoint: Path) -> str | None:

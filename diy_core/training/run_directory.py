@@ -28,6 +28,7 @@ from typing import Any
 import yaml
 
 from diy_core.checkpoints.atomic import atomic_file
+from diy_core.checkpoints.training_run import has_marks_of_run
 from diy_core.disk import DiskFull, naming_full_disks, require_room
 from diy_core.errors import CheckpointError
 from diy_core.system.held import HeldDirectory, with_names
@@ -81,7 +82,8 @@ def require_run_directory(path: str | Path) -> None:
             there, "is a file, and a run needs a directory: choose another run_dir"
         )
     names = {item.name for item in path.iterdir()} if path.is_dir() else set()
-    is_run = (path / _CONFIG).is_file() and names & {_LOCK, _CHECKPOINTS, _METRICS}
+    named = (path / _CONFIG).is_file() and names & {_LOCK, _CHECKPOINTS, _METRICS}
+    is_run = named and has_marks_of_run(path)
     if not is_run and (foreign := sorted(n for n in names if not _BEGUN.fullmatch(n))):
         raise CheckpointError(
             path,

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from diy_core.errors import CheckpointError
+from diy_core.training.config import as_dict
 from diy_core.training.json_lines import LONGEST, JsonLines, aside, logged_steps, parse_line
 from tests.core.training_fake import Runner
 
@@ -146,7 +148,7 @@ def test_curves_that_cannot_be_drawn_end_nothing(
     runner: Runner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (runner.path / "loss.png").mkdir(parents=True)
-    (runner.path / "config.yaml").write_text("steps: 1\n")
+    (runner.path / "config.yaml").write_text(yaml.safe_dump(as_dict(runner.config())))
     (runner.path / ".lock").touch()
     assert runner() == 0
     assert "loss.png was not drawn: " in capsys.readouterr().err

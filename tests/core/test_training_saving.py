@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from diy_core import disk
 from diy_core.errors import CheckpointError
 from diy_core.training.command import run
-from diy_core.training.config import OptimizerConfig
+from diy_core.training.config import OptimizerConfig, as_dict
 from diy_core.training.interfaces import TrainingError
 from diy_core.training.json_lines import JsonLines
 from diy_core.training.metrics import Metrics
@@ -268,8 +269,8 @@ def test_an_infinite_perplexity_is_null(tmp_path: Path) -> None:
 def test_a_run_that_begins_anew_evaluates_anew(runner: Runner) -> None:
     """Of a run that left no checkpoint, whatever it evaluated at step 0."""
     runner.path.mkdir()
-    for name in ("config.yaml", ".lock"):  # by which it is a run
-        (runner.path / name).touch()
+    (runner.path / ".lock").touch()
+    (runner.path / "config.yaml").write_text(yaml.safe_dump(as_dict(runner.config())))
     file = runner.path / "evaluations.jsonl"
     file.write_text('{"step": 0, "loss": 9.0, "perplexity": 8103.1, "tokens": 1}\n')
     assert runner(eval_every=4) == 0

@@ -1,0 +1,58 @@
+"""What is a training run, and what only has the names of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diy_core.checkpoints.kinds import kind_of
+from diy_core.checkpoints.training_run import place_in_run
+from diy_core.errors import CheckpointError
+from diy_core.training.config import as_dict
+from diy_core.training.run_directory import require_run_directory
+from tests.core.training_fake import Runner
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+
+
+def test_a_project_of_another_tool_is_no_run(tmp_path: Path) -> None:
+    model = ("config.json", "model.safetensors")
+    put(tmp_path / "model", *model)
+    put(tmp_path / "checkpoints" / "exp1", *model)
+    put(tmp_path / "checkpoints" / "100", *model)
+    put(tmp_path, "metrics.jsonl")
+    (tmp_path / "config.yaml").write_text("steps: 100\nmodel: big\ndata: x\nlr: 1\n")
+    for name in ("model", "checkpoints/exp1", "checkpoints/100"):
+        assert place_in_run(tmp_path / name) is None
+        assert kind_of(tmp_path / name) == "hf"
+    with pytest.raises(CheckpointError, match="is no training run: choose another run_dir"):
+        require_run_directory(tmp_path)
+
+
+@pytest.mark.parametrize("mark", ["config", "checkpoints/00000100/position.json"])
+def test_one_mark_is_enough_as_others_may_be_damaged(
+    tmp_path: Path, runner: Runner, mark: str
+) -> None:
+    put(tmp_path, "model/config.json", "checkpoints/00000100/x", "config.yaml")
+    assert place_in_run(tmp_path) is None
+    if mark == "config":
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(as_dict(runner.config())))
+    else:
+        put(tmp_path, mark)
+    place = place_in_run(tmp_path / "checkpoints" / "00000100")
+    assert place is not None
+    assert (place.run, place.step) == (tmp_path, 100)
+    require_run_directory(tmp_path)
+
+
+def test_a_folder_that_is_called_state_makes_no_orbax_checkpoint(tmp_path: Path) -> None:
+    put(tmp_path, "config.json", "model.safetensors", "state/rng.json")
+    assert kind_of(tmp_path) == "hf"
+    put(tmp_path, "state/_METADATA")
+    assert kind_of(tmp_path) == "orbax"
