@@ -22,7 +22,7 @@ from diy_core.generate_command import Load, add_generate, generate
 from diy_core.notes import notes_of_command
 from diy_core.requirements import missing
 from diy_core.standard_error import complain
-from diy_core.system.standard_output import announce, escape_what_cannot_be_shown
+from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
 
 if TYPE_CHECKING:
     from diy_core.training.command import Assemble, Verify
@@ -94,6 +94,8 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
         load: imports the twin; called by commands that need it, once their options were read.
     """
     escape_what_cannot_be_shown()
+    if argv is None:
+        outlive_reader()
     words = list(sys.argv[1:] if argv is None else argv)
     training = words[:1] == ["train"]
     arguments = parser.parse_args(words[:1] if training else words)

@@ -19,6 +19,7 @@ from diy_core.lfs import refuse_lfs_pointer
 from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
 from diy_core.system.outside import is_there, read_bytes
 from diy_core.system.parsing import parse_object
+from diy_core.system.places import as_path
 
 # Copied and compared as it is, what is in `extra` must not be deep or large: no real one is.
 _DEPTH = 32
@@ -192,7 +193,7 @@ class DIYConfig:
         Raises:
             ValueError: no such file, not JSON, or a config that cannot be honoured.
         """
-        file = Path(path) / "config.json"
+        file = as_path(path) / "config.json"
         if not is_there(file):
             raise ValueError(f"{file} does not exist: a model directory needs a config.json")
         refuse_lfs_pointer(file)
@@ -201,6 +202,19 @@ class DIYConfig:
             return cls.from_dict(values)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}: {shorten(str(error))}") from error
+
+
+def require_config(config: object) -> None:
+    """Raise for what is no config, such as one of transformers.
+
+    Raises:
+        TypeError: it is none; the message says how to make one.
+    """
+    if not isinstance(config, DIYConfig):
+        raise TypeError(
+            "config must be a DIYConfig (DIYConfig.from_pretrained reads a directory, from_dict "
+            f"what a config.json holds), got {config!r:.100}"
+        )
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

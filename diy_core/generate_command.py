@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diy_core.arguments import positive
 from diy_core.notes import add_strict, settle
 from diy_core.system.sources import Sources
+from diy_core.system.standard_output import is_read
 
 if TYPE_CHECKING:
     from diy_core.generation import OnTokens
@@ -127,6 +128,8 @@ def printer(tokenizer: Tokenizer, write: Callable[[str], Any] | None = None) -> 
             text = stream.push(int(tokens[0]))
             if write is None:
                 print(text, end="", flush=True)
+                if not is_read():
+                    raise SystemExit(0)  # whoever reads has enough
             else:
                 write(text)
 

@@ -26,6 +26,7 @@ from diy_core.chat_templates import DEFAULT, choose, read_chat_templates, refuse
 from diy_core.errors import CheckpointError
 from diy_core.notes import settle
 from diy_core.system.outside import is_there
+from diy_core.system.places import as_path
 from diy_core.system.sources import unchanged_sources
 from diy_core.text.backend import load
 from diy_core.text.clean_up import clean_up
@@ -101,7 +102,7 @@ class Tokenizer:
     @classmethod
     def read(cls, path: str | Path, *, where: object = None) -> Tokenizer:
         """The same, with the notes unsaid."""
-        path = Path(path)
+        path = as_path(path)
         if not is_there(path / "tokenizer.json"):
             raise CheckpointError(
                 path,

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from diy_core import validate
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE
-from diy_core.config import DIYConfig
+from diy_core.config import DIYConfig, require_config
 from diy_core.first_weights import first_weights
 from diy_jax import checkpoint, inputs
 from diy_jax.attention import attention_mask_from_positions
@@ -38,6 +38,7 @@ class DIYModel(nn.Module):
 
     def setup(self) -> None:
         """Embedding, blocks and norm."""
+        require_config(self.config)
         config, dtypes = self.config, (self.dtype, self.param_dtype)
         self.embed_tokens = nn.Embed(
             config.vocab_size,
@@ -143,6 +144,7 @@ class DIYForCausalLM(nn.Module):
 
     def setup(self) -> None:
         """The trunk, and the head unless it is tied."""
+        require_config(self.config)
         self.model = DIYModel(self.config, self.dtype, self.param_dtype)
         if not self.config.tie_word_embeddings:
             self.lm_head = Linear(
@@ -269,4 +271,5 @@ def init_params(config: DIYConfig, seed: int = 0, dtype: Any = jnp.float32) -> d
     Returns:
         params, a nested dict of arrays.
     """
+    require_config(config)
     return checkpoint.build_params(first_weights(config, seed), dtype)

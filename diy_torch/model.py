@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diy_core import validate
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE
-from diy_core.config import DIYConfig
+from diy_core.config import DIYConfig, require_config
 from diy_core.first_weights import first_weights
 from diy_torch import checkpoint, inputs
 from diy_torch.attention import attention_mask_from_positions
@@ -32,6 +32,7 @@ class DIYModel(nn.Module):
 
     def __init__(self, config: DIYConfig) -> None:
         super().__init__()
+        require_config(config)
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(ModelBlock(config) for _ in range(config.num_hidden_layers))

@@ -22,7 +22,7 @@ from diy_core.notes import add_strict, notes_of_command
 from diy_core.requirements import missing, require
 from diy_core.shell import command
 from diy_core.system.places import place
-from diy_core.system.standard_output import announce, escape_what_cannot_be_shown
+from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
 from parity.check_kinds import DTYPES, chosen_kinds, require_supported
 from parity.checkpoint_commands import add_checkpoint_commands
 from parity.model_command import add_model_command
@@ -265,6 +265,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors of the input are one message and exit code 2."""
     escape_what_cannot_be_shown()
+    if argv is None:
+        outlive_reader()
     parser = build_parser()
     arguments = parser.parse_args(argv)
     what = f"parity {arguments.command}"

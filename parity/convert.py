@@ -22,7 +22,7 @@ from diy_core.checkpoints.side_files import SIDE_NAMES
 from diy_core.checkpoints.transfer import Progress, Summary, transfer
 from diy_core.errors import CheckpointError, listed
 from diy_core.requirements import require
-from diy_core.system.places import place
+from diy_core.system.places import as_path, place
 
 __all__ = ["KINDS", "READERS", "WRITERS", "convert", "default_kind", "kind_of", "open_checkpoint"]
 
@@ -118,7 +118,7 @@ def convert(
             destination that is in the way. Nothing is left behind then.
         ValueError: an unknown kind or dtype, or a destination that is named as another kind.
     """
-    source, destination = Path(source), place(destination, "DST")
+    source, destination = as_path(source, "SRC"), place(destination, "DST")
     reader = open_checkpoint(source, untie=untie, config=config)
     kind = to or default_kind(reader.kind, destination)
     if kind not in WRITERS:

@@ -11,7 +11,7 @@ import diy_jax.checkpoint
 import diy_jax.given_weights
 import diy_torch.checkpoint
 import diy_torch.given_weights
-from diy_core.config import DIYConfig
+from diy_core.config import DIYConfig, require_config
 from diy_core.mapping import TIED_HEAD, tensors
 from diy_core.notes import settle
 
@@ -33,6 +33,7 @@ def to_flax(
             embedding; all faults at once.
         ValueError: float64 tensors while JAX's 64-bit mode is off.
     """
+    require_config(config)
     notes: list[str] = []
     found = diy_torch.given_weights.given_weights(state_dict, config, notes)
     settle("state_dict", notes)
@@ -54,6 +55,7 @@ def to_torch(params: Any, config: DIYConfig) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: parameters missing, extra or misshapen; all faults at once.
     """
+    require_config(config)
     notes: list[str] = []
     rows, flat = tensors(config), diy_jax.given_weights.given_weights(params, config, notes)
     settle("params", notes)

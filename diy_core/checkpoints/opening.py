@@ -13,6 +13,7 @@ from diy_core.checkpoints.kinds import KINDS, article, kind_of, refuse_kind
 from diy_core.checkpoints.orbax_layout import config_directory
 from diy_core.errors import CheckpointError, naming
 from diy_core.shell import command
+from diy_core.system.places import as_path
 from diy_core.tokenizer import Tokenizer
 
 MakeReader = Callable[..., Reader]
@@ -47,7 +48,7 @@ def open_with(
         CheckpointError: it is no checkpoint, of another kind, or damaged, or another kind than
             Orbax was given a config; the message says what it is and what to do.
     """
-    path = Path(path)
+    path = as_path(path)
     kind = kind_of(path)
     refuse_kind(path, kind, readers, config)
     if config is not None:

@@ -17,6 +17,7 @@ from diy_core.data.chats import NothingToLearn, encode_chat, unread_keys
 from diy_core.data.files import file_hash
 from diy_core.data.records import Chat, Completion, Document
 from diy_core.errors import CheckpointError
+from diy_core.system.places import as_path
 from diy_core.text.backend import load
 from diy_core.tokenizer import Tokenizer
 from diy_core.tokenizer_files import read_json
@@ -36,7 +37,7 @@ def tokenizer_hash(tokenizer: str | Path) -> str:
     """
     if str(tokenizer) == BYTES:
         return BYTES
-    path = Path(tokenizer)
+    path = as_path(tokenizer, "tokenizer")
     backend = load(path)
     if not backend.as_written:
         return backend.digest()

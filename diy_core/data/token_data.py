@@ -15,6 +15,7 @@ from diy_core.data.files import DataError
 from diy_core.system.array_file import ArrayFile
 from diy_core.system.outside import is_there, read_bytes
 from diy_core.system.parsing import parse_object
+from diy_core.system.places import as_path
 from diy_core.system.sources import unchanged_sources
 
 _NEEDED = (files.TOKENS, files.DOCUMENTS)
@@ -44,7 +45,7 @@ class TokenData:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
         with files.data_errors(), unchanged_sources():
             self._open()
             self.ends: NDArray[np.int64] = self._files[files.DOCUMENTS][:]

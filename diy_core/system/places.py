@@ -6,6 +6,21 @@ import os
 from pathlib import Path
 
 
+def as_path(path: str | os.PathLike[str], what: str = "path") -> Path:
+    """The path as one of `pathlib`.
+
+    Args:
+        path: what was given.
+        what: the argument, as an error names it.
+
+    Raises:
+        TypeError: it is something else; the message says what is wanted, and what it is.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{what} must be a path, as text or pathlib.Path, got {path!r:.100}")
+    return Path(path)
+
+
 def place(path: str | os.PathLike[str], what: str = "the place to write to") -> Path:
     """The path, unless it is empty: `pathlib` takes that for the current directory.
 
@@ -15,7 +30,9 @@ def place(path: str | os.PathLike[str], what: str = "the place to write to") -> 
 
     Raises:
         ValueError: it is empty.
+        TypeError: it is no path.
     """
+    as_path(path, what)
     if not os.fspath(path):
         raise ValueError(f"{what} is empty: give a path (. is the current directory)")
     return Path(path)

@@ -1,10 +1,16 @@
-"""Standard output: what it cannot show is written as an escape; work that is done stays done."""
+"""Standard output: what it cannot show is written as an escape; work that is done stays done.
+
+A reader that goes away, as `head` does, changes no exit code: 1 of `parity diff` means that two
+checkpoints differ, and a check that is under way still writes its record.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
+from typing import Any
 
 from diy_core.standard_error import complain
 
@@ -19,21 +25,61 @@ def escape_what_cannot_be_shown() -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
+class _Pipe(io.FileIO):
+    """A descriptor that is led nowhere once its reader is gone."""
+
+    is_read = True
+
+    def write(self, data: Any) -> int:
+        """Write, if somebody reads; returns how many bytes are dealt with."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            self.is_read = False
+            _lead_nowhere(self.fileno())
+            return memoryview(data).nbytes
+
+
+def outlive_reader() -> None:
+    """From now on it is no error of this process that nobody reads its standard output."""
+    stream = sys.stdout
+    buffer = stream.buffer if isinstance(stream, io.TextIOWrapper) else None
+    if not isinstance(buffer, (io.BufferedWriter, io.FileIO)):
+        return  # somebody's own, in this process
+    stream.flush()
+    pipe = _Pipe(stream.fileno(), "wb", closefd=False)
+    unbuffered = isinstance(buffer, io.FileIO)  # as PYTHONUNBUFFERED has it
+    sys.stdout = io.TextIOWrapper(
+        pipe if unbuffered else io.BufferedWriter(pipe),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=bool(stream.line_buffering),
+        write_through=unbuffered,
+    )
+
+
+def is_read() -> bool:
+    """Whether standard output has its reader, as far as was seen when it was last written to."""
+    buffer = getattr(sys.stdout, "buffer", None)
+    pipe = getattr(buffer, "raw", buffer)
+    return not isinstance(pipe, _Pipe) or pipe.is_read
+
+
 def announce(text: str) -> None:
     """Print what a command has done, which stays done also where that cannot be printed.
 
-    Where nobody reads standard output, or its disk is full, the text goes to standard error.
+    Where its disk is full, the text goes to standard error.
     """
     try:
         print(text, flush=True)
     except (OSError, ValueError) as error:
-        _lead_nowhere()
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            _lead_nowhere(sys.stdout.fileno())
         complain(f"{text}\nnote: this was done, and could not be written to its place: {error}")
 
 
-def _lead_nowhere() -> None:
+def _lead_nowhere(descriptor: int) -> None:
     """What is still in the buffer must be no error at the end of the process either."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -9,6 +9,20 @@ from pathlib import Path
 
 import pytest
 
+_GOES_ON = """
+import sys
+from rich.console import Console
+from diy_core.system.standard_output import is_read, outlive_reader
+outlive_reader()
+before = is_read()
+for i in range(3):
+    print("a line", flush=True)
+    Console().print("and another")
+sys.stdout.buffer.write(b"bytes" * 100000)
+print(before, is_read(), file=sys.stderr)
+print("the last", end="")
+raise SystemExit(3)
+"""
 _SAYS = """
 import sys
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown
@@ -18,9 +32,9 @@ announce("and another")
 """
 
 
-def run(stdout: int, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(stdout: int, program: str = _SAYS, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", _SAYS],
+        [sys.executable, "-c", program],
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
@@ -54,3 +68,38 @@ def test_a_reader_that_is_gone_is_no_failure() -> None:
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_changes_no_exit_code(unbuffered: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = run(write, _GOES_ON, PYTHONUNBUFFERED=unbuffered)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (3, "True False\n")
+
+
+def test_a_reader_that_stays_gets_all() -> None:
+    done = run(subprocess.PIPE, _GOES_ON)
+    assert (done.returncode, done.stderr) == (3, "True True\n")
+    assert done.stdout == "a line\nand another\n" * 3 + "bytes" * 100000 + "the last"
+
+
+def test_a_full_disk_is_an_error_all_the_same() -> None:
+    with open("/dev/full", "wb") as full:
+        done = run(full.fileno(), _GOES_ON, PYTHONUNBUFFERED="")
+    assert done.returncode in (1, 120)  # 120: the interpreter's own, at its end
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["diy-torch", "diy-jax", "parity"])
+@pytest.mark.parametrize("words", [["--help"], ["--version"]])
+def test_help_that_nobody_reads_is_no_failure(program: str, words: list[str]) -> None:
+    start = "parity.__main__:main" if program == "parity" else f"diy_core.launch:{program}"
+    module, _, function = start.replace("-", "_").partition(":")
+    read, write = os.pipe()
+    os.close(read)
+    code = f"import sys; sys.argv = {[program, *words]}; from {module} import *; {function}()"
+    done = run(write, code)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
