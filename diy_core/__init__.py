@@ -6,3 +6,8 @@ from diy_core.notes import CheckpointNote
 from diy_core.rope_scaling import RopeScaling
 
 __all__ = ["CheckpointError", "CheckpointNote", "DIYConfig", "RopeScaling"]
+
+
+def __dir__() -> list[str]:
+    """The public names, and not the modules that happen to be imported."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

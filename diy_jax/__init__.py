@@ -22,3 +22,8 @@ __all__ = [
     "init_cache",
     "init_params",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, and not the modules that happen to be imported."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -21,3 +21,8 @@ __all__ = [
     "grow_cache",
     "init_cache",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, and not the modules that happen to be imported."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

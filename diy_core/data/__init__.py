@@ -25,3 +25,8 @@ __all__ = [
     "require_tokenizer",
     "tokenizer_hash",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, and not the modules that happen to be imported."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

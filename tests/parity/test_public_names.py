@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import typing
@@ -34,3 +35,12 @@ def test_without_a_framework_a_name_that_needs_it_says_so(monkeypatch: pytest.Mo
     with pytest.raises(ModuleNotFoundError, match=words):
         parity.to_flax  # noqa: B018
     assert parity.convert_checkpoint
+
+
+@pytest.mark.parametrize("package", ["diy_core", "diy_core.data", "diy_torch", "diy_jax", "parity"])
+def test_a_package_lists_its_public_names_alone(package: str) -> None:
+    module = importlib.import_module(package)
+    shown = [name for name in dir(module) if not name.startswith("_")]
+    assert shown == sorted(module.__all__)
+    assert all(hasattr(module, name) for name in shown)
+    assert "__doc__" in dir(module)
