@@ -28,10 +28,10 @@ from diy_core.notes import settle
 from diy_core.system.outside import is_there
 from diy_core.system.places import as_path
 from diy_core.system.sources import unchanged_sources
+from diy_core.system.translated import translated
 from diy_core.text.backend import load
 from diy_core.text.clean_up import clean_up
 from diy_core.text.ends import read_ends
-from diy_core.text.library import library
 from diy_core.text.stream import TextStream, flat_ids, spoiler_of
 from diy_core.text.wishes import unheeded_wishes
 
@@ -150,7 +150,7 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(f"text cannot be written as UTF-8: {error}") from error
-        with library(self._where, "the tokenizer cannot encode this text"):
+        with translated(self._where, "the tokenizer cannot encode this text", may_panic=True):
             return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
@@ -163,7 +163,7 @@ class Tokenizer:
         return clean_up(text) if self.cleans_up else text
 
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        with library(self._where, "the tokenizer cannot decode these ids"):
+        with translated(self._where, "the tokenizer cannot decode these ids", may_panic=True):
             return str(self.backend.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def stream(self, skip_special_tokens: bool = True) -> TextStream:

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
-
-from diy_core.checkpoints.gguf_file import open_gguf
+from diy_core.checkpoints.gguf_file import metadata_of, open_gguf
 from diy_core.errors import CheckpointError
 from diy_core.system.outside import is_there
 
@@ -50,11 +48,11 @@ def open_parts(path: Path) -> Parts:
         ValueError, NotImplementedError, RecursionError: metadata that cannot be read.
     """
     given = open_gguf(path)
-    metadata = _metadata(given)
+    metadata = metadata_of(given)
     count = metadata.get(_COUNT, 1)
     files = [path] if count in (0, 1) else _names(path, metadata, count)
     readers = {file: given if file == path else open_gguf(file) for file in files}
-    entries = {file: metadata if file == path else _metadata(readers[file]) for file in files}
+    entries = {file: metadata if file == path else metadata_of(readers[file]) for file in files}
     if faults := _contradictions(files, entries) if len(files) > 1 else []:
         raise CheckpointError(path, faults)
     tensors: dict[str, Any] = {}
@@ -73,10 +71,6 @@ def open_parts(path: Path) -> Parts:
         raise CheckpointError(path, faults)
     first = {key: value for key, value in entries[files[0]].items() if not key.startswith("split.")}
     return Parts(files, first, tensors, places)
-
-
-def _metadata(reader: gguf.GGUFReader) -> dict[str, Any]:
-    return {name: field.contents() for name, field in reader.fields.items()}
 
 
 def _names(path: Path, metadata: Mapping[str, Any], count: Any) -> list[Path]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.text.library import library
+from diy_core.system.translated import translated
 from diy_core.tokenizer import Tokenizer
 
 Span = tuple[int, int]
@@ -61,7 +61,7 @@ def spans_of(
 
 def flags_of(tokenizer: Tokenizer, text: str, spans: Sequence[Span]) -> NDArray[np.uint8]:
     """1 for each token of a text that has a character of one of the spans in it, else 0."""
-    with library("tokenizer", "the tokenizer cannot encode this text"):
+    with translated("tokenizer", "the tokenizer cannot encode this text", may_panic=True):
         encoding = tokenizer.backend.encode(text, add_special_tokens=False)
     reach = np.array(_reach(text, encoding.tokens, encoding.offsets), np.int64).reshape(-1, 2)
     flags = np.zeros(len(reach), np.uint8)

@@ -20,13 +20,14 @@ _DEFAULTS = {
     # Of the largest Llama (126 layers) header and index have 0.15 MB; Python needs 20 times that.
     "header_bytes": 2 << 20,
     "json_depth": 100,
+    "json_items": 4_000_000,  # 262,144 tokens and their merges in pairs are 1,800,000
     "yaml_bytes": 1 << 17,  # Python reads 0.13 MB in a second, and each file several times
     "yaml_items": 10_000,  # with all aliases written out
     "yaml_depth": 32,
-    "gguf_bytes": 128 << 20,  # of metadata; with 262,144 tokens and the tokenizer's files 50 MB
-    "gguf_texts": 1_500_000,  # in lists; 262,144 tokens and their merges are 777,000
+    "gguf_bytes": 80 << 20,  # of metadata; with 262,144 tokens and the tokenizer's files 50 MB
+    "gguf_items": 2_000_000,  # in lists; 262,144 tokens, their types and merges are 1,100,000
     "gguf_entries": 10_000,  # of metadata
-    "gguf_tensors": 100_000,
+    "gguf_tensors": 20_000,
     "template_characters": 1 << 18,
     "template_seconds": 3,  # of a processor, for one text
     "template_bytes": 512 << 20,  # of memory

@@ -39,6 +39,7 @@ def parse_json(
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8")
+        _require_few(text, where)
         values = json.loads(text, object_pairs_hook=pairs)
     except CheckpointError:
         raise
@@ -96,6 +97,13 @@ def parse_yaml(text: str, where: object) -> tuple[Any, tuple[str, int] | None]:
         # Beside its own errors, what a tag such as !!bool does with a value raises anything.
         what = str(error) if isinstance(error, (yaml.YAMLError, ValueError)) else repr(error)
         raise CheckpointError(where, f"is not valid YAML: {what}") from error
+
+
+def _require_few(text: str, where: object) -> None:
+    """Of a text such as `[[],[],...`, values take 25 times the memory."""
+    if sum(map(text.count, ",[{")) > (most := limit("json_items")):
+        how = how_to_raise("json_items")
+        raise CheckpointError(where, f"has more than {most} items: {how}")
 
 
 def _require_shallow(values: Any, where: object) -> None:

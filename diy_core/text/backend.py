@@ -19,8 +19,8 @@ import tokenizers
 from tokenizers import models, processors
 
 from diy_core.errors import CheckpointError
+from diy_core.system.translated import translated
 from diy_core.text.classes import class_of
-from diy_core.text.library import library
 from diy_core.text.rebuilt import REBUILT, Rebuilt
 from diy_core.text.settings import patch_mistral, refuse_settings
 from diy_core.text.tokenizer_json import (
@@ -74,6 +74,11 @@ def load(path: Path) -> Backend:
     Raises:
         CheckpointError: a file that cannot be read, or something in it that cannot be honoured.
     """
+    with translated(path / FILE, "is no readable tokenizer", may_panic=True):
+        return _load(path)
+
+
+def _load(path: Path) -> Backend:
     file = path / FILE
     settings, config = read_json(path / SETTINGS), read_json(path / "config.json")
     refuse_settings(path / SETTINGS, settings)
@@ -81,8 +86,7 @@ def load(path: Path) -> Backend:
     state = parse(file, text)
     name = class_of(path, config, settings, byte_level=BYTE_LEVEL in text)
     rebuilt = REBUILT.get(name)
-    with library(file, "is no readable tokenizer"):
-        written = tokenizers.Tokenizer.from_str(text if rebuilt is None else without_words(state))
+    written = tokenizers.Tokenizer.from_str(text if rebuilt is None else without_words(state))
     own, doubled = own_tokens(file, state), rebuilt.doubled if rebuilt else ()
     tokens = read_tokens(path, settings, own, _silent(written, rebuilt), doubled)
     notes: list[str] = []
@@ -91,7 +95,7 @@ def load(path: Path) -> Backend:
         _turn_dropout_off(backend, notes)
     else:
         vocabulary, merges = vocabulary_of(file, state, name)
-        with library(file, f"cannot be built as a {name}"):
+        with translated(file, f"cannot be built as a {name}"):
             backend = rebuilt.build(vocabulary, merges, tokens.settings)
             backend.post_processor = written.post_processor
             if BYTE_LEVEL in text and _words(backend) != _words(written):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from diy_core.checkpoints import gguf_file
-from diy_core.checkpoints.gguf_file import open_gguf
+from diy_core.checkpoints.gguf_file import metadata_of, open_gguf
 from diy_core.errors import CheckpointError
 from tests.odd_files import ODD_FILES, put_odd_file
 
@@ -35,8 +38,8 @@ def file(tmp_path: Path) -> Path:
 def test_it_says_what_the_library_says(file: Path) -> None:
     ours, theirs = open_gguf(file), gguf.GGUFReader(file)
     assert list(ours.fields) == list(theirs.fields)
-    for name in ours.fields:
-        assert ours.fields[name].contents() == theirs.fields[name].contents()
+    for name, value in metadata_of(ours).items():
+        assert value == theirs.fields[name].contents()
     for one, other in zip(ours.tensors, theirs.tensors, strict=True):
         for what in ("name", "tensor_type", "n_elements", "n_bytes", "data_offset"):
             assert getattr(one, what) == getattr(other, what)
@@ -74,3 +77,35 @@ def test_only_regular_files_are_opened(file: Path, kind: str) -> None:
     put_odd_file(file, kind)
     with pytest.raises(CheckpointError, match=ODD_FILES[kind]):
         open_gguf(file)
+
+
+def _text(content: bytes) -> bytes:
+    return struct.pack("<Q", len(content)) + content
+
+
+HOLES = {
+    "empty texts": (1, _text(b"x") + struct.pack("<IIQ", 9, 8, 8_000_000), "gguf_items=N"),
+    "numbers": (1, _text(b"x") + struct.pack("<IIQ", 9, 0, 64_000_000), "gguf_items=N"),
+    "a long text": (1, _text(b"x") + struct.pack("<IQ", 8, 90_000_000), "gguf_bytes=N"),
+    "a long name": (1, struct.pack("<Q", 60_000_000), "name of 60000000 bytes"),
+    "entries": (5_000_000, b"", "gguf_entries=N"),
+    "lists of lists": (1, _text(b"x") + struct.pack("<IIQ", 9, 9, 1_000_000), "array of arrays"),
+}
+
+
+@pytest.mark.parametrize("kind", [*HOLES, "tensors", "axes"])
+def test_sizes_are_not_believed(kind: str, tmp_path: Path) -> None:
+    tensors = {"tensors": (4_000_000, b""), "axes": (1, _text(b"t") + struct.pack("<I", 5_000_000))}
+    count, head = tensors.get(kind, (0, b""))
+    entries, more, said = HOLES.get(kind, (0, head, "gguf_tensors=N" if count > 1 else "axes"))
+    with (tmp_path / "x.gguf").open("wb") as stream:
+        stream.write(b"GGUF" + struct.pack("<IQQ", 3, count, entries) + more)
+        stream.truncate(100_000_000)  # a hole: 4 kB on the disk
+    tracemalloc.start()
+    begin = time.process_time()
+    with pytest.raises(CheckpointError, match=rf"x\.gguf: is no readable GGUF file: .*{said}"):
+        open_gguf(tmp_path / "x.gguf")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 180 << 20
+    assert time.process_time() - begin < 10

@@ -34,6 +34,7 @@ def test_json_is_read(content: bytes | str) -> None:
             "is nested more than 100 levels deep: .* DIY_LIMITS=json_depth=N",
         ),
         (b'{"a":' * 300 + b"1" + b"}" * 300, "is nested more than 100 levels deep"),
+        (b"[" + b"[]," * 2_000_000 + b"[]]", "has more than 4000000 items: .*json_items=N"),
         (b'{"a": ["\\uD800"]}', r"holds the escape \\ud800, which is half a character"),
         (b'{"\\udfff": 1}', r"holds the escape \\udfff"),
     ],
