@@ -89,9 +89,8 @@ class _Run:
         trainer = pieces.trainer
         positions = config.batch_size * config.sequence_length
         self._clock = Clock(positions, trainer.flops_per_token, trainer.matmul_peak)
-        self._metrics = Metrics(
-            directory.metrics_file, directory.evaluations_file, position.step, report.say
-        )
+        logs = directory.metrics_file, directory.evaluations_file
+        self._metrics = Metrics(*logs, position.step, report.say)
         self._plot = Plot(directory.plot_file, self._metrics, report.say)
         self._timings = JsonLines(directory.timings_file, position.step, report.say)
         self._events = Events(directory.tensorboard, position.step)

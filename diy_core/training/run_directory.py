@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
 import re
 import socket
@@ -31,6 +30,7 @@ from diy_core.checkpoints.atomic import atomic_file
 from diy_core.checkpoints.training_run import has_marks_of_run
 from diy_core.disk import DiskFull, naming_full_disks, require_room
 from diy_core.errors import CheckpointError
+from diy_core.system.children import close_in_children, forget
 from diy_core.system.held import HeldDirectory, with_names
 from diy_core.system.outside import is_there
 from diy_core.training.config import TrainConfig, as_dict
@@ -49,7 +49,6 @@ from diy_core.training.sealing import (
 from diy_core.training.yaml_file import read_config_of_run
 
 _ROOM = 1 << 20  # bytes, for the config and the first lines of metrics
-_HELD: set[int] = set()  # descriptors with a lock
 _CONFIG, _LOCK, _CHECKPOINTS, _METRICS = "config.yaml", ".lock", "checkpoints", "metrics.jsonl"
 # What a start that was killed may leave; and what a shell or a queue opens before a run begins.
 _BEGUN = re.compile(
@@ -174,7 +173,7 @@ class RunDirectory:
                 f"{self.path} cannot be locked ({error.strerror}): see to it that no other process "
                 "trains there"
             )
-        _close_in_children(self._lock)
+        close_in_children(self._lock)
         if not held.in_place:
             raise ValueError(f"{self.path} was moved while it was opened: look where it is now")
         with contextlib.suppress(DiskFull), naming_full_disks(self.path):
@@ -193,7 +192,7 @@ class RunDirectory:
 
     def _release(self) -> None:
         if self._lock >= 0:
-            _HELD.discard(self._lock)
+            forget(self._lock)
             os.close(self._lock)
             self._lock = -1
         if self._held is not None:
@@ -290,21 +289,3 @@ class RunDirectory:
 
 def _has_lines(file: Path) -> bool:
     return file.is_file() and file.stat().st_size > 0
-
-
-def _close_in_children(descriptor: int) -> None:
-    """A forked child would share the lock, and hold it for as long as it outlives its parent."""
-    _register()
-    _HELD.add(descriptor)
-
-
-@functools.cache
-def _register() -> None:
-    os.register_at_fork(after_in_child=_forget)
-
-
-def _forget() -> None:
-    for descriptor in _HELD:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-    _HELD.clear()

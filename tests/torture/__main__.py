@@ -1,6 +1,6 @@
 """The long runs that try to break checkpoints and training: `make torture`, or parts of it.
 
-python -m tests.torture [kills] [disks] [headers] [bits] [runs] [healthy] [writers]
+python -m tests.torture [kills] [disks] [headers] [bits] [runs] [healthy] [writers] [records]
                         [--trials N] [--seed N]
 """
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from tests.torture import bits, disks, headers, healthy, kills, runs, writers
+from tests.torture import bits, disks, headers, healthy, kills, records, runs, writers
 from tests.torture.common import Figures
 from tests.torture.forks import ForkServer
 
@@ -55,7 +55,8 @@ def _bits(trials: int, seed: int, folder: Path) -> list[Figures]:
 
 
 # Each part with its number of trials: of kills and disks per kind and mode, of bits per format, of
-# training runs per twin, of healthy models per scale, of writers per kind and mode.
+# training runs per twin, of healthy models per scale, of writers per kind and mode, of
+# damages to a run.
 PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "kills": (_kills, 200),
     "disks": (_disks, 100),
@@ -64,6 +65,7 @@ PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "runs": (runs.run, 20),
     "healthy": (healthy.run, 200),
     "writers": (_writers, 200),
+    "records": (records.run, 400),
 }
 
 
