@@ -31,7 +31,7 @@ from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.checkpoints.safetensors_files import PIECE
 from diy_core.checkpoints.side_files import read_side_files
 from diy_core.errors import CheckpointError, naming
-from diy_core.system.outside import is_there, open_regular
+from diy_core.system.outside import open_regular
 from diy_core.system.places import place
 from diy_core.system.renaming import start_writing_back
 
@@ -83,7 +83,7 @@ class GGUFWriter(Writer):
             raise
 
     def _refuse(self) -> None:
-        if is_there(self._path):
+        if self._path.is_file():  # what else may be there, `atomic_file` refuses in its own words
             with open_regular(self._path) as stream:
                 if stream.read(4) not in (b"GGUF", b""):
                     raise CheckpointError(self._path, "exists and is no GGUF file: choose another")
