@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import hashlib
 import importlib
 import lzma
 import sys
@@ -14,14 +15,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from diy_core.data.files import DataError, data_errors
 from diy_core.data.forms import form_of
 from diy_core.system.outside import open_regular
+from diy_core.system.sources import CHANGED
 from diy_core.utf8 import recognise
 
 BLOCK = 1 << 20  # bytes that are unpacked at a time
+_PIECE = 16 << 10  # packed bytes that a decoder is given at a time
+_MOST_ZEROS = 64 << 20  # behind a stream; tapes and disks fill up blocks of a few MB
 _MOST_MEMORY = 1 << 31  # bytes of a decoder: xz -9 takes 64 MB, zstd --long=31 all of it
 _BEGINNINGS: dict[str, tuple[bytes, ...]] = {
     "gzip": (b"\x1f\x8b",),
@@ -29,6 +33,34 @@ _BEGINNINGS: dict[str, tuple[bytes, ...]] = {
     "xz": (b"\xfd7zXZ\x00",),
     "zstd": (b"\x28\xb5\x2f\xfd", *(bytes([i]) + b"\x2a\x4d\x18" for i in range(0x50, 0x60))),
 }
+
+
+class Digest(Protocol):
+    """What sums up bytes, such as `hashlib.sha256()`."""
+
+    def update(self, content: bytes, /) -> object:
+        """Go on with these."""
+
+
+class Ahead:
+    """A stream of blocks, of which the beginning can be looked at before all is read."""
+
+    def __init__(self, stream: Iterator[bytes]) -> None:
+        self._stream = stream
+        self._taken: list[bytes] = []
+
+    def look(self) -> Iterator[bytes]:
+        """The blocks from the beginning; they are kept for those who read it later."""
+        yield from self._taken
+        for block in self._stream:
+            self._taken.append(block)
+            yield block
+
+    def __iter__(self) -> Iterator[bytes]:
+        """All of it; only once."""
+        taken, self._taken = self._taken, []
+        yield from taken
+        yield from self._stream
 
 
 class Contents:
@@ -44,19 +76,19 @@ class Contents:
         self._at = 0  # where `_left` begins
         self._left = b""
 
-    def read(self, path: str, start: int, stop: int) -> bytes:
-        """The bytes `start` to `stop` of a file.
+    def read(self, path: str, start: int, stop: int, sha256: str) -> bytes:
+        """The bytes `start` to `stop` of a file, which have this sum.
 
         Raises:
-            DataError: it cannot be read, or is shorter than it was.
+            DataError: it cannot be read, or the bytes are others than before.
         """
         content = self._unpacked(path, start, stop) if form_of(path).packing else None
         if content is None:
             with _naming_faults(path), open_regular(path) as file:
                 file.seek(start)
                 content = file.read(stop - start)
-        if len(content) != stop - start:
-            raise DataError(path, "became shorter while it was read: start again")
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise DataError(path, CHANGED)
         return content
 
     def _unpacked(self, path: str, start: int, stop: int) -> bytes:
@@ -75,22 +107,26 @@ class Contents:
         return b"".join(pieces)
 
 
-def blocks(path: str) -> Iterator[bytes]:
+def blocks(path: str, digest: Digest | None = None) -> Iterator[bytes]:
     """The bytes of a file in order, in blocks of `BLOCK` or less, none of them empty.
+
+    Args:
+        path: of the file.
+        digest: is given the bytes as they lie in the file.
 
     Raises:
         DataError: it cannot be read, is cut off or damaged, or is not packed as its name says.
     """
     packing = form_of(path).packing
     with _naming_faults(path), open_regular(path) as file:
+        raw = _raw(file, digest)
         if not packing:
-            while block := file.read(BLOCK):
-                yield block
+            yield from raw
             return
         new, damage = _decoder(path, packing)
         try:
-            yield from _unpack(file, new)
-        except (EOFError, damage) as error:
+            yield from _unpack(raw, new)
+        except (EOFError, _TooManyZeros, damage) as error:
             if getattr(error, "errno", None) is not None:  # the disk's, not the decoder's
                 raise
             raise DataError(path, _fault(path, packing, error)) from error
@@ -105,34 +141,70 @@ def _naming_faults(path: str) -> Iterator[None]:
         raise DataError(path, f"cannot be read: {error.strerror or error}") from error
 
 
-def _unpack(file: IO[bytes], new: Callable[[], Any]) -> Iterator[bytes]:
+def _raw(file: IO[bytes], digest: Digest | None) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        if digest is not None:
+            digest.update(block)
+        yield block
+
+
+def _unpack(raw: Iterator[bytes], new: Callable[[], Any]) -> Iterator[bytes]:
     """Streams one after the other, as `cat a.gz b.gz` makes them, and zeros that fill up a block.
 
     What follows the first stream of a file and is none is an error: `bz2.open` and `lzma.open` drop
-    it silently, though it may be the damaged rest.
+    it silently, though it may be the damaged rest. Bytes are handed on in small pieces, as decoders
+    copy what they leave: of a thousand streams in a block each would copy all that follow.
     """
-    decoder, raw = new(), file.read(BLOCK)
+    pieces, decoder = _Pieces(raw), new()
+    given = pieces.next()
     while True:
-        if block := decoder.decompress(raw, BLOCK):
+        if block := decoder.decompress(given, BLOCK):
             yield block
+        given = b""
         if decoder.eof:
-            raw = _next_stream(decoder.unused_data, file)
-            if not raw:
+            pieces.put_back(decoder.unused_data)
+            given = pieces.next_stream()
+            if not given:
                 return
             decoder = new()
         elif decoder.needs_input:
-            raw = file.read(BLOCK)
-            if not raw:
+            given = pieces.next()
+            if not given:
                 raise EOFError
-        else:
-            raw = b""
 
 
-def _next_stream(rest: bytes, file: IO[bytes]) -> bytes:
-    rest = rest.lstrip(b"\0")
-    while not rest and (block := file.read(BLOCK)):
-        rest = block.lstrip(b"\0")
-    return rest
+class _Pieces:
+    """Blocks in pieces of `_PIECE` or less; b"" at their end."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._block, self._at = b"", 0
+
+    def next(self) -> bytes:
+        if self._at == len(self._block):
+            self._block, self._at = next(self._blocks, b""), 0
+        piece = self._block[self._at : self._at + _PIECE]
+        self._at += len(piece)
+        return piece
+
+    def put_back(self, rest: bytes) -> None:
+        """The end of the last piece was not needed."""
+        self._at -= len(rest)
+
+    def next_stream(self) -> bytes:
+        """The first piece without the zeros in front of it."""
+        zeros = 0
+        while piece := self.next():
+            if stream := piece.lstrip(b"\0"):
+                return stream
+            zeros += len(piece)
+            if zeros > _MOST_ZEROS:
+                raise _TooManyZeros(f"more than {_MOST_ZEROS} zeros stand behind a stream")
+        return b""
+
+
+class _TooManyZeros(Exception):
+    """What stands behind a stream is no filling of a block, but a file of holes."""
 
 
 class _Gzip:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,28 +18,30 @@ class Cut:
     Attributes:
         ends: where each part ends; the last is the size of the stream.
         lines: line breaks in front of each part, where parts end with one.
+        sums: the sha256 of each part.
         separated: whether the separator is anywhere in it.
     """
 
     ends: list[int]
     lines: list[int]
+    sums: list[str]
     separated: bool
 
 
-def cut(blocks: Iterable[bytes], between: bytes, least: int, most: int | None) -> Cut:
+def cut(blocks: Iterable[bytes], between: bytes, least: int, most: int) -> Cut:
     """Cut a stream behind the first separator at or after each `least` bytes of a part.
 
     Args:
         blocks: the stream.
         between: the separator; empty: it is one part.
         least: bytes of a part.
-        most: bytes that may follow them without a separator; None: any number.
+        most: bytes that may follow them without a separator.
 
     Raises:
         TooLong: there are more. No more than that was read then, however long the stream is.
     """
     ends: list[int] = []
-    lines = [0]
+    lines, sums, digest = [0], [], hashlib.sha256()
     size = begun = base = breaks = 0
     separated, rest = False, b""
     for block in blocks:
@@ -53,13 +56,17 @@ def cut(blocks: Iterable[bytes], between: bytes, least: int, most: int | None) -
             begun = base + at + len(between)
             ends.append(begun)
             breaks += view.count(b"\n", counted, at + len(between))
-            counted = at + len(between)
+            digest.update(memoryview(view)[counted : at + len(between)])
+            sums.append(digest.hexdigest())
+            counted, digest = at + len(between), hashlib.sha256()
             lines.append(breaks)
         breaks += view.count(b"\n", counted)
-        if most is not None and size - begun > least + most:
+        digest.update(memoryview(view)[counted:])
+        if size - begun > least + most:
             raise TooLong
         rest = view[max(0, len(view) - max(0, len(between) - 1)) :]  # a separator may begin there
         base = size - len(rest)
     if not ends or ends[-1] != size:
         ends.append(size)
-    return Cut(ends, lines[: len(ends)], separated)
+        sums.append(digest.hexdigest())
+    return Cut(ends, lines[: len(ends)], sums, separated)

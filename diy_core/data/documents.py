@@ -18,7 +18,8 @@ from diy_core.data.records import (
     read_record,
     without_nulls,
 )
-from diy_core.data.sources import Part, builtin_documents, open_parquet
+from diy_core.data.sources import Part, builtin_documents
+from diy_core.data.tables import Tables
 from diy_core.utf8 import NotUTF8, decode
 
 _KINDS: dict[type, str] = {str: "text", Chat: "chat", Completion: "completion"}
@@ -95,7 +96,7 @@ class Documents:
         self.counts = Counts()
         self._separator, self._field = separator, field
         self._template_names = template_names
-        self._contents = Contents()
+        self._contents, self._tables = Contents(), Tables()
 
     def read(self, part: Part) -> Iterator[tuple[str, Document]]:
         """The documents of a part in order, as (place, document); white space alone is left out.
@@ -124,7 +125,7 @@ class Documents:
 
     def _texts(self, part: Part) -> Iterator[tuple[str, Document]]:
         between = self._separator.encode() if self._separator else None
-        content = self._contents.read(part.path, part.start, part.stop)
+        content = self._content(part)
         at = part.start
         for piece in content.split(between) if between else [content]:
             text = self._decode(piece, part.path, at)
@@ -136,7 +137,7 @@ class Documents:
 
     def _lines(self, part: Part) -> Iterator[tuple[str, Document]]:
         at = part.start
-        content = self._contents.read(part.path, part.start, part.stop)
+        content = self._content(part)
         lines = content.split(b"\n") if part.kind == "jsonl" else [content]
         for number, line in enumerate(lines, part.line):
             where = f"{part.path}, line {number}" if part.kind == "jsonl" else part.path
@@ -152,29 +153,29 @@ class Documents:
                 yield where, self._document(row, where)
             at += len(line) + 1
 
+    def _content(self, part: Part) -> bytes:
+        return self._contents.read(part.path, part.start, part.stop, part.sha256)
+
     def _rows(self, part: Part) -> Iterator[tuple[str, Document]]:
-        with open_parquet(part.path) as file:
-            names = file.schema_arrow.names
-            if twice := next((name for name in names if names.count(name) > 1), None):
-                raise DataError(part.path, f"has two columns {twice!r}: keep one of them")
-            columns = columns_to_read(names, self._field, self._template_names)
-            if not columns:
-                raise DataError(
-                    part.path,
-                    f"has no column {self._field or 'text'!r} and no column 'messages', only "
-                    f"{', '.join(names)}: name the column to learn, such as field={names[0]!r}",
-                )
-            rows = [file.metadata.row_group(i).num_rows for i in range(part.stop)]
-            others = [name for name in names if name not in columns]
-            self.counts.pass_over_columns(others, rows[part.start])
-            number = sum(rows[: part.start])
-            batches = file.iter_batches(batch_size=256, row_groups=[part.start], columns=columns)
-            for batch in batches:
-                for row in batch.to_pylist():
-                    number += 1
-                    where = f"{part.path}, row {number}"
-                    held = {name: without_nulls(value) for name, value in row.items()}
-                    yield where, self._document(held, where)
+        file = self._tables.open(part.path, part.identity)
+        names = file.schema_arrow.names
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise DataError(part.path, f"has two columns {twice!r}: keep one of them")
+        columns = columns_to_read(names, self._field, self._template_names)
+        if not columns:
+            raise DataError(
+                part.path,
+                f"has no column {self._field or 'text'!r} and no column 'messages', only "
+                f"{', '.join(names)}: name the column to learn, such as field={names[0]!r}",
+            )
+        others = [name for name in names if name not in columns]
+        self.counts.pass_over_columns(others, file.metadata.row_group(part.start).num_rows)
+        rows = self._tables.rows(part.path, part.start, columns)
+        for number, row in enumerate(rows, part.line):
+            where = f"{part.path}, row {number}"
+            held = {name: without_nulls(value) for name, value in row.items()}
+            yield where, self._document(held, where)
+        self._tables.require(part.path, part.identity)
 
     def _document(self, row: Any, where: str) -> Document:
         if not isinstance(row, dict):

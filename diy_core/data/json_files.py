@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from diy_core.data.contents import blocks
+from diy_core.data.contents import Ahead
 from diy_core.data.records import columns_to_read
 
 NO_LINES = "one JSON value, and not an object a line"  # why a file is not read
@@ -12,7 +12,7 @@ _LONGEST = 64 << 20  # of a first line, which shows whether there are several, a
 _MARK = b"\xef\xbb\xbf"  # in front of UTF-8
 
 
-def form_of_json(path: str, field: str | None) -> str | None:
+def form_of_json(stream: Ahead, field: str | None) -> str | None:
     """`jsonl` for an object a line, as in the files of C4; `record` for one, over several lines.
 
     One alone must be a record: many that hold one object are about data, such as the
@@ -21,25 +21,37 @@ def form_of_json(path: str, field: str | None) -> str | None:
     Returns:
         None: it is neither.
     """
-    head = b""
-    for block in blocks(path):
-        head += block
-        if b"\n" in head.strip() or len(head) > _LONGEST:
-            break
-    first, _, more = head.removeprefix(_MARK).strip().partition(b"\n")
+    first, _, more = _first_line(stream).removeprefix(_MARK).strip().partition(b"\n")
     try:
         value = json.loads(first)
     except UnicodeDecodeError:  # whoever reads the lines says where, and in which encoding
         return "jsonl" if first.startswith(b"{") else None
     except (ValueError, RecursionError):
-        return "record" if first.startswith(b"{") and _is_record(path, field) else None
+        return "record" if first.startswith(b"{") and _is_record(stream, field) else None
     is_jsonl = isinstance(value, dict) and (more or columns_to_read(value, field))
     return "jsonl" if is_jsonl else None
 
 
-def holds_lines(path: str, field: str | None) -> bool:
+def _first_line(stream: Ahead) -> bytes:
+    """A stream up to where something follows its first line."""
+    taken: list[bytes] = []
+    size, begun, ended = 0, False, False
+    for block in stream.look():
+        taken.append(block)
+        size += len(block)
+        rest = block if begun else block.lstrip()
+        begun = begun or bool(rest)
+        if begun and not ended:
+            _, line_break, rest = rest.partition(b"\n")
+            ended = bool(line_break)
+        if (ended and rest.strip()) or size > _LONGEST:
+            break
+    return b"".join(taken)
+
+
+def holds_lines(stream: Ahead, field: str | None) -> bool:
     """Whether a file of any name begins with a record in a line, such as a .txt of JSON lines."""
-    head = next(blocks(path), b"").removeprefix(_MARK).lstrip()
+    head = next(stream.look(), b"").removeprefix(_MARK).lstrip()
     first, end, _ = head.partition(b"\n")
     try:
         value = json.loads(first) if end and first.startswith(b"{") else None
@@ -48,14 +60,15 @@ def holds_lines(path: str, field: str | None) -> bool:
     return isinstance(value, dict) and bool(columns_to_read(value, field))
 
 
-def _is_record(path: str, field: str | None) -> bool:
-    content = b""
-    for block in blocks(path):
-        content += block
-        if len(content) > _LONGEST:
+def _is_record(stream: Ahead, field: str | None) -> bool:
+    taken, size = [], 0
+    for block in stream.look():
+        taken.append(block)
+        size += len(block)
+        if size > _LONGEST:
             return False
     try:
-        value = json.loads(content.removeprefix(_MARK))
+        value = json.loads(b"".join(taken).removeprefix(_MARK))
     except UnicodeDecodeError:  # as above
         return True
     except (ValueError, RecursionError):

@@ -147,7 +147,7 @@ def shard_files(folder: Path, settings: str, shards: Sequence[Sequence[Part]]) -
     """
     digest = hashlib.sha256(settings.encode()).hexdigest()
     return [
-        ShardFile(folder / f"{i:08d}.npz", _made_of([digest, i, *map(dataclasses.asdict, parts)]))
+        ShardFile(folder / f"{i:08d}.npz", _made_of([digest, i, *map(str, parts)]))
         for i, parts in enumerate(shards)
     ]
 

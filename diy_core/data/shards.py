@@ -66,6 +66,7 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shar
     rows, flags, hashes = [], [], []
     unlearnt: list[tuple[str, NothingToLearn]] = []
     reader.counts = Counts()
+    dtype = DTYPES[token_dtype(encoder.vocab_size)]
     known: dict[tuple[str, str], bool] = {}  # for each shard anew: whoever makes it, it is the same
     for part in parts:
         for where, document in reader.read(part):
@@ -78,13 +79,12 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shar
             except ValueError as error:
                 raise DataError(where, str(error)) from error
             if ids.size:
-                rows.append(ids)
+                rows.append(ids.astype(dtype))
                 flags.append(counted)
                 digest = hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=8).digest()
                 hashes.append(int.from_bytes(digest, "little"))
     if unlearnt:
         raise _nothing_to_learn(unlearnt)
-    dtype = DTYPES[token_dtype(encoder.vocab_size)]
     chats = any(counted is not None for counted in flags)
     every = [
         np.ones(row.size, FLAGS) if counted is None else counted
@@ -92,7 +92,7 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shar
         if chats
     ]
     return Shard(
-        tokens=np.concatenate([np.empty(0, dtype), *(row.astype(dtype) for row in rows)]),
+        tokens=np.concatenate([np.empty(0, dtype), *rows]),
         lengths=np.array([row.size for row in rows], dtype=np.int64),
         hashes=np.array(hashes, dtype=np.uint64),
         counted=np.concatenate([np.empty(0, FLAGS), *every]),

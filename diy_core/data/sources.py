@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import pydoc_data.topics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from diy_core.data.contents import blocks
+from diy_core.data.contents import Ahead, blocks
 from diy_core.data.cutting import TooLong, cut
-from diy_core.data.files import DataError, data_errors, file_hash
+from diy_core.data.files import DataError, data_errors
 from diy_core.data.finding import (
     ARCHIVE,
     BUILTIN,
@@ -29,7 +28,8 @@ from diy_core.data.finding import (
 )
 from diy_core.data.forms import form_of
 from diy_core.data.json_files import NO_LINES, form_of_json, holds_lines
-from diy_core.system.outside import open_regular, require_regular
+from diy_core.data.tables import opened, table
+from diy_core.system.outside import open_regular
 from diy_core.system.sources import Identity
 from diy_core.utf8 import recognise
 
@@ -41,7 +41,12 @@ _LONGEST_DOCUMENT = 256 << 20  # a document is tokenised in memory, at about 100
 class Part:
     """A stretch of one source: bytes `start` to `stop`, or the row group `start` of a parquet.
 
-    Bytes are counted in the unpacked file. `line` is the number of the first line, from 1.
+    Bytes are counted in the unpacked file.
+
+    Attributes:
+        line: the number of the first line or row, from 1.
+        sha256: of the bytes; of a parquet, empty.
+        identity: of a parquet, what the file was when it was hashed.
     """
 
     path: str
@@ -50,6 +55,12 @@ class Part:
     stop: int
     size: int  # bytes
     line: int = 1
+    sha256: str = ""
+    identity: Identity | None = None
+
+    def __str__(self) -> str:
+        """What it is of which source, the same for the same content wherever that lies."""
+        return json.dumps([value for name, value in vars(self).items() if name != "identity"])
 
 
 @dataclass(frozen=True)
@@ -197,16 +208,16 @@ def _cut(path: str, separator: str | None, field: str | None, made: Plan) -> lis
         raise DataError(path, f"is an archive ({form.ending}): unpack it first")
     if form.kind == "parquet" and form.packing:
         raise DataError(path, f"is a packed parquet file ({form.ending}): unpack it first")
-    size = _size(path)
-    source = Source(path, file_hash(Path(path)), size)
+    if _size(path) == 0:
+        raise _NothingHere(EMPTY, "is empty: remove it, or leave it out of the sources")
     if form.kind == "parquet":
-        groups = _row_groups(path)
-        made.sources.append(source)
-        return [Part(path, "parquet", i, i + 1, n) for i, n in enumerate(groups)]
-    _require_text(path)
+        return _row_groups(path, made)
+    digest = hashlib.sha256()
+    stream = Ahead(blocks(path, digest))
+    _require_text(path, next(stream.look(), None))
     kind = form.kind or "text"
     if kind == "json":
-        found = form_of_json(path, field)
+        found = form_of_json(stream, field)
         if found is None:
             raise _NothingHere(
                 NO_LINES,
@@ -214,75 +225,61 @@ def _cut(path: str, separator: str | None, field: str | None, made: Plan) -> lis
                 "them of a list",
             )
         kind = found
-    elif kind == "text" and holds_lines(path, field):
+    elif kind == "text" and holds_lines(stream, field):
         made.json_texts.append(path)
-    parts = _stretches(path, kind, separator, made)
-    made.sources.append(source)
+    parts = _stretches(path, kind, separator, made, stream)
+    made.sources.append(Source(path, digest.hexdigest(), _size(path)))
     return parts
 
 
 def _size(path: str) -> int:
     with data_errors(), open_regular(path) as file:
-        size = Identity.of(file).size
-    if size == 0:
-        raise _NothingHere(EMPTY, "is empty: remove it, or leave it out of the sources")
-    return size
+        return Identity.of(file).size
 
 
-def _require_text(path: str) -> None:
-    head = next(blocks(path), None)
+def _require_text(path: str, head: bytes | None) -> None:
     if head is None:
         raise _NothingHere(EMPTY, "is empty when it is unpacked: leave it out of the sources")
     if seen := recognise(head):
         raise DataError(path, f"looks like {seen}")
 
 
-def _stretches(path: str, kind: str, separator: str | None, made: Plan) -> list[Part]:
+def _stretches(
+    path: str, kind: str, separator: str | None, made: Plan, stream: Iterable[bytes]
+) -> list[Part]:
     between = {"jsonl": b"\n", "record": b""}.get(kind, (separator or "").encode())
-    # A packed file may be a thousand times as large as it looks: it is not unpacked to its end.
-    packed = bool(form_of(path).packing)
     what, advice = ("line" if kind == "jsonl" else "record"), "write it as several"
     if kind == "text":
         what = "document"
         advice = "say what stands between its documents (--separator; to train --data.separator)"
-    most = f"more than {_LONGEST_DOCUMENT}"
+    unpacked = ", unpacked" if form_of(path).packing else ""
+    # It is not read to its end: a packed file may be a thousand times as large as it looks.
+    too_long = f"has a {what} of more than {_LONGEST_DOCUMENT} bytes{unpacked}: {advice}"
     try:
-        found = cut(blocks(path), between, SHARD_BYTES, _LONGEST_DOCUMENT if packed else None)
+        found = cut(stream, between, SHARD_BYTES, _LONGEST_DOCUMENT)
     except TooLong:
-        raise DataError(path, f"has a {what} of {most} bytes, unpacked: {advice}") from None
+        raise DataError(path, too_long) from None
     starts = [0, *found.ends[:-1]]
     longest = max(b - a for a, b in zip(starts, found.ends, strict=True))  # with what is before it
     if longest > _LONGEST_DOCUMENT:
-        raise DataError(path, f"has a {what} of about {longest} bytes, {most}: {advice}")
+        raise DataError(path, too_long)
     if kind == "text":
         made.texts.append(path)
         made.unseparated += [] if found.separated else [path]
-    return [
-        Part(path, kind, a, b, b - a, 1 + lines)
-        for a, b, lines in zip(starts, found.ends, found.lines, strict=True)
-    ]
+    each = zip(starts, found.ends, found.lines, found.sums, strict=True)
+    return [Part(path, kind, a, b, b - a, 1 + lines, sha256) for a, b, lines, sha256 in each]
 
 
-def _row_groups(path: str) -> list[int]:
-    try:
-        with open_parquet(path) as file:
-            meta = file.metadata
-            return [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
-    except OSError as error:
-        raise DataError(path, f"cannot be read: {error}") from error
-    except ValueError as error:  # pyarrow.ArrowInvalid
-        with open_regular(path) as content:
-            seen = recognise(content.read(4096))
-        why = f"it looks like {seen}" if seen and not seen.startswith("parquet") else error
-        raise DataError(path, f"is no parquet file: {why}") from error
-
-
-def open_parquet(path: str) -> Any:
-    """A `pyarrow.parquet.ParquetFile`."""
-    try:
-        import pyarrow.parquet  # only those who have such files need it
-    except ModuleNotFoundError as error:
-        raise DataError(path, "needs pyarrow: pip install 'diy-lm[train]'") from error
-    with data_errors():
-        require_regular(path)  # pyarrow opens it by itself
-    return pyarrow.parquet.ParquetFile(path)
+def _row_groups(path: str, made: Plan) -> list[Part]:
+    parts, row = [], 1
+    with opened(path) as file:
+        identity, groups = Identity.of(file), table(path, file).metadata
+        for i in range(groups.num_row_groups):
+            group = groups.row_group(i)
+            size = group.total_byte_size
+            parts.append(Part(path, "parquet", i, i + 1, size, row, identity=identity))
+            row += group.num_rows
+        file.seek(0)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    made.sources.append(Source(path, sha256, identity.size))
+    return parts

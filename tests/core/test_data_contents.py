@@ -14,6 +14,7 @@ import os
 import struct
 import tracemalloc
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -193,12 +194,14 @@ def test_stretches_are_read_in_one_pass_and_going_back_is_right(
     contents = Contents()
     stops = [0, 10, 11, BLOCK, 2 * BLOCK + 3, len(content)]
     for start, stop in itertools.pairwise(stops):
-        assert contents.read(str(file), start, stop) == content[start:stop]
+        part = content[start:stop]
+        assert contents.read(str(file), start, stop, sha256(part).hexdigest()) == part
     assert len(opened) == 1
-    assert contents.read(str(file), 5, 9) == content[5:9]
+    assert contents.read(str(file), 5, 9, sha256(content[5:9]).hexdigest()) == content[5:9]
     assert len(opened) == 2
-    with pytest.raises(DataError, match="became shorter while it was read"):
-        contents.read(str(file), 5, len(content) + 1)
+    for stop, told in ((len(content) + 1, content[5:] + b"x"), (9, content[5:8] + b"x")):
+        with pytest.raises(DataError, match="was changed or replaced while it was read"):
+            contents.read(str(file), 5, stop, sha256(told).hexdigest())
 
 
 @EVERY

@@ -18,6 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from diy_core.data import DataError, prepare
+from diy_core.data.contents import Ahead
 from diy_core.data.finding import (
     ABOUT,
     AGAIN,
@@ -30,6 +31,7 @@ from diy_core.data.finding import (
     REVISION,
     survey,
 )
+from diy_core.data.json_files import form_of_json
 from diy_core.data.sources import NO_LINES
 from tests.data_files import jsonl, texts
 
@@ -327,3 +329,23 @@ def test_a_directory_of_metadata_alone_names_what_is_not_read(tmp_path: Path) ->
         prepare(tmp_path, tmp_path / "out", tokenizer="bytes")
     assert "state.json: is one JSON value" in str(caught.value)
     assert "data-00000-of-00001.arrow: of a kind that is not read" in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+def test_json_is_looked_at_as_far_as_something_follows_its_first_line(size: int) -> None:
+    content = b' \n\n{"a": 1}\n \n{"b": 2}\n' + b"x" * 9000
+    read: list[bytes] = []
+
+    def blocks() -> Iterator[bytes]:
+        for i in range(0, len(content), size):
+            read.append(content[i : i + size])
+            yield read[-1]
+
+    stream = Ahead(blocks())
+    assert form_of_json(stream, None) == "jsonl"
+    assert (
+        sum(map(len, read)) == -(-(content.index(b'{"b"') + 1) // size) * min(size, len(content))
+        or size == 1000
+    )
+    assert b"".join(stream) == content
+    assert form_of_json(Ahead(iter([b'{"a": 1}\n', b"\n"])), None) is None

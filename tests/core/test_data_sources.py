@@ -15,6 +15,7 @@ import pytest
 
 from diy_core.data import DataError, TokenData, preparation, prepare
 from diy_core.data import sources as cutting
+from diy_core.data.shard_files import ShardFile
 from tests.data_files import files, jsonl, texts, tokenizer
 from tests.odd_files import ODD_FILES, put_odd_file
 
@@ -118,7 +119,8 @@ def test_a_place_is_counted_from_the_start_of_the_file(
     (tmp_path / "a.txt").write_bytes(content + b"b\xe4d")
     with pytest.raises(DataError, match=rf"byte {len(content) + 1} \(0xe4\) is not UTF-8"):
         prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", separator="\n\n")
-    table = pyarrow.table({"text": ["x"] * 9 + [None]})
+    columns = {"text": ["x"] * 9 + [None], "instruction": [None] * 9 + ["x"]}
+    table = pyarrow.table(columns)
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=3)
     with pytest.raises(DataError, match=r"a.parquet, row 10: has no text in 'text'"):
         prepare(tmp_path / "a.parquet", tmp_path / "out", tokenizer="bytes")
@@ -208,7 +210,7 @@ def test_a_separator_is_asked_for_where_a_document_would_not_fit_into_memory(
     monkeypatch.setattr(cutting, "_LONGEST_DOCUMENT", 30)
     (tmp_path / "a.txt").write_text("one\n\n" * 20)
     for separator in (None, "<|end|>"):
-        with pytest.raises(DataError, match="document of about 100 bytes, more than 30: say what"):
+        with pytest.raises(DataError, match="has a document of more than 30 bytes: say what"):
             prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", separator=separator)
     prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", separator="\n\n")
 
@@ -257,17 +259,80 @@ def test_a_source_that_changes_while_it_is_tokenised_is_refused(
             path.write_bytes(gzip.compress(content) if ending.endswith(".gz") else content)
     (tmp_path / "c").unlink(missing_ok=True)
     times = file.stat().st_atime_ns, file.stat().st_mtime_ns
-    usual = preparation.save
+    usual = ShardFile.save
 
     def save_and_replace(*arguments: Any) -> None:
         usual(*arguments)
         os.utime(other, ns=times)
         os.replace(other, file)
 
-    monkeypatch.setattr(preparation, "save", save_and_replace)
+    monkeypatch.setattr(ShardFile, "save", save_and_replace)
     with pytest.raises(DataError, match=rf"a{ending}: was changed or replaced while it was read"):
         prepare(file, tmp_path / "out", tokenizer="bytes")
     assert [item.name for item in tmp_path.iterdir()] == [f"a{ending}"]
+
+
+def size_read() -> int:
+    """Bytes that this process has read."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".txt", ".jsonl.gz", ".json", ".parquet"])
+def test_a_source_is_read_twice_however_many_shards_it_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 1 << 16)
+    rows = [{"text": os.urandom(500).hex()} for _ in range(4000)]  # 4 MB, 60 shards
+    file = jsonl(tmp_path / f"a{ending}", rows)
+    if ending == ".jsonl.gz":
+        file.write_bytes(gzip.compress(file.read_bytes(), 1))
+    elif ending == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=20)
+    prepare(jsonl(tmp_path / "b.jsonl", rows[:1]), tmp_path / "first", tokenizer="bytes")
+    before = size_read()
+    prepare(file, tmp_path / "out", tokenizer="bytes", separator="\n")
+    read = size_read() - before
+    # What was made of it is read as shards and, when it is whole, to be summed.
+    made = sum(item.stat().st_size for item in (tmp_path / "out").iterdir())
+    assert read - 2 * made < 2.2 * file.stat().st_size + (1 << 20)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".parquet"])
+def test_a_source_that_changes_in_place_is_refused_where_nobody_looks_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    # As where a preparation is killed while another text is there, and goes on with the first.
+    file = tmp_path / f"a{ending}"
+    contents = []
+    for word in ("one", "two"):
+        rows = [{"text": f"{word} {i}"} for i in range(40)]
+        if ending == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=5)
+            contents.append(file.read_bytes())
+        else:
+            contents.append(jsonl(file, rows).read_bytes())
+    file.write_bytes(contents[0])
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 64)
+    save, saved = ShardFile.save, 0
+
+    def change(*arguments: Any) -> None:
+        nonlocal saved
+        save(*arguments)
+        saved += 1
+        if saved == 3:
+            file.write_bytes(contents[1])
+
+    monkeypatch.setattr(ShardFile, "save", change)
+    monkeypatch.setattr(preparation, "_require_unchanged", lambda *_: pytest.fail("came here"))
+    with pytest.raises(DataError, match=rf"a{ending}: was changed or replaced while it was read"):
+        prepare(file, tmp_path / "out", tokenizer="bytes", separator="\n")
+    assert saved == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 64)
+    file.write_bytes(contents[0])
+    told = texts(prepare(file, tmp_path / "out", tokenizer="bytes", separator="\n"))
+    assert len(told) == 40
+    assert not [text for text in told if "two" in text]
 
 
 @pytest.mark.parametrize("kind", sorted(set(ODD_FILES) - {"directory"}))
