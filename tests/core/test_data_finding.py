@@ -343,9 +343,6 @@ def test_json_is_looked_at_as_far_as_something_follows_its_first_line(size: int)
 
     stream = Ahead(blocks())
     assert form_of_json(stream, None) == "jsonl"
-    assert (
-        sum(map(len, read)) == -(-(content.index(b'{"b"') + 1) // size) * min(size, len(content))
-        or size == 1000
-    )
+    assert len(b"".join(read)) < content.index(b'{"b"') + 1 + size
     assert b"".join(stream) == content
     assert form_of_json(Ahead(iter([b'{"a": 1}\n', b"\n"])), None) is None
