@@ -23,6 +23,7 @@ from diy_core.data.tables import Tables
 from diy_core.utf8 import NotUTF8, decode
 
 _KINDS: dict[type, str] = {str: "text", Chat: "chat", Completion: "completion"}
+_NUL = "\\u0000"  # as JSON writes it, and in no other way
 _MARK = "\ufeff"  # where a file begins it says UTF-8 and is no text
 
 
@@ -150,7 +151,7 @@ class Documents:
                 except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits
                     why = advice_on_line(text) or "each line of a .jsonl file is one object"
                     raise DataError(where, f"is no JSON ({error}): {why}") from error
-                yield where, self._document(row, where)
+                yield where, self._document(row, where, may_hold_nul=_NUL in text)
             at += len(line) + 1
 
     def _content(self, part: Part) -> bytes:
@@ -177,12 +178,12 @@ class Documents:
             yield where, self._document(held, where)
         self._tables.require(part.path, part.identity)
 
-    def _document(self, row: Any, where: str) -> Document:
+    def _document(self, row: Any, where: str, *, may_hold_nul: bool = True) -> Document:
         if not isinstance(row, dict):
             advice = advice_on_line(json.dumps(row)[:2])
             kind = f"is no object but {type(row).__name__}: "
             raise DataError(where, kind + (advice or str(row)[:80]))
-        if _holds_nul(row):
+        if may_hold_nul and _holds_nul(row):
             raise DataError(
                 where,
                 "holds a NUL (\\u0000 in JSON), which no text holds: remove it, or the record",

@@ -66,6 +66,8 @@ def refuse_beside_a_text(held: Mapping[str, Any]) -> None:
     Raises:
         ValueError: media, weights of records, or which tokens count.
     """
+    if _BESIDE.isdisjoint(held):  # as nearly always, and quickly told
+        return
     texts = {name for name in (*_WEIGHTS, *_MEDIA) if isinstance(held.get(name), str)}
     counting = {name: value for name, value in held.items() if name not in texts | {"labels"}}
     for name in texts.intersection(_WEIGHTS):
@@ -134,6 +136,9 @@ def refuse_read_by_template(passed_over: Iterable[str], names: Collection[str]) 
             f"holds {name} beside a chat, which the chat template reads, and columns are not given "
             f"to it: {way}remove the column"
         )
+
+
+_BESIDE = {*_MEDIA, *_WEIGHTS, *_FLAGS, *_MASKS}
 
 
 def is_empty(value: Any) -> bool:
