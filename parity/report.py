@@ -70,8 +70,7 @@ def table(checks: Sequence[Check], title: str) -> Table:
         *([("control", "right")] if controlled else []),
         ("", "left"),
     ):
-        # In a narrow window words are folded, and numbers are not cut.
-        folds = column in ("check", "reach (positions)")
+        folds = column == "reach (positions)"  # so that in a narrow window nothing is cut
         result.add_column(column, justify=justify, no_wrap=not folds)  # type: ignore[arg-type]
     for check in checks:
         verdict = "[green]ok[/green]" if check.passed else "[bold red]FAILED[/bold red]"

@@ -224,7 +224,7 @@ def _files(metadata: Mapping[str, Any]) -> dict[str, str]:
 def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A metadata entry of our own, which is an object in JSON."""
     text = metadata[key]
-    values = parse_json(text, key) if isinstance(text, str) else None
+    values = parse_json(text, key, halves=True) if isinstance(text, str) else None
     if not isinstance(values, dict):
         raise ValueError(f"{key} is no JSON object")
     return values

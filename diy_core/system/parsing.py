@@ -24,6 +24,7 @@ def parse_json(
     where: object,
     *,
     pairs: _Pairs | None = None,
+    halves: bool = False,
     said: str = "is not valid JSON",
 ) -> Any:
     """The value of a text in JSON.
@@ -32,6 +33,7 @@ def parse_json(
         content: in UTF-8, where it is bytes.
         where: what errors name, such as the file.
         pairs: makes an object of its names and values.
+        halves: whether halves of characters may stand in it, as for bytes that are not UTF-8.
         said: what errors say of it.
 
     Raises:
@@ -49,7 +51,7 @@ def parse_json(
         raise CheckpointError(where, f"{said}: {error}") from error
     if isinstance(values, (dict, list)):
         _require_shallow(values, where)
-    if "\\u" in text:
+    if "\\u" in text and not halves:
         _require_characters(values, where)
     return values
 

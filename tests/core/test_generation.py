@@ -197,7 +197,7 @@ def test_a_prompt_may_end_exactly_at_the_longest_sequence() -> None:
         ({"ids": np.zeros((1, 0), int)}, "none of it 0; got (1, 0)"),
         ({"ids": []}, "input_ids is empty: give at least one prompt"),
         ({"ids": [[1, 2], 3]}, "or other objects: give a list of prompts, each of them a list of"),
-        ({"ids": None}, "or other objects: give a list of prompts, each of them a list of token"),
+        ({"ids": None}, "got None: give a list of prompts, each of them a list of token"),
         ({"ids": [np.array(1), np.array(2)]}, "input_ids must have shape (batch, sequence)"),
         ({"ids": {"input_ids": [[1]]}}, "is a dict, as tokenizers give it: pass its input_ids"),
         ({"ids": [[1, 2], [[3]]]}, "input_ids row 1 must be a list of token ids"),

@@ -25,23 +25,6 @@ def refused(words: str) -> Any:
     return pytest.raises(ValueError, match=words)
 
 
-@pytest.mark.parametrize("value", [[[1, 2], [3]], [[1], 2], object(), None, [[None, 1]]])
-def test_what_is_no_rectangular_array_is_refused(value: Any) -> None:
-    with refused("^x must be a rectangular array, got rows of different lengths or other objects"):
-        validate.as_host_array("x", value)
-
-
-@pytest.mark.parametrize("value", [[["a"]], "text", [[b"a"]]])
-def test_what_is_no_number_is_refused(value: Any) -> None:
-    with refused("^x must hold numbers, got dtype"):
-        validate.as_host_array("x", value)
-
-
-@pytest.mark.parametrize("value", [[[1, 2]], ((1, 2),), np.array([[1, 2]])])
-def test_lists_and_arrays_become_arrays(value: Any) -> None:
-    assert validate.as_host_array("x", value).tolist() == [[1, 2]]
-
-
 def check_ids(values: Any) -> None:
     ids = np.asarray(values)
     validate.check_input_ids(ids.shape, str(ids.dtype), ids, CONFIG)

@@ -67,14 +67,36 @@ def test_a_cache_of_other_depth_is_refused(count: int) -> None:
 def test_the_room_of_the_longest_row_is_counted(
     positions: list[int], lengths: list[int], needed: int
 ) -> None:
-    assert validate_cache.check_room(np.array(positions, np.int32), np.array(lengths), 5) == needed
+    assert check_room([positions] * 2, lengths) == needed
+
+
+def check_room(positions: list[list[int]], lengths: list[int], capacity: int = 5) -> int:
+    rows = [np.array(layer, np.int32) for layer in positions]
+    return validate_cache.check_room(rows, np.array(lengths, np.int32), capacity, 5)
 
 
 def test_a_row_beyond_the_longest_sequence_is_refused() -> None:
     words = "row 1 has 3 cached and 3 new tokens: a sequence of 6 is beyond max_position_embeddings"
     with refused(words):
-        validate_cache.check_room(np.array([0, 3]), np.array([4, 3]), 5)
-    with refused(r"position of row 1 is negative \(-2\)"):
-        validate_cache.check_room(np.array([0, -2]), np.array([1, 1]), 5)
+        check_room([[0, 3]], [4, 3])
+    with refused(r"position of row 1 is negative \(-2\)$"):
+        check_room([[0, -2]], [1, 1])
     with refused("a sequence of 2147483648 is beyond"):  # and no overflow of int32 hides it
-        validate_cache.check_room(np.array([2**31 - 1], np.int32), np.array([1], np.int32), 5)
+        check_room([[2**31 - 1]], [1])
+
+
+def test_layers_that_disagree_are_refused() -> None:
+    words = "stands at different positions in row 1: 3 in layer 0 and 2 in layer 2"
+    with refused(words):
+        check_room([[0, 3], [0, 3], [0, 2]], [1, 1])
+
+
+def test_more_tokens_than_slots_are_refused() -> None:
+    assert check_room([[4, 1]], [0, 1], 4) == 4
+    with refused("position of row 0 is 4, beyond the 3 slots of the cache"):
+        check_room([[4, 1]], [0, 1], 3)
+
+
+def test_a_row_that_compiled_code_marked_is_told_as_that() -> None:
+    with refused("row 0 is negative .-1.; a compiled call marks a row so that had no room"):
+        check_room([[-1, 1]], [0, 1])

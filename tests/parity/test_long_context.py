@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from parity import long_context
 from parity.environment import Device, exact
 from parity.long_context import Far, far_logits
+from parity.metrics import relative_l2
 from parity.pair import Pair
 from parity.random_models import write_random_model
 from tests.oracles import tiny
@@ -56,7 +56,7 @@ def test_it_is_what_the_model_says_after_such_a_cache(
         pair = Pair(tmp_path / "model", "float64", device)
         found = far_logits(pair, far)
         assert len(pair.torch.model.layers) == pair.torch.config.num_hidden_layers == 3
-        assert np.allclose(found["torch"], found["flax"], rtol=1e-12, atol=0)
+        assert relative_l2(found["flax"], found["torch"]) <= 1e-12
         drawn = [
             {n: torch.from_numpy(a).to(device.torch) for n, a in long_context.draw(CONFIG, far, i)}
             for i in range(3)
@@ -65,5 +65,5 @@ def test_it_is_what_the_model_says_after_such_a_cache(
         ids = torch.from_numpy(far.ids[:1]).to(device.torch)
         with torch.no_grad():
             whole, _ = pair.torch(ids, past_key_values=past, use_cache=True)
-    same = np.allclose(whole[0].cpu().numpy(), found["torch"][:4], rtol=1e-12, atol=0)
+    same = relative_l2(found["torch"][:4], whole[0].cpu().numpy()) <= 1e-12
     assert same == (layers == 3)
