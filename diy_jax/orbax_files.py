@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from diy_core.checkpoints.orbax_tree import require_regular_tree
 from diy_core.errors import CheckpointError
 from diy_core.mapping import unflatten
 from diy_core.memory import returning_buffers
-from diy_core.system.outside import require_tree
 
 # Orbax keeps an array as one chunk unless told otherwise, and then holds it several times.
 _CHUNK = 16 << 20  # bytes
@@ -57,7 +57,7 @@ def load_tree(path: Path, layout: Any) -> Any:
         for kind, leaves in layout.items()
         for name, stored in leaves.items()
     }
-    require_tree(path)  # Orbax opens what is there
+    require_regular_tree(path)
     try:
         with READING, returning_buffers(), without_reports(), context():
             loaded = ocp.load(path, unflatten(wanted))

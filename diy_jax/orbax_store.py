@@ -38,7 +38,6 @@ from diy_core.errors import CheckpointError, naming
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
 from diy_core.memory import returning_buffers
 from diy_core.notes import settle
-from diy_core.system.outside import is_there, read_bytes
 from diy_core.system.places import place
 from diy_core.system.snapshots import top
 from diy_jax.orbax_files import (
@@ -106,9 +105,6 @@ class OrbaxReader(Reader):
     def _metadata(self, path: Path) -> Mapping[str, Any]:
         """What Orbax knows of the arrays, without reading them."""
         checkpoint, item = self._location.checkpoint, self._location.item
-        for file in (checkpoint / "_CHECKPOINT_METADATA", self._location.tree / "_METADATA"):
-            if is_there(file):  # Orbax would read all of it
-                read_bytes(file, "header_bytes")
         try:
             with without_reports():
                 metadata = ocp.metadata(checkpoint, item).metadata

@@ -13,10 +13,11 @@ import json
 import re
 from pathlib import Path
 
+from diy_core.checkpoints.orbax_tree import require_regular_tree, require_size
 from diy_core.errors import CheckpointError
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.shell import command
-from diy_core.system.outside import is_there, names_in, open_regular, read_bytes, require_tree
+from diy_core.system.outside import is_there, names_in, read_bytes
 
 STATE = "state"
 _CONFIG = "config.json"
@@ -142,11 +143,10 @@ def require_regular_files(location: Location) -> None:
         CheckpointError: something else than a regular file is among them, a Git LFS pointer, or
             one that cannot be read; or the one that says what the others hold is missing.
     """
-    files = require_tree(location.tree)
-    beside = [location.checkpoint / name for name in _OF_CHECKPOINTS]
-    for file in (*beside, *(location.tree / name for name in _TREE)):
+    files = require_regular_tree(location.tree)
+    for file in (location.checkpoint / name for name in _OF_CHECKPOINTS):
         if is_there(file):
-            open_regular(file).close()
+            require_size(file)
     for file in files:
         refuse_lfs_pointer(file)
     if lacking := _lacks(location.tree):

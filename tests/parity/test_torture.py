@@ -10,7 +10,7 @@ import pytest
 
 from diy_core.system import renaming
 from parity.convert import convert
-from tests.torture import bits, disks, headers, kills, writers
+from tests.torture import bits, disks, headers, kills, sources, writers
 from tests.torture.common import KINDS, TINY, shards, target_of, write_model
 from tests.torture.forks import ForkServer
 
@@ -56,6 +56,16 @@ def test_of_eight_writers_one_stays_whole_and_nothing_that_is_added_is_lost(
     for with_overwrite, without in (found[:2], found[2:]):
         assert with_overwrite.outcomes == {"written": 24, "refused": 0}
         assert without.outcomes == {"written": 3, "refused": 21}
+
+
+@pytest.mark.parametrize("kind", ["hf", "gguf"])  # Orbax takes a second for each
+def test_a_source_that_is_replaced_is_refused_or_whole(
+    tmp_path: Path, server: ForkServer, kind: str
+) -> None:
+    replaced, odd = sources.run(4, 1, tmp_path, server, [kind], ["holes"])
+    assert replaced.outcomes.keys() <= {"old", "new", "refused"}
+    assert replaced.trials == 4
+    assert odd.outcomes["refused"] > 0
 
 
 @pytest.mark.parametrize("name", headers.TARGETS)

@@ -1,7 +1,7 @@
 """The long runs that try to break checkpoints and training: `make torture`, or parts of it.
 
-python -m tests.torture [kills] [disks] [headers] [bits] [runs] [healthy] [writers] [records]
-                        [--trials N] [--seed N]
+python -m tests.torture [kills] [disks] [sources] [headers] [bits] [runs] [healthy] [writers]
+                        [records] [--trials N] [--seed N]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from tests.torture import bits, disks, headers, healthy, kills, records, runs, writers
+from tests.torture import bits, disks, headers, healthy, kills, records, runs, sources, writers
 from tests.torture.common import Figures
 from tests.torture.forks import ForkServer
 
@@ -46,6 +46,11 @@ def _disks(trials: int, seed: int, folder: Path) -> list[Figures]:
         return found + disks.run_mounts(trials, seed, folder / "mounts", server)
 
 
+def _sources(trials: int, seed: int, folder: Path) -> list[Figures]:
+    with ForkServer() as server:
+        return sources.run(trials, seed, folder, server)
+
+
 def _bits(trials: int, seed: int, folder: Path) -> list[Figures]:
     for part in ("formats", "messages"):
         (folder / part).mkdir()
@@ -60,6 +65,7 @@ def _bits(trials: int, seed: int, folder: Path) -> list[Figures]:
 PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "kills": (_kills, 200),
     "disks": (_disks, 100),
+    "sources": (_sources, 50),
     "headers": (headers.run, 10_000),
     "bits": (_bits, 100),
     "runs": (runs.run, 20),
