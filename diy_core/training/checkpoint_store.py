@@ -28,6 +28,13 @@ from diy_core.training.state import Position, state_shapes
 _REMAINS = re.compile(r"\.(\d+)\.tmp-[0-9a-f]{8}(\.lock)?")
 
 
+def drop_remains(folder: Path) -> None:
+    """Remove what killed writes of checkpoints left in the directory of a run that is held."""
+    for item in folder.iterdir():
+        if match := _REMAINS.fullmatch(item.name):
+            recover(folder / match[1])
+
+
 class OtherTwinError(CheckpointError):
     """A checkpoint is whole for all we know, but the other twin's.
 
@@ -132,9 +139,7 @@ class CheckpointStore(abc.ABC):
         self._trainer, self._folder = trainer, folder
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        for item in folder.iterdir():
-            if match := _REMAINS.fullmatch(item.name):
-                recover(folder / match[1])
+        drop_remains(folder)
 
     def save(self, step: int, extra: Mapping[str, Any]) -> None:
         """Copy the state, and begin to write it; see `interfaces.Store`."""

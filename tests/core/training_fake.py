@@ -20,6 +20,7 @@ import numpy as np
 
 from diy_core.checkpoints.atomic import atomic_directory
 from diy_core.errors import CheckpointError
+from diy_core.training.checkpoint_store import drop_remains
 from diy_core.training.command import run, train_config
 from diy_core.training.config import DataConfig, OptimizerConfig, TrainConfig
 from diy_core.training.interfaces import Batch, Pieces
@@ -90,6 +91,7 @@ class FakeStore:
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
         self.deleted: list[int] = []
+        drop_remains(folder)
 
     def save(self, step: int, extra: Mapping[str, Any]) -> None:
         self.wait()
