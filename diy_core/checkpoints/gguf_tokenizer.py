@@ -83,7 +83,7 @@ class GGUFTokenizer:
         )
 
     def _refuse_unknown(self) -> None:
-        if self._model not in _TYPES:
+        if not isinstance(self._model, str) or self._model not in _TYPES:
             raise UnknownTokenizer(
                 f"its kind, tokenizer.ggml.model {self._model!r}, is not one that is rebuilt, as "
                 f"{' and '.join(sorted(_TYPES))} are"

@@ -6,7 +6,7 @@ runs in a child, whose memory and processor time the operating system bounds:
     templates = Confined(path_of_a_python_file, "template")
     text = templates.call("write", source, names)
 
-The child starts with the first call, and a call costs 20 microseconds more than it would here.
+The child starts with the first call; a call costs about 100 microseconds more than it would here.
 """
 
 from __future__ import annotations

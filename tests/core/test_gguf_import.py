@@ -574,6 +574,7 @@ def test_a_token_to_add_that_the_file_does_not_name_is_refused(source, target):
     ("entry", "value", "words"),
     [
         ("model", "t5", ["tokenizer.ggml.model 't5', is not one that is rebuilt", "gpt2"]),
+        ("model", ["gpt2"], ["tokenizer.ggml.model ['gpt2'], is not one that is rebuilt"]),
         ("model", None, ["the file has no tokenizer.ggml.model"]),
         ("pre", "klingon", ["'klingon'", "smollm", "gpt-2", "llama-bpe"]),
         ("pre", ["smollm"], ["the rules of its pre-tokenizer ['smollm'] are not known"]),
