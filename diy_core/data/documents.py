@@ -59,6 +59,16 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+# Made once: to make one takes as long as to read a short line.
+_DECODER = json.JSONDecoder(object_pairs_hook=_each_name_once)
+
+
+def _value_of(text: str) -> Any:
+    if text.startswith("\ufeff"):
+        return json.loads(text)  # raises, and says what that is
+    return _DECODER.decode(text)
+
+
 def _holds_nul(row: dict[str, Any]) -> bool:
     """Whether a NUL is in a text of a record, or in a name; a raw one was refused with its byte."""
     pending: list[Any] = [row]
@@ -145,7 +155,7 @@ class Documents:
             text = self._decode(line, where, at)
             if text.strip():
                 try:
-                    row = json.loads(text, object_pairs_hook=_each_name_once)
+                    row = _value_of(text)
                 except DoubledName as error:
                     raise DataError(where, str(error)) from error
                 except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits

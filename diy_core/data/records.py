@@ -83,14 +83,14 @@ def read_record(
         ValueError: no such column, more than one, or one that cannot be honoured.
     """
     held = {name: value for name, value in row.items() if value is not None}
-    if _has_nothing(row, held, wanted):
+    if len(held) < len(row) and _has_nothing(row, held, wanted):
         return "", list(held)
     form = wanted if wanted in held else _only_form(held, wanted)
     value = held[form]
     if form == PROMPT and wanted != PROMPT:
         document, used = _completion(held)
     elif isinstance(value, str):
-        refuse_beside_a_text({name: held[name] for name in held if name != form})
+        refuse_beside_a_text(held, form)
         document, used = value, {form}
     elif isinstance(value, list):
         document, used = _chat(read_turns(value), held), {form, *OF_CHATS}

@@ -58,18 +58,23 @@ def refuse_other_kinds(held: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_beside_a_text(held: Mapping[str, Any]) -> None:
+def refuse_beside_a_text(held: Mapping[str, Any], form: str) -> None:
     """Raise for what stands beside a text and cannot be honoured.
 
     A text may stand in any table: a column counts where it holds what weights and media are.
+
+    Args:
+        held: the columns that hold something.
+        form: the one that holds the text.
 
     Raises:
         ValueError: media, weights of records, or which tokens count.
     """
     if _BESIDE.isdisjoint(held):  # as nearly always, and quickly told
         return
-    texts = {name for name in (*_WEIGHTS, *_MEDIA) if isinstance(held.get(name), str)}
-    counting = {name: value for name, value in held.items() if name not in texts | {"labels"}}
+    texts = {name for name in (*_WEIGHTS, *_MEDIA) if isinstance(held.get(name), str)} - {form}
+    left_out = texts | {"labels", form}
+    counting = {name: value for name, value in held.items() if name not in left_out}
     for name in texts.intersection(_WEIGHTS):
         with contextlib.suppress(ValueError):  # a text that is no number is about something else
             counting[name] = float(held[name])
