@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.dtypes import as_bytes
 from diy_core.data.files import DataError
 from diy_core.data.shards import Shard
 from diy_core.data.sources import Part
@@ -99,10 +100,14 @@ class ShardFile:
         sums = {}
         with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
             for name, array in arrays.items():
-                content = io.BytesIO()
-                np.save(content, array, allow_pickle=False)
-                sums[name] = hashlib.sha256(content.getbuffer()).hexdigest()
-                archive.writestr(f"{name}.npy", content.getbuffer())
+                head, digest = io.BytesIO(), hashlib.sha256()
+                form = np.lib.format.header_data_from_array_1_0(array)
+                np.lib.format.write_array_header_1_0(head, form)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    for piece in (head.getvalue(), as_bytes(array)):
+                        digest.update(piece)
+                        entry.write(piece)
+                sums[name] = digest.hexdigest()
             archive.writestr(_SEAL, json.dumps({"made_of": self.made_of, "sums": sums}))
 
     def _read(self, names: Sequence[str]) -> Shard:
@@ -133,8 +138,10 @@ def _array(archive: zipfile.ZipFile, name: str, sums: dict[str, str], most: int)
     content = _member(archive, f"{name}.npy", most)
     if hashlib.sha256(content).hexdigest() != sums[name]:
         raise _Damaged(f"{name} in it has another sha256")
-    array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
-    return array
+    head = io.BytesIO(content)
+    np.lib.format.read_magic(head)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(head)
+    return np.frombuffer(content, dtype, offset=head.tell()).reshape(shape)
 
 
 def shard_files(folder: Path, settings: str, shards: Sequence[Sequence[Part]]) -> list[ShardFile]:

@@ -316,7 +316,7 @@ def test_an_interrupt_that_nobody_hears_of_keeps_the_shards_too(tmp_path: Path) 
     ("patched", "file", "size"),
     [
         ("parts.Path.write_bytes", ".out.parts/plan.json", "[0-9]{3,}"),
-        ("shard_files.np.save", ".out.parts/00000000.npz", "[0-9]{3}"),
+        ("shard_files.as_bytes", ".out.parts/00000000.npz", "[0-9]{3}"),
         ("preparation.merge", "out", "[0-9,]{4,}"),
     ],
 )
