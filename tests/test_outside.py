@@ -20,7 +20,6 @@ MODULES = {"shutil", "np", "numpy", "os", "io", "tokenizers", "safetensors"}
 ALLOWED = {
     "diy_core/system": "the one place, and what owns directories by their descriptors",
     "diy_core/data/parts.py: os.open": "the lock of a directory of its own",
-    "diy_core/data/shard_files.py: np.load": "shards of its own, in a locked directory",
     "diy_core/data/tables.py: pyarrow.parquet.ParquetFile": "after it was seen to be a file",
     "diy_core/standard_error.py: os.open": "the null device",
     "diy_core/training/json_lines.py: path.open": "a log of its own, in a locked run",
