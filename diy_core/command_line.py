@@ -25,7 +25,8 @@ from diy_core.standard_error import complain
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
 
 if TYPE_CHECKING:
-    from diy_core.training.command import Assemble, Verify
+    from diy_core.training.restoring import Verify
+    from diy_core.training.starting import Assemble
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,25 +7,26 @@ commands that need no framework do without.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 
 from diy_core.command_line import Commands, build_parser, run
 from diy_core.ctrl_c import plain_ctrl_c
 
 
-def diy_torch() -> int:
-    """The command `diy-torch`; returns its exit code."""
-    return _launch("diy_torch")
+def diy_torch(argv: Sequence[str] | None = None) -> int:
+    """The command `diy-torch`, of this process without `argv`; returns its exit code."""
+    return _launch("diy_torch", argv)
 
 
-def diy_jax() -> int:
-    """The command `diy-jax`; returns its exit code."""
-    return _launch("diy_jax")
+def diy_jax(argv: Sequence[str] | None = None) -> int:
+    """The command `diy-jax`, of this process without `argv`; returns its exit code."""
+    return _launch("diy_jax", argv)
 
 
-def _launch(package: str) -> int:
+def _launch(package: str, argv: Sequence[str] | None) -> int:
     def load() -> Commands:
         with plain_ctrl_c():
-            commands: Commands = importlib.import_module(f"{package}.__main__").COMMANDS
+            commands: Commands = importlib.import_module(f"{package}.commands").COMMANDS
         return commands
 
-    return run(build_parser(package.replace("_", "-")), None, load)
+    return run(build_parser(package.replace("_", "-")), argv, load)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import platform
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 
 # Each module that an extra of diy-lm brings, and the extra.
 _EXTRAS = {
@@ -32,7 +34,17 @@ def version(package: str) -> str | None:
 
 
 class NotInstalled(ModuleNotFoundError):
-    """Something needed is not installed; the message says what for, and what installs it."""
+    """Something needed is not installed; the message says what for, and what installs it.
+
+    Args:
+        what: needs it, such as `parity check` or a package.
+        module: that is missing.
+        extra: of diy-lm, which brings it.
+    """
+
+    def __init__(self, what: str, module: str, extra: str) -> None:
+        super().__init__(_words(what, module, extra), name=module)
+        self.what, self.module, self.extra = what, module, extra
 
 
 def require(what: str, *modules: str, extra: str | None = None) -> None:
@@ -48,7 +60,7 @@ def require(what: str, *modules: str, extra: str | None = None) -> None:
     """
     for module in modules:
         if not is_installed(module):
-            raise NotInstalled(_words(what, module, extra or _EXTRAS[module]), name=module)
+            raise NotInstalled(what, module, extra or _EXTRAS[module])
 
 
 def is_installed(module: str) -> bool:
@@ -59,6 +71,26 @@ def is_installed(module: str) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def importing(package: str) -> Iterator[None]:
+    """Inside, a package imports what it is made of; what is not installed is said by its extra.
+
+    `python -m PACKAGE` comes by here too, where it is the commands that say so: `--help` needs no
+    framework. (While Python looks for the module to run, `sys.argv[0]` is `-m`.)
+
+    Raises:
+        NotInstalled: a module of an extra is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = _top(error)
+        if module not in _EXTRAS:
+            raise
+        if sys.argv[:1] != ["-m"]:
+            raise NotInstalled(package, module, _EXTRAS[module]) from None
+
+
 def missing(what: str, error: ModuleNotFoundError) -> str:
     """`diy-jax train needs grain, which is not installed: pip install 'diy-lm[train]'`.
 
@@ -67,11 +99,17 @@ def missing(what: str, error: ModuleNotFoundError) -> str:
         error: what an import raised.
     """
     if isinstance(error, NotInstalled):
-        return str(error) if str(error).startswith(what) else f"{what}: {error}"
-    module = (error.name or "").partition(".")[0]
+        if error.what.isidentifier():  # a package, and not what was typed
+            return _words(what, error.module, error.extra)
+        return str(error) if error.what == what else f"{what}: {error}"
+    module = _top(error)
     if module not in _EXTRAS:
         return f"{what}: {error}"
     return _words(what, module, _EXTRAS[module])
+
+
+def _top(error: ModuleNotFoundError) -> str:
+    return (error.name or "").partition(".")[0]
 
 
 def _words(what: str, module: str, extra: str) -> str:

@@ -2,10 +2,13 @@
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
 from diy_core.generation import GenerateOutput
-from diy_jax.cache import PastKeyValues, grow_cache, init_cache
-from diy_jax.generate import generate
-from diy_jax.model import DIYForCausalLM, DIYModel, ModelBlock, init_params
-from diy_jax.norm import RMSNorm
+from diy_core.requirements import importing
+
+with importing("diy_jax"):
+    from diy_jax.cache import PastKeyValues, grow_cache, init_cache
+    from diy_jax.generate import generate
+    from diy_jax.model import DIYForCausalLM, DIYModel, ModelBlock, init_params
+    from diy_jax.norm import RMSNorm
 
 __all__ = [
     "CheckpointError",

@@ -125,7 +125,7 @@ class Trainer:
 
 
 def assemble(config: TrainConfig, directory: RunDirectory, device: str | None) -> Pieces:
-    """Everything for `diy_core.training.command`.
+    """Everything for `diy_core.training.starting`.
 
     Args:
         config: of the run.

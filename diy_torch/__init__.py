@@ -2,10 +2,13 @@
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
 from diy_core.generation import GenerateOutput
-from diy_torch.cache import PastKeyValues, grow_cache, init_cache
-from diy_torch.generate import generate
-from diy_torch.model import DIYForCausalLM, DIYModel, ModelBlock
-from diy_torch.norm import RMSNorm
+from diy_core.requirements import importing
+
+with importing("diy_torch"):
+    from diy_torch.cache import PastKeyValues, grow_cache, init_cache
+    from diy_torch.generate import generate
+    from diy_torch.model import DIYForCausalLM, DIYModel, ModelBlock
+    from diy_torch.norm import RMSNorm
 
 __all__ = [
     "CheckpointError",

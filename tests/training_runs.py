@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from diy_core.checkpoints.training_run import FORMS
 from diy_core.config import DIYConfig
 from diy_core.training.checkpoint_store import CheckpointStore
-from diy_core.training.command import Assemble, train_config
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig
 from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
+from diy_core.training.starting import Assemble, train_config
 
 ROOT = Path(__file__).parents[1]
 STEPS = 20

@@ -19,9 +19,9 @@ from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.training_run import FORMS
 from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_store import CheckpointStore
-from diy_core.training.command import Assemble
 from diy_core.training.config import DataConfig, OptimizerConfig
 from diy_core.training.export import export
+from diy_core.training.starting import Assemble
 from tests.training_runs import (
     STEPS,
     Runs,

@@ -10,11 +10,10 @@ from typing import Any, get_type_hints
 from diy_core.arguments import EXIT_BAD_INPUT, did_you_mean, option_name, spelled
 from diy_core.notes import add_strict
 from diy_core.standard_error import complain
+from diy_core.training.allowed_changes import Allowed
 from diy_core.training.config import DataConfig, TrainConfig, as_dict
-from diy_core.training.opening_model import model_config
 from diy_core.training.option_errors import PARTS, plain, shown
 from diy_core.training.resuming import MAY_DIFFER
-from diy_core.training.sealing import Allowed
 from diy_core.training.yaml_file import read_yaml
 
 _EXAMPLES = """
@@ -107,6 +106,8 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
         values["run_dir"] = _moved(file, values["run_dir"])
     config = TrainConfig(**values)
     if not isinstance(config.model, str):  # a directory may be on the machine that shall train
+        from diy_core.training.opening_model import model_config  # late: `--help` does without
+
         model_config(config)
     if checked != list(argv):
         parser.parse_args(list(argv))  # prints, and leaves

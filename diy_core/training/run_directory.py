@@ -33,12 +33,11 @@ from diy_core.errors import CheckpointError
 from diy_core.system.children import close_in_children, forget
 from diy_core.system.held import HeldDirectory, with_names
 from diy_core.system.outside import is_there
+from diy_core.training.allowed_changes import NOTHING, Allowed
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.interfaces import TrainingError
 from diy_core.training.resuming import differences
 from diy_core.training.sealing import (
-    NOTHING,
-    Allowed,
     Change,
     changes_between,
     made_anew,

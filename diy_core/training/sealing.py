@@ -24,6 +24,7 @@ from diy_core.data.files import DESCRIPTION, file_hash
 from diy_core.errors import CheckpointError
 from diy_core.system.outside import is_there
 from diy_core.tokenizer_files import read_json
+from diy_core.training.allowed_changes import NOTHING, READING, Allowed
 from diy_core.training.checkpoint_files import read_position
 from diy_core.training.resuming import MAY_DIFFER, apart, flat
 from diy_core.training.state import Position
@@ -43,8 +44,6 @@ _OF_DATA = {
     "sequence_length": "sequence_length",
     "packing": "data.packing",
 }
-# How data are read: another value, and there are other tokens.
-_READING = {f"data.{name}" for name in ("train", "validation", "separator", "field", "tokenizer")}
 Seal = Mapping[str, Any]
 
 
@@ -68,30 +67,10 @@ class Change:
         return f"{self.where}: {self.key}: {_shown(self.old)}, now {_shown(self.new)}"
 
 
-class Allowed:
-    """Which changes are meant, as `--allow-changes` names them.
-
-    Args:
-        keys: options; one that has parts (`optimizer`, `model`) stands for all of them, and one
-            that says how data are read for the tokens, too.
-    """
-
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._keys = set(keys)
-        if self._keys & {"data", *_READING}:
-            self._keys |= {"data.train", "data.validation"}
-
-    def __contains__(self, key: str) -> bool:
-        return any(key == one or key.startswith(f"{one}.") for one in self._keys)
-
-
-NOTHING = Allowed()
-
-
 def made_anew(keys: Iterable[str]) -> set[str]:
     """What a run keeps (`model`, `data`) that has to be made again as options of it changed."""
     keys = set(keys)
-    data = {"data"} if keys & _READING else set()
+    data = {"data"} if keys & READING else set()
     model = any(key.partition(".")[0] == "model" or key == "data.tokenizer" for key in keys)
     return data | ({"model"} if model else set())
 

@@ -7,7 +7,15 @@ import sys
 
 import pytest
 
-from diy_core.requirements import NotInstalled, is_installed, missing, require, version, versions
+from diy_core.requirements import (
+    NotInstalled,
+    importing,
+    is_installed,
+    missing,
+    require,
+    version,
+    versions,
+)
 
 
 def test_versions_are_those_of_the_installed_packages() -> None:
@@ -53,3 +61,22 @@ def test_an_import_that_failed_is_told_by_its_extra(monkeypatch: pytest.MonkeyPa
         importlib.import_module("no_such_module")
     assert missing("x train", error.value) == "x train: No module named 'no_such_module'"
     assert missing("x train", ModuleNotFoundError("it is gone")) == "x train: it is gone"
+
+
+def test_a_package_that_cannot_be_imported_is_told_by_the_extra_it_needs() -> None:
+    words = "needs torch, which is not installed: pip install 'diy-lm[torch]'"
+    with pytest.raises(NotInstalled) as error, importing("diy_torch"):
+        raise ModuleNotFoundError("no", name="torch.nn")
+    assert str(error.value) == f"diy_torch {words}"
+    # Whoever typed a command did not import a package.
+    assert missing("diy-torch generate", error.value) == f"diy-torch generate {words}"
+    with pytest.raises(ModuleNotFoundError, match=r"^no$"), importing("diy_torch"):
+        raise ModuleNotFoundError("no", name="no_such_module")
+
+
+def test_a_package_that_is_run_leaves_it_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["-m", "generate"])
+    with importing("diy_torch"):
+        raise ModuleNotFoundError("no", name="torch")
+    with pytest.raises(ModuleNotFoundError), importing("diy_torch"):
+        raise ModuleNotFoundError("no", name="no_such_module")

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diy_core.training.command import train_config
 from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.run_directory import RunDirectory
 from diy_core.training.schedule import learning_rate
+from diy_core.training.starting import train_config
 from tests.core.training_fake import FakeStore, Runner, assemble
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from diy_core.errors import CheckpointError
-from diy_core.training.command import train_config
+from diy_core.training.allowed_changes import Allowed
 from diy_core.training.config import OptimizerConfig
 from diy_core.training.options import parse
-from diy_core.training.sealing import Allowed, made_anew, place_in_data, require_same_model
+from diy_core.training.sealing import made_anew, place_in_data, require_same_model
+from diy_core.training.starting import train_config
 from diy_core.training.state import Position
 from tests.core.training_fake import FakeStore, Runner, assemble
 
