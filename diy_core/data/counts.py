@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _MOST_COLUMNS = 1000  # names: records that hold thousands of different ones are no table
+_LONGEST_NAME = 100  # characters: what is longer was not made to be read
 
 
 @dataclasses.dataclass
@@ -34,6 +35,8 @@ class Counts:
     def pass_over_columns(self, names: Iterable[str], records: int = 1) -> None:
         """Count what so many records hold beside the document."""
         for name in names:
+            if len(name) > _LONGEST_NAME:
+                name = f"{name[:_LONGEST_NAME]} ..."
             if name in self.columns or len(self.columns) < _MOST_COLUMNS:
                 self.columns[name] += records
 

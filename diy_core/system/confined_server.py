@@ -20,6 +20,7 @@ _HEAD = struct.Struct("<BQ")
 
 def main() -> None:
     """Serve until standard input ends."""
+    # Pickles come from the process that started this one, never from a file; answers are JSON.
     calls, answers = sys.stdin.buffer, sys.stdout.buffer
     paths, file = pickle.load(calls)
     sys.path[:] = paths

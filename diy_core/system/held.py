@@ -54,10 +54,9 @@ class HeldDirectory:
     def in_place(self) -> bool:
         """Whether the name is still that of this directory."""
         try:
-            there, own = os.stat(self.name), os.fstat(self.descriptor)
+            return os.path.samestat(os.stat(self.name), os.fstat(self.descriptor))
         except OSError:
             return False
-        return (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
 
     @property
     def called(self) -> Path:

@@ -32,10 +32,10 @@ def place(path: str | os.PathLike[str], what: str = "the place to write to") -> 
         ValueError: it is empty.
         TypeError: it is no path.
     """
-    as_path(path, what)
+    there = as_path(path, what)
     if not os.fspath(path):
         raise ValueError(f"{what} is empty: give a path (. is the current directory)")
-    return Path(path)
+    return there
 
 
 def is_stream(path: Path) -> bool:

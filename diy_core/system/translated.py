@@ -63,7 +63,7 @@ class translated:
 
 
 class _Quiet:
-    """Holds back what is written to standard error, in the main thread: 2 microseconds."""
+    """Holds back what is written to standard error, for one thread at a time: 2 microseconds."""
 
     _held: int | None = None  # a file in memory, one for the process
     _lock = threading.Lock()

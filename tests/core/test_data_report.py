@@ -279,3 +279,9 @@ def test_columns_with_ever_new_names_do_not_fill_the_memory() -> None:
         counts.pass_over_columns(["id", f"column {i}"])
     assert len(counts.columns) == 1000
     assert counts.columns["id"] == 3000
+
+
+def test_a_name_of_a_column_that_is_no_name_is_cut() -> None:
+    counts = Counts()
+    counts.pass_over_columns(["x" * 1_000_000, "y" * 100])
+    assert counts.columns == {f"{'x' * 100} ...": 1, "y" * 100: 1}

@@ -1,7 +1,7 @@
 """The long runs that try to break checkpoints and training: `make torture`, or parts of it.
 
 python -m tests.torture [kills] [disks] [sources] [headers] [bits] [runs] [healthy] [writers]
-                        [records] [--trials N] [--seed N]
+                        [records] [hostile] [--trials N] [--seed N]
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from tests.torture import bits, disks, headers, healthy, kills, records, runs, sources, writers
+from tests.torture import (
+    bits,
+    disks,
+    headers,
+    healthy,
+    hostile,
+    kills,
+    records,
+    runs,
+    sources,
+    writers,
+)
 from tests.torture.common import Figures
 from tests.torture.forks import ForkServer
 
@@ -61,7 +72,7 @@ def _bits(trials: int, seed: int, folder: Path) -> list[Figures]:
 
 # Each part with its number of trials: of kills and disks per kind and mode, of bits per format, of
 # training runs per twin, of healthy models per scale, of writers per kind and mode, of
-# damages to a run.
+# damages to a run, of damaged files in all.
 PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "kills": (_kills, 200),
     "disks": (_disks, 100),
@@ -72,6 +83,7 @@ PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "healthy": (healthy.run, 200),
     "writers": (_writers, 200),
     "records": (records.run, 400),
+    "hostile": (hostile.run, 3000),
 }
 
 
@@ -97,6 +109,12 @@ def main() -> int:
                 failed.append(name)
                 continue
         _show(found, f"{name}, in {time.monotonic() - start:.0f} s", console)
+        faults = [fault for one in found for fault in one.faults]
+        for fault in faults:
+            console.print(fault, markup=False, highlight=False, soft_wrap=True)
+        if faults:
+            console.print(f"{len(faults)} cases of {name} fall short")
+            failed.append(name)
     console.print(f"FAILED: {', '.join(failed)}" if failed else "Nothing broke.")
     return 1 if failed else 0
 

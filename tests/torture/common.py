@@ -65,6 +65,7 @@ class Figures:
         nbytes: the most memory that one trial took, where it is bounded.
         note: anything else, in a few words.
         tenths: how often each outcome came in each tenth of the time, where that is told.
+        faults: the cases that fall short, where a part goes on after one; with any, it failed.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Figures:
     nbytes: int | None = None
     note: str = ""
     tenths: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    faults: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def trials(self) -> int:

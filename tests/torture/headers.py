@@ -101,7 +101,7 @@ def run(
     """
     place = folder / "a" / "b"  # room for files beside the directories, which must not be read
     place.mkdir(parents=True)
-    _prepare(place)
+    prepare(place)
     for outside in (folder, folder / "a", place):
         put(place / "single" / "model.safetensors", outside / _BAIT)
     return [
@@ -110,7 +110,8 @@ def run(
     ]
 
 
-def _prepare(place: Path) -> None:
+def prepare(place: Path) -> None:
+    """Write a small checkpoint of each kind, and one with a tokenizer."""
     write_model(place / "single", TINY, 1)
     source = HFReader(place / "single")
 
@@ -247,7 +248,7 @@ class _Worker:
         result: dict[str, Any] = dict.fromkeys(("arrays", "verified", "error", "reader"))
         self.libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-        before = _status("VmRSS")
+        before = status("VmRSS")
         signal.alarm(_HANGS)
         self.opened = []
         start = time.perf_counter()
@@ -262,7 +263,7 @@ class _Worker:
         result["seconds"] = time.perf_counter() - start
         result["opened"], self.opened = self.opened, None
         signal.alarm(0)
-        result["nbytes"] = max(0, _status("VmHWM") - before)
+        result["nbytes"] = max(0, status("VmHWM") - before)
         return result
 
     def _judged(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -365,7 +366,7 @@ def _same(one: Arrays, other: Arrays) -> bool:
     )
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """A line of /proc/self/status, in bytes."""
     text = Path("/proc/self/status").read_text()
     return int(text.split(f"{field}:")[1].split()[0]) << 10
