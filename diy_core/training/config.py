@@ -23,14 +23,15 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: the peak of the schedule.
-        beta1: decay of the mean of the gradients.
-        beta2: decay of the mean of their squares.
-        eps: added to the root of the mean square.
+        beta1: decay per step of the mean of the gradients.
+        beta2: decay per step of the mean of their squares.
+        eps: added to the root of the mean of their squares.
         weight_decay: per step and unit of learning rate, for matrices; vectors (the scales of the
             norms, biases) are never decayed.
         decay_embeddings: whether the embedding and the output matrix are decayed too.
         clip_norm: gradients are scaled down to this global L2 norm; 0 leaves them as they are.
-        schedule: what follows the warmup, see `diy_core.training.schedule`.
+        schedule: how the learning rate falls after the warmup: along a half cosine, along a
+            straight line, or not at all.
         warmup_steps: steps in which the learning rate rises linearly to its peak.
         final_learning_rate: where the schedule ends, as a share of the peak.
     """
@@ -71,8 +72,8 @@ class LossConfig:
     Attributes:
         z_loss: weight of logsumexp(logits)^2, which keeps the logits from drifting (PaLM,
             section 5, https://arxiv.org/abs/2204.02311).
-        chunk_tokens: how many tokens' logits exist at one time. It decides about memory, and about
-            the order of the sums.
+        chunk_tokens: of how many tokens the logits exist at one time, which decides how much memory
+            they take, and in which order the loss is summed.
     """
 
     z_loss: float = 0.0
@@ -92,8 +93,8 @@ class DataConfig:
             texts or chats in JSONL or parquet, a directory or a pattern of such files, or a
             directory of prepared tokens. Of chats only the assistant's turns are counted in the
             loss.
-        validation: a share of the training documents that is held out (0: none), or a source like
-            `train`.
+        validation: a share of the training documents that is held out, such as 0.01 (0: none), or a
+            source like `train`.
         tokenizer: `bytes` (256 values and a few marks) or a Hugging Face directory; None takes the
             model's.
         packing: several documents share a row, each of which sees only itself; False gives each
@@ -137,7 +138,7 @@ class TrainConfig:
     Attributes:
         run_dir: the directory of the run; made if it does not exist.
         model: a Hugging Face directory to go on from, or the content of a `config.json` to start
-            from scratch.
+            from scratch, in JSON or in YAML.
         data: where the tokens come from.
         steps: optimizer steps of the whole run; the schedule ends there.
         stop_at: leave after this many steps, as if interrupted; the schedule stays that of `steps`.
@@ -149,8 +150,8 @@ class TrainConfig:
         remat: compute activations again in the backward pass instead of keeping them.
         compile: in PyTorch, run the layers through `torch.compile`, which needs a C++ compiler on a
             CPU and takes a minute; JAX always compiles.
-        max_skipped_steps: so many steps in a row with a loss or a gradient that is not finite end
-            the run.
+        max_skipped_steps: the run ends after this many steps in a row with a loss or a gradient
+            that is not finite.
         checkpoint_every: steps between two checkpoints.
         eval_every: steps between two evaluations on the validation data, the first of them before
             the first step, and one more after the last; 0: none.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,18 +15,6 @@ from diy_core.training.option_errors import PARTS, plain, shown
 from diy_core.training.resuming import MAY_DIFFER
 from diy_core.training.yaml_file import read_yaml
 
-_EXAMPLES = """
-examples:
-  PROGRAM --config examples/tiny.yaml --optimizer.learning-rate 1e-3
-  PROGRAM --config examples/tiny.yaml --run-dir runs/wide --model.hidden-size 192
-  PROGRAM --config runs/tiny/config.yaml --resume auto
-"""
-_IN_YAML = {"None": "null", "True": "true", "False": "false"}
-_MODEL_ENTRY = """\
-  --model.NAME VALUE    one entry of the model's config.json, such as
-                        --model.hidden-size 192 (default: what --config says)
-"""
-
 
 def build_parser(program: str, argv: Sequence[str] = ()) -> Any:
     """The parser: an option for each field of the config, `--config`, `--print-config`, `--resume`.
@@ -38,6 +25,8 @@ def build_parser(program: str, argv: Sequence[str] = ()) -> Any:
     """
     from jsonargparse import ArgumentParser  # late: only training needs it
 
+    from diy_core.training.help import HelpFormatter, explain, spelled_out
+
     class Parser(ArgumentParser):
         """Errors without the usage, which would fill the screen, and in plain words."""
 
@@ -46,39 +35,47 @@ def build_parser(program: str, argv: Sequence[str] = ()) -> Any:
             raise SystemExit(EXIT_BAD_INPUT)
 
         def format_help(self, formatter: Any = None) -> str:
-            text = super().format_help(formatter) + _EXAMPLES.replace("PROGRAM", program)
-            text = re.sub(r"(?m)^  --steps", f"{_MODEL_ENTRY}\\g<0>", text, count=1)
-            text = re.sub(r"\b(None|True|False)\b", lambda value: _IN_YAML[value[0]], text)
-            return re.sub(r"--[\w.]+", lambda option: shown(option[0]), text)
+            return spelled_out(super().format_help(formatter), program)
 
     parser = Parser(
         prog=program,
-        description="Train a model. What the config file says is replaced by what the command "
-        "line says. --data, --optimizer and --loss take a YAML file of the options that follow "
-        "them here. Exit codes: 0 done, 1 failed, 2 bad input, 130 (Ctrl-C), 143 (SIGTERM) and 129 "
+        description="Train a model. What the command line says goes over what the config file "
+        "says. Exit codes: 0 done, 1 failed, 2 bad input, 130 (Ctrl-C), 143 (SIGTERM) and 129 "
         "(SIGHUP) saved and left.",
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="a YAML file of the options below")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="a YAML file of the options below, such as examples/tiny.yaml",
+    )
     parser.add_argument(
         "--resume",
         nargs="?",
         const="auto",
         choices=["auto"],
         metavar="auto",
-        help="auto, or nothing more: go on from the newest whole checkpoint of run_dir, or begin "
-        "if there is none",
+        help="go on from the newest whole checkpoint of the run, or begin where there is none; the "
+        "word auto may be left out (default: begin a new run)",
     )
     parser.add_argument(
         "--allow_changes",
         type=str | None,
         metavar="KEY[,KEY]",
         help="with --resume: options that may have another value than the newest checkpoint was "
-        "made with, such as optimizer.learning_rate; a change is recorded in all later checkpoints",
+        "made with, such as optimizer.learning_rate; a change is recorded in all later checkpoints "
+        "(default: none)",
     )
-    parser.add_argument("--device", type=str | None, help="where to train; default: the best")
+    parser.add_argument(
+        "--device",
+        type=str | None,
+        help="where to train: cpu, gpu, cuda:1 (PyTorch) or tpu (JAX) (default: a GPU or TPU, "
+        "where the framework sees one, else cpu)",
+    )
     add_strict(parser, "a model or tokenizer")
     parser.add_class_arguments(TrainConfig)
+    explain(parser)
     return parser
 
 

@@ -16,7 +16,7 @@ from diy_core.errors import CheckpointError
 from diy_core.training.command import run, run_late
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.option_errors import as_given
-from diy_core.training.options import from_dict, parse
+from diy_core.training.options import build_parser, from_dict, parse
 from diy_core.training.progress import Clock, flops_per_token, line, measure_peak
 from diy_core.training.state import Position, state_shapes
 from tests.core.training_fake import FakeStore, Runner, assemble
@@ -435,14 +435,31 @@ def test_the_help_ends_with_examples_that_can_be_run_and_explains_what_is_short(
         < said.index("\n  --model.NAME ")
         < said.index("\n  --steps")
     )
-    assert "null takes the model's. (type" in plain
+    assert "null takes the model's (default: null)" in plain
+    assert "(type" not in plain
     assert not re.search("None|True|False", said)
     assert "[--resume [auto]]" in plain
     assert plain.count("--model.NAME") == 1
     assert "a directory or a pattern of such files, or a directory of prepared tokens" in plain
     assert "refuse a model or tokenizer that is odd" in plain
-    assert "--data, --optimizer and --loss take a YAML file" in plain
     assert "129 (SIGHUP)" in plain
+
+
+@pytest.mark.parametrize("part", ["data", "optimizer", "loss"])
+def test_the_help_shows_a_line_of_the_file_that_a_group_of_options_takes(
+    part: str, tmp_path: Path
+) -> None:
+    plain = " ".join(build_parser("diy train").format_help().split())
+    (example,) = re.findall(
+        rf" --{part} FILE a YAML file of the options of this group, a line of it such as "
+        r"'([^']+)' \(default: what --config says\)",
+        plain,
+    )
+    (tmp_path / "part.yaml").write_text(f"{example}\n")
+    words = ["--config", str(TINY), f"--{part}", str(tmp_path / "part.yaml")]
+    ((name, value),) = yaml.safe_load(example).items()
+    assert as_dict(parse("diy train", words)[0])[part][name] == value
+    assert as_dict(parse("diy train", words[:2])[0])[part][name] != value
 
 
 def test_a_state_has_three_arrays_for_every_weight() -> None:
