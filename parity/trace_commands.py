@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from diy_core.arguments import did_you_mean
 from diy_core.notes import add_strict
+from diy_core.requirements import require
+from parity.listed_faults import LISTED, Listed
 from parity.progress import spinner
 
 if TYPE_CHECKING:
@@ -59,10 +61,12 @@ def add_trace_commands(
         "module, and named. Exits with 1 if one was not detected.",
     )
     faults.add_argument("names", metavar="NAME", nargs="*", help="only these (default: all)")
-    faults.add_argument("--list", action="store_true", help="list the catalogue and stop")
+    faults.add_argument(
+        "--list", action="store_true", help="list the catalogue and stop; needs no framework"
+    )
     faults.add_argument("--json", metavar="FILE", help=_JSON)
     add_device(faults)
-    faults.set_defaults(run=_faults, both=True)
+    faults.set_defaults(run=_faults)  # the list needs neither framework
 
 
 def _trace(arguments: argparse.Namespace) -> int:
@@ -97,40 +101,47 @@ def _trace(arguments: argparse.Namespace) -> int:
 
 
 def _faults(arguments: argparse.Namespace) -> int:
+    if unknown := [name for name in arguments.names if name not in LISTED]:
+        near = did_you_mean(unknown[0], LISTED) or "; `parity faults --list` shows all"
+        raise ValueError(f"no fault is called {unknown[0]!r}{near}")
+    if arguments.list:
+        _list([LISTED[name] for name in arguments.names or LISTED], arguments.json)
+        return 0
+    require("parity faults", "torch", "jax", extra="all")
     from rich.console import Console
 
     from parity import report
     from parity.environment import choose_device
     from parity.faults import CATALOGUE, run_faults
 
-    known = {fault.name: fault for fault in CATALOGUE}
-    if unknown := [name for name in arguments.names if name not in known]:
-        near = did_you_mean(unknown[0], known) or "; `parity faults --list` shows all"
-        raise ValueError(f"no fault is called {unknown[0]!r}{near}")
-    chosen = [known[name] for name in arguments.names] or CATALOGUE
-    console = Console()
-    if arguments.list and arguments.json:
-        listed = [{"name": f.name, "sentence": f.sentence, "module": f.module} for f in chosen]
-        report.write_json(arguments.json, {"catalogue": listed})
-    if arguments.list and arguments.json == "-":
-        return 0
-    if arguments.list:
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False)
-        for column in ("name", "what is wrong", "where"):
-            table.add_column(column, overflow="fold")
-        for fault in chosen:
-            table.add_row(fault.name, fault.sentence, fault.module)
-        console.print(table)
-        return 0
+    catalogue = {fault.name: fault for fault in CATALOGUE}
+    chosen = [catalogue[name] for name in arguments.names or catalogue]
     with spinner() as progress:
         outcomes = run_faults(chosen, choose_device(arguments.device), progress)
     if arguments.json:
         report.write_json(arguments.json, _record(outcomes))
     if arguments.json != "-":
-        _show(outcomes, console)
+        _show(outcomes, Console())
     return 0 if all(outcome.detected for outcome in outcomes) else EXIT_FOUND
+
+
+def _list(faults: Iterable[Listed], file: str | None) -> None:
+    """Print the catalogue as a table, and write it to a file; `-` is standard output alone."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from parity import report
+
+    if file:
+        report.write_json(file, {"catalogue": [fault._asdict() for fault in faults]})
+    if file == "-":
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "what is wrong", "where"):
+        table.add_column(column, overflow="fold")
+    for fault in faults:
+        table.add_row(*fault)
+    Console().print(table)
 
 
 def _show(outcomes: list[Outcome], console: Console) -> None:

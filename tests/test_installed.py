@@ -69,6 +69,8 @@ def test_without_a_framework_checkpoints_are_converted_inspected_and_compared(
         code, _, error = environment.run("parity", *words)
         assert code == 0, error
     assert same(read(model), read(back))
+    code, out, error = environment.run("parity", "faults", "--list")
+    assert (code, error, "eps-outside" in out) == (0, "", True)
     lacks(environment, "jax", "parity", "convert", str(model), str(tmp_path / "orbax"))
     assert not (tmp_path / "orbax").exists()
     lacks(environment, "torch", "diy-torch", "generate", str(model), "the")
@@ -77,6 +79,12 @@ def test_without_a_framework_checkpoints_are_converted_inspected_and_compared(
         for words in (("--help",), ("--version",), ("generate", "--help")):
             code, out, error = environment.run(program, *words)
             assert (code, error, program in out) == (0, "", True)
+        package = program.replace("-", "_")
+        code, out, error = environment.run("python", "-m", package, "--help")
+        assert (code, error, program in out) == (0, "", True)
+        code, _, error = environment.run("python", "-c", f"import {package}")
+        needs = f"{package} needs {package[4:]}, which is not installed: pip install 'diy-lm["
+        assert (code, needs in error.splitlines()[-1]) == (1, True)
     code, _, error = environment.run("parity", "chekc")
     assert (code, "did you mean check?" in error) == (2, True)
     lacks(environment, "jsonargparse", "diy-jax", "train", "--help")

@@ -104,52 +104,39 @@ def _same(x: Any) -> Any:
     return x
 
 
-_LAST = "model.layers.1"
 BACKWARD_FAULTS = [
     Fault(
         "gradient-residual-cut",
-        "the residual stream is detached",
-        _LAST,
         ("gradient-missing", "gradient-sum"),
         "backward",
         patches=(Patch(diy_jax.model, "ModelBlock", _cut_residual),),
     ),
     Fault(
         "gradient-norm-scale-cut",
-        "the scale of a norm gets no gradient",
-        "model.norm",
         ("gradient-missing",),
         "backward",
         patches=_norm(jax.lax.stop_gradient, _same),
     ),
     Fault(
         "gradient-norm-root-cut",
-        "the root mean square is taken for a constant",
-        "model.norm",
         ("gradient-norm-root",),
         "backward",
         patches=_norm(_same, jax.lax.stop_gradient),
     ),
     Fault(
         "gradient-silu",
-        "the derivative of SiLU lacks a term",
-        f"{_LAST}.feedforward",
         ("gradient-activation",),
         "backward",
         patches=(Patch(diy_jax.block, "FeedForward", _silu),),
     ),
     Fault(
         "gradient-doubled",
-        "the gradient of attention is doubled",
-        f"{_LAST}.attention",
         ("gradient-scaled",),
         "backward",
         patches=_attended(lambda g: 2 * g),
     ),
     Fault(
         "gradient-clipped",
-        "the gradient of up is clipped by value",
-        f"{_LAST}.feedforward",
         ("gradient-clipped",),
         "backward",
         patches=_gated(lambda g: jnp.clip(g, -1e-3, 1e-3)),

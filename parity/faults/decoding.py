@@ -12,8 +12,6 @@ import diy_jax.model
 from parity.faults.fault import Fault, Patch
 from parity.faults.patches import instead
 
-_ATTENTION = "model.layers.0.attention"
-
 
 def _update(change: Callable[..., Any]) -> tuple[Patch, ...]:
     """`change(original, cached, position, key, value, seq_lengths)` in place of the update."""
@@ -69,40 +67,30 @@ def _top_left(positions: Any, mask: Any) -> tuple[Any, Any]:
 DECODING_FAULTS = [
     Fault(
         "cache-one-position",
-        "all rows write where the first row stands",
-        _ATTENTION,
         ("cache-position",),
         "decode",
         patches=_update(_one_position),
     ),
     Fault(
         "cache-padding-written",
-        "padded columns are written too",
-        _ATTENTION,
         ("cache-padding-written",),
         "decode",
         patches=_update(_whole_rows),
     ),
     Fault(
         "cache-columns-counted",
-        "a row advances by the columns of the call",
-        _ATTENTION,
         ("cache-positions",),
         "decode",
         patches=_update(_columns_counted),
     ),
     Fault(
         "cache-one-slot-late",
-        "a slot is left free before the new tokens",
-        _ATTENTION,
         ("cache-position",),
         "decode",
         patches=_update(_one_slot_late),
     ),
     Fault(
         "cache-exchanged",
-        "keys are cached as values, values as keys",
-        _ATTENTION,
         ("cache-swapped", "key-value-swapped"),
         "decode",
         model="mha",
@@ -110,32 +98,24 @@ DECODING_FAULTS = [
     ),
     Fault(
         "cache-rounded",
-        "the cache holds bfloat16",
-        _ATTENTION,
         ("cache-rounded", "precision-bfloat16"),
         "decode",
         patches=_update(_rounded),
     ),
     Fault(
         "decode-positions",
-        "positions start at 0 in each call",
-        "model",
         ("positions",),
         "decode",
         patches=_positions(lambda p, m: (p - p[:, :1], m)),
     ),
     Fault(
         "decode-one-position",
-        "all rows stand where the first row stands",
-        "model",
         ("positions",),
         "decode",
         patches=_positions(lambda p, m: (jnp.broadcast_to(p[:1], p.shape), m)),
     ),
     Fault(
         "decode-mask-top-left",
-        "the mask of a cached call is aligned top-left",
-        "model",
         ("mask-top-left",),
         "decode",
         patches=_positions(_top_left),

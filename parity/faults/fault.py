@@ -9,6 +9,7 @@ from typing import Any, Literal
 from unittest import mock
 
 from diy_core.config import DIYConfig
+from parity.listed_faults import LISTED
 
 Scenario = Literal["forward", "backward", "decode"]
 Params = dict[str, Any]
@@ -24,13 +25,27 @@ class Patch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fault:
+class ListedFault:
+    """What every fault has: its name, under which `parity.listed_faults` says what it is."""
+
+    name: str
+
+    @property
+    def sentence(self) -> str:
+        """What was done wrong."""
+        return LISTED[self.name].sentence
+
+    @property
+    def module(self) -> str:
+        """The PyTorch path of the module that it sits in, or the stage of a training step."""
+        return LISTED[self.name].module
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault(ListedFault):
     """One bug of the Flax twin.
 
     Attributes:
-        name: for tables and commands.
-        sentence: what was done wrong.
-        module: the PyTorch path of the module that it sits in; of several, the first to run.
         suspects: names of hypotheses that are right about it.
         scenario: what shows it: a forward pass, a backward pass, or a step with a cache.
         model: which of `parity.random_models.small_configs` it is put into.
@@ -39,9 +54,6 @@ class Fault:
         patches: damage functions.
     """
 
-    name: str
-    sentence: str
-    module: str
     suspects: tuple[str, ...]
     scenario: Scenario = "forward"
     model: str = "gqa"

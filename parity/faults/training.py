@@ -11,26 +11,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from parity.faults.fault import ListedFault
 from parity.faults.trainers import optax_adamw, rate, token_loss, torch_clip
 from parity.tracing.steps import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingFault:
+class TrainingFault(ListedFault):
     """One bug of a training step.
 
     Attributes:
-        name: for tables and commands.
-        sentence: what was done wrong.
-        module: the stage that it sits in.
         suspects: names of hypotheses that are right about it.
         change: which part of the trainer is replaced, by what.
         model: which of `parity.random_models.small_configs` is trained.
     """
 
-    name: str
-    sentence: str
-    module: str
     suspects: tuple[str, ...]
     change: dict[str, Callable[..., Any]]
     model: str = "biases"
@@ -85,40 +80,47 @@ def _per_tensor(limit: float) -> optax.GradientTransformation:
 
 _part = functools.partial
 TRAINING_FAULTS = [
-    TrainingFault("labels-not-shifted", "each token is its own label", "loss", ("labels-shift",),
-                  {"loss": _part(token_loss, shift=0)}),
-    TrainingFault("labels-shifted-twice", "the label is the token after the next", "loss",
-                  ("labels-shift",), {"loss": _part(token_loss, shift=2)}),
-    TrainingFault("loss-over-padding", "the loss is averaged over padding too", "loss",
-                  ("loss-mean",), {"loss": _part(token_loss, mean="positions")}),
-    TrainingFault("loss-of-rows", "the loss is averaged over rows, short ones as much as long",
-                  "loss", ("loss-mean",), {"loss": _part(token_loss, mean="rows")}),
-    TrainingFault("accumulation-mean", "passes count alike, however many tokens they have",
-                  "accumulation", ("accumulation-weights",),
-                  {"weigh": lambda tokens: [1 / len(tokens)] * len(tokens)}),
-    TrainingFault("accumulation-sum", "the gradients of the passes are added up", "accumulation",
-                  ("accumulation-weights",), {"weigh": lambda tokens: [1.0] * len(tokens)}),
-    TrainingFault("clip-formula", "gradients are clipped by c / norm", "clipping",
-                  ("clip-formula",), {"clip": _part(torch_clip, floor=0.0)}),
-    TrainingFault("clip-per-tensor", "each gradient is clipped by its own norm", "clipping",
-                  ("clip-formula",), {"clip": _per_tensor}),
-    TrainingFault("clip-left-out", "gradients are not clipped", "clipping", ("clip-formula",),
-                  {"clip": lambda limit: optax.identity()}),
-    TrainingFault("decay-on-norms", "norms and biases decay too", "optimizer", ("weight-decay",),
-                  {"adamw": lambda wanted, mask: optax_adamw(wanted, None)}),
-    TrainingFault("decay-left-out", "nothing decays", "optimizer", ("weight-decay",),
-                  {"adamw": _part(optax_adamw, weight_decay=0.0)}),
-    TrainingFault("decay-coupled", "decay is added to the gradient, as in Adam with L2",
-                  "optimizer", ("weight-decay",), {"adamw": _part(_chain, decay="coupled")}),
-    TrainingFault("decay-unscaled", "decay is not multiplied by the learning rate", "optimizer",
-                  ("weight-decay",), {"adamw": _part(_chain, decay="unscaled")}),
-    TrainingFault("bias-correction", "moments are not corrected for their zero start",
-                  "optimizer", ("bias-correction",), {"adamw": _part(_chain, correct="none")}),
-    TrainingFault("bias-correction-second", "the second moment is not corrected", "optimizer",
-                  ("bias-correction",), {"adamw": _part(_chain, correct="first")}),
-    TrainingFault("eps-under-root", "eps is added under the root", "optimizer", ("eps-place",),
-                  {"adamw": lambda wanted, mask: optax_adamw(
-                      wanted, mask, eps=0.0, eps_root=wanted.eps)}),
-    TrainingFault("schedule-off-by-one", "the schedule begins with its second value", "optimizer",
-                  ("schedule",), {"adamw": _part(optax_adamw, rates=lambda n: rate(n + 1))}),
-]  # fmt: skip
+    TrainingFault("labels-not-shifted", ("labels-shift",), {"loss": _part(token_loss, shift=0)}),
+    TrainingFault("labels-shifted-twice", ("labels-shift",), {"loss": _part(token_loss, shift=2)}),
+    TrainingFault(
+        "loss-over-padding", ("loss-mean",), {"loss": _part(token_loss, mean="positions")}
+    ),
+    TrainingFault("loss-of-rows", ("loss-mean",), {"loss": _part(token_loss, mean="rows")}),
+    TrainingFault(
+        "accumulation-mean",
+        ("accumulation-weights",),
+        {"weigh": lambda tokens: [1 / len(tokens)] * len(tokens)},
+    ),
+    TrainingFault(
+        "accumulation-sum", ("accumulation-weights",), {"weigh": lambda tokens: [1.0] * len(tokens)}
+    ),
+    TrainingFault("clip-formula", ("clip-formula",), {"clip": _part(torch_clip, floor=0.0)}),
+    TrainingFault("clip-per-tensor", ("clip-formula",), {"clip": _per_tensor}),
+    TrainingFault("clip-left-out", ("clip-formula",), {"clip": lambda limit: optax.identity()}),
+    TrainingFault(
+        "decay-on-norms",
+        ("weight-decay",),
+        {"adamw": lambda wanted, mask: optax_adamw(wanted, None)},
+    ),
+    TrainingFault(
+        "decay-left-out", ("weight-decay",), {"adamw": _part(optax_adamw, weight_decay=0.0)}
+    ),
+    TrainingFault("decay-coupled", ("weight-decay",), {"adamw": _part(_chain, decay="coupled")}),
+    TrainingFault("decay-unscaled", ("weight-decay",), {"adamw": _part(_chain, decay="unscaled")}),
+    TrainingFault(
+        "bias-correction", ("bias-correction",), {"adamw": _part(_chain, correct="none")}
+    ),
+    TrainingFault(
+        "bias-correction-second", ("bias-correction",), {"adamw": _part(_chain, correct="first")}
+    ),
+    TrainingFault(
+        "eps-under-root",
+        ("eps-place",),
+        {"adamw": lambda wanted, mask: optax_adamw(wanted, mask, eps=0.0, eps_root=wanted.eps)},
+    ),
+    TrainingFault(
+        "schedule-off-by-one",
+        ("schedule",),
+        {"adamw": _part(optax_adamw, rates=lambda n: rate(n + 1))},
+    ),
+]

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from parity.faults.fault import Fault, Params
 
 Array = NDArray[Any]
-_ATTENTION = "model.layers.1.attention"
 
 
 def _at(path: str, change: Callable[[Array], Array]) -> Callable[[Params], None]:
@@ -61,50 +60,36 @@ _DOWN = "model/layers_0/feedforward/down_proj/kernel"
 WEIGHT_FAULTS = [
     Fault(
         "weight-transposed",
-        "a square projection is copied without its transposition",
-        f"{_ATTENTION}.o_proj",
         ("weight-transposed",),
         params=_at(_O, lambda w: w.T),
     ),
     Fault(
         "query-interleaved",
-        "rows of q stay in the order of files that rotate neighbouring channels",
-        f"{_ATTENTION}.q_proj",
         ("rope-interleaved",),
         params=_at(_Q, lambda w: _regrouped(w, 1, (6, 2, 4))),
     ),
     Fault(
         "key-interleaved",
-        "rows of k stay in the order of files that rotate neighbouring channels",
-        f"{_ATTENTION}.k_proj",
         ("rope-interleaved",),
         params=_at(_K, lambda w: _regrouped(w, 1, (2, 2, 4))),
     ),
     Fault(
         "query-heads-regrouped",
-        "the heads of q are merged as (H, N)",
-        f"{_ATTENTION}.q_proj",
         ("heads-regrouped",),
         params=_at(_Q, lambda w: _regrouped(w, 1, (1, 6, 8))),
     ),
     Fault(
         "output-heads-regrouped",
-        "the heads that o reads are merged as (H, N)",
-        f"{_ATTENTION}.o_proj",
         ("heads-regrouped",),
         params=_at(_O, lambda w: _regrouped(w, 0, (1, 6, 8))),
     ),
     Fault(
         "key-value-exchanged",
-        "k and v are copied to each other's place",
-        f"{_ATTENTION}.k_proj",
         ("weight-of-another",),
         params=_swapped("model/layers_1/attention/k_proj", "model/layers_1/attention/v_proj"),
     ),
     Fault(
         "gate-up-exchanged",
-        "gate and up are copied to each other's place",
-        "model.layers.0.feedforward.gate_proj",
         ("weight-of-another",),
         params=_swapped(
             "model/layers_0/feedforward/gate_proj", "model/layers_0/feedforward/up_proj"
@@ -112,78 +97,56 @@ WEIGHT_FAULTS = [
     ),
     Fault(
         "norms-exchanged",
-        "the two norms of a layer are copied to each other's place",
-        "model.layers.1.attention_norm",
         ("weight-of-another",),
         params=_swapped("model/layers_1/attention_norm", "model/layers_1/feedforward_norm"),
     ),
     Fault(
         "layers-exchanged",
-        "layers are sorted as text, so that 10 comes before 2",
-        "model.layers.0.attention_norm",
         ("weight-of-another",),
         params=_swapped("model/layers_0", "model/layers_1"),
     ),
     Fault(
         "norm-plus-one",
-        "a norm's scale is stored as 1 + w",
-        "model.layers.1.attention_norm",
         ("weight-plus-one",),
         params=_at("model/layers_1/attention_norm/scale", lambda w: w + 1),
     ),
     Fault(
         "norm-not-loaded",
-        "the last norm keeps its first values",
-        "model.norm",
         ("weight-one",),
         params=_at("model/norm/scale", np.ones_like),
     ),
     Fault(
         "weight-not-loaded",
-        "a projection keeps zeros",
-        "model.layers.0.feedforward.down_proj",
         ("weight-zero",),
         params=_at(_DOWN, np.zeros_like),
     ),
     Fault(
         "weight-rounded",
-        "one tensor went through bfloat16",
-        "model.layers.0.feedforward.down_proj",
         ("weight-rounded",),
         params=_at(_DOWN, lambda w: w.astype(ml_dtypes.bfloat16).astype(w.dtype)),
     ),
     Fault(
         "weight-flipped",
-        "a kernel is reversed, as for a convolution",
-        "model.layers.0.feedforward.down_proj",
         ("weight-flipped",),
         params=_at(_DOWN, lambda w: w[::-1]),
     ),
     Fault(
         "weight-scaled",
-        "a projection is multiplied by 1/sqrt of its inputs",
-        f"{_ATTENTION}.v_proj",
         ("weight-scaled",),
         params=_at(_V, lambda w: w * w.shape[0] ** -0.5),
     ),
     Fault(
         "one-value",
-        "one number of the embedding is off by 1e-3",
-        "model.embed_tokens",
         ("weight-differs",),
         params=_at("model/embed_tokens/embedding", _one_value),
     ),
     Fault(
         "vocabulary-shifted",
-        "the rows of the embedding are one too far",
-        "model.embed_tokens",
         ("weight-shifted",),
         params=_at("model/embed_tokens/embedding", lambda w: np.roll(w, 1, axis=0)),
     ),
     Fault(
         "head-drifted",
-        "an untied head still holds the embedding",
-        "lm_head",
         ("weight-of-another", "weight-differs"),
         model="untied",
         params=lambda params: params["lm_head"].update(
@@ -192,16 +155,12 @@ WEIGHT_FAULTS = [
     ),
     Fault(
         "bias-not-loaded",
-        "a bias keeps zeros",
-        f"{_ATTENTION}.q_proj",
         ("weight-zero", "bias-dropped"),
         model="biases",
         params=_at("model/layers_1/attention/q_proj/bias", np.zeros_like),
     ),
     Fault(
         "key-bias-interleaved",
-        "the bias of k stays in the order of files that rotate neighbouring channels",
-        f"{_ATTENTION}.k_proj",
         ("rope-interleaved",),
         model="biases",
         params=_at("model/layers_1/attention/k_proj/bias", lambda b: _regrouped(b, 0, (2, 2, 4))),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from diy_torch import DIYForCausalLM
 from parity.__main__ import main
 from parity.environment import Device, exact
 from parity.faults import (
@@ -17,6 +20,7 @@ from parity.faults import (
     trace_fault,
     trace_training,
 )
+from parity.listed_faults import LISTED
 from parity.random_models import small_configs, write_random_model
 
 # The tracer finds these in their module, and has no hypothesis for them.
@@ -54,11 +58,45 @@ def test_the_catalogue_is_large_and_says_what_it_is() -> None:
         assert fault.suspects
 
 
+def test_every_fault_is_listed_and_nothing_else_is() -> None:
+    assert [fault.name for fault in CATALOGUE] == list(LISTED)
+    modules = {name for name, _ in DIYForCausalLM(small_configs()["gqa"]).named_modules()}
+    stages = {"loss", "accumulation", "clipping", "optimizer"}
+    for fault in CATALOGUE:
+        assert fault.module in (stages if isinstance(fault, TrainingFault) else modules)
+
+
+def test_the_list_needs_no_framework() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['jax'] = None; "
+        "from parity.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, "faults", *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = run("--list", "eps", "loss-of-rows", "--json", "-")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row["module"] for row in json.loads(done.stdout)["catalogue"]] == [
+        "model.layers.0.attention_norm",
+        "loss",
+    ]
+    done = run("epss")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "parity faults: no fault is called 'epss': did you mean eps?\n"
+    done = run("eps")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "parity faults needs torch, which is not installed: pip install 'diy-lm[all]'\n"
+    )
+
+
 @pytest.mark.parametrize("name", sorted(small_configs()))
 def test_a_model_without_a_fault_is_clean(name: str, tmp_path: Path, device: Device) -> None:
     write_random_model(tmp_path / "m", small_configs()[name], "small")
     for scenario in ("backward", "decode"):
-        healthy = Fault("none", "nothing is wrong", "", (), scenario, name)
+        healthy = Fault("none", (), scenario, name)
         with exact(device):
             assert trace_fault(healthy, tmp_path / "m", device) is None
 
