@@ -12,8 +12,9 @@ from typing import Any
 
 from diy_core.data.counts import Counts
 from diy_core.data.files import DataError, counted
-from diy_core.data.finding import BUILTIN, SOURCES, Found, folded
+from diy_core.data.finding import BUILTIN, SOURCES
 from diy_core.data.forms import form_of
+from diy_core.data.found import Found, folded
 from diy_core.data.sources import Source
 
 # Parts of a set that are kept apart, by a word of the name of a file or a folder, or by two of them

@@ -16,17 +16,9 @@ from pathlib import Path
 from diy_core.data.contents import Ahead, blocks
 from diy_core.data.cutting import TooLong, cut
 from diy_core.data.files import DataError, data_errors
-from diy_core.data.finding import (
-    ARCHIVE,
-    BUILTIN,
-    EMPTY,
-    OTHER_KIND,
-    SOURCES,
-    Found,
-    folded,
-    survey,
-)
+from diy_core.data.finding import BUILTIN, SOURCES, survey
 from diy_core.data.forms import form_of
+from diy_core.data.found import ARCHIVE, EMPTY, OTHER_KIND, Found, folded
 from diy_core.data.json_files import NO_LINES, form_of_json, holds_lines
 from diy_core.data.tables import opened, table
 from diy_core.system.outside import open_regular

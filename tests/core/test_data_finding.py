@@ -19,7 +19,8 @@ import pytest
 
 from diy_core.data import DataError, prepare
 from diy_core.data.contents import Ahead
-from diy_core.data.finding import (
+from diy_core.data.finding import survey
+from diy_core.data.found import (
     ABOUT,
     AGAIN,
     ARCHIVE,
@@ -29,7 +30,6 @@ from diy_core.data.finding import (
     NO_FILE,
     OTHER_KIND,
     REVISION,
-    survey,
 )
 from diy_core.data.json_files import form_of_json
 from diy_core.data.sources import NO_LINES
