@@ -168,10 +168,12 @@ class Tokenizer:
 
     def stream(self, skip_special_tokens: bool = True) -> TextStream:
         """An object that turns one token id after the other into text."""
+        with translated(self._where, "the tokenizer cannot decode", may_panic=True):
+            spoiler = spoiler_of(self.backend)
         return TextStream(
             lambda ids: self._decode(ids, skip_special_tokens),
             cleans_up=self.cleans_up,
-            spoiler=spoiler_of(self.backend),
+            spoiler=spoiler,
         )
 
     def batch(

@@ -20,9 +20,9 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from diy_core.checkpoints.orbax_tree import require_regular_tree
-from diy_core.errors import CheckpointError
 from diy_core.mapping import unflatten
 from diy_core.memory import returning_buffers
+from diy_core.system.translated import translated, words_of
 
 # Orbax keeps an array as one chunk unless told otherwise, and then holds it several times.
 _CHUNK = 16 << 20  # bytes
@@ -58,11 +58,8 @@ def load_tree(path: Path, layout: Any) -> Any:
         for name, stored in leaves.items()
     }
     require_regular_tree(path)
-    try:
-        with READING, returning_buffers(), without_reports(), context():
-            loaded = ocp.load(path, unflatten(wanted))
-    except Exception as error:  # damaged files surface as exceptions of many kinds
-        raise cannot_read(path, error) from error
+    with as_unreadable(path), READING, returning_buffers(), without_reports(), context():
+        loaded = ocp.load(path, unflatten(wanted))
     return {
         kind: {name: np.asarray(leaf) for name, leaf in leaves.items()}
         for kind, leaves in loaded.items()
@@ -124,10 +121,18 @@ def _is_no_report(record: logging.LogRecord) -> bool:
     return record.exc_info is None and "Failed to get metadata" not in record.getMessage()
 
 
-def cannot_read(path: Path, error: Exception, advice: str = "") -> CheckpointError:
-    """What a user should see of an error of Orbax, and what to do."""
-    text = str(error).split(" [tensorstore_spec")[0]
-    return CheckpointError(path, f"Orbax cannot read it: {text or repr(error)}{advice}")
+def as_unreadable(path: Path, advice: str = "") -> translated:
+    """Inside, an error of Orbax is one of the checkpoint, and says what to do.
+
+    Args:
+        path: the checkpoint.
+        advice: what to do.
+    """
+
+    def said(error: BaseException) -> str:
+        return f"Orbax cannot read it: {words_of(error).split(' [tensorstore_spec')[0]}{advice}"
+
+    return translated(path, said)
 
 
 def context() -> ocp.Context:

@@ -42,7 +42,7 @@ from diy_core.system.places import place
 from diy_core.system.snapshots import top
 from diy_jax.orbax_files import (
     READING,
-    cannot_read,
+    as_unreadable,
     context,
     plain_errors,
     settled,
@@ -105,13 +105,10 @@ class OrbaxReader(Reader):
     def _metadata(self, path: Path) -> Mapping[str, Any]:
         """What Orbax knows of the arrays, without reading them."""
         checkpoint, item = self._location.checkpoint, self._location.item
-        try:
-            with without_reports():
-                metadata = ocp.metadata(checkpoint, item).metadata
-                if not isinstance(metadata, Mapping):  # it failed without an error
-                    raise TypeError(f"it finds no params: {metadata!r}")
-        except Exception as error:  # damaged files surface as exceptions of many kinds
-            raise cannot_read(path, error, self._location.advice) from error
+        with as_unreadable(path, self._location.advice), without_reports():
+            metadata = ocp.metadata(checkpoint, item).metadata
+            if not isinstance(metadata, Mapping):  # it failed without an error
+                raise ValueError(f"it finds no params: {metadata!r:.200}")
         return metadata
 
     @property
@@ -128,21 +125,19 @@ class OrbaxReader(Reader):
 
     def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         paths = {name: self._places[self._tensors[name].flax] for name in names}
-        try:
-            # Orbax reads in many threads, and what they free would stay in the heap of each.
-            with READING, returning_buffers(), without_reports(), context():
-                # As numpy in the dtype of the file: Orbax would cast to another one in silence.
-                wanted = {
-                    path: np.empty(self._tensors[name].flax_shape, self.stored[name].dtype)
-                    for name, path in paths.items()
-                }
-                asked = unflatten(wanted)
-                found = ocp.load(
-                    self._location.checkpoint, asked, checkpointable_name=self._location.item
-                )
-                tree = flatten(found)
-        except Exception as error:  # damaged files surface as exceptions of many kinds
-            raise cannot_read(self.path, error, self._location.advice) from error
+        unreadable = as_unreadable(self.path, self._location.advice)
+        # Orbax reads in many threads, and what they free would stay in the heap of each.
+        with unreadable, READING, returning_buffers(), without_reports(), context():
+            # As numpy in the dtype of the file: Orbax would cast to another one in silence.
+            wanted = {
+                path: np.empty(self._tensors[name].flax_shape, self.stored[name].dtype)
+                for name, path in paths.items()
+            }
+            asked = unflatten(wanted)
+            found = ocp.load(
+                self._location.checkpoint, asked, checkpointable_name=self._location.item
+            )
+            tree = flatten(found)
         del wanted, asked
         result = {}
         for name, path in paths.items():

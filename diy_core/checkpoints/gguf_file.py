@@ -14,6 +14,7 @@ from diy_core.lfs import refuse_lfs_pointer
 from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.outside import fill, open_regular
 from diy_core.system.sources import Identity
+from diy_core.system.translated import translated
 
 ROPE_FREQS = "rope_freqs.weight"
 _ARRAY, _STRING = int(gguf.GGUFValueType.ARRAY), int(gguf.GGUFValueType.STRING)
@@ -194,12 +195,8 @@ def open_gguf(source: Path) -> gguf.GGUFReader:
             raise CheckpointError(
                 source, "is a big-endian GGUF file; only little-endian ones are read"
             )
-        try:
+        with translated(source, "is no readable GGUF file"):
             reader = _StrictReader(source, stream)
-        except CheckpointError:
-            raise
-        except Exception as error:  # damaged bytes surface as exceptions of many kinds
-            raise CheckpointError(source, f"is no readable GGUF file: {error!s}") from error
     faults, end, alignment = [], reader.data_offset, int(reader.alignment)  # else of 32 bits
     for tensor in reader.tensors:  # they lie one after the other, each aligned
         if tensor.data_offset != end:

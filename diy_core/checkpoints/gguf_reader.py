@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from diy_core.errors import CheckpointError
 from diy_core.mapping import match, tensors
 from diy_core.rope_scaling import RopeScaling
 from diy_core.system.parsing import parse_json
+from diy_core.system.translated import translated, words_of
 
 # Entries of our own, which other programs pass over.
 CONFIG_KEY, MANIFEST_KEY, FILES_KEY = "diy_lm.config", "diy_lm.manifest", "diy_lm.files"
@@ -60,7 +62,7 @@ class GGUFReader(Reader):
     def __init__(self, path: str | Path, *, untie: bool = False) -> None:
         path = Path(path)
         notes: list[str] = []
-        try:
+        with translated(path, partial(_fault, "is no readable GGUF file"), may_panic=True):
             with self.sources.recording():
                 parts = open_parts(path)
             self._files_of_parts, self._places = parts.files, parts.places
@@ -70,13 +72,10 @@ class GGUFReader(Reader):
             self._templates = templates_of(self._metadata)
             self._special = SpecialTokens(self._metadata, _ids(self._metadata, config))
             notes += self._special.notes
-            self._tokenizer = self._find_tokenizer(config, notes)
+            with translated(path, partial(_fault, "its tokens and merges make no tokenizer")):
+                self._tokenizer = self._find_tokenizer(config, notes)
             if CONFIG_KEY not in self._metadata:
                 config = dataclasses.replace(config, extra=self._special.in_config())
-        except CheckpointError:
-            raise
-        except (ValueError, NotImplementedError, RecursionError) as error:
-            raise CheckpointError(path, str(error)) from error
         shapes = {n: shape_of(tensor) for n, tensor in self._tensors.items() if n != ROPE_FREQS}
         wanted = {gguf_name(tensor.hf): tensor.shape for tensor in tensors(config)}
         if faults := match(shapes, wanted):
@@ -165,10 +164,8 @@ class GGUFReader(Reader):
             tensor = self._tensors[gguf_name(name)]
             try:
                 array = _dequantised(self._places[tensor.name], tensor)
-            except (NotImplementedError, ValueError) as error:
-                if isinstance(error, CheckpointError):
-                    raise
-                faults.append(f"tensor {tensor.name} cannot be dequantised: {error}")
+            except _Unreadable as error:
+                faults += error.faults
                 continue
             narrow = array.astype(self.stored[name].dtype, copy=False)
             arrays[name] = reorder(name, narrow, self.config, to_gguf=False)
@@ -237,6 +234,16 @@ def _single(value: Any) -> Any:
     return float(np.float32(value)) if isinstance(value, float) else value
 
 
+def _fault(what: str, error: BaseException) -> str:
+    """What is said of an error of a file's metadata: ours, which are about values, say it all."""
+    ours = isinstance(error, ValueError | NotImplementedError)
+    return str(error) if ours else f"{what}: {words_of(error)}"
+
+
+class _Unreadable(CheckpointError):
+    """The bytes of a tensor are not what its type says."""
+
+
 def _dequantised(path: Path, tensor: Any) -> NDArray[Any]:
     """A tensor in the dtype of the file, or in float32 where it is quantised.
 
@@ -251,7 +258,11 @@ def _dequantised(path: Path, tensor: Any) -> NDArray[Any]:
     rows = result.reshape(-1, shape[-1])
     row_bytes = int(tensor.n_bytes) // len(rows)
     step = max(1, _PIECE // shape[-1])
-    with np.errstate(all="ignore"):  # what is not finite is reported by the reader
+    what = f"tensor {tensor.name} cannot be dequantised"
+    with (
+        translated(path, what, raises=_Unreadable),
+        np.errstate(all="ignore"),
+    ):  # what is not finite is reported by the reader
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             raw = np.empty((len(part), row_bytes), np.uint8)

@@ -19,6 +19,7 @@ from diy_core.checkpoints.gguf_sentencepiece import build_sentencepiece
 from diy_core.checkpoints.gguf_special_tokens import SpecialTokens
 from diy_core.checkpoints.hf_directory import write_json
 from diy_core.errors import listed
+from diy_core.system.translated import translated
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # .token_type
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"  # tokenizer.ggml.model
@@ -68,7 +69,10 @@ class GGUFTokenizer:
 
     def write(self, directory: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json."""
-        self.backend.save(str(directory / "tokenizer.json"))
+        file = directory / "tokenizer.json"
+        with translated(file, "cannot be rebuilt", may_panic=True):
+            text = self.backend.to_str(pretty=True)
+        file.write_text(text, encoding="utf-8")
         templates = templates_of(self._metadata)
         write_json(
             directory / "tokenizer_config.json",
@@ -119,10 +123,7 @@ class GGUFTokenizer:
         if bad := [merge for merge in merges if len(merge) != 2]:
             raise ValueError(f"merge {' '.join(bad[0])!r} is not two tokens with a space between")
         rules = RULES[self._entry("pre")]
-        try:
-            model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=rules.whole_words)
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"the merges do not fit the vocabulary: {error}") from error
+        model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=rules.whole_words)
         backend = Tokenizer(model)
         backend.pre_tokenizer = rules.split()
         backend.decoder = decoders.ByteLevel()

@@ -18,6 +18,7 @@ from diy_core.checkpoints.gguf_rules import RULES
 from diy_core.checkpoints.gguf_tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from diy_core.errors import CheckpointError
 from diy_core.system.outside import is_there
+from diy_core.system.translated import translated
 from diy_core.tokenizer import Tokenizer
 
 _ROLES = {"bos_token": "bos_token_id", "unk_token": "unknown_token_id"}
@@ -41,6 +42,11 @@ def vocabulary_metadata(directory: Path, vocab_size: int, notes: list[str]) -> d
         return {"tokenizer.ggml.model": "no_vocab"}
     tokenizer = Tokenizer.read(directory)
     notes += tokenizer.notes
+    with translated(file, "cannot be written to GGUF", may_panic=True):
+        return _metadata(file, tokenizer, vocab_size)
+
+
+def _metadata(file: Path, tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     backend = tokenizer.backend
     state = json.loads(backend.to_str())
     pre = _name_of_rules(file, state)

@@ -21,6 +21,7 @@ from diy_core.data.files import DataError, data_errors
 from diy_core.data.forms import form_of
 from diy_core.system.outside import open_regular
 from diy_core.system.sources import CHANGED
+from diy_core.system.translated import translated, words_of
 from diy_core.utf8 import recognise
 
 BLOCK = 1 << 20  # bytes that are unpacked at a time
@@ -123,13 +124,9 @@ def blocks(path: str, digest: Digest | None = None) -> Iterator[bytes]:
         if not packing:
             yield from raw
             return
-        new, damage = _decoder(path, packing)
-        try:
+        new = _decoder(path, packing)
+        with translated(path, partial(_fault, path, packing), raises=DataError):
             yield from _unpack(raw, new)
-        except (EOFError, _TooManyZeros, damage) as error:
-            if getattr(error, "errno", None) is not None:  # the disk's, not the decoder's
-                raise
-            raise DataError(path, _fault(path, packing, error)) from error
 
 
 @contextlib.contextmanager
@@ -229,25 +226,27 @@ class _Gzip:
         return self._zlib.decompress(self._zlib.unconsumed_tail + content, most)
 
 
-def _decoder(path: str, packing: str) -> tuple[Callable[[], Any], type[Exception]]:
-    """What makes a decoder for one stream, and the error of its damaged data."""
+def _decoder(path: str, packing: str) -> Callable[[], Any]:
+    """What makes a decoder for one stream."""
     if packing == "gzip":
-        return _Gzip, zlib.error
+        return _Gzip
     if packing == "bzip2":
-        return bz2.BZ2Decompressor, OSError
+        return bz2.BZ2Decompressor
     if packing == "xz":
-        return partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, _MOST_MEMORY), lzma.LZMAError
+        return partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, _MOST_MEMORY)
     name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     try:
         zstd = importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise DataError(path, f"needs {name}: pip install 'diy-lm[train]'") from error
     options = {zstd.DecompressionParameter.window_log_max: _MOST_MEMORY.bit_length() - 1}
-    return partial(zstd.ZstdDecompressor, options=options), zstd.ZstdError
+    return partial(zstd.ZstdDecompressor, options=options)
 
 
-def _fault(path: str, packing: str, error: Exception) -> str:
+def _fault(path: str, packing: str, error: BaseException) -> str:
     """What is wrong with packed data, and what to do."""
+    if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the decoder's
+        return f"cannot be read: {error.strerror or error}"
     with open_regular(path) as file:
         head = file.read(4096)
     if not any(head.startswith(sign[: len(head)]) for sign in _BEGINNINGS[packing]):
@@ -256,4 +255,4 @@ def _fault(path: str, packing: str, error: Exception) -> str:
         return f"is named {Path(path).suffix} and holds no {packing} data: {other}"
     if isinstance(error, EOFError):
         return f"is cut off: its {packing} data have no end. Copy it again"
-    return f"is damaged: its {packing} data cannot be unpacked ({error}). Copy it again"
+    return f"is damaged: its {packing} data cannot be unpacked ({words_of(error)}). Copy it again"

@@ -18,6 +18,7 @@ from diy_core.data.files import file_hash
 from diy_core.data.records import Chat, Completion, Document
 from diy_core.errors import CheckpointError
 from diy_core.system.places import as_path
+from diy_core.system.translated import translated
 from diy_core.text.backend import load
 from diy_core.tokenizer import Tokenizer
 from diy_core.tokenizer_files import read_json
@@ -40,7 +41,8 @@ def tokenizer_hash(tokenizer: str | Path) -> str:
     path = as_path(tokenizer, "tokenizer")
     backend = load(path)
     if not backend.as_written:
-        return backend.digest()
+        with translated(path, "holds a tokenizer that cannot be written as text", may_panic=True):
+            return backend.digest()
     return BYTES if is_byte_tokenizer(path) else file_hash(path / "tokenizer.json")
 
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from diy_core.data.files import DataError, data_errors
 from diy_core.system.outside import open_regular
 from diy_core.system.sources import CHANGED, Identity
+from diy_core.system.translated import translated, words_of
 from diy_core.utf8 import recognise
 
 _ROWS = 256  # that are in memory as Python's objects at a time
@@ -54,15 +55,11 @@ class Tables:
         Raises:
             DataError: they are damaged.
         """
-        import pyarrow
-
-        batches = self._table.iter_batches(_ROWS, row_groups=[group], columns=columns)
-        try:
+        # Also texts that are not UTF-8, and times that Python cannot tell.
+        with translated(path, f"has a damaged row group, {group + 1}", raises=DataError):
+            batches = self._table.iter_batches(_ROWS, row_groups=[group], columns=columns)
             for batch in batches:
                 yield from batch.to_pylist()
-        # Also texts that are not UTF-8, and times that Python cannot tell.
-        except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
-            raise DataError(path, f"has a damaged row group, {group + 1}: {error}") from error
 
 
 def opened(path: str) -> io.BufferedReader:
@@ -81,10 +78,12 @@ def table(path: str, file: BinaryIO) -> Any:
         import pyarrow.parquet  # only those who have such files need it
     except ModuleNotFoundError as error:
         raise DataError(path, "needs pyarrow: pip install 'diy-lm[train]'") from error
-    try:
-        return pyarrow.parquet.ParquetFile(file)
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
+
+    def fault(error: BaseException) -> str:
         file.seek(0)
         seen = recognise(file.read(4096))
-        why = f"it looks like {seen}" if seen and not seen.startswith("parquet") else error
-        raise DataError(path, f"is no parquet file: {why}") from error
+        other = seen and not seen.startswith("parquet")
+        return f"is no parquet file: {f'it looks like {seen}' if other else words_of(error)}"
+
+    with translated(path, fault, raises=DataError):
+        return pyarrow.parquet.ParquetFile(file)

@@ -15,6 +15,7 @@ from typing import Any
 
 from diy_core.errors import CheckpointError
 from diy_core.system.limits import how_to_raise, limit
+from diy_core.system.translated import translated
 
 _Pairs = Callable[[list[tuple[str, Any]]], Any]
 
@@ -39,16 +40,10 @@ def parse_json(
     Raises:
         CheckpointError: it is not JSON, is nested too deeply, or holds half a character.
     """
-    try:
+    with translated(where, said):  # also bytes that are not UTF-8, and numbers of 5,000 digits
         text = content if isinstance(content, str) else content.decode("utf-8")
         _require_few(text, where)
         values = json.loads(text, object_pairs_hook=pairs)
-    except CheckpointError:
-        raise
-    except RecursionError as error:
-        raise CheckpointError(where, f"{said}: it is nested too deeply") from error
-    except ValueError as error:  # also bytes that are not UTF-8, and numbers of 5,000 digits
-        raise CheckpointError(where, f"{said}: {error}") from error
     if isinstance(values, (dict, list)):
         _require_shallow(values, where)
     if "\\u" in text and not halves:
@@ -86,19 +81,12 @@ def parse_yaml(text: str, where: object) -> tuple[Any, tuple[str, int] | None]:
     if len(text) > (most := limit("yaml_bytes")):
         how = how_to_raise("yaml_bytes")
         raise CheckpointError(where, f"is longer than {most} characters: {how}")
-    try:
+    # Beside its own errors, what a tag such as !!bool does with a value raises anything.
+    with translated(where, "is not valid YAML"):
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _require_small(node, where)
         twice = next(_given_twice(node, set()), None)
         return yaml.safe_load(text), twice
-    except CheckpointError:
-        raise
-    except RecursionError as error:
-        raise CheckpointError(where, "is not valid YAML: it is nested too deeply") from error
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
-        # Beside its own errors, what a tag such as !!bool does with a value raises anything.
-        what = str(error) if isinstance(error, (yaml.YAMLError, ValueError)) else repr(error)
-        raise CheckpointError(where, f"is not valid YAML: {what}") from error
 
 
 def _require_few(text: str, where: object) -> None:

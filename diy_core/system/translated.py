@@ -6,6 +6,8 @@ well. So each call that has a library look at what came from outside stands insi
 
     with translated(file, "is no readable tokenizer"):
         tokenizers.Tokenizer.from_str(text)
+
+A test lists the libraries, and finds the calls that stand elsewhere.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 from diy_core.errors import CheckpointError, shorten
@@ -22,6 +25,15 @@ _FORMS = {
     RecursionError: "it is nested too deeply",
     MemoryError: "it needs more memory than there is",
 }
+_SAY_LITTLE = (LookupError, AttributeError, TypeError)  # without the names of their classes
+
+
+def words_of(error: BaseException) -> str:
+    """What an error of a library says, cut to what a person reads."""
+    said = next((text for form, text in _FORMS.items() if isinstance(error, form)), str(error))
+    if isinstance(error, _SAY_LITTLE):
+        said = repr(error)
+    return shorten(said) or type(error).__name__
 
 
 class translated:
@@ -31,15 +43,24 @@ class translated:
 
     Args:
         where: the file or directory.
-        what: what is wrong with it, such as "is no readable tokenizer".
+        what: what is wrong with it, such as "is no readable tokenizer", to which the words of the
+            error are added; or what makes all that is said of an error.
         may_panic: whether the library is one in Rust, whose reports of panics are not shown.
+        raises: a CheckpointError, or a class of it.
 
     Raises:
         CheckpointError: something was raised.
     """
 
-    def __init__(self, where: object, what: str, *, may_panic: bool = False) -> None:
-        self._where, self._what = where, what
+    def __init__(
+        self,
+        where: object,
+        what: str | Callable[[BaseException], str],
+        *,
+        may_panic: bool = False,
+        raises: type[CheckpointError] = CheckpointError,
+    ) -> None:
+        self._where, self._what, self._raises = where, what, raises
         self._quiet = _Quiet() if may_panic else None
 
     def __enter__(self) -> None:
@@ -55,11 +76,13 @@ class translated:
         panic = kind is not None and kind.__name__ == _PANIC
         if self._quiet:
             self._quiet.end(show=not panic)
-        if isinstance(error, CheckpointError) or not (panic or isinstance(error, Exception)):
+        if error is None or isinstance(error, CheckpointError):
             return
-        said = next((text for form, text in _FORMS.items() if isinstance(error, form)), str(error))
-        said = shorten(said) or type(error).__name__
-        raise CheckpointError(self._where, f"{self._what}: {said}") from error
+        if not (panic or isinstance(error, Exception)):
+            return
+        what = self._what
+        said = f"{what}: {words_of(error)}" if isinstance(what, str) else what(error)
+        raise self._raises(self._where, said) from error
 
 
 class _Quiet:

@@ -28,7 +28,7 @@ def _panicking() -> tokenizers.Tokenizer:
     ("error", "said"),
     [
         (Exception("bare"), "f: is odd: bare"),
-        (KeyError("k"), "f: is odd: 'k'"),
+        (KeyError("k"), r"f: is odd: KeyError\('k'\)"),
         (RecursionError("deep"), "f: is odd: it is nested too deeply"),
         (MemoryError(), "f: is odd: it needs more memory than there is"),
         (OverflowError("large"), "f: is odd: large"),
