@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from diy_core.checkpoints.training_run import FORMS, form_of
 from diy_core.config import DIYConfig
 from diy_core.disk import room_for
 from diy_core.errors import CheckpointError
+from diy_core.system.outside import is_there, open_regular, require_tree
 from diy_core.system.places import place
 from diy_core.training.checkpoint_files import Arrays, Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore
@@ -25,6 +27,7 @@ from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.training_store import TrainingStore as TorchStore
 
 _STORES: tuple[type[CheckpointStore], ...] = (TorchStore, JaxStore)
+_PIECE = 1 << 20  # bytes of a file
 _PART = 256 << 20  # bytes in memory at a time; each costs Orbax a round over all that it has
 # What a run is beside its checkpoints and its config. The plot is drawn anew.
 _HISTORY = (
@@ -62,7 +65,7 @@ def switch(
     find_checkpoint(run, step)  # before anything is made: the lock would make a directory
     _check_target(run, new_run)
     with RunDirectory(run, report) as old:
-        path = find_checkpoint(run, step)
+        path = find_checkpoint(old.root, step)
         config = DIYConfig.from_pretrained(old.model)
         with _naming_others(path):
             source, target = _direction(path)
@@ -70,13 +73,16 @@ def switch(
         require_same_model(path, Position.from_json(checkpoint.position, path).made_with)
         values = old.read_config() | {"run_dir": str(new_run)}
         new_run.parent.mkdir(parents=True, exist_ok=True)
-        needed = _history_size(run) + sum(a.nbytes for a in checkpoint.layout.values())
+        history = _history(old.root)
+        needed = sum(file.stat().st_size for file in history)
+        needed += sum(a.nbytes for a in checkpoint.layout.values())
         advice = "Free some, or choose a NEW_RUN on another disk"
         with (
             room_for(new_run, needed, advice, at_once=True),
             atomic_directory(new_run, overwrite=False) as folder,
         ):
-            _copy_history(run, folder)
+            for file in history:
+                _copy(file, folder / file.relative_to(old.root))
             text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
             (folder / "checkpoints").mkdir()
@@ -124,17 +130,24 @@ def _direction(path: Path) -> tuple[type[CheckpointStore], type[CheckpointStore]
     raise CheckpointError(path, f"is of neither twin: it has none of {', '.join(FORMS)}")
 
 
-def _history_size(run: Path) -> int:
-    files = [file for name in _HISTORY for file in (run / name, *(run / name).rglob("*"))]
-    return sum(file.stat().st_size for file in files if file.is_file())
+def _history(run: Path) -> list[Path]:
+    """The files of a run's history. A part that it does not have is no fault: the data of a run may
+    lie elsewhere; but nothing that is there and cannot be read is left behind.
+    """
+    files: list[Path] = []
+    for part in (run / name for name in _HISTORY):
+        if part.suffix == ".jsonl":
+            files += [part] if is_there(part) else []
+        elif os.path.lexists(part):
+            files += require_tree(part)
+    return files
 
 
-def _copy_history(run: Path, folder: Path) -> None:
-    for name in _HISTORY:
-        if (run / name).is_dir():
-            shutil.copytree(run / name, folder / name)
-        elif (run / name).is_file():
-            shutil.copyfile(run / name, folder / name)
+def _copy(file: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with open_regular(file) as source, to.open("wb") as copy:
+        shutil.copyfileobj(source, copy, _PIECE)
+    shutil.copystat(file, to)
 
 
 def _compare(store: type[CheckpointStore], path: Path, config: DIYConfig, wanted: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import random
@@ -21,6 +22,7 @@ from diy_core.errors import CheckpointError
 from diy_core.training.checkpoint_store import CheckpointStore
 from diy_core.training.config import DataConfig, OptimizerConfig
 from diy_core.training.export import export
+from diy_core.training.opening_data import open_data
 from diy_core.training.starting import Assemble
 from tests.training_runs import (
     STEPS,
@@ -231,6 +233,27 @@ class RunTests(Twin):
             one, other = (tmp_path / run / name for run in ("run", "fresh"))
             assert one.read_bytes() == other.read_bytes()
         assert not (tmp_path / "run" / "validation").exists()
+
+    def test_a_model_that_is_replaced_while_data_are_prepared_is_refused(
+        self, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The config would be that of one model, and the weights those of another."""
+        own, model = self.make(tmp_path), tmp_path / "model"
+        export(self.store, runs.folder / "whole", None, model)
+        config = dataclasses.replace(own.config("run", stop_at=1), model=str(model))
+
+        def replaced(*given: Any) -> Any:
+            opened = open_data(*given)
+            (model / "new").write_bytes((model / "config.json").read_bytes())
+            (model / "new").replace(model / "config.json")
+            return opened
+
+        with monkeypatch.context() as patch:
+            patch.setattr("diy_core.training.assembling.open_data", replaced)
+            with pytest.raises(CheckpointError, match="was changed or replaced while it was read"):
+                own.train_config(config)
+        assert not own.steps("run")
+        assert own.train_config(config) == 0
 
     def test_an_unknown_device_is_refused(self, runs: Runs, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="--device nonsense"):

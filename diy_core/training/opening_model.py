@@ -74,6 +74,15 @@ def keep_model(config: TrainConfig, directory: RunDirectory) -> None:
             keep_class(Path(tokenizer), folder)
 
 
+def origins(config: TrainConfig) -> list[str]:
+    """The directories that a run's model and tokenizer come from."""
+    tokenizer = tokenizer_of(config)
+    return [
+        *([config.model] if isinstance(config.model, str) else []),
+        *([] if tokenizer in (None, BYTES) else [str(tokenizer)]),
+    ]
+
+
 def tokenizer_of(config: TrainConfig) -> str | None:
     """The directory or `bytes`; None where the config names none."""
     return config.data.tokenizer or (config.model if isinstance(config.model, str) else None)

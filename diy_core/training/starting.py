@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from diy_core.notes import notes_of_command
 from diy_core.standard_error import complain
+from diy_core.system.sources import unchanged_sources
 from diy_core.training.allowed_changes import NOTHING, Allowed
 from diy_core.training.announcing import first_line
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.interfaces import Pieces, TrainingError
 from diy_core.training.loop import train
+from diy_core.training.opening_model import origins
 from diy_core.training.progress import Report
 from diy_core.training.restoring import Verify, is_done, refuse_other_twin, restore
 from diy_core.training.resuming import next_command
@@ -99,7 +102,9 @@ def train_config(
             )
             report.say(next_command(program, directory.called, done, as_dict(config), device))
             return 0
-        pieces = assemble(config, directory, device)
+        # Hours may lie between the model's config and its weights: data are prepared in between.
+        with unchanged_sources(*from_where) if (from_where := origins(config)) else nullcontext():
+            pieces = assemble(config, directory, device)
         if going_on:
             position = restore(config, pieces, directory, report, allowed)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from diy_core.errors import CheckpointError
+from diy_core.training.run_directory import RunDirectory
 from diy_jax.train import assemble as assemble_jax
 from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.train import assemble as assemble_torch
@@ -180,7 +182,7 @@ def test_a_damaged_checkpoint_names_the_others(
     assert "there is no other checkpoint in this run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("where", ["shutil.copyfile", "parity.switch._compare"])
+@pytest.mark.parametrize("where", ["shutil.copyfileobj", "parity.switch._compare"])
 def test_a_full_disk_is_told_with_the_file_and_what_is_needed(
     run: Path,
     tmp_path: Path,
@@ -258,6 +260,63 @@ def test_all_of_a_run_goes_over(written: Path, tmp_path: Path) -> None:
     assert "größer" in text
     record = diff_runs(written, new)
     assert (record["tensors"], record["position"], record["config"]) == ([], {}, {})
+
+
+def nowhere(place: Path) -> None:
+    place.symlink_to("nowhere")
+
+
+HINDRANCES = {
+    "a link to nothing": (nowhere, "is a link to nowhere, which does not exist"),
+    "a FIFO": (os.mkfifo, "it is a FIFO"),
+}
+
+
+@pytest.mark.parametrize("part", ["metrics.jsonl", "data", "model/tokenizer.json", "tensorboard/x"])
+@pytest.mark.parametrize("kind", HINDRANCES)
+def test_no_part_of_the_history_is_left_behind(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str, kind: str
+) -> None:
+    place, (put, why) = written / part, HINDRANCES[kind]
+    if os.path.lexists(place):
+        place.rename(tmp_path / "away")
+    put(place)
+    said = refusal(capsys, written, tmp_path / "new")
+    assert said.startswith(f"parity switch: {place}: ")
+    assert why in said or (part == "data" and "Not a directory" in said)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_history_that_lies_elsewhere_goes_over_as_files(written: Path, tmp_path: Path) -> None:
+    """Also with a link that leads back to where it lies."""
+    (written / "data").rename(tmp_path / "elsewhere")
+    (written / "data").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "elsewhere")
+    switch(written, tmp_path / "new")
+    copied = tmp_path / "new" / "data"
+    assert not copied.is_symlink()
+    assert [path.name for path in copied.rglob("*")] == ["shards", "0.bin"]
+
+
+def test_the_run_that_is_locked_is_the_one_that_is_switched(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run takes its name meanwhile."""
+    other = write_run(tmp_path / "other", "torch", {7: state(7)}, [line(5)])
+    enter = RunDirectory.__enter__
+
+    def enter_and_replace(directory: RunDirectory) -> RunDirectory:
+        entered = enter(directory)
+        written.rename(tmp_path / "moved")
+        other.rename(written)
+        return entered
+
+    monkeypatch.setattr(RunDirectory, "__enter__", enter_and_replace)
+    switch(written, tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new" / "checkpoints").iterdir()] == ["00000003"]
+    for name in ("metrics.jsonl", "model/tokenizer.json", "data/shards/0.bin"):
+        copied, kept = tmp_path / "new" / name, tmp_path / "moved" / name
+        assert copied.read_bytes() == kept.read_bytes()
 
 
 def test_a_link_to_nothing_is_in_the_way(
