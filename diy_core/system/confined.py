@@ -144,6 +144,9 @@ class Confined:
         if code == -signal.SIGPROF:
             seconds = limit(f"{self._limits}_seconds")
             return self._too_much("seconds", f"takes more than {seconds} s of a processor")
+        if code == -signal.SIGABRT:  # libraries end the process where they get no memory
+            nbytes = limit(f"{self._limits}_bytes")
+            return self._too_much("bytes", f"takes more than {nbytes >> 20} MB of memory")
         return ConfinedError(f"ended the process that ran it (exit code {code})")
 
     def _too_much(self, what: str, text: str) -> ConfinedError:

@@ -28,6 +28,9 @@ _DEFAULTS = {
     "gguf_items": 2_000_000,  # in lists; 262,144 tokens, their types and merges are 1,100,000
     "gguf_entries": 10_000,  # of metadata
     "gguf_tensors": 20_000,
+    "tokenizer_seconds": 2,  # of a processor, for the text that each tokenizer is tried on
+    "tokenizer_bytes": 256 << 20,  # of memory
+    "tokenizer_output": 1 << 18,  # characters that all of its steps write, of 4,000
     "template_characters": 1 << 18,
     "template_seconds": 3,  # of a processor, for one text
     "template_bytes": 512 << 20,  # of memory

@@ -33,6 +33,7 @@ from diy_core.text.tokenizer_json import (
     without_words,
 )
 from diy_core.text.tokens import Tokens, add_again, read_tokens
+from diy_core.text.trial import require_moderate
 from diy_core.tokenizer_files import SETTINGS, read_json
 
 _OTHER_WORDS = (
@@ -84,6 +85,7 @@ def _load(path: Path) -> Backend:
     refuse_settings(path / SETTINGS, settings)
     text = read_text(file)
     state = parse(file, text)
+    require_moderate(file, state)
     name = class_of(path, config, settings, byte_level=BYTE_LEVEL in text)
     rebuilt = REBUILT.get(name)
     written = tokenizers.Tokenizer.from_str(text if rebuilt is None else without_words(state))
