@@ -34,6 +34,7 @@ from diy_core.text.clean_up import clean_up
 from diy_core.text.ends import read_ends
 from diy_core.text.stream import TextStream, flat_ids, spoiler_of
 from diy_core.text.wishes import unheeded_wishes
+from diy_core.utf8 import as_utf8
 
 
 class Tokenizer:
@@ -142,14 +143,11 @@ class Tokenizer:
             add_special_tokens: whether the tokenizer may put its own around it, such as BOS.
 
         Raises:
-            ValueError: `text` is not a string, or cannot be written as UTF-8.
+            ValueError: `text` is not a string, or holds half of a character.
         """
         if not isinstance(text, str):
             raise ValueError(f"text must be a string, got {type(text).__name__}")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"text cannot be written as UTF-8: {error}") from error
+        as_utf8("text", text)
         with translated(self._where, "the tokenizer cannot encode this text", may_panic=True):
             return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 

@@ -31,6 +31,37 @@ class NotUTF8(ValueError):
     """Bytes that are no UTF-8 text; the message says which, and what they look like."""
 
 
+def as_utf8(name: str, text: str) -> bytes:
+    r"""A string as UTF-8, which not every string can be.
+
+    Half of a pair of escapes makes one, `"\ud800"` in JSON, and so does a byte of another encoding
+    in a word of a command line or the name of a file.
+
+    Args:
+        name: of what it was given as.
+        text: any string.
+
+    Raises:
+        NotUTF8: it holds such a half.
+    """
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise NotUTF8(f"{name} must be UTF-8, and holds {_half(text[error.start])}") from error
+
+
+def writable(text: str) -> str:
+    r"""A string with each half of a character as its escape, `\ud800`; all others as they are."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _half(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # as Python keeps a byte
+        return f"the byte 0x{code - 0xDC00:02x} of another encoding: remove it"
+    return f"\\u{code:04x}, half of a character: remove it"
+
+
 def recognise(head: bytes) -> str | None:
     """What the first bytes of a file show it to be, such as `UTF-16 (...): convert it with ...`.
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from diy_core.checkpoints.atomic import atomic_file
 from diy_core.system.places import is_stream, place
+from diy_core.utf8 import writable
 from parity.compare import Check, passed
 
 
@@ -26,8 +27,12 @@ def as_json(checks: Sequence[Check], environment: dict[str, Any]) -> dict[str, A
 
 
 def as_text(record: Any) -> str:
-    """A record as JSON; a number that is not finite, which JSON has not, is "inf" or "nan"."""
-    return json.dumps(_finite(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """A record as JSON; a number that is not finite, which JSON has not, is "inf" or "nan".
+
+    A name that is not UTF-8 has escapes, which JSON reads back as the name.
+    """
+    text = json.dumps(_finite(record), indent=1, ensure_ascii=False, allow_nan=False)
+    return writable(text) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from diy_core.checkpoints.atomic import atomic_file
 from diy_core.system.places import place
+from diy_core.utf8 import writable
 from parity.plots import figures
 from parity.report import as_text, number
 from parity.series import Curve, worst_of
@@ -29,7 +30,7 @@ def write_report(folder: str | Path, certificate: Record) -> Path:
         OSError: they cannot be written.
     """
     folder = place(folder, "--report")
-    page = render(certificate)
+    page = writable(render(certificate))
     for name, text in ((CERTIFICATE, as_text(certificate)), (PAGE, page)):
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -22,6 +22,7 @@ from diy_core.system.translated import translated
 from diy_core.text.backend import load
 from diy_core.tokenizer import Tokenizer
 from diy_core.tokenizer_files import read_json
+from diy_core.utf8 import as_utf8
 
 
 def tokenizer_hash(tokenizer: str | Path) -> str:
@@ -155,10 +156,7 @@ class Encoder:
 
     def _encode_text(self, text: str) -> NDArray[np.uint32]:
         if self._tokenizer is None:
-            try:
-                content = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
-            except UnicodeEncodeError as error:
-                raise ValueError(f"text cannot be written as UTF-8: {error}") from error
+            content = np.frombuffer(as_utf8("text", text), dtype=np.uint8)
             return np.append(content, np.uint32(END_TOKEN_ID)).astype(np.uint32)
         ids = self._tokenizer.encode(text)
         if self.end_token_ids and (not ids or ids[-1] not in self.end_token_ids):

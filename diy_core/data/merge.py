@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from diy_core.data import files
 from diy_core.data.files import DataError, counted
 from diy_core.data.shard_files import ShardFile
 from diy_core.data.sources import SOURCES
+from diy_core.utf8 import writable
 
 
 def merge(
@@ -106,8 +107,17 @@ def _write(
             for name in written
         },
     }
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(_writable(values), indent=2, ensure_ascii=False) + "\n"
     (out / files.DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def _writable(value: Any) -> Any:
+    """The value with names of columns that hold half of a character as text can show them."""
+    if isinstance(value, Mapping):
+        return {_writable(name): _writable(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_writable(item) for item in value]
+    return writable(value) if isinstance(value, str) else value
 
 
 def _selected(

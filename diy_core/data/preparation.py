@@ -36,6 +36,7 @@ from diy_core.disk import room_for
 from diy_core.standard_error import complain, standard_error
 from diy_core.system.places import place
 from diy_core.system.sources import Sources
+from diy_core.utf8 import as_utf8
 
 _SHARDS = 5  # of what shards hold: counts up where the same sources make other ones
 
@@ -93,6 +94,8 @@ def prepare(
         raise ValueError(
             "separator must not be empty: leave it out to make each text file one document"
         )
+    for name, value in (("separator", separator), ("field", field)):
+        as_utf8(name, value or "")
     separator = None if separator is None else with_escapes(separator)
     say = complain if progress else _say_nothing
     out = Path(os.path.realpath(place(out, "--out")))

@@ -74,7 +74,8 @@ def parse_yaml(text: str, where: object) -> tuple[Any, tuple[str, int] | None]:
         The value, and the first name that stands twice in one mapping, with the line of the second.
 
     Raises:
-        CheckpointError: it is not YAML, is too long or nested too deeply, or unfolds to too much.
+        CheckpointError: it is not YAML, is too long or nested too deeply, unfolds to too much, or
+            holds half a character.
     """
     import yaml  # late: only training needs it
 
@@ -86,7 +87,9 @@ def parse_yaml(text: str, where: object) -> tuple[Any, tuple[str, int] | None]:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _require_small(node, where)
         twice = next(_given_twice(node, set()), None)
-        return yaml.safe_load(text), twice
+        values = yaml.safe_load(text)
+    _require_characters(values, where)
+    return values, twice
 
 
 def _require_few(text: str, where: object) -> None:
@@ -115,7 +118,7 @@ def _inner(value: Any) -> list[Any]:
 def _require_characters(values: Any, where: object) -> None:
     """Half of a pair of escapes, as in "\\ud800", is no character: nothing could write it."""
     try:
-        json.dumps(values, ensure_ascii=False).encode("utf-8")
+        json.dumps(values, ensure_ascii=False, default=str, skipkeys=True).encode("utf-8")
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise CheckpointError(

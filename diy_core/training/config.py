@@ -7,11 +7,13 @@ numbers that come out, so a run is continued only with the config that it was st
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from diy_core.errors import listed
 from diy_core.fields import require_float, require_int
+from diy_core.utf8 import as_utf8
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -216,6 +218,8 @@ class TrainConfig:
                 "model must be a Hugging Face directory or the content of a config.json, got "
                 f"{self.model!r}"
             )
+        else:
+            as_utf8("model", json.dumps(self.model, ensure_ascii=False, default=str))
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of accumulation_steps "
@@ -278,6 +282,7 @@ def _require_text(owner: object, name: str) -> None:
     value = getattr(owner, name)
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} must be a text that is not empty, got {value!r}")
+    as_utf8(name, value)  # config.yaml could not keep it
 
 
 def _require_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:

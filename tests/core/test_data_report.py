@@ -285,3 +285,10 @@ def test_a_name_of_a_column_that_is_no_name_is_cut() -> None:
     counts = Counts()
     counts.pass_over_columns(["x" * 1_000_000, "y" * 100])
     assert counts.columns == {f"{'x' * 100} ...": 1, "y" * 100: 1}
+
+
+def test_a_column_whose_name_is_not_utf8_is_passed_over_too(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "\\ud800": 1}\n')
+    data = prepare(tmp_path / "a.jsonl", tmp_path / "out", tokenizer="bytes")
+    assert data.report is not None
+    assert data.report["columns"] == {"\\ud800": 1}

@@ -92,7 +92,7 @@ def test_jsonl_and_parquet_hold_a_document_a_row(
         ("a.jsonl", b'{"text": "x"}\n{"n": ' + b"1" * 5000 + b"}", "a.jsonl, line 2: is no JSON"),
         ("a.jsonl", b'{"text": "x"}\n["y"]\n', "line 2: is no object but list"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"line 2: byte 24 \(0xff\) is not UTF-8"),
-        ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1: text cannot be written as UTF-8"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1: text must be UTF-8, and holds"),
         ("a.jsonl", b'{"messages": [{"role": "user"}]}\n', "line 1: a chat needs a tokenizer"),
         ("a.parquet", b"nothing", "a.parquet: is no parquet file"),
         ("a.json", b"{}", "write one object a line and name it .jsonl"),
@@ -342,3 +342,10 @@ def test_only_regular_files_are_sources(tmp_path: Path, ending: str, kind: str) 
     for named in (tmp_path, tmp_path / f"a{ending}"):
         with pytest.raises(DataError, match=rf"a{ending}|holds no"):
             prepare(named, tmp_path / "out", tokenizer="bytes")
+
+
+@pytest.mark.parametrize("option", ["separator", "field"])
+def test_an_option_that_is_not_utf8_is_named(tmp_path: Path, option: str) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(ValueError, match=f"^{option} must be UTF-8, and holds the byte 0xff"):
+        prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", **{option: "\udcff"})

@@ -44,6 +44,14 @@ def test_what_is_no_usable_json_is_refused(content: bytes, said: str) -> None:
         parse_json(content, "x")
 
 
+@pytest.mark.parametrize(
+    "text", ['run_dir: "a\\ud800"', '? "\\ud800"\n: 2000-01-01', '- [{1: "\\ud800"}]']
+)
+def test_half_a_character_in_yaml_is_refused(text: str) -> None:
+    with pytest.raises(CheckpointError, match=r"x: holds the escape \\ud800, which is half a"):
+        parse_yaml(text, "x")
+
+
 def test_json_may_be_as_deep_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "[" * 100 + "]" * 100
     assert json.dumps(parse_json(text, "x")) == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -30,3 +31,11 @@ def test_a_path_is_written_so_that_it_is_no_option(path: str, written: str) -> N
         ["sh", "-c", f"printf '%s\\n' {command(Path(path))}"], capture_output=True, text=True
     ).stdout
     assert Path(words.rstrip("\n")) == Path(path)
+
+
+@pytest.mark.parametrize("name", [b"r\xff", b"-it's \\ a\xffb\xc3\xb6", b"$x`y\xfe\n"])
+def test_a_path_that_is_not_utf8_is_written_as_its_bytes(name: bytes) -> None:
+    line = command("printf", "%s", Path(os.fsdecode(name)))
+    assert line.isascii()
+    found = subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout
+    assert found.removeprefix(b"./") == name

@@ -36,6 +36,8 @@ def config(**changes: Any) -> TrainConfig:
         ({"model": 3}, "model must be a Hugging Face directory or the content of a config.json"),
         ({"model": ""}, "model must be a text that is not empty"),
         ({"run_dir": ""}, "run_dir must be a text"),
+        ({"run_dir": "r\udcff"}, "run_dir must be UTF-8, and holds the byte 0xff of another"),
+        ({"model": {"a": ["\ud800"]}}, "model must be UTF-8, and holds \\ud800, half of a"),
         ({"remat": 1}, "remat must be true or false"),
         ({"keep_last": 0}, "keep_last must be a positive integer"),
         ({"stop_at": -1}, "stop_at must be an integer of at least 0"),

@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from diy_core.utf8 import NotUTF8, decode, recognise
+from diy_core.utf8 import NotUTF8, as_utf8, decode, recognise, writable
 
 TEXT = 'Ein Text, der "größer" ist.\n' * 3
 
@@ -66,3 +66,15 @@ def test_a_whole_text_in_another_encoding_is_named() -> None:
     with pytest.raises(NotUTF8, match=r"byte 0 \(0xff\) is not UTF-8: the text looks like UTF-16 "):
         decode(TEXT.encode("utf-16"))
     assert decode("ü\r\n\ufeff".encode()) == "ü\r\n\ufeff"
+
+
+def test_a_string_that_is_not_utf8_is_refused_by_what_it_holds() -> None:
+    assert as_utf8("text", "größer") == "größer".encode()
+    for text, holds in (
+        ("a\ud83d", r"\ud83d, half of a character"),
+        ("a\udcff", "the byte 0xff of another encoding"),
+    ):
+        with pytest.raises(NotUTF8) as error:
+            as_utf8("separator", text)
+        assert str(error.value) == f"separator must be UTF-8, and holds {holds}: remove it"
+        assert writable(text) == f"a\\u{ord(text[1]):04x}"

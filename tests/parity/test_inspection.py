@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -526,3 +527,12 @@ def test_progress_ends_with_the_whole(tmp_path: Path) -> None:
     calls.clear()
     inspection.inspect(one, verify=True, progress=lambda *call: calls.append(call))
     assert (calls[0], calls[-1]) == (("verifying", 0, total), ("verifying", total, total))
+
+
+def test_a_path_that_is_not_utf8_stands_in_a_record(tmp_path: Path, capsys: Capture) -> None:
+    path = make(tmp_path / os.fsdecode(b"m\xff"), "hf")
+    record = tmp_path / os.fsdecode(b"r\xff.json")
+    assert main(["inspect", str(path), "--json", str(record)]) == 0
+    assert json.loads(record.read_text("utf-8"))["path"] == str(path)
+    capsys.readouterr()
+    assert str(path) in record_of(capsys, "diff", str(path), str(path)).values()
