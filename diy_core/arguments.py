@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from diy_core.requirements import versions
 from diy_core.standard_error import complain
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_BAD_INPUT = 2
 _KINDS: dict[Any, str] = {int: "an integer", float: "a number"}
 _TEXTS = ("PROMPT", "TEXT")
 _NEGATIVE = re.compile(r"-\.?\d")

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from diy_core.arguments import (
     EXIT_BAD_INPUT,
-    EXIT_INTERRUPTED,
     ArgumentParser,
     Version,
     in_shell_words,
 )
-from diy_core.ctrl_c import plain_ctrl_c
+from diy_core.ctrl_c import end_by_signals, plain_ctrl_c
 from diy_core.data_command import add_data, prepare_data
 from diy_core.disk import described
 from diy_core.errors import CheckpointError
@@ -23,6 +22,7 @@ from diy_core.notes import notes_of_command
 from diy_core.requirements import missing
 from diy_core.standard_error import complain
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
+from diy_core.system.stopping import Stop, leave, leave_at_once
 
 if TYPE_CHECKING:
     from diy_core.training.restoring import Verify
@@ -96,6 +96,7 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
     """
     escape_what_cannot_be_shown()
     if argv is None:
+        end_by_signals()
         outlive_reader()
     words = list(sys.argv[1:] if argv is None else argv)
     training = words[:1] == ["train"]
@@ -106,8 +107,12 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
             with plain_ctrl_c():  # until the run answers signals: there is nothing to save yet
                 from diy_core.training import command  # it needs the `train` extra
 
-                return command.run_late(what, words[1:], lambda: load().trainer())
-        with notes_of_command(strict=getattr(arguments, "strict", False)):
+                code = command.run_late(what, words[1:], lambda: load().trainer())
+            if argv is None and code > 128:  # a signal: it has saved, and said so
+                leave_at_once(code)
+            return code
+        strict = getattr(arguments, "strict", False)
+        with Stop(for_good=argv is None), notes_of_command(strict=strict):
             if arguments.command == "data":
                 prepare_data(arguments)
             elif arguments.command == "export":
@@ -124,7 +129,6 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
     except ModuleNotFoundError as error:
         complain(missing(what, error))
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        complain(f"\n{what}: interrupted")
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as error:
+        return leave(what, error, for_good=argv is None, echo="\n")
     return 0

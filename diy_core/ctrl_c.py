@@ -6,6 +6,9 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
+
+from diy_core.system.stopping import STOPPING, Stop
 
 
 @contextlib.contextmanager
@@ -13,14 +16,31 @@ def plain_ctrl_c() -> Iterator[None]:
     """Inside, Ctrl-C ends the process at once and without a word, as in any program.
 
     Python would raise KeyboardInterrupt wherever it stands: among imports that is a page of
-    traceback, and in a callback of JAX's garbage collection nobody hears of it.
+    traceback, and in a callback of JAX's garbage collection nobody hears of it. What the command
+    itself does about SIGTERM and SIGHUP waits, too.
     """
-    main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # it is ignored in the background of a script, or somebody's own
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # others cannot set handlers
+        for number in STOPPING:
+            if _is_raised(signal.getsignal(number)):
+                before[number] = signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_by_signals() -> None:
+    """From now on Ctrl-C ends this process so, unless it is ignored, as in a script's background.
+
+    For programs alone: what is imported may not have it so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _is_raised(handler: Any) -> bool:
+    """Whether a handler raises where Python stands; others are ignored, or somebody's own."""
+    by_us = isinstance(getattr(handler, "__self__", None), Stop)
+    return by_us or handler is signal.default_int_handler

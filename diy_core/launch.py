@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from diy_core.command_line import Commands, build_parser, run
-from diy_core.ctrl_c import plain_ctrl_c
+from diy_core.ctrl_c import end_by_signals, plain_ctrl_c
+
+if TYPE_CHECKING:
+    from diy_core.command_line import Commands
 
 
 def diy_torch(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +27,10 @@ def diy_jax(argv: Sequence[str] | None = None) -> int:
 
 
 def _launch(package: str, argv: Sequence[str] | None) -> int:
+    if argv is None:
+        end_by_signals()
+    from diy_core.command_line import build_parser, run
+
     def load() -> Commands:
         with plain_ctrl_c():
             commands: Commands = importlib.import_module(f"{package}.commands").COMMANDS

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from diy_core.arguments import (
     EXIT_BAD_INPUT,
-    EXIT_INTERRUPTED,
     ArgumentParser,
     Version,
     in_shell_words,
     positive,
 )
+from diy_core.ctrl_c import end_by_signals
 from diy_core.disk import described
 from diy_core.errors import CheckpointError
 from diy_core.notes import add_strict, notes_of_command
@@ -23,6 +23,7 @@ from diy_core.requirements import missing, require
 from diy_core.shell import command
 from diy_core.system.places import place
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
+from diy_core.system.stopping import Stop, leave
 from parity.check_kinds import DTYPES, chosen_kinds, require_supported
 from parity.checkpoint_commands import add_checkpoint_commands
 from parity.model_command import add_model_command
@@ -264,9 +265,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors of the input are one message and exit code 2."""
-    escape_what_cannot_be_shown()
     if argv is None:
+        end_by_signals()
         outlive_reader()
+    escape_what_cannot_be_shown()
     parser = build_parser()
     arguments = parser.parse_args(argv)
     what = f"parity {arguments.command}"
@@ -274,7 +276,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "both" in arguments:
             require(what, "torch", "jax", extra="all")
         require_targets(arguments)
-        with notes_of_command(strict=getattr(arguments, "strict", False)):
+        strict = getattr(arguments, "strict", False)
+        with Stop(for_good=argv is None), notes_of_command(strict=strict):
             result: int = arguments.run(arguments)
         return result
     except (CheckpointError, ValueError, OSError) as error:
@@ -285,9 +288,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(missing(what, error), file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print(f"{what}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as error:
+        return leave(what, error, for_good=argv is None)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from diy_core.system.leaving import clean_up, leave, left_aside
 from diy_core.system.mounts import mounts_at_or_below, refuse_mounts
 from diy_core.system.removing import remove_tree
 from diy_core.system.replacing import Replacement, in_the_way
+from diy_core.system.stopping import uninterrupted
 from diy_core.system.workplaces import Workplace, open_workplace
 
 __all__ = [
@@ -104,7 +105,9 @@ def _written(given: Path, path: Path, overwrite: bool) -> Iterator[Workplace]:
         stack.enter_context(_naming(path))
         stack.enter_context(naming_full_disks(path))
         try:
-            work = stack.enter_context(open_workplace(path))
+            with uninterrupted():
+                work = stack.enter_context(open_workplace(path))
+                stack.callback(leave, work)
         except PermissionError as error:
             raise CheckpointError(
                 given,
@@ -114,7 +117,6 @@ def _written(given: Path, path: Path, overwrite: bool) -> Iterator[Workplace]:
         except OSError as error:
             error.filename, error.filename2 = str(given), None
             raise
-        stack.callback(leave, work)
         stack.enter_context(naming(work.path, given))
         stack.enter_context(naming(work.new, given))
         stack.enter_context(naming_full_disks(path))
@@ -162,13 +164,14 @@ def remove_directory(path: Path) -> None:
         raise OSError(errno.EBUSY, f"a file system is mounted at {points[0]}", str(path))
     with contextlib.ExitStack() as stack:
         try:
-            work = stack.enter_context(open_workplace(path))
+            with uninterrupted():
+                work = stack.enter_context(open_workplace(path))
+                stack.callback(leave, work)
         except OSError as error:
             if error.errno not in FULL:
                 raise
             remove_tree(path)  # there is no room for another name, and there must be some
             return
-        stack.callback(leave, work)
         path.rename(work.new)
 
 

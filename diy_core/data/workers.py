@@ -20,6 +20,9 @@ from diy_core.data.shard_files import ShardFile
 from diy_core.data.shards import Reading, tokenise
 from diy_core.data.sources import Part
 from diy_core.notes import CheckpointNote
+from diy_core.system.stopping import STOPPING, code_of
+
+_OF_THE_SYSTEM = (signal.SIG_DFL, signal.SIG_IGN)
 
 
 def tokenise_all(
@@ -48,7 +51,9 @@ def tokenise_all(
         initargs=(tokenizer, reading),
     )
 
-    def leave() -> None:
+    def leave(number: int) -> None:
+        if number != signal.SIGINT:  # which others than people may send twice
+            return
         for worker in set(multiprocessing.active_children()) - others:
             worker.kill()
 
@@ -58,10 +63,11 @@ def tokenise_all(
         for i, future in futures.items():
             future.result()
             done(i)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         with _on_interrupt(leave):
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Python ends in peace
-            say("\nfinishing the shards in hand; Ctrl-C again leaves at once")
+            again = " again" if code_of(error) == 128 + signal.SIGINT else ""
+            say(f"\nfinishing the shards in hand; Ctrl-C{again} leaves at once")
             executor.shutdown(wait=True, cancel_futures=True)
         raise
     finally:
@@ -76,28 +82,32 @@ def _interrupts_held() -> Iterator[None]:
     Workers that are started in here inherit the mask. The parent's other threads may not have it,
     and a signal that one of them takes would reach Python all the same.
     """
-    received: list[bool] = []
+    received: list[int] = []
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with _on_interrupt(lambda: received.append(True)):
+        with _on_interrupt(received.append):
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if received:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(received[0])
 
 
 @contextlib.contextmanager
-def _on_interrupt(react: Callable[[], None]) -> Iterator[None]:
-    """What Ctrl-C does inside; only the main thread can say so, and only there it does anything."""
+def _on_interrupt(react: Callable[[int], None]) -> Iterator[None]:
+    """What Ctrl-C and its like do inside; only the main thread can say so, and hears of it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda number, frame: react())
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    answered = [number for number in STOPPING if before[number] not in (None, *_OF_THE_SYSTEM)]
+    for number in answered:
+        signal.signal(number, lambda number, frame: react(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        for number in answered:
+            signal.signal(number, before[number])
 
 
 _worker: tuple[Encoder, Documents]

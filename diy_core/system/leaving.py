@@ -12,6 +12,7 @@ from diy_core.standard_error import complain
 from diy_core.system.permissions import hand_on_entry
 from diy_core.system.renaming import sync, sync_tree
 from diy_core.system.snapshots import Snapshot, carry, remove_entries, snapshot
+from diy_core.system.stopping import uninterrupted
 from diy_core.system.workplaces import Workplace, abandoned, workplaces
 
 _ROUNDS = 10
@@ -76,6 +77,11 @@ def left_aside(target: Path) -> Path | None:
 
 def leave(work: Workplace) -> None:
     """Remove a workplace that is held; what of the old one nobody has then is restored or kept."""
+    with uninterrupted():
+        _leave(work)
+
+
+def _leave(work: Workplace) -> None:
     try:
         if os.path.lexists(work.old) and not os.path.lexists(work.target):
             work.old.rename(work.target)

@@ -18,6 +18,7 @@ from diy_core.system.mounts import refuse_mounts
 from diy_core.system.permissions import hand_on
 from diy_core.system.renaming import exchange, rename_new, sync, sync_tree
 from diy_core.system.snapshots import Snapshot, carry, first_change, snapshot
+from diy_core.system.stopping import uninterrupted
 from diy_core.system.workplaces import Workplace, workplaces
 
 _TRIES = 20  # so often may others move something there between a look and a move
@@ -77,6 +78,10 @@ class Replacement:
             CheckpointError: it is not to be replaced, or somebody changed it meanwhile.
         """
         sync_tree(self.folder)
+        with uninterrupted():
+            self._put_in_place()
+
+    def _put_in_place(self) -> None:
         new = identity(self.folder)
         self._note(new, self._work)
         for _ in range(_TRIES):
