@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,57 +28,77 @@ def handlers() -> Iterator[None]:
     assert [signal.getsignal(number) for number in STOPPING] == before
 
 
+def stopped_in(work: Callable[[], object]) -> Stopped:
+    """What ends work in which a signal arrives."""
+
+    def run() -> None:
+        with Stop():
+            work()
+
+    with pytest.raises(Stopped) as caught:
+        run()
+    return caught.value
+
+
 @pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_is_raised_and_what_was_begun_is_gone(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    with pytest.raises(Stopped) as caught, Stop(), atomic_directory(tmp_path / "out") as new:
-        (new / "half").write_text("x")
-        signal.raise_signal(number)
-    assert caught.value.number == number
+    def write() -> None:
+        with atomic_directory(tmp_path / "out") as new:
+            (new / "half").write_text("x")
+            signal.raise_signal(number)
+
+    assert stopped_in(write).number == number
     assert os.listdir(tmp_path) == []
 
 
 def test_what_a_library_made_of_it_is_still_a_signal() -> None:
-    with pytest.raises(Stopped) as caught, Stop():
+    def compute() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         except KeyboardInterrupt:
             raise RuntimeError("step failed") from None
-    assert caught.value.number == signal.SIGTERM
-    assert str(caught.value.__cause__) == "step failed"
+
+    error = stopped_in(compute)
+    assert (error.number, str(error.__cause__)) == (signal.SIGTERM, "step failed")
 
 
 def test_a_library_that_goes_on_is_left_at_the_end() -> None:
-    with pytest.raises(Stopped), Stop():
-        try:
+    def compute() -> None:
+        with contextlib.suppress(BaseException):
             signal.raise_signal(signal.SIGINT)
-        except BaseException:
-            pass
+
+    assert stopped_in(compute).number == signal.SIGINT
 
 
 def test_the_second_signal_leaves_the_clean_up_alone() -> None:
-    done = False
-    with pytest.raises(Stopped) as caught, Stop():
+    done = []
+
+    def work() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
             for number in STOPPING:  # as `timeout` does, or somebody who is in a hurry
                 signal.raise_signal(number)
-            done = True
+            done.append(True)
+
+    assert stopped_in(work).number == signal.SIGTERM
     assert done
-    assert caught.value.number == signal.SIGTERM
 
 
 def test_a_step_that_must_not_be_interrupted_ends_first() -> None:
     ended = []
-    with pytest.raises(Stopped), Stop():
+
+    def work() -> None:
         with uninterrupted():
             with uninterrupted():
                 signal.raise_signal(signal.SIGINT)
                 ended.append("inner")
             ended.append("outer")
         ended.append("after")
+
+    stopped_in(work)
     assert ended == ["inner", "outer"]
 
 
@@ -87,12 +108,14 @@ def test_one_that_is_lost_in_a_finalizer_comes_again() -> None:
             signal.raise_signal(signal.SIGINT)
             time.sleep(0)
 
-    with pytest.raises(Stopped), Stop():
+    def work() -> None:
         Finalized()
         gc.collect()
         for _ in range(1000):
             time.sleep(0.01)
         pytest.fail("it was lost")
+
+    assert stopped_in(work).number == signal.SIGINT
 
 
 def test_another_hook_hears_of_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
