@@ -127,7 +127,8 @@ class Encoder:
         else:
             listed, counted = encode_chat(self._tokenizer, document)
             ids = np.array(listed, dtype=np.uint32)
-        if ids.size and ids.max() >= self.vocab_size:
+        # Bytes are never beyond; to look costs as much as to encode a short text.
+        if self._tokenizer is not None and ids.size and ids.max() >= self.vocab_size:
             raise ValueError(
                 f"token id {ids.max()} is beyond vocab_size {self.vocab_size} of config.json: the "
                 "tokenizer and the model of this directory do not belong together"
@@ -157,7 +158,9 @@ class Encoder:
     def _encode_text(self, text: str) -> NDArray[np.uint32]:
         if self._tokenizer is None:
             content = np.frombuffer(as_utf8("text", text), dtype=np.uint8)
-            return np.append(content, np.uint32(END_TOKEN_ID)).astype(np.uint32)
+            encoded = np.empty(content.size + 1, np.uint32)
+            encoded[:-1], encoded[-1] = content, END_TOKEN_ID
+            return encoded
         ids = self._tokenizer.encode(text)
         if self.end_token_ids and (not ids or ids[-1] not in self.end_token_ids):
             ids.append(self.end_token_ids[0])

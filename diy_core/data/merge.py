@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.dtypes import as_bytes
 from diy_core.data import files
 from diy_core.data.files import DataError, counted
 from diy_core.data.shard_files import ShardFile
@@ -78,21 +81,23 @@ def _write(
     largest, longest = 0, 0
     dtype = files.token_dtype(description["vocab_size"])
     with ExitStack() as stack:
-        token_file = stack.enter_context((out / files.TOKENS).open("wb"))
-        document_file = stack.enter_context((out / files.DOCUMENTS).open("wb"))
-        counted_file = stack.enter_context((out / files.COUNTED).open("wb")) if chats else None
+        names = [files.TOKENS, files.DOCUMENTS, *([files.COUNTED] if chats else [])]
+        written = {name: stack.enter_context(_Summed(out / name)) for name in names}
         for ids, flags, lengths in _selected(shards, chosen):
-            token_file.write(ids.astype(files.DTYPES[dtype]).tobytes())
-            document_file.write((tokens + np.cumsum(lengths)).astype(files.ENDS).tobytes())
-            if counted_file is not None:
-                counted_file.write(flags.astype(files.FLAGS).tobytes())
+            ends = np.cumsum(lengths)
+            written[files.TOKENS].write(ids, files.DTYPES[dtype])
+            written[files.DOCUMENTS].write(tokens + ends, files.ENDS)
+            if chats:
+                every = np.ones(ids.size, files.FLAGS) if flags is None else flags
+                written[files.COUNTED].write(every, files.FLAGS)
             # The first token of a document is never predicted.
-            starts = np.cumsum(lengths) - lengths
-            counted += int(flags.sum() - flags[starts].sum())
+            if flags is None:
+                counted += ids.size - lengths.size
+            else:
+                counted += int(flags.sum() - flags[ends - lengths].sum())
             tokens, documents = tokens + ids.size, documents + lengths.size
             largest = max(largest, int(ids.max(initial=0)))
             longest = max(longest, int(lengths.max(initial=0)))
-    written = [files.TOKENS, files.DOCUMENTS, *([files.COUNTED] if chats else [])]
     values: dict[str, Any] = {
         "format": files.FORMAT,
         "dtype": dtype,
@@ -103,8 +108,8 @@ def _write(
         "longest_document": longest,
         **description,
         "files": {
-            name: {"bytes": (out / name).stat().st_size, "sha256": files.file_hash(out / name)}
-            for name in written
+            name: {"bytes": file.size, "sha256": file.digest.hexdigest()}
+            for name, file in written.items()
         },
     }
     text = json.dumps(_writable(values), indent=2, ensure_ascii=False) + "\n"
@@ -122,13 +127,42 @@ def _writable(value: Any) -> Any:
 
 def _selected(
     shards: Sequence[ShardFile], chosen: NDArray[np.bool_]
-) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.int64]]]:
-    """Of each shard: the tokens, flags and lengths of the documents that were chosen."""
+) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8] | None, NDArray[np.int64]]]:
+    """Of each shard: the tokens, flags (None: all count) and lengths of the chosen documents."""
     first = 0
     for file in shards:
         shard = file.load()
         here = chosen[first : first + shard.lengths.size]
         first += shard.lengths.size
+        flags = shard.counted if shard.counted.size else None
+        if here.all():  # as nearly always without validation: nothing is copied
+            yield shard.tokens, flags, shard.lengths
+            continue
         each = np.repeat(here, shard.lengths)
-        flags = shard.counted if shard.counted.size else np.ones(shard.tokens.size, files.FLAGS)
-        yield shard.tokens[each], flags[each], shard.lengths[here]
+        yield shard.tokens[each], None if flags is None else flags[each], shard.lengths[here]
+
+
+class _Summed:
+    """A new file, of which the size and the sum are known when it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.size, self.digest = 0, hashlib.sha256()
+        self._file = path.open("xb")
+
+    def __enter__(self) -> _Summed:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def write(self, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
+        """Append an array as that type."""
+        content = as_bytes(array.astype(dtype, copy=False))
+        self._file.write(content)
+        self.digest.update(content)
+        self.size += len(content)

@@ -42,6 +42,8 @@ def refuse_other_kinds(held: Mapping[str, Any]) -> None:
     Raises:
         ValueError: it is.
     """
+    if _OTHER_KINDS.isdisjoint(held):  # as nearly always, and quickly told
+        return
     # A number is something else, such as the count of rejected answers.
     texts = [name for name, value in held.items() if isinstance(value, (str, list, dict))]
     for name in (*PREFERENCES, STEPWISE):
@@ -143,6 +145,7 @@ def refuse_read_by_template(passed_over: Iterable[str], names: Collection[str]) 
         )
 
 
+_OTHER_KINDS = {*PREFERENCES, STEPWISE, KTO_TAG}
 _BESIDE = {*_MEDIA, *_WEIGHTS, *_FLAGS, *_MASKS}
 
 

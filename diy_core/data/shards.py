@@ -81,7 +81,8 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shar
             if ids.size:
                 rows.append(ids.astype(dtype))
                 flags.append(counted)
-                digest = hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=8).digest()
+                content = ids.astype("<u4", copy=False).data
+                digest = hashlib.blake2b(content, digest_size=8).digest()
                 hashes.append(int.from_bytes(digest, "little"))
     if unlearnt:
         raise _nothing_to_learn(unlearnt)
