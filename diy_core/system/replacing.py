@@ -121,7 +121,6 @@ class Replacement:
                 self._take_as_known(late)  # it came there in between
                 self._record(new, late)
             else:
-                self._before = before
                 self._refuse_changes(late)
         except CheckpointError:
             if old == self.folder:

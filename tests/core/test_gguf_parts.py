@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from diy_core import CheckpointError
+from diy_core.checkpoints.gguf_file import metadata_of, open_gguf
+from diy_core.checkpoints.gguf_parts import open_parts
 from diy_core.checkpoints.gguf_reader import GGUFReader
-from diy_core.checkpoints.gguf_writer import GGUFWriter
+from diy_core.checkpoints.gguf_writer import GGUFWriter, add_entry
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.checkpoints.transfer import transfer
 from tests.gguf_files import split
@@ -92,13 +94,32 @@ def test_a_whole_file_is_no_part(whole: Path) -> None:
         GGUFReader(parts[0])
 
 
-def rewritten(part: Path, *, tensors: int, extra: tuple[str, ...] = ()) -> None:
-    """A part with only its first tensors, and others by name."""
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_split_into_one_part_may_have_any_name(whole: Path, count: int) -> None:
+    rewritten(whole, tensors=100, **{"split.count": count, "split.no": 0})
+    assert metadata_of(open_gguf(whole))["split.count"] == count
+    found = open_parts(whole)
+    assert found.files == [whole]
+    assert len(found.tensors) == 20
+    assert not [key for key in found.metadata if key.startswith("split.")]
+
+
+@pytest.mark.parametrize("number", [3, "1", None])
+def test_a_part_without_a_number_in_its_range_is_refused(whole: Path, number: object) -> None:
+    parts = split(whole, "m.gguf")
+    rewritten(parts[1], tensors=8, **{"split.no": number})
+    words = rf"m-00002-of-00003\.gguf: split\.no is {number!r} and split\.count is 3"
+    with pytest.raises(CheckpointError, match=words):
+        GGUFReader(parts[1])
+
+
+def rewritten(part: Path, *, tensors: int, extra: tuple[str, ...] = (), **said: object) -> None:
+    """A part with only its first tensors, others by name, and other entries; None: left out."""
     source = gguf.GGUFReader(part)
     writer = gguf.GGUFWriter(part.with_name("new"), "llama")
-    for key, field in source.fields.items():
-        if key.startswith("split."):
-            writer.add_key_value(key, field.contents(), field.types[0])
+    entries = {key: field.contents() for key, field in source.fields.items() if "split." in key}
+    for key, value in (entries | said).items():
+        add_entry(writer, key, value)
     for tensor in source.tensors[:tensors]:
         writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)
     for name in extra:

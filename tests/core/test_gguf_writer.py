@@ -433,13 +433,23 @@ def test_what_is_odd_about_the_tokenizer_is_noted(tmp_path: Path) -> None:
     assert not (tmp_path / "strict.gguf").exists()
 
 
+CLEANS_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"split_special_tokens": True}, "split_special_tokens is true, which a GGUF file cannot"),
+        *(
+            (
+                {"mask_token": {"__type": "AddedToken", "content": "<|mask|>", flag: True}},
+                rf"the added token '<\|mask\|>' has {flag}, which a GGUF file cannot say",
+            )
+            for flag in ("lstrip", "rstrip", "single_word")
+        ),
         (
-            {"mask_token": {"__type": "AddedToken", "content": "<|mask|>", "lstrip": True}},
-            r"the added token '<\|mask\|>' has lstrip, which a GGUF file cannot say",
+            {"clean_up_tokenization_spaces": True, CLEANS_UP_BPE: True},
+            "clean_up_tokenization_spaces is forced, which a GGUF file cannot say",
         ),
         ({"tokenizer_class": "Qwen2Tokenizer"}, "without a normaliser"),
     ],

@@ -72,6 +72,28 @@ def test_what_has_no_namesake_is_as_closed_as_what_it_replaces(tmp_path: Path) -
     assert mode(model / "a/b") == 0o644
 
 
+def test_links_say_nothing_and_what_they_lead_to_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.touch()
+    precious.chmod(0o604)
+    model = write(tmp_path / "model", "config", "weights")
+    (model / "config").chmod(0o640)
+    with atomic_directory(model) as folder:
+        (folder / "config").symlink_to(precious)
+        (folder / "new").symlink_to(precious)
+    assert mode(precious) == 0o604
+    write(model, "config")
+    assert (mode(model / "config"), mode(precious)) == (0o644, 0o604)
+
+
+def test_a_file_in_the_place_of_a_folder_has_the_mode_of_a_file(tmp_path: Path) -> None:
+    model = write(tmp_path / "model", "a/b")
+    (model / "a/b").chmod(0o640)
+    (model / "a").chmod(0o750)
+    write(model, "a")
+    assert mode(model / "a") == 0o640
+
+
 def test_what_is_kept_does_not_close_what_is_new(tmp_path: Path) -> None:
     model = write(tmp_path / "model", "config", "diary")
     (model / "diary").chmod(0o600)

@@ -11,6 +11,7 @@ import pytest
 
 from diy_core.system import mounts
 from diy_core.system.removing import remove_tree
+from tests.other_user import root_alone, run_as_nobody
 from tests.torture.disks import name_space
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +132,19 @@ def test_mount_points_are_read_with_their_blanks(
     assert mounts.mount_points() == [Path("/a b\\c")]
     monkeypatch.setattr(mounts, "_MOUNTS", tmp_path / "none")
     assert mounts.mount_points() == []
+
+
+@root_alone
+def test_who_is_not_root_removes_what_its_owner_closed(folder_of_all: Path) -> None:
+    folder_of_all.chmod(0o777)
+    said = run_as_nobody(
+        "from diy_core.system.removing import remove_tree\n"
+        "for mode in (0, 0o500, 0o300, 0o600):\n"
+        "    (folder / 'tree/closed/inside').mkdir(parents=True)\n"
+        "    (folder / 'tree/closed/file').touch()\n"
+        "    (folder / 'tree/closed').chmod(mode)\n"
+        "    remove_tree(folder / 'tree')\n"
+        "    print(os.listdir(folder))",
+        folder_of_all,
+    )
+    assert said == "[]\n" * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from diy_core.checkpoints.atomic import (
 )
 from diy_core.system import leaving, renaming, replacing
 from diy_core.system.leaving import Moved, identity
+from diy_core.system.snapshots import snapshot
 from diy_core.system.workplaces import Workplace, open_workplace
 from tests.killed_writers import kill_between_moves
 from tests.other_user import root_alone, run_as_nobody
@@ -194,6 +196,134 @@ def test_of_writers_at_the_same_time_the_last_one_stays_with_what_others_added(
     assert read(model) == {"config": "first", "notes": "mine"}
 
 
+def test_of_writers_at_the_same_time_none_mixes_its_files_with_those_of_another(
+    model: Path,
+) -> None:
+    with atomic_directory(model) as first:
+        (first / "config").write_text("first")
+        with atomic_directory(model) as second:
+            (second / "config").write_text("second")
+            (second / "weights").write_text("second")
+    assert read(model) == {"config": "first"}
+
+
+@pytest.mark.parametrize("owner", [own, None])
+def test_of_writers_that_meet_in_the_last_moment_the_last_one_stays(
+    model: Path, monkeypatch: pytest.MonkeyPatch, owner: Callable[[str], bool] | None
+) -> None:
+    usual = Moved.write
+
+    def late(self: Moved, work: Workplace) -> None:
+        usual(self, work)
+        monkeypatch.setattr(Moved, "write", usual)
+        with atomic_directory(model, own=owner) as other:
+            (other / "weights").write_text("the other's")
+        assert read(model) == {"weights": "the other's"}
+
+    monkeypatch.setattr(Moved, "write", late)
+    with atomic_directory(model, own=owner) as new:
+        (new / "config").write_text("new")
+    assert read(model) == {"config": "new"}
+
+
+def test_a_writer_knows_what_another_has_just_put_there(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before that one could tell it."""
+    usual, second = replacing.sync, contextlib.ExitStack()
+
+    def look(path: Path) -> None:
+        monkeypatch.setattr(replacing, "sync", usual)
+        usual(path)
+        assert read(model) == {"config": "first"}
+        second.close()
+
+    new = second.enter_context(atomic_directory(model, own=own))
+    (new / "weights").write_text("second")
+    monkeypatch.setattr(replacing, "sync", look)
+    with atomic_directory(model, own=own) as first:
+        (first / "config").write_text("first")
+    assert read(model) == {"weights": "second"}
+
+
+def test_a_writer_that_comes_between_two_moves_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renaming, "_rename", lambda old, new, how: False)
+    path, usual = tmp_path / "model", Path.rename
+    path.mkdir()
+    (path / "config").write_text("old")
+
+    def rename(self: Path, target: Path) -> Path:
+        moved = usual(self, target)
+        if self == path:
+            monkeypatch.setattr(Path, "rename", usual)
+            with atomic_directory(path) as other:
+                (other / "weights").write_text("the other's")
+        return moved
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with atomic_directory(path) as new:
+        (new / "config").write_text("new")
+    assert read(tmp_path) == {"model/config": "new"}
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_change_in_the_last_moment_of_what_another_writer_put_there_is_found(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Moved.write
+
+    def late(self: Moved, work: Workplace) -> None:
+        usual(self, work)
+        (model / "config").write_text("mine")
+
+    def write() -> None:
+        with atomic_directory(model, own=own) as first:
+            (first / "config").write_text("first")
+            with atomic_directory(model, own=own) as second:
+                (second / "config").write_text("second")
+            monkeypatch.setattr(Moved, "write", late)
+
+    with pytest.raises(CheckpointError, match="config: was changed or added by somebody else"):
+        write()
+    assert read(model) == {"config": "mine"}
+
+
+def test_a_file_is_replaced_in_one_step_where_names_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renaming, "_rename", lambda old, new, how: False)
+    file, usual, moved = tmp_path / "model.gguf", Path.rename, []
+    file.write_text("old")
+
+    def rename(self: Path, target: Path) -> Path:
+        moved.append(self)
+        return usual(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with atomic_file(file) as new:
+        new.write_text("new")
+    assert file not in moved
+    assert (file.read_text(), os.listdir(tmp_path)) == ("new", ["model.gguf"])
+
+
+def test_what_is_kept_is_there_from_the_first_moment(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model / "README").write_text("mine")
+    usual, seen = replacing.sync, []
+
+    def look(path: Path) -> None:
+        seen.append(read(model))
+        usual(path)
+
+    monkeypatch.setattr(replacing, "sync", look)
+    with atomic_directory(model, own=own) as new:
+        (new / "config").write_text("new")
+    assert seen == [{"config": "new", "README": "mine"}]
+
+
 def test_a_directory_that_moved_aside_is_named_by_readers_and_restored_by_writers(
     tmp_path: Path,
 ) -> None:
@@ -222,10 +352,11 @@ def test_remains_whose_place_somebody_took_are_kept_and_named(
     (path / "config").write_text("old")
     with open_workplace(path) as work:  # killed between the moves
         work.new.mkdir()
-        Moved(identity(work.new), {"config": (0, 0, 0)}, {}).write(work)
+        Moved(identity(work.new), snapshot(path), {}).write(work)
         path.rename(work.old)
     path.mkdir()
     (path / "mine").write_text("years")
+    refuse_left_aside(path)  # somebody's is there
     recover(path)
     assert read(path) == {"mine": "years"}
     assert (work.old / "config").read_text() == "old"

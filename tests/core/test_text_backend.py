@@ -50,6 +50,7 @@ def model(**values):
             "names 'tokenizer.4.0.json', another",
         ),
         (PLAIN | {"added_tokens": {"<tool>": "400"}}, "must map tokens to ids, got '400'"),
+        (PLAIN | {"added_tokens": {"<tool>": True}}, "must map tokens to ids, got True"),
         (PLAIN | {"special_tokens_map": {"eos_token": {"text": "x"}}}, "eos_token must be a token"),
     ],
 )
@@ -254,6 +255,15 @@ def test_the_hash_covers_every_file_that_decides_about_ids(tmp_path):
     # The chat marks are the same tokens, whichever file has them.
     assert len(hashes) >= len(names) - 2
     assert tokenizer_hash(tmp_path / "1") == tokenizer_hash(tmp_path / "3")
+
+
+def test_the_hash_says_whether_special_tokens_are_split(tmp_path):
+    hashes = set()
+    for split in (True, False):
+        (folder := tmp_path / str(split)).mkdir()
+        files = changed(tokenizer_class="GPT2Tokenizer", split_special_tokens=split)
+        hashes.add(tokenizer_hash(write(folder, files)))
+    assert len(hashes) == 2
 
 
 def test_bytes_with_a_token_more_are_not_bytes(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from diy_core.errors import CheckpointError
 from diy_core.training.allowed_changes import Allowed
 from diy_core.training.config import OptimizerConfig
 from diy_core.training.options import parse
-from diy_core.training.sealing import made_anew, place_in_data, require_same_model
+from diy_core.training.sealing import (
+    made_anew,
+    newest_seal,
+    place_in_data,
+    require_same_model,
+    seal_of,
+)
 from diy_core.training.starting import train_config
 from diy_core.training.state import Position
 from tests.core.training_fake import FakeStore, Runner, assemble
@@ -177,3 +184,60 @@ def test_a_model_of_another_config_is_refused_where_it_is_read(tmp_path: Path) -
         f"{tmp_path}/model/config.json: rms_norm_eps is 0.1, and was 1e-06 when checkpoint 10 was "
         "made: put that back"
     )
+
+
+def test_the_newest_checkpoint_that_can_be_read_says_what_it_was_made_with(tmp_path: Path) -> None:
+    seals = {
+        step: {"config": {"step": step}, "model": {}, "changes": []} | dict.fromkeys(SUMS)
+        for step in (5, 9, 12)
+    }
+    for step, seal in seals.items():
+        (tmp_path / f"{step:08d}").mkdir()
+        position = Position(seed=0, made_with=None if step == 5 else seal)
+        text = json.dumps(position.to_json(), sort_keys=True)
+        sealed = {"position": json.loads(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        (tmp_path / f"{step:08d}/position.json").write_text(json.dumps(sealed))
+    assert newest_seal(tmp_path, [5, 9, 12]) == (tmp_path / "00000012", seals[12])
+    (tmp_path / "00000012/position.json").write_text("{}")
+    assert newest_seal(tmp_path, [5, 9, 12]) == (tmp_path / "00000009", seals[9])
+    assert newest_seal(tmp_path, [5, 12]) is None
+
+
+SUMS = ("tokenizer", "data", "validation")
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ({"train": "builtin:pydoc"}, [None, "data", None]),
+        ({"train": "builtin:pydoc", "validation": 0.1}, [None, "data", "data/validation"]),
+        ({"train": "x.txt", "validation": "y.txt"}, [None, "data", "validation"]),
+        ({"train": "before"}, [None, "before", None]),
+        ({"train": "before", "validation": True}, [None, "before", "before/validation"]),
+        ({"train": "x.txt", "validation": "before"}, [None, "data", "before"]),
+        ({"train": "before", "validation": "empty"}, [None, "before", "validation"]),
+    ],
+)
+def test_the_tokens_that_a_run_takes_are_those_that_are_sealed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    data: dict[str, Any],
+    found: list[str | None],
+) -> None:
+    """Those that it keeps, and of what was prepared before those that lie there."""
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    sums = {}
+    for name in ("run/data", "run/data/validation", "run/validation", "before/validation", "empty"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("run/data", "run/data/validation", "run/validation", "before/validation"):
+        (tmp_path / name / "data.json").write_text(json.dumps(name))
+        sums[name.removeprefix("run/")] = hashlib.sha256(json.dumps(name).encode()).hexdigest()
+    (tmp_path / "before/data.json").write_text("{}")
+    sums["before"] = hashlib.sha256(b"{}").hexdigest()
+    (run / "model").mkdir()
+    (run / "model/config.json").write_text('{"hidden_size": 8}')
+    seal = seal_of(run, {"seed": 3, "run_dir": "run", "data": data})
+    assert [seal[name] for name in SUMS] == [name and sums[name] for name in found]
+    assert seal["config"] == {"seed": 3, "data": data}
+    assert seal["model"] == {"hidden_size": 8}

@@ -11,6 +11,7 @@ import pytest
 
 import diy_jax
 from diy_jax.loss import cross_entropy
+from diy_jax.unseen import wrong_rows
 from tests.jax_twin.build import build
 from tests.oracles import tiny
 
@@ -79,6 +80,18 @@ def test_a_cache_at_an_impossible_place_is_nan(positions: tuple[int, int]) -> No
     logits = _compiled(input_ids=IDS[:, :1], past_key_values=cache)
     assert np.isfinite(logits[0]).all()
     assert np.isnan(logits[1]).all()
+
+
+@pytest.mark.parametrize(("has_cache", "wrong"), [(False, [2, 3, 5, 6]), (True, [2, 3, 6])])
+def test_ids_and_lengths_are_wrong_from_the_first_beyond_their_range(
+    has_cache: bool, wrong: list[int]
+) -> None:
+    ids = jnp.array([[0, 22], [22, 0], [-1, 0], [0, 23], [0, 0], [0, 0], [0, 0]])
+    lengths = jnp.array([1, 2, 2, 2, 2, 0, 3])
+    found = jax.jit(lambda ids, lengths: wrong_rows(ids, lengths, None, has_cache, CONFIG))(
+        ids, lengths
+    )
+    assert np.flatnonzero(found).tolist() == wrong
 
 
 @pytest.mark.parametrize("label", [-1, 23, 2**31 - 1, -101])

@@ -11,6 +11,7 @@ import torch
 
 import diy_torch
 from diy_torch.loss import cross_entropy
+from diy_torch.unseen import wrong_rows
 from tests.oracles import tiny
 from tests.torch_twin.build import build
 
@@ -90,6 +91,19 @@ def test_a_cache_at_an_impossible_place_is_nan(positions: tuple[int, int]) -> No
     logits = _compiled(input_ids=IDS[:, :1], past_key_values=cache)
     assert logits[0].isfinite().all()
     assert logits[1].isnan().all()
+
+
+@pytest.mark.parametrize(("has_cache", "wrong"), [(False, [2, 3, 5, 6]), (True, [2, 3, 6])])
+def test_ids_and_lengths_are_wrong_from_the_first_beyond_their_range(
+    has_cache: bool, wrong: list[int]
+) -> None:
+    """Asked of the rows alone: an embedding on a CPU refuses ids that it has no row for."""
+    ids = torch.tensor([[0, 22], [22, 0], [-1, 0], [0, 23], [0, 0], [0, 0], [0, 0]])
+    lengths = torch.tensor([1, 2, 2, 2, 2, 0, 3])
+    with mock.patch("torch.compiler.is_compiling", return_value=True):
+        found = wrong_rows(ids, lengths, None, has_cache, CONFIG)
+    assert found is not None
+    assert found.nonzero()[:, 0].tolist() == wrong
 
 
 @pytest.mark.parametrize("label", [-1, 23, 2**40, -101])
