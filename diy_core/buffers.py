@@ -80,7 +80,7 @@ def find_buffers(found: Shapes, wanted: Iterable[str], values: Pieces) -> Buffer
     """
     rotary = [name for name in found if _ROTARY.fullmatch(name)]
     rest = {name: shape for name, shape in found.items() if name not in {*rotary}}
-    # A bias of one dimension is added to something, and is no mask.
+    # A mask has at least two dimensions; a `bias` of one is added to something.
     masks = {n: s for n, s in rest.items() if _MASK.fullmatch(n) and (len(s) > 1 or 0 in s)}
     causal = {name for name, shape in masks.items() if _is_causal(shape, values(name))}
     ours = {bias[2] for name in wanted if (bias := _BIAS.fullmatch(name))}
@@ -137,7 +137,7 @@ def _reach(so_far: tuple[float, float], piece: NDArray[Any]) -> tuple[float, flo
 
 
 def _real(piece: NDArray[Any]) -> NDArray[np.float64]:
-    """The values as numbers; complex ones, which no mask and no bias has, are none."""
+    """The values as float64; NaN for complex ones, which neither a mask nor a bias has."""
     if np.iscomplexobj(piece):
         return np.full(piece.shape, np.nan)
     return piece.astype(np.float64)

@@ -24,7 +24,7 @@ def check_input_ids(shape: Sequence[int], dtype: str, values: Values, config: DI
     """Token ids are integers (B, S) in 0 .. vocab_size - 1, S at most `max_position_embeddings`.
 
     Raises:
-        ValueError: anything else; unchecked, Flax answers NaN or wraps around in silence.
+        ValueError: anything else; unchecked, Flax silently answers NaN or wraps around.
     """
     shape = tuple(shape)
     if not is_integer(dtype):
@@ -158,7 +158,7 @@ def check_labels(values: Values, vocab_size: int) -> None:
     """Labels are token ids in 0 .. vocab_size - 1, or -100 where nothing is counted.
 
     Raises:
-        ValueError: any other label; unchecked, some devices wrap around or answer NaN in silence.
+        ValueError: any other label; unchecked, some devices silently wrap around or answer NaN.
     """
     if values is None:
         return

@@ -107,7 +107,7 @@ def to_array(array: NDArray[Any], dtype: Any = None) -> jax.Array:
     """A numpy array as a JAX array with memory of its own, of the given dtype or its own.
 
     Raises:
-        ValueError: float64 is asked for and JAX has it switched off; it would cut it in silence.
+        ValueError: float64 is asked for and JAX has it switched off; it would silently cut it.
     """
     wanted = np.dtype(array.dtype if dtype is None else dtype)
     if wanted == np.float64 and not jax.config.read("jax_enable_x64"):

@@ -167,9 +167,9 @@ def prepare_segments(segment_ids: Any, ids: Array, cached: bool) -> Array | None
     """
     if segment_ids is None:
         return None
-    if not isinstance(segment_ids, jax.Array):
-        segment_ids = renumbered(as_host_array("segment_ids", segment_ids))
-    segments = as_array("segment_ids", segment_ids)
+    segments = segment_ids
+    if not isinstance(segments, jax.Array):
+        segments = signed(renumbered(as_host_array("segment_ids", segments)))
     validate.check_segment_ids(segments.shape, dtype_name(segments.dtype), ids.shape, cached)
     return jnp.asarray(segments)
 

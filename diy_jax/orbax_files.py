@@ -36,7 +36,7 @@ def save_tree(path: Path, parts: Iterable[Any]) -> None:
     Raises:
         OSError: the disk is full, ...
     """
-    path = path.absolute()  # Orbax finds nothing at a relative path, in silence
+    path = path.absolute()  # Orbax silently finds nothing at a relative path
     with without_reports(), plain_errors(path), settled(path.parent), context():
         for part in parts:
             ocp.partial.save(path, part)
@@ -46,12 +46,12 @@ def save_tree(path: Path, parts: Iterable[Any]) -> None:
 def load_tree(path: Path, layout: Any) -> Any:
     """The arrays of a nested dict of `Stored`, as numpy, each in the dtype of its `Stored`.
 
-    Orbax casts in silence what is of another dtype: whoever reads compares with a sum.
+    Orbax silently casts what is of another dtype: whoever reads compares with a sum.
 
     Raises:
         CheckpointError: Orbax cannot read them.
     """
-    path = path.absolute()  # Orbax finds nothing at a relative path, in silence
+    path = path.absolute()  # Orbax silently finds nothing at a relative path
     wanted: dict[tuple[str, ...], Any] = {
         (kind, name): np.empty(stored.shape, stored.dtype)
         for kind, leaves in layout.items()

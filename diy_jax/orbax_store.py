@@ -78,7 +78,7 @@ class OrbaxReader(Reader):
         refuse_left_aside(path)
         if not path.is_dir():
             raise CheckpointError(path, "is no Orbax checkpoint: it is not a directory")
-        whole = path.absolute()  # Orbax finds nothing at a relative path, in silence
+        whole = path.absolute()  # Orbax silently finds nothing at a relative path
         with naming(whole, path):
             self._location = locate(whole)
             self._side = config_directory(whole, config)
@@ -128,7 +128,7 @@ class OrbaxReader(Reader):
         unreadable = as_unreadable(self.path, self._location.advice)
         # Orbax reads in many threads, and what they free would stay in the heap of each.
         with unreadable, READING, returning_buffers(), without_reports(), context():
-            # As numpy in the dtype of the file: Orbax would cast to another one in silence.
+            # As numpy in the dtype of the file: Orbax would silently cast to another one.
             wanted = {
                 path: np.empty(self._tensors[name].flax_shape, self.stored[name].dtype)
                 for name, path in paths.items()

@@ -9,7 +9,6 @@ Shapes: B batch, S sequence of this call, D hidden.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -54,11 +53,10 @@ def wrong_rows(
 
 
 def spoil(
-    wrong: Bool[Array, " B"] | None, hidden: Float[Array, "B S D"], presents: Sequence[object]
+    wrong: Bool[Array, " B"] | None, hidden: Float[Array, "B S D"], presents: Presents
 ) -> tuple[Float[Array, "B S D"], Presents]:
     """NaN for hidden states of wrong rows, and a position that no later call can continue from."""
-    layers: Presents = list(presents)  # type: ignore[arg-type]
     if wrong is None:
-        return hidden, layers
+        return hidden, presents
     hidden = jnp.where(wrong[:, None, None], jnp.asarray(math.nan, hidden.dtype), hidden)
-    return hidden, [layer and (layer[0], jnp.where(wrong, WRONG, layer[1])) for layer in layers]
+    return hidden, [layer and (layer[0], jnp.where(wrong, WRONG, layer[1])) for layer in presents]

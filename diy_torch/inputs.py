@@ -169,9 +169,9 @@ def prepare_segments(segment_ids: Any, ids: Tensor, cached: bool) -> Tensor | No
     """
     if segment_ids is None:
         return None
-    if not isinstance(segment_ids, Tensor):
-        segment_ids = renumbered(as_host_array("segment_ids", segment_ids))
-    segments = as_tensor("segment_ids", segment_ids)
+    segments = segment_ids
+    if not isinstance(segments, Tensor):
+        segments = torch.as_tensor(signed(renumbered(as_host_array("segment_ids", segments))))
     validate.check_segment_ids(segments.shape, dtype_name(segments.dtype), ids.shape, cached)
     return segments.to(ids.device)
 

@@ -9,7 +9,6 @@ Shapes: B batch, S sequence of this call, D hidden.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,11 +54,10 @@ def wrong_rows(
 
 
 def spoil(
-    wrong: Bool[Tensor, " B"] | None, hidden: Float[Tensor, "B S D"], presents: Sequence[object]
+    wrong: Bool[Tensor, " B"] | None, hidden: Float[Tensor, "B S D"], presents: Presents
 ) -> tuple[Float[Tensor, "B S D"], Presents]:
     """NaN for hidden states of wrong rows, and a position that no later call can continue from."""
-    layers: Presents = list(presents)  # type: ignore[arg-type]
     if wrong is None:
-        return hidden, layers
+        return hidden, presents
     hidden = hidden.masked_fill(wrong[:, None, None], math.nan)
-    return hidden, [layer and (layer[0], torch.where(wrong, WRONG, layer[1])) for layer in layers]
+    return hidden, [layer and (layer[0], torch.where(wrong, WRONG, layer[1])) for layer in presents]

@@ -17,14 +17,14 @@ from diy_core.arguments import (
 )
 from diy_core.ctrl_c import end_by_signals
 from diy_core.disk import described
-from diy_core.errors import CheckpointError
+from diy_core.errors import CheckpointError, listed
 from diy_core.notes import add_strict, notes_of_command
 from diy_core.requirements import missing, require
 from diy_core.shell import command
 from diy_core.system.places import place
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
 from diy_core.system.stopping import Stop, leave
-from parity.check_kinds import DTYPES, chosen_kinds, require_supported
+from parity.check_kinds import DTYPES, KINDS, chosen_kinds, require_supported
 from parity.checkpoint_commands import add_checkpoint_commands
 from parity.model_command import add_model_command
 from parity.progress import spinner
@@ -48,8 +48,9 @@ def build_parser() -> ArgumentParser:
         "check",
         help="prove that both twins compute the same from one model",
         description="Load one checkpoint into both twins and compare logits, every "
-        "module's output, every gradient, ragged and chunked cached decoding, gradients through "
-        "the cache, the optimizers and 100 steps of training: in float64 to 1e-12 (gradients "
+        "module's output, every gradient, ragged and chunked cached decoding, packed documents, "
+        "tokens as far out as the model goes, gradients through the cache, the optimizers and 100 "
+        "steps of training: in float64 to 1e-12 (gradients "
         "1e-10, trained parameters 1e-9), in float32 and bfloat16 by each twin's rounding error. "
         "Exits with 1 if a check fails, with 2 if the model cannot be loaded.",
     )
@@ -69,8 +70,7 @@ def build_parser() -> ArgumentParser:
     check.add_argument(
         "--checks",
         metavar="NAME,...",
-        help="make these alone, of logits, blocks, gradients, decode, chunked, ragged, "
-        "cache-gradients, optimizer and training (default: all; the last three only for small "
+        help=f"make these alone, of {listed(KINDS)} (default: all; the last three only for small "
         "models)",
     )
     check.add_argument(
@@ -177,7 +177,9 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
             with unchanged_sources(model):
                 found = check.check_model(model, device, dtypes, plan, progress)
                 identity = certificate.identify(model) if arguments.report else None
-            console.print(report.table(found.checks, f"{arguments.model} on {device.name}"))
+            console.print(
+                report.table(found.checks, f"{arguments.model} on {device.name}", console)
+            )
             checks = found.checks
             if identity is not None:
                 proven = [certificate.Proven(arguments.model, identity, plan, found)]
@@ -185,7 +187,7 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
             progress("16 small random models")
             for one in sweep.check_small_models(arguments.device, dtypes, plan):
                 title = f"{one.name} weights, on {device.name}"
-                console.print(report.table(one.result.checks, title))
+                console.print(report.table(one.result.checks, title, console))
                 checks += [
                     dataclasses.replace(line, name=f"{one.name}/{line.name}")
                     for line in one.result.checks

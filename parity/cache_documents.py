@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
+from parity.batch import Batch
 from parity.decoding import Decoding
-from parity.pair import Batch
 
 ORDER = ("key", "value")
 _STD = 1.0  # of the keys and values of a prefix

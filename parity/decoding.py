@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 import diy_jax
 import diy_torch
 from diy_core.config import DIYConfig
-from parity.pair import Batch, Pair
+from parity.batch import Batch
+from parity.pair import Pair
 
 Chunk = tuple[NDArray[np.int32], NDArray[np.int32]]
 

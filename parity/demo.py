@@ -81,7 +81,7 @@ def demo(
     checks.append(_answer(source, tokenizer, prompt, max_new_tokens, device, console))
 
     console.print()
-    console.print(report.table(checks, "What was proven"))
+    console.print(report.table(checks, "What was proven", console))
     report.verdict(checks, console)
     record = out / "check.json"
     report.write_json(str(record), report.as_json(checks, describe(device)))

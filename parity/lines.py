@@ -7,7 +7,6 @@ the errors of both twins against that truth over one another, see `parity.compar
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Set
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parity.batch import Batch
 from parity.compare import Check, Tensors, ratio, rounding, worst_tensor
 from parity.metrics import (
     Agreement,
@@ -27,7 +27,7 @@ from parity.metrics import (
     position_errors,
     tensor_error,
 )
-from parity.pair import LOGITS, Batch, Observation
+from parity.pair import LOGITS, Observation
 from parity.training import Run
 
 ACTIVATION_BOUND = 1e-12
@@ -37,10 +37,15 @@ TRAINING_BOUND = 1e-9
 Logits = NDArray[np.float64]
 
 
-def provable(name: str, dtype: str, device: str, make: Callable[[], Check]) -> Check:
-    """A line, or one that failed since it could prove nothing; the others are then still made."""
+def provable(
+    name: str, dtype: str, device: str, make: Callable[..., Check], /, *arguments: Any, **more: Any
+) -> Check:
+    """A line as `make(*arguments, **more)` has it, or one that failed, having nothing to go by.
+
+    So the other lines are made even then.
+    """
     try:
-        return make()
+        return make(*arguments, **more)
     except NothingProven as error:
         return Check(name, dtype, device, 0, math.inf, ACTIVATION_BOUND, False, str(error))
 
@@ -52,8 +57,8 @@ def same(
     checks = []
     for name, (expected, found) in _tensors_of([truth, other], wanted).items():
         bound = GRADIENT_BOUND if name == "gradients" else ACTIVATION_BOUND
-        make = functools.partial(worst_tensor, name, expected, found, bound, "float64", device)
-        check = provable(name, "float64", device, make)
+        line = name, "float64", device
+        check = provable(*line, worst_tensor, name, expected, found, bound, "float64", device)
         if name == "logits" and check.compared:
             check = _with_agreement(check, batch.place, truth.logits, {"flax": other.logits})
         checks.append(check)
@@ -72,10 +77,8 @@ def same_rounding(
     checks = []
     for name, sides in _tensors_of(list(seen), wanted).items():
         pool: Pool = pooled_gradients if name == "gradients" else pooled_outputs
-        make = functools.partial(
-            rounding, name, *sides, dtype=dtype, device=device, control=control, pool=pool
-        )
-        check = provable(name, dtype, device, make)
+        more = {"dtype": dtype, "device": device, "control": control, "pool": pool}
+        check = provable(name, dtype, device, rounding, name, *sides, **more)
         if name == "logits" and check.compared:
             truth, one, other = (side.logits for side in seen)
             check = _with_agreement(check, batch.place, truth, {"torch": one, "flax": other})
@@ -116,16 +119,12 @@ def through_cache(
     name: str, truth: Tensors, found: Mapping[str, Tensors], device: str
 ) -> list[Check]:
     """Float64: gradients that went through a cache in each twin, the worst tensor of each."""
-    return [
-        provable(
-            *(f"{name} {twin}", "float64", device),
-            functools.partial(
-                worst_tensor,
-                *(f"{name} {twin}", truth, grads, GRADIENT_BOUND, "float64", device, twin),
-            ),
-        )
-        for twin, grads in found.items()
-    ]
+    checks = []
+    for twin, grads in found.items():
+        line = f"{name} {twin}", "float64", device
+        tensors = truth, grads, GRADIENT_BOUND
+        checks.append(provable(*line, worst_tensor, line[0], *tensors, *line[1:], twin))
+    return checks
 
 
 def decode_rounding(

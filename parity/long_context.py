@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 import diy_torch
 from diy_core.config import DIYConfig
 from diy_torch.checkpoint import to_numpy
-from parity.pair import Batch, Pair
+from parity.batch import Batch
+from parity.pair import Pair
 
 _STEP = 4  # tokens of a call
 _FIRST = 256  # the first position that is looked at; others are twice as far, each time

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_torch.checkpoint import to_numpy
-from parity.pair import Batch, Pair
+from parity.batch import Batch
+from parity.pair import Pair
 
 
 @dataclasses.dataclass(frozen=True)

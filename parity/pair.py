@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, flax_module_path, tensors
 from diy_core.memory import trim
 from diy_torch.checkpoint import to_numpy
+from parity.batch import Batch
 from parity.environment import TORCH_DTYPES, Device
 
 EMBEDDING = "model.embed_tokens"
@@ -61,43 +62,6 @@ class Observation:
     def logits(self) -> NDArray[Any]:
         """The logits, (tokens, V)."""
         return self.activations[LOGITS]
-
-
-@dataclasses.dataclass
-class Batch:
-    """Token ids (B, S), right-padded, and the valid length of each row (B,)."""
-
-    ids: NDArray[np.int32]
-    lengths: NDArray[np.int32]
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """True at the tokens, (B, S)."""
-        columns: NDArray[np.bool_] = np.arange(self.ids.shape[1])[None, :] < self.lengths[:, None]
-        return columns
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The next token of each position, -1 where there is none, (B, S)."""
-        labels = np.full(self.ids.shape, -1, np.int64)
-        labels[:, :-1] = np.where(self.valid[:, 1:], self.ids[:, 1:], -1)
-        return labels
-
-    def rows(self) -> Iterator[Batch]:
-        """Each row as a batch of its own, without padding."""
-        for row, length in enumerate(self.lengths):
-            yield Batch(self.ids[row : row + 1, :length], self.lengths[row : row + 1])
-
-    @property
-    def reach(self) -> str:
-        """How many rows, and the positions of their tokens, in words."""
-        rows = "1 row" if len(self.lengths) == 1 else f"{len(self.lengths)} rows"
-        return f"{rows}, 0-{int(self.lengths.max()) - 1}"
-
-    def place(self, index: int) -> str:
-        """The row and position of the index-th valid token."""
-        row, position = np.argwhere(self.valid)[index]
-        return f"row {row}, position {position}"
 
 
 class Pair:

@@ -12,8 +12,8 @@ from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
 from parity.adamw import Recipe
+from parity.batch import Batch
 from parity.check_kinds import KINDS
-from parity.pair import Batch
 
 _LARGE = 20_000_000  # parameters: from here on less is compared, so that a check takes minutes
 _SLOW = ("cache-gradients", "optimizer", "training")

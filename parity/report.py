@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +16,9 @@ from diy_core.checkpoints.atomic import atomic_file
 from diy_core.system.places import is_stream, place
 from diy_core.utf8 import writable
 from parity.compare import Check, passed
+
+_REACH = 20  # characters: the least width of its column
+_ENDLESS = 10_000
 
 
 def as_json(checks: Sequence[Check], environment: dict[str, Any]) -> dict[str, Any]:
@@ -57,44 +61,74 @@ def write_json(target: str, record: dict[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def table(checks: Sequence[Check], title: str) -> Table:
+def table(checks: Sequence[Check], title: str, console: Console) -> Table:
     """The checks as a table for a terminal; a failed one names the first place past its bound.
 
     What a check reached is said in rows and the positions of their tokens, documents or steps.
-    The column of controls is there where a check has one.
+    Controls are there where a check has one. In a narrow window, two lines of text make one row.
     """
-    result = Table(title=title, title_justify="left", title_style="bold")
+    result = _in_one_line(checks)
+    endless = console.options.update(width=_ENDLESS)  # or the window would be all it asks for
+    if console.measure(result, options=endless).minimum > console.width:
+        result = _in_two_lines(checks)
+    result.title, result.title_justify, result.title_style = title, "left", "bold"
+    failed = [check for check in checks if not check.passed]
+    result.caption_justify = "left"
+    result.caption = "\n".join(
+        f"{check.name}, {check.dtype}: first past the bound at {check.where or 'the outputs'}"
+        for check in failed
+    )
+    return result
+
+
+def _in_one_line(checks: Sequence[Check]) -> Table:
+    result = Table()
     controlled = any(check.control is not None for check in checks)
-    for column, justify in (
-        ("check", "left"),
-        ("dtype", "left"),
-        ("compared", "right"),
-        ("reach (positions)", "left"),
-        ("measured", "right"),
-        ("bound", "right"),
-        *([("control", "right")] if controlled else []),
-        ("", "left"),
-    ):
-        folds = column == "reach (positions)"  # so that in a narrow window nothing is cut
-        result.add_column(column, justify=justify, no_wrap=not folds)  # type: ignore[arg-type]
+    for column in ("check", "dtype"):
+        result.add_column(column, no_wrap=True)
+    result.add_column("compared", justify="right", no_wrap=True)
+    result.add_column("reach (positions)", min_width=_REACH)
+    for column in ("measured", "bound", *(["control"] if controlled else [])):
+        result.add_column(column, justify="right", no_wrap=True)
+    result.add_column("", no_wrap=True)
     for check in checks:
-        verdict = "[green]ok[/green]" if check.passed else "[bold red]FAILED[/bold red]"
-        control = "" if check.control is None else f"{check.control:.1e}"
+        numbers = [number(check.value, check.bound), number(check.bound, check.bound)]
+        controls = [_control(check)] if controlled else []
+        counted = f"{check.compared:,}"
+        row = check.name, check.dtype, counted, check.reach, *numbers, *controls
+        result.add_row(*row, _verdict_of(check))
+    return result
+
+
+def _in_two_lines(checks: Sequence[Check]) -> Table:
+    """What a check reached stands below its name, and its control below its bound."""
+    result = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    controlled = any(check.control is not None for check in checks)
+    result.add_column("check\nreach (positions)")
+    result.add_column("dtype", no_wrap=True)
+    result.add_column("compared", justify="right", no_wrap=True)
+    result.add_column("measured", justify="right", no_wrap=True)
+    result.add_column("bound\ncontrol" if controlled else "bound", justify="right", no_wrap=True)
+    result.add_column("", no_wrap=True)
+    for check in checks:
+        bound = number(check.bound, check.bound)
         result.add_row(
-            check.name,
+            f"{check.name}\n[dim]{check.reach}[/dim]" if check.reach else check.name,
             check.dtype,
             f"{check.compared:,}",
-            check.reach,
             number(check.value, check.bound),
-            number(check.bound, check.bound),
-            *([control] if controlled else []),
-            verdict,
+            bound if check.control is None else f"{bound}\n[dim]{_control(check)}[/dim]",
+            _verdict_of(check),
         )
-    for check in checks:
-        if not check.passed:
-            result.caption = f"{result.caption or ''}{check.name}, {check.dtype}: first past the "
-            result.caption += f"bound at {check.where or 'the outputs'}\n"
     return result
+
+
+def _control(check: Check) -> str:
+    return "" if check.control is None else f"{check.control:.1e}"
+
+
+def _verdict_of(check: Check) -> str:
+    return "[green]ok[/green]" if check.passed else "[bold red]FAILED[/bold red]"
 
 
 def number(value: float, bound: float) -> str:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from diy_core.mapping import flatten, tensors, unflatten
 from diy_torch.checkpoint import to_numpy
 from parity.adamw import Recipe, optax_adamw, torch_adamw
-from parity.pair import Batch, Pair, flax_cross_entropy, torch_cross_entropy
+from parity.batch import Batch
+from parity.pair import Pair, flax_cross_entropy, torch_cross_entropy
 
 _FOLLOWERS = 4
 

@@ -24,7 +24,7 @@ _AHEAD = 1 << 20  # bytes that are read at a time
 
 
 class _StrictReader(gguf.GGUFReader):
-    """GGUFReader, which reads beyond the end of a file in silence, made to say so.
+    """A GGUFReader that reports a read past the end of the file; the original silently goes on.
 
     It maps the file, and a mapped file that becomes shorter kills the process that looks at it. So
     its metadata are read here, as far as they go, and its tensors elsewhere.

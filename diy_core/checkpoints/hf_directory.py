@@ -145,7 +145,7 @@ class HFReader(Reader):
 
 
 def require_directory(path: str | Path) -> None:
-    """Raise where `path` is no model's directory.
+    """Raise where `path` is not a directory that holds a model.
 
     Raises:
         CheckpointError: it is a file, it does not exist, or it is of another kind.

@@ -45,8 +45,9 @@ def open_with(
         options: for the reader.
 
     Raises:
-        CheckpointError: it is no checkpoint, of another kind, or damaged, or another kind than
-            Orbax was given a config; the message says what it is and what to do.
+        CheckpointError: it is not a checkpoint, is of a kind without a reader, or is damaged; or a
+            config was given for a kind other than Orbax. The message says what it is and what
+            to do.
     """
     path = as_path(path)
     kind = kind_of(path)
@@ -66,7 +67,7 @@ def tokenizer_of(path: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint of any kind.
 
     Raises:
-        CheckpointError: it is no checkpoint, it has no tokenizer, or one that cannot be read.
+        CheckpointError: it is not a checkpoint, it has no tokenizer, or one that cannot be read.
     """
     path = Path(path)
     kind = kind_of(path)

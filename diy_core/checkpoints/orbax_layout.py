@@ -179,7 +179,7 @@ def _has_all(step: Path) -> bool:
 
 
 def _on_newer(path: Path, chosen: Path, number: int) -> list[str]:
-    """A note on directories called as newer steps are that are no finished ones."""
+    """A note on a directory that is named like a newer step but was never finished."""
     prefix = chosen.name.rstrip("0123456789")
     newer = [
         (int(step[1]), item)
@@ -191,7 +191,7 @@ def _on_newer(path: Path, chosen: Path, number: int) -> list[str]:
     if not newer:
         return []
     _, last = max(newer)
-    return [f"{last} was passed over: it is called as a newer step, and is none that was finished"]
+    return [f"{last} was passed over: it is named like a newer step, but was never finished"]
 
 
 def _choose(path: Path, items: list[str]) -> Location:
@@ -229,14 +229,14 @@ def _items(path: Path) -> list[str]:
 
 
 def _is_step(path: Path) -> bool:
-    """A tree that is a checkpoint by itself and is called as a step is."""
+    """A tree that is a checkpoint by itself and is named like a step."""
     return is_there(path / _CHECKPOINT) and _STEP.fullmatch(path.name) is not None
 
 
 def _steps(path: Path) -> dict[int, Path]:
     """The finished steps in a directory, by number.
 
-    Where renaming is no single step, as in cloud storage, Orbax marks what is finished.
+    Where a rename is not atomic, as in cloud storage, Orbax marks the steps that are finished.
     """
     steps = {
         int(step[1]): item

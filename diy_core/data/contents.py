@@ -196,12 +196,12 @@ class _Pieces:
                 return stream
             zeros += len(piece)
             if zeros > _MOST_ZEROS:
-                raise _TooManyZeros(f"more than {_MOST_ZEROS} zeros stand behind a stream")
+                raise _TooManyZeros(f"more than {_MOST_ZEROS} zeros follow a stream")
         return b""
 
 
 class _TooManyZeros(Exception):
-    """What stands behind a stream is no filling of a block, but a file of holes."""
+    """More zeros follow a compressed stream than padding explains: the file is full of holes."""
 
 
 class _Gzip:

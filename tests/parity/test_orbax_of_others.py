@@ -200,7 +200,7 @@ def test_a_newer_step_that_was_not_finished_is_noted(tmp_path: Path, config: Pat
     reader = OrbaxReader(path, config=config)
     assert same(dict(reader.read_all()), weights())
     assert reader.notes == [
-        f"{path / '2'} was passed over: it is called as a newer step, and is none that was finished"
+        f"{path / '2'} was passed over: it is named like a newer step, but was never finished"
     ]
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parity.batch import Batch
 from parity.environment import Device, exact
-from parity.pair import Batch, Observation, Pair
+from parity.pair import Observation, Pair
 from parity.random_models import small_configs, write_random_model
 
 

@@ -17,9 +17,9 @@ BAD = Check("blocks", "float64", "cpu", 10, 0.5, 1e-12, False, "model.norm")
 TRAINED = Check("training", "float32", "cpu", 100, 1.25, 2.0, True, "step 3", control=3e-9)
 
 
-def printed(*checks: Check) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(table(checks, "a title"))
+def printed(*checks: Check, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table(checks, "a title", console))
     verdict(checks, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return str(text)
@@ -40,6 +40,23 @@ def test_a_failure_names_where() -> None:
     assert "FAILED" in text
     assert "blocks, float64: first past the bound at model.norm" in text
     assert "differ: 1 of 2 checks failed, first blocks in float64 at model.norm" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_nothing_is_cut_in_a_window_of_usual_width(width: int) -> None:
+    far = dataclasses.replace(GOOD, name="context flax", reach="1 row, 24 of 0-8191, 30 layers")
+    most = dataclasses.replace(
+        BAD, name="cache-gradients prefix torch", compared=134_515_008, reach="2 rows, 0-39"
+    )
+    text = printed(far, most, TRAINED, width=width)
+    assert "\u2026" not in text  # the ellipsis of a cell that was cut
+    parts = [far.name, most.name, "134,515,008", most.reach, "FAILED", "3.0e-09", "1.25 x"]
+    assert all(part in text for part in parts)
+    assert all(len(line) <= width for line in text.splitlines())
+    lines = [line.replace("│", " ").split() for line in text.splitlines()]
+    where = next(n for n, line in enumerate(lines) if line[:2] == ["context", "flax"])
+    if width == 80:  # what it reached stands below the name
+        assert lines[where + 1] == far.reach.split()
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from parity.adamw import Recipe
+from parity.batch import Batch
 from parity.certificate import Identity, Proven, make
 from parity.check import Plan, Result
 from parity.compare import Check, worst_tensor
 from parity.environment import choose_device, describe
 from parity.lines import same_positions
-from parity.pair import Batch
 from parity.report_page import render, write_report
 from parity.series import Curve
 

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from parity.batch import Batch
 from parity.compare import worst_tensor
 from parity.metrics import relative_l2
-from parity.pair import Batch
 from parity.series import Curve, layer_curves, layer_name, loss_curves, position_curve, worst_of
 
 
