@@ -62,10 +62,13 @@ def save(
 ) -> None:
     """Write config and params as a Hugging Face directory, a tensor at a time.
 
+    What the params hold besides the model's weights is left out, with a note.
+
     Raises:
         CheckpointError: params that are not those of this config.
     """
-    flat = given_weights(params, model.config)
+    notes: list[str] = []
+    flat = given_weights(params, model.config, left_out=notes)
     by_name = {tensor.hf: tensor for tensor in tensors(model.config)}
     stored = {
         name: Stored(tensor.shape, np.dtype(flat[tensor.flax].dtype))
@@ -75,8 +78,10 @@ def save(
     def fetch(name: str) -> NDArray[Any]:
         return by_name[name].to_flax.inverse(to_numpy(flat[by_name[name].flax]))
 
+    refuse("params", notes)  # before anything is written, where notes are refused
     source = MemoryReader(str(path), model.config, stored, fetch)
     transfer(source, functools.partial(HFWriter, path, max_shard_size=max_shard_size), verify=False)
+    settle("params", notes, stacklevel=4)
 
 
 def build_params(named: Iterable[tuple[Tensor, NDArray[Any]]], dtype: Any) -> dict[str, Any]:

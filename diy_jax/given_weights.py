@@ -54,7 +54,11 @@ def plain_weights(weights: Any) -> dict[str, Any]:
 
 
 def given_weights(
-    weights: Any, config: DIYConfig, notes: list[str] | None = None
+    weights: Any,
+    config: DIYConfig,
+    notes: list[str] | None = None,
+    *,
+    left_out: list[str] | None = None,
 ) -> dict[tuple[str, ...], Any]:
     """The params of a config by their paths, out of anything that `plain_weights` takes.
 
@@ -64,6 +68,7 @@ def given_weights(
         weights: anything that `plain_weights` takes.
         config: of the model.
         notes: is given a sentence for each thing that was not as usual.
+        left_out: is given those about what is left out, which `notes` gets where this is None.
 
     Raises:
         CheckpointError: of `plain_weights`; or params missing, extra or misshapen, all at once; or
@@ -74,7 +79,8 @@ def given_weights(
     flat, said = _matching({p: leaf for p, leaf in found.items() if p not in idle}, config)
     if notes is not None:
         notes += said
-        notes += [note_on_biases(["/".join(path) for path in idle])] if idle else []
+    if (left_out := notes if left_out is None else left_out) is not None and idle:
+        left_out.append(note_on_biases(["/".join(path) for path in idle]))
     if wrong := {path: f for path, leaf in flat.items() if (f := fault_of_dtype(leaf.dtype))}:
         faults = [f"parameter {'/'.join(path)} {fault}" for path, fault in wrong.items()]
         raise CheckpointError("params", faults)

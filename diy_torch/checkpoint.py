@@ -54,17 +54,22 @@ def load(
 def save(model: DIYForCausalLM, path: str | Path, max_shard_size: int = MAX_SHARD_SIZE) -> None:
     """Write config and weights as a Hugging Face directory, a tensor at a time.
 
+    What the model holds besides its weights is left out, with a note.
+
     Raises:
         CheckpointError: weights that are not those of the config.
     """
-    weights = given_weights(model, model.config)
+    notes: list[str] = []
+    weights = given_weights(model, model.config, left_out=notes)
     named = {tensor.hf: weights[tensor.torch] for tensor in tensors(model.config)}
     stored = {
         name: Stored(tuple(tensor.shape), to_numpy(tensor.new_empty(0)).dtype)
         for name, tensor in named.items()
     }
+    refuse("state_dict", notes)  # before anything is written, where notes are refused
     source = MemoryReader(str(path), model.config, stored, lambda name: to_numpy(named[name]))
     transfer(source, functools.partial(HFWriter, path, max_shard_size=max_shard_size), verify=False)
+    settle("state_dict", notes, stacklevel=4)
 
 
 def assign_weights(

@@ -49,7 +49,11 @@ def plain_weights(weights: Any) -> dict[str, Tensor]:
 
 
 def given_weights(
-    weights: Any, config: DIYConfig, notes: list[str] | None = None
+    weights: Any,
+    config: DIYConfig,
+    notes: list[str] | None = None,
+    *,
+    left_out: list[str] | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of a config by their names in the PyTorch twin, detached.
 
@@ -59,6 +63,7 @@ def given_weights(
         weights: anything that `plain_weights` takes.
         config: of the model.
         notes: is given a sentence for each thing that was not as usual.
+        left_out: is given those about what is left out, which `notes` gets where this is None.
 
     Raises:
         CheckpointError: of `plain_weights`; or tensors missing, extra or misshapen, or a tied head
@@ -80,7 +85,8 @@ def given_weights(
         raise CheckpointError("state_dict", faults)
     if notes is not None:
         notes += reading.notes
-        notes += notes_on_dropped(reading.buffers, shapes, config, values)
+    if (left_out := notes if left_out is None else left_out) is not None:
+        left_out += notes_on_dropped(reading.buffers, shapes, config, values)
     weights = {t.torch: found[reading.names[t.torch]].detach() for t in tensors(config)}
     if wrong := {name: f for name, w in weights.items() if (f := fault_of_dtype(w.dtype))}:
         raise CheckpointError("state_dict", [f"tensor {n} {fault}" for n, fault in wrong.items()])
