@@ -46,7 +46,7 @@ from tests.torture.sources import ODD, put_odd
 SECONDS, NBYTES, CHARACTERS = 10.0, 300 << 20, 50_000
 _HANGS = 60  # seconds, after which a case is killed
 _ROOM = 4 << 30  # bytes that a case may take before the system refuses more
-_ODD_SHARE = 0.12
+_ODD_SHARE, _WHOLE_SHARE = 0.12, 0.2
 _SHOWN = 3000  # characters of what a case that falls short printed
 
 
@@ -152,8 +152,12 @@ class Case:
         self.what = f"{self.odd or 'damaged'} {self.name}, {self.reading}"
 
     def damage(self, path: Path) -> None:
-        """Damage a file of the thing at `path`."""
+        """Damage a file of the thing at `path`; what is no file may be in place of all of it."""
         file = self.draw.choice(files_of(path, self.target.pattern))
+        if self.odd and path.is_dir() and self.draw.random() < _WHOLE_SHARE:
+            shutil.rmtree(path)
+            path.touch()
+            file = path
         if self.odd:
             put_odd(file, self.odd)
         else:
