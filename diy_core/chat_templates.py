@@ -103,7 +103,8 @@ def choose(
         if not isinstance(wanted, str) or not _JINJA.search(wanted):
             there = f"{where} has {_listed(templates)}" if templates else f"{where} has none"
             raise ValueError(
-                f"chat_template {wanted!r} is no Jinja template and the name of none: {there}"
+                f"chat_template ({wanted!r}) is neither a Jinja template nor the name of one: "
+                f"{there}"
             )
         return wanted, "the chat template that was given"
     if not templates:

@@ -80,7 +80,7 @@ def _add_export(commands: Any) -> None:
     )
     export.add_argument("run", metavar="RUN", help="the directory of the run")
     export.add_argument(
-        "--step", type=int, metavar="N", help="of the checkpoint (default: the newest)"
+        "--step", type=int, metavar="N", help="the step of the checkpoint (default: the newest)"
     )
     export.add_argument("--out", required=True, metavar="DIR", help="the directory to write")
     export.add_argument("--overwrite", action="store_true", help="replace a model at DIR")

@@ -28,14 +28,18 @@ def add_data(commands: Any) -> None:
     )
     data.add_argument("--out", required=True, metavar="DIR", help="the directory to write")
     data.add_argument(
-        "--tokenizer", required=True, metavar="DIR", help="a Hugging Face directory, or bytes"
+        "--tokenizer",
+        required=True,
+        metavar="DIR",
+        help="a Hugging Face directory, or bytes (256 values and a few marks)",
     )
     data.add_argument(
         "--validation",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of the documents for DIR/validation, such as 0.01 (default: none)",
+        help="the share of the documents that is held out, in DIR/validation, such as 0.01 "
+        "(default: none)",
     )
     data.add_argument(
         "--separator",
@@ -50,7 +54,10 @@ def add_data(commands: Any) -> None:
         "conversations, or prompt and completion, whichever a record holds)",
     )
     data.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one for each CPU)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that tokenise (default: one for each CPU)",
     )
     data.add_argument("--overwrite", action="store_true", help="replace prepared data at DIR")
     data.add_argument(

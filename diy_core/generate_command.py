@@ -40,7 +40,8 @@ def add_generate(commands: Any, devices: str) -> None:
     generate.add_argument(
         "prompt",
         metavar="PROMPT",
-        help="- reads it from standard input, without the line break at its end",
+        help="the text to continue; - reads it from standard input, without the line break at its "
+        "end",
     )
     generate.add_argument("--chat", action="store_true", help="answer PROMPT as a chat")
     generate.add_argument(
@@ -59,7 +60,7 @@ def add_generate(commands: Any, devices: str) -> None:
         "--dtype",
         default="float32",
         choices=DTYPES,
-        help="of weights and computation (default: float32)",
+        help="what weights are kept and computed in (default: float32)",
     )
     generate.add_argument("--device", help=f"{devices} (default: what the framework takes first)")
     generate.add_argument(

@@ -128,7 +128,7 @@ def _add_switch(commands: argparse._SubParsersAction[ArgumentParser]) -> None:
     switch.add_argument("source", metavar="RUN", help="the directory of a run")
     switch.add_argument("destination", metavar="NEW_RUN", help="the directory to write")
     switch.add_argument(
-        "--step", type=int, metavar="N", help="of the checkpoint (default: the newest)"
+        "--step", type=int, metavar="N", help="the step of the checkpoint (default: the newest)"
     )
     switch.set_defaults(run=_switch, both=True)
 

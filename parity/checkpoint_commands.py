@@ -18,7 +18,7 @@ EXIT_DIFFERENT = 1
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SMALLEST = 10**6  # bytes that a number without a unit may mean
 _KINDS = ("hf", "orbax", "gguf")
-_STEP = "of the checkpoint, for a training run (default: the newest)"
+_STEP = "the step of the checkpoint, for a training run (default: the newest)"
 _JSON = "write a record here; - is stdout, which then has nothing else"
 
 

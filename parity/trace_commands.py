@@ -43,7 +43,11 @@ def add_trace_commands(
         help="of weights and computation (default: float64, where no rounding hides a fault)",
     )
     trace.add_argument(
-        "--tokens", type=int, default=64, metavar="N", help="of the prompt (default: 64)"
+        "--tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="the length of the prompt, in tokens (default: 64)",
     )
     trace.add_argument("--no-backward", action="store_true", help="leave gradients out")
     trace.add_argument("--jit", action="store_true", help="run the Flax twin compiled")

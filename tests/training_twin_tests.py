@@ -164,7 +164,7 @@ class RunTests(Twin):
         for inside in (".", "model", "../whole/x"):
             with pytest.raises(ValueError, match="lies inside the run"):
                 export(runs.store, runs.folder / "whole", None, runs.folder / "whole" / inside)
-        with pytest.raises(CheckpointError, match="no checkpoint of step 7; there are 6, 12, "):
+        with pytest.raises(CheckpointError, match="no checkpoint of step 7, only of 6, 12, "):
             export(runs.store, runs.folder / "whole", 7, runs.folder / "other")
         with pytest.raises(
             CheckpointError, match="does not exist: give the directory of a training run"

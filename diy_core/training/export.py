@@ -41,7 +41,7 @@ def find_checkpoint(run: str | Path, step: int | None) -> Path:
         raise CheckpointError(run, _what_it_is(Path(run)))
     if step is not None and step not in steps:
         listed = ", ".join(map(str, steps))
-        raise CheckpointError(run, f"has no checkpoint of step {step}; there are {listed}")
+        raise CheckpointError(run, f"has no checkpoint of step {step}, only of {listed}")
     return checkpoint_path(folder, steps[-1] if step is None else step)
 
 

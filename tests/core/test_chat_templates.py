@@ -356,8 +356,11 @@ for _ in range(sys.getrecursionlimit()):
         ({"documents": ["a"]}, "documents must be a list of objects"),
         ({"documents": {"title": "a"}}, "documents must be a list of objects"),
         *(({"documents": value}, "documents must be a list of objects") for value in ("", {}, 5)),
-        ({"chat_template": "tools"}, "'tools' is no Jinja template .* has 'default', 'rag', 'tool"),
-        ({"chat_template": ""}, "'' is no Jinja template"),
+        (
+            {"chat_template": "tools"},
+            "'tools'\\) is neither a Jinja template .* has 'default', 'rag', 'tool",
+        ),
+        ({"chat_template": ""}, "''\\) is neither a Jinja template"),
         ({"tokenize": False}, "tokenize is an argument of transformers' apply_chat_template"),
         ({"padding": True}, "padding is an argument"),
         ({"style": Tool()}, "style holds Tool"),

@@ -75,7 +75,7 @@ def test_reading_changes_nothing(tmp_path: Path, twin: str) -> None:
     before = snapshot(run)
     found = RunCheckpoint.open(run, None)
     found.read(list(found.stored))
-    with pytest.raises(CheckpointError, match="has no checkpoint of step 8; there are 4"):
+    with pytest.raises(CheckpointError, match="has no checkpoint of step 8, only of 4"):
         RunCheckpoint.open(run, 8)
     with pytest.raises(CheckpointError, match="has no checkpoint of step 9"):
         RunCheckpoint.open(run, 9)

@@ -157,7 +157,7 @@ def test_the_newest_that_both_have_or_the_one_that_is_named(tmp_path: Path) -> N
     assert steps(one, other, step=2) == [2, 2]
     assert steps(one / "checkpoints" / "00000002", other) == [2, 2]
     assert steps(one / "checkpoints" / "00000006", other / "checkpoints" / "00000008") == [6, 8]
-    with pytest.raises(CheckpointError, match="other: has no checkpoint of step 6; there are 2"):
+    with pytest.raises(CheckpointError, match="other: has no checkpoint of step 6, only of 2"):
         diff_runs(one / "checkpoints" / "00000006", other)
     for run in (one, other):
         for step in (2, 4):

@@ -168,8 +168,8 @@ def test_what_cannot_be_read(tmp_path: Path, capsys: Capture) -> None:
             [run, "--config", run],
             f"--config is of an Orbax checkpoint, and {run} is a training run",
         ),
-        ([run, "--step", 5], "has no checkpoint of step 5; there are 4"),
-        ([run / "checkpoints" / "00000005"], "has no checkpoint of step 5; there are 4"),
+        ([run, "--step", 5], "has no checkpoint of step 5, only of 4"),
+        ([run / "checkpoints" / "00000005"], "has no checkpoint of step 5, only of 4"),
         ([run / "model"], "is a training run and not a model"),
         ([tmp_path, "--step", 4], f"--step is of training runs, and {tmp_path} is none"),
     ):

@@ -239,7 +239,7 @@ def test_what_cannot_be_compared(capsys: Capture) -> None:
     for words, message in (
         (["one", "empty"], "empty: is a training run that has saved no checkpoint yet: it saves"),
         (["one", "other"], "00000004/position.json: is damaged"),
-        (["one", "one", "--step", "5"], "one: has no checkpoint of step 5; there are 4"),
+        (["one", "one", "--step", "5"], "one: has no checkpoint of step 5, only of 4"),
         (["one", "nowhere"], "nowhere: does not exist"),
         (["nowhere", "nowhere", "--step", "5"], "--step is of training runs: neither A nor B is"),
         (["one", "one", "--config", "one"], "--config is of an Orbax checkpoint, and both A and B"),

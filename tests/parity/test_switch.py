@@ -98,7 +98,7 @@ def test_what_cannot_be_switched_is_refused(
     )
     assert not (folder / "nowhere").exists()
     assert main(["switch", run, new, "--step", "1"]) == 2
-    assert "has no checkpoint of step 1; there are 2" in capsys.readouterr().err
+    assert "has no checkpoint of step 1, only of 2" in capsys.readouterr().err
     assert main(["switch", run, run]) == 2
     assert "exists already" in capsys.readouterr().err
     shutil.copytree(run, folder / "damaged")
