@@ -41,6 +41,10 @@ class CheckpointError(ValueError):
             shown.append(f"  - and {len(self.faults) - self._SHOWN} more")
         super().__init__("\n".join([f"{where}: {len(self.faults)} faults", *shown]))
 
+    def __reduce__(self) -> tuple[type[CheckpointError], tuple[object, list[str]]]:
+        """How it comes from another process: its message alone would not make it."""
+        return type(self), (self.where, self.faults)
+
     def rename(self, old: str, new: str) -> None:
         """Call a place by another name, wherever it is named."""
         where = str(self.where)

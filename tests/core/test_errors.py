@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 
 from diy_core import CheckpointError
+from diy_core.data import DataError
 from diy_core.errors import naming
 
 
@@ -48,3 +50,11 @@ def test_a_temporary_place_is_called_what_it_stands_for() -> None:
     with pytest.raises(CheckpointError) as other, naming(temporary, given):
         raise CheckpointError(Path("/elsewhere"), "is broken")
     assert other.value.where == Path("/elsewhere")
+
+
+@pytest.mark.parametrize("kind", [CheckpointError, DataError])
+def test_an_error_comes_whole_from_another_process(kind: type[CheckpointError]) -> None:
+    error = kind(Path("/model"), [f"fault {i}" for i in range(30)])
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert (copy.where, copy.faults, str(copy)) == (error.where, error.faults, str(error))
