@@ -12,7 +12,7 @@ import importlib
 import lzma
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -69,9 +69,13 @@ class Contents:
 
     The packed file that was read last stays open: stretches that follow one another in it are read
     in one pass, however many there are.
+
+    Attributes:
+        unpacked: stretches of packed files that another process has unpacked, by path and start.
     """
 
     def __init__(self) -> None:
+        self.unpacked: Mapping[tuple[str, int], bytes] = {}
         self._path: str | None = None
         self._blocks: Iterator[bytes] = iter(())
         self._at = 0  # where `_left` begins
@@ -83,7 +87,9 @@ class Contents:
         Raises:
             DataError: it cannot be read, or the bytes are others than before.
         """
-        content = self._unpacked(path, start, stop) if form_of(path).packing else None
+        content = self.unpacked.get((path, start))
+        if content is None and form_of(path).packing:
+            content = self._unpacked(path, start, stop)
         if content is None:
             with _naming_faults(path), open_regular(path) as file:
                 file.seek(start)

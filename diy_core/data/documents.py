@@ -99,6 +99,7 @@ class Documents:
 
     Attributes:
         counts: of all that was read.
+        contents: that parts are read from.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Documents:
         self.counts = Counts()
         self._separator, self._field = separator, field
         self._template_names = template_names
-        self._contents, self._tables = Contents(), Tables()
+        self.contents, self._tables = Contents(), Tables()
 
     def read(self, part: Part) -> Iterator[tuple[str, Document]]:
         """The documents of a part in order, as (place, document); white space alone is left out.
@@ -165,7 +166,7 @@ class Documents:
             at += len(line) + 1
 
     def _content(self, part: Part) -> bytes:
-        return self._contents.read(part.path, part.start, part.stop, part.sha256)
+        return self.contents.read(part.path, part.start, part.stop, part.sha256)
 
     def _rows(self, part: Part) -> Iterator[tuple[str, Document]]:
         file = self._tables.open(part.path, part.identity)

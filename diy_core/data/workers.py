@@ -1,4 +1,8 @@
-"""Shards tokenised by several processes. Ctrl-C lets each finish its own; a second one does not."""
+"""Shards tokenised by several processes. Ctrl-C lets each finish its own; a second one does not.
+
+A packed file can only be unpacked from its beginning. One that makes several shards is unpacked
+here, once, and its stretches are sent to whichever process is free.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,24 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
+from diy_core.data.contents import Contents
 from diy_core.data.documents import Documents
 from diy_core.data.encoding import Encoder
+from diy_core.data.files import DataError
+from diy_core.data.forms import form_of
 from diy_core.data.shard_files import ShardFile
 from diy_core.data.shards import Reading, tokenise
 from diy_core.data.sources import Part
 from diy_core.notes import CheckpointNote
 from diy_core.system.stopping import STOPPING, code_of
 
+_AHEAD = 2  # shards for each worker that are handed out: what is unpacked lies in memory
+_Unpacked = Mapping[tuple[str, int], bytes]
 _OF_THE_SYSTEM = (signal.SIG_DFL, signal.SIG_IGN)
 
 
@@ -57,12 +67,28 @@ def tokenise_all(
         for worker in set(multiprocessing.active_children()) - others:
             worker.kill()
 
+    def finish_first() -> None:
+        i, future = pending.popleft()
+        future.result()
+        done(i)
+
+    unpacker = _Unpacker([parts for _, parts in shards.values()])
+    pending: deque[tuple[int, Future[None]]] = deque()
     try:
-        with _interrupts_held():
-            futures = {i: executor.submit(_work, *work) for i, work in shards.items()}
-        for i, future in futures.items():
-            future.result()
-            done(i)
+        for i, (file, parts) in shards.items():
+            try:
+                unpacked = unpacker.unpack(parts)
+            except DataError as error:
+                failed: Future[None] = Future()  # raised in its turn: the first fault is
+                failed.set_exception(error)
+                pending.append((i, failed))
+                break
+            with _interrupts_held():
+                pending.append((i, executor.submit(_work, file, parts, unpacked)))
+            if len(pending) >= _AHEAD * workers:
+                finish_first()
+        while pending:
+            finish_first()
     except KeyboardInterrupt as error:
         with _on_interrupt(leave):
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Python ends in peace
@@ -73,6 +99,30 @@ def tokenise_all(
     finally:
         with _on_interrupt(leave):  # after a fault too, the shards at hand are finished and kept
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+class _Unpacker:
+    """Unpacks the files that several shards need, each once, as long as shards come in order."""
+
+    def __init__(self, shards: Sequence[Sequence[Part]]) -> None:
+        needed = Counter(path for parts in shards for path in {part.path for part in parts})
+        often = (path for path, shards in needed.items() if shards > 1)
+        self._shared = {path for path in often if form_of(path).packing}
+        self._contents = Contents()
+
+    def unpack(self, parts: Sequence[Part]) -> _Unpacked:
+        """The stretches of these files that a shard is made of.
+
+        Raises:
+            DataError: of `Contents.read`.
+        """
+        return {
+            (part.path, part.start): self._contents.read(
+                part.path, part.start, part.stop, part.sha256
+            )
+            for part in parts
+            if part.path in self._shared
+        }
 
 
 @contextlib.contextmanager
@@ -131,5 +181,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(file: ShardFile, parts: Sequence[Part]) -> None:
-    file.save(tokenise(parts, *_worker))
+def _work(file: ShardFile, parts: Sequence[Part], unpacked: _Unpacked) -> None:
+    encoder, reader = _worker
+    reader.contents.unpacked = unpacked
+    file.save(tokenise(parts, encoder, reader))

@@ -13,7 +13,7 @@ import lzma
 import os
 import struct
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diy_core.data import DataError, prepare
+from diy_core.data import DataError, preparation, prepare
 from diy_core.data import contents as reading
 from diy_core.data import sources as cutting
 from diy_core.data.contents import Contents, blocks
@@ -109,6 +109,64 @@ def test_a_packed_file_goes_on_with_the_shards_that_are_missing(
     data = prepare(source, out, tokenizer="bytes")
     assert set(made) == set(shards) - set(kept)
     assert files(data.path) == files(expected.path)
+
+
+@pytest.mark.parametrize(("ending", "workers"), [(".zst", 1), (".gz", 2), (".bz2", 3)])
+def test_a_packed_file_is_unpacked_twice_however_many_workers_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, workers: int
+) -> None:
+    # Once to be cut, and once for all workers: none of them finds it, as its folder is renamed
+    # as soon as it is open for the second time.
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 2000)
+    content = "".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(900)).encode()
+    folder, away = tmp_path / "there", tmp_path / "away"
+    folder.mkdir()
+    source = folder / f"a.jsonl{ending}"
+    source.write_bytes(PACKERS[ending](content))
+    opened: list[str] = []
+
+    def blocks_of(path: str, *digest: Any) -> Iterator[bytes]:
+        opened.append(path)
+        stream = blocks(path, *digest)
+        if len(opened) > 1:
+            yield next(stream)
+            folder.rename(away)
+        yield from stream
+
+    def require_unchanged(*arguments: Any) -> None:
+        away.rename(folder)
+        compare(*arguments)
+
+    compare = preparation._require_unchanged
+    for module in (reading, cutting):
+        monkeypatch.setattr(module, "blocks", blocks_of)
+    monkeypatch.setattr(preparation, "_require_unchanged", require_unchanged)
+    data = prepare(source, tmp_path / "out", tokenizer="bytes", workers=workers)
+    assert opened == [str(source)] * 2
+    assert texts(data) == [f"document {i}" for i in range(900)]
+
+
+def test_of_faults_in_a_packed_file_the_first_is_told_by_several_workers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 100)
+    lines = ['{"text": }', *(json.dumps({"text": f"document {i}"}) for i in range(60))]
+    source = tmp_path / "a.jsonl.gz"
+    source.write_bytes(gzip.compress("\n".join(lines).encode()))
+    plan = preparation.plan
+
+    def plan_and_change(*arguments: Any) -> Any:
+        made = plan(*arguments)
+        source.write_bytes(gzip.compress("\n".join([*lines[:20], "{}"]).encode()))
+        return made
+
+    monkeypatch.setattr(preparation, "plan", plan_and_change)
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz, line 1: is no JSON"):
+        prepare(source, tmp_path / "out", tokenizer="bytes", workers=2)
+    source.write_bytes(gzip.compress("\n".join(lines[1:]).encode()))
+    lines[0] = lines[1]
+    with pytest.raises(DataError, match=r"a.jsonl.gz: was changed or replaced while it was read"):
+        prepare(source, tmp_path / "out", tokenizer="bytes", workers=2)
 
 
 @EVERY
