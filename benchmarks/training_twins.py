@@ -22,9 +22,9 @@ import yaml
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.hf_writer import write_hf_directory
+from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
 from diy_core.first_weights import first_weights
-from diy_core.training.run_directory import checkpoint_path
 from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.training_store import TrainingStore as TorchStore
 

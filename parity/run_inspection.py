@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from diy_core.checkpoints.interface import GROUP, groups
+from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.checkpoints.transfer import Progress
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
-from diy_core.training.run_directory import checkpoint_path
 from diy_core.training.state import KINDS
 from parity.inspection import bytes_on_disk, tensor_table
 from parity.run_checkpoint import GoneError, RunCheckpoint, config_of, place_of_run, steps_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from diy_core.checkpoints.atomic import atomic_directory
-from diy_core.checkpoints.training_run import FORMS, form_of
+from diy_core.checkpoints.training_run import FORMS, checkpoint_path, form_of
 from diy_core.config import DIYConfig
 from diy_core.disk import room_for
 from diy_core.errors import CheckpointError
@@ -20,7 +20,7 @@ from diy_core.system.places import place
 from diy_core.training.checkpoint_files import Arrays, Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore
 from diy_core.training.export import find_checkpoint
-from diy_core.training.run_directory import RunDirectory, checkpoint_path, whole_checkpoints
+from diy_core.training.run_directory import RunDirectory, whole_checkpoints
 from diy_core.training.sealing import require_same_model
 from diy_core.training.state import Position
 from diy_jax.training_store import TrainingStore as JaxStore

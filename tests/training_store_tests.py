@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.system import workplaces
 from diy_core.training.checkpoint_store import CheckpointStore
-from diy_core.training.run_directory import checkpoint_path
 from diy_core.training.state import Position, state_shapes
 
 CONFIG = DIYConfig(

@@ -12,10 +12,10 @@ import yaml
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.interface import Stored
+from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
 from diy_core.training.checkpoint_store import CheckpointStore
 from diy_core.training.config import as_dict
-from diy_core.training.run_directory import checkpoint_path
 from diy_core.training.state import Position, state_shapes
 from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.training_store import TrainingStore as TorchStore

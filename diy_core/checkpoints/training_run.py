@@ -20,6 +20,11 @@ POSITION = "position.json"  # in each checkpoint: where the run stood
 _DESCRIBING = ["config.yaml", "model/config.json"]  # the run's options, and its model
 
 
+def checkpoint_path(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies. Both stores put it there whole, by a rename."""
+    return checkpoints / f"{step:08d}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Where a path lies in a run.
@@ -128,7 +133,7 @@ def form_of(checkpoint: Path) -> str | None:
 
 def program_of(run: Path, step: int | None = None) -> str | None:
     """The twin that wrote a checkpoint; step None: the newest one."""
-    name = "[0-9]*" if step is None else f"{step:08d}"
+    name = "[0-9]*" if step is None else checkpoint_path(run, step).name
     names = fnmatch.filter(names_in(run / "checkpoints"), name)
     for folder in (run / "checkpoints" / found for found in reversed(names)):
         if form := form_of(folder):

@@ -80,8 +80,12 @@ def write_checkpoint(
         write_arrays(folder, layout, checked())
         manifest = Manifest.of(entries, "training")
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        text = json.dumps({"position": position, "sha256": _sum(position)}, indent=1)
-        (folder / POSITION).write_text(text + "\n", encoding="utf-8")
+        (folder / POSITION).write_text(position_text(position), encoding="utf-8")
+
+
+def position_text(position: Mapping[str, Any]) -> str:
+    """The file in which `read_position` finds this JSON object."""
+    return json.dumps({"position": position, "sha256": _sum(position)}, indent=1) + "\n"
 
 
 @dataclasses.dataclass(frozen=True)

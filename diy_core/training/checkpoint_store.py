@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from diy_core.checkpoints.atomic import recover, remove_directory
 from diy_core.checkpoints.interface import Stored
-from diy_core.checkpoints.training_run import FORMS, form_of
+from diy_core.checkpoints.training_run import FORMS, checkpoint_path, form_of
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.shell import command
 from diy_core.training.checkpoint_files import Arrays, Checkpoint, is_own, write_checkpoint
 from diy_core.training.resuming import unused_name
-from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
+from diy_core.training.run_directory import whole_checkpoints
 from diy_core.training.state import Position, state_shapes
 
 _REMAINS = re.compile(r"\.(\d+)\.tmp-[0-9a-f]{8}(\.lock)?")

@@ -13,7 +13,7 @@ from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.kinds import KINDS, kind_of
 from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.side_files import copy_side_files
-from diy_core.checkpoints.training_run import place_in_run
+from diy_core.checkpoints.training_run import checkpoint_path, place_in_run
 from diy_core.checkpoints.transfer import transfer
 from diy_core.config import DIYConfig
 from diy_core.disk import require_room
@@ -24,7 +24,7 @@ from diy_core.system.places import place
 from diy_core.system.sources import Sources
 from diy_core.training.checkpoint_files import Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore, OtherTwinError
-from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
+from diy_core.training.run_directory import whole_checkpoints
 from diy_core.training.sealing import require_same_model
 from diy_core.training.state import Position
 

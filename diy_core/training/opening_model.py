@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diy_core.byte_tokenizer import BYTES, write_byte_tokenizer
 from diy_core.checkpoints.atomic import atomic_directory
@@ -19,7 +20,9 @@ from diy_core.system.outside import is_there
 from diy_core.system.snapshots import top
 from diy_core.text.kept_class import keep_class
 from diy_core.training.config import TrainConfig
-from diy_core.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:  # it imports this module
+    from diy_core.training.run_directory import RunDirectory
 
 _KEPT = {CONFIG, *SIDE_NAMES}
 _SIZES = (
@@ -72,6 +75,20 @@ def keep_model(config: TrainConfig, directory: RunDirectory) -> None:
             require_tokenizer(tokenizer)
             copy_side_files(Path(tokenizer), folder)
             keep_class(Path(tokenizer), folder)
+
+
+def foreseen(config: TrainConfig) -> dict[str, Any]:
+    """What `seal_of` will say of the model and the tokenizer that `keep_model` would write.
+
+    Raises:
+        ValueError: of `model_config`.
+        CheckpointError: no tokenizer that can be read at `data.tokenizer`.
+    """
+    tokenizer = tokenizer_of(config)
+    return {
+        "model": json.loads(json.dumps(model_config(config).to_dict())),
+        "tokenizer": None if tokenizer is None else tokenizer_hash(tokenizer),
+    }
 
 
 def origins(config: TrainConfig) -> list[str]:

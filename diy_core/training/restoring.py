@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from diy_core.checkpoints.training_run import FORMS, form_of
+from diy_core.checkpoints.training_run import FORMS, checkpoint_path, form_of
 from diy_core.errors import CheckpointError
 from diy_core.training.allowed_changes import NOTHING, Allowed
 from diy_core.training.checkpoint_store import OtherTwinError
@@ -14,7 +14,7 @@ from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.interfaces import Pieces
 from diy_core.training.json_lines import logged_steps
 from diy_core.training.progress import Report
-from diy_core.training.run_directory import RunDirectory, checkpoint_path, whole_checkpoints
+from diy_core.training.run_directory import RunDirectory, whole_checkpoints
 from diy_core.training.sealing import (
     changes_between,
     place_in_data,

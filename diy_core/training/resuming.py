@@ -83,10 +83,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     Returns:
         Lines for all fields that differ, except those of `MAY_DIFFER`.
     """
+    return list(lines_of_differences(old, new).values())
+
+
+def lines_of_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """The same lines, each under the name of its field."""
     left, right = flat(old), flat(new)
-    return [
-        f"{name}: {_shown(left, name)}, now {_shown(right, name)}" for name in apart(left, right)
-    ]
+    return {
+        name: f"{name}: {_shown(left, name)}, now {_shown(right, name)}"
+        for name in apart(left, right)
+    }
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -19,7 +19,7 @@ import fcntl
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from diy_core.checkpoints.atomic import atomic_file
-from diy_core.checkpoints.training_run import has_marks_of_run
+from diy_core.checkpoints.training_run import checkpoint_path, has_marks_of_run
 from diy_core.disk import DiskFull, naming_full_disks, require_room
 from diy_core.errors import CheckpointError
 from diy_core.system.children import close_in_children, forget
@@ -36,7 +36,8 @@ from diy_core.system.outside import is_there
 from diy_core.training.allowed_changes import NOTHING, Allowed
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.interfaces import TrainingError
-from diy_core.training.resuming import differences
+from diy_core.training.opening_model import foreseen
+from diy_core.training.resuming import lines_of_differences
 from diy_core.training.sealing import (
     Change,
     changes_between,
@@ -53,11 +54,6 @@ _CONFIG, _LOCK, _CHECKPOINTS, _METRICS = "config.yaml", ".lock", "checkpoints", 
 _BEGUN = re.compile(
     rf"{_LOCK}|{_CHECKPOINTS}|\.{_CONFIG}\.tmp-[0-9a-f]{{8}}({_LOCK})?|.*\.(log|out|err)"
 )
-
-
-def checkpoint_path(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies. Both stores put it there whole, by a rename."""
-    return checkpoints / f"{step:08d}"
 
 
 def whole_checkpoints(checkpoints: Path) -> list[int]:
@@ -250,7 +246,7 @@ class RunDirectory:
                 "run_dir"
             )
         if going_on:
-            self._refuse_changes(as_dict(config), allowed)
+            self._refuse_changes(config, allowed)
         require_room(self.root, _ROOM)
         self.checkpoints.mkdir(exist_ok=True)
         with atomic_file(self.config_file) as file:
@@ -258,10 +254,10 @@ class RunDirectory:
             file.write_text(text, encoding="utf-8")
         return going_on
 
-    def _refuse_changes(self, config: Mapping[str, Any], allowed: Allowed) -> None:
-        different = {
-            line.partition(": ")[0]: line for line in differences(self.read_config(), config)
-        }
+    def _refuse_changes(self, config: TrainConfig, allowed: Allowed) -> None:
+        """Raise for changes that were not said to be meant, before anything is made again."""
+        values = as_dict(config)
+        different = lines_of_differences(self.read_config(), values)
         if refused := {name: line for name, line in different.items() if name not in allowed}:
             listed = "\n".join(f"  {line}" for line in refused.values())
             raise ValueError(
@@ -272,10 +268,16 @@ class RunDirectory:
         changes: list[Change] = []
         if found := newest_seal(self.checkpoints, whole_checkpoints(self.checkpoints)):
             checkpoint, seal = found
-            changes = changes_between(seal, seal_of(self.root, config))
+            now = seal_of(self.root, values)
+            changes = changes_between(seal, now)
             refuse_changes(checkpoint, changes, allowed)
         told = {change.key for change in changes if change.where == _CONFIG}
         self.made_anew = made_anew(told | different.keys())
+        if found and "model" in self.made_anew:
+            then = {**now, **foreseen(config)}
+            refuse_changes(checkpoint, changes_between(seal, then), allowed)
+            if then["tokenizer"] != seal["tokenizer"]:  # the tokens are those of the old one
+                self.made_anew.add("data")
 
     def read_config(self) -> dict[str, Any]:
         """What `config.yaml` holds.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diy_core.checkpoints.hf_directory import CONFIG
-from diy_core.checkpoints.training_run import POSITION
+from diy_core.checkpoints.training_run import POSITION, checkpoint_path
 from diy_core.data import VALIDATION, tokenizer_hash
 from diy_core.data.files import DESCRIPTION, file_hash
 from diy_core.errors import CheckpointError
@@ -83,7 +83,7 @@ def newest_seal(checkpoints: Path, steps: Iterable[int]) -> tuple[Path, Seal] | 
         steps: of the checkpoints there, rising.
     """
     for step in sorted(steps, reverse=True):
-        path = checkpoints / f"{step:08d}"
+        path = checkpoint_path(checkpoints, step)
         try:
             position = Position.from_json(read_position(path / POSITION), path)
         except CheckpointError:

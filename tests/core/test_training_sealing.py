@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -11,8 +12,12 @@ import pytest
 
 from diy_core.errors import CheckpointError
 from diy_core.training.allowed_changes import Allowed
-from diy_core.training.config import OptimizerConfig
+from diy_core.training.checkpoint_files import position_text
+from diy_core.training.config import OptimizerConfig, TrainConfig
+from diy_core.training.interfaces import Pieces
+from diy_core.training.opening_model import keep_model
 from diy_core.training.options import parse
+from diy_core.training.run_directory import RunDirectory
 from diy_core.training.sealing import (
     made_anew,
     newest_seal,
@@ -22,7 +27,9 @@ from diy_core.training.sealing import (
 )
 from diy_core.training.starting import train_config
 from diy_core.training.state import Position
-from tests.core.training_fake import FakeStore, Runner, assemble
+from tests.core.training_fake import MODEL, FakeStore, Runner, assemble
+from tests.oracles import tiny
+from tests.tiny_checkpoints import put, put_tokenizer
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
 FAST = OptimizerConfig(learning_rate=0.05, warmup_steps=3)
@@ -106,6 +113,44 @@ def test_files_of_the_run_that_were_edited_in_place_are_found(
     assert str(caught.value).endswith(f"add --allow-changes {key}")
     assert going_on(runner, key.partition(".")[0]) == 0
     assert [change["key"] for change in changes_of(runner, 12)] == [key]
+
+
+def test_what_follows_from_a_change_is_refused_before_anything_is_made_again(
+    runner: Runner, tmp_path: Path
+) -> None:
+    """Another model brings another tokenizer, and that other tokens."""
+    sizes = tiny(max_position_embeddings=64, vocab_size=400)
+    for name in ("first", "other"):
+        put_tokenizer(put(tmp_path / name, {}, sizes))
+    other = json.loads((tmp_path / "other/tokenizer.json").read_text())
+    other["model"]["merges"].pop()
+    (tmp_path / "other/tokenizer.json").write_text(json.dumps(other))
+    anew: list[set[str]] = []
+
+    def assemble_kept(config: TrainConfig, directory: RunDirectory, device: str | None) -> Pieces:
+        anew.append(directory.made_anew)
+        keep_model(config, directory)
+        return assemble(dataclasses.replace(config, model=MODEL), directory, device)
+
+    def run(name: str, *keys: str, **changes: Any) -> int:
+        config = dataclasses.replace(runner.config(**changes), model=str(tmp_path / name))
+        options = {"resume": True, "program": "diy train", "allowed": Allowed(keys)}
+        return train_config(config, assemble_kept, FakeStore.verify, **options)
+
+    assert run("first", stop_at=5) == 0
+    checkpoint = runner.path / "checkpoints/00000005"
+    position = json.loads((checkpoint / "extra.json").read_text())
+    (checkpoint / "position.json").write_text(position_text(position))
+    before = {path: path.read_bytes() for path in runner.path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError) as caught:
+        run("other", "model")
+    words = str(caught.value)
+    assert "the tokenizer in model/ (SHA-256): data.tokenizer: " in words
+    assert words.endswith("add --allow-changes model,data.tokenizer")
+    after = {path: path.read_bytes() for path in runner.path.rglob("*") if path.is_file()}
+    assert after == before
+    assert run("other", "model", "data.tokenizer", stop_at=8) == 0
+    assert anew[-1] == {"model", "data"}
 
 
 def test_a_seed_that_is_meant_to_change_goes_on(runner: Runner) -> None:

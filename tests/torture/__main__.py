@@ -1,7 +1,7 @@
 """The long runs that try to break checkpoints and training: `make torture`, or parts of it.
 
 python -m tests.torture [kills] [disks] [sources] [headers] [bits] [runs] [healthy] [writers]
-                        [records] [hostile] [--trials N] [--seed N]
+                        [records] [hostile] [interrupts] [--trials N] [--seed N]
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.torture import (
     headers,
     healthy,
     hostile,
+    interrupts,
     kills,
     records,
     runs,
@@ -72,7 +73,7 @@ def _bits(trials: int, seed: int, folder: Path) -> list[Figures]:
 
 # Each part with its number of trials: of kills and disks per kind and mode, of bits per format, of
 # training runs per twin, of healthy models per scale, of writers per kind and mode, of
-# damages to a run, of damaged files in all.
+# interrupts per command, of damages to a run, of damaged files in all.
 PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "kills": (_kills, 200),
     "disks": (_disks, 100),
@@ -82,6 +83,7 @@ PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "runs": (runs.run, 20),
     "healthy": (healthy.run, 200),
     "writers": (_writers, 200),
+    "interrupts": (interrupts.run, 20),
     "records": (records.run, 400),
     "hostile": (hostile.run, 3000),
 }

@@ -20,8 +20,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
-from diy_core.training.run_directory import checkpoint_path, whole_checkpoints
+from diy_core.training.run_directory import whole_checkpoints
 from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.training_store import TrainingStore as TorchStore
 from parity.switch import switch
