@@ -22,7 +22,7 @@ from diy_core.training import state_file
 from diy_core.training.checkpoint_files import Checkpoint, ReadArrays
 from diy_core.training.export import find_checkpoint
 from diy_core.training.run_directory import whole_checkpoints
-from diy_core.training.sealing import require_same_model
+from diy_core.training.sealing import changes_between, require_same_model, seal_of
 from diy_core.training.state import Position
 from diy_core.training.yaml_file import read_config_of_run
 from parity.run_data import Descriptions, meaning
@@ -117,6 +117,21 @@ class RunCheckpoint:
     def stored(self) -> Mapping[str, Stored]:
         """Shape and dtype of every array, `KIND/NAME`."""
         return self.files.layout
+
+    @property
+    def notes(self) -> list[str]:
+        """What the run has now, and the checkpoint was not made with; the model is the same."""
+        made_with = self.position.made_with
+        if made_with is None:
+            return []
+        try:
+            now = seal_of(self.run, config_of(self.run))
+        except CheckpointError as error:
+            return [f"what checkpoint {self.step} was made with cannot be compared: {error}"]
+        return [
+            f"changed since checkpoint {self.step} was made: {change}"
+            for change in changes_between(made_with, now)
+        ]
 
     def state(self, known: Descriptions) -> tuple[object, object]:
         """What two checkpoints of one state have in common: the sums of all arrays, and where.

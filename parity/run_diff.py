@@ -134,7 +134,7 @@ def _run(path: str | Path, place: Place) -> _Side:
     record = {
         "path": str(path),
         "kind": "run",
-        "notes": [],
+        "notes": checkpoint.notes,
         "program": checkpoint.program,
         "step": checkpoint.step,
         "of": config.get("steps"),

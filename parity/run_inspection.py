@@ -82,7 +82,8 @@ def inspect_run(
         "manifest": manifest and {"source": manifest.source, "versions": dict(manifest.versions)},
         "verified": verify and checkpoint is not None,
         "notes": [
-            f"line {number} of {name} cannot be read" for name in LOGS for number in damaged[name]
+            *(checkpoint.notes if checkpoint else ()),
+            *(f"line {n} of {name} cannot be read" for name in LOGS for n in damaged[name]),
         ],
     }
 

@@ -14,10 +14,13 @@ import pytest
 from diy_core.checkpoints.kinds import kind_of
 from diy_core.errors import CheckpointError
 from diy_core.training.export import export as export_from
+from diy_core.training.sealing import resealed, seal_of
 from diy_torch.training_store import TrainingStore as TorchStore
 from parity.__main__ import main
+from parity.run_checkpoint import config_of
+from parity.run_diff import diff_runs
 from parity.run_inspection import inspect_run
-from tests.written_runs import STORES, line, snapshot, state, write_run
+from tests.written_runs import STORES, add_checkpoint, line, snapshot, state, write_run
 
 Capture = pytest.CaptureFixture[str]
 LINES = [line(step, 3.0 - step / 10) for step in range(1, 10)]
@@ -252,3 +255,22 @@ def test_a_run_that_lacks_its_config_is_exported(tmp_path: Path) -> None:
     (run / "config.yaml").unlink()
     export_from(TorchStore, run, None, tmp_path / "out")
     assert kind_of(tmp_path / "out") == "hf"
+
+
+def test_what_a_checkpoint_was_not_made_with_is_said(tmp_path: Path, capsys: Capture) -> None:
+    run = write_run(tmp_path / "run", "torch", {})
+    sealed = resealed(seal_of(run, config_of(run)))
+    add_checkpoint(run, "torch", 4, state(4), made_with=sealed)
+    assert main(["inspect", str(run)]) == 0
+    assert "changed since" not in "".join(capsys.readouterr())
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("learning_rate: 0.003", "learning_rate: 0.05"))
+    words = (
+        "changed since checkpoint 4 was made: config.yaml: optimizer.learning_rate: 0.003, now 0.05"
+    )
+    assert inspect_run(run, progress=lambda *_: None)["notes"] == [words]
+    record = diff_runs(run, run)
+    assert record["equal"]
+    assert record["one"]["notes"] == record["other"]["notes"] == [words]
+    assert main(["inspect", str(run), "--strict"]) == 2
+    assert words in capsys.readouterr().err
