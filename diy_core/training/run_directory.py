@@ -153,7 +153,9 @@ class RunDirectory:
 
     def _take_lock(self, held: HeldDirectory) -> None:
         is_there(self.root / _LOCK)  # or it is something that cannot be locked
-        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        if (self.root / _LOCK).is_symlink():  # what is written into it is written elsewhere
+            raise CheckpointError(self.root / _LOCK, "is a link, and a run locks a file: remove it")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
         self._lock = os.open(_LOCK, flags, 0o644, dir_fd=held.descriptor)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -56,3 +56,13 @@ def test_a_folder_that_is_called_state_makes_no_orbax_checkpoint(tmp_path: Path)
     assert kind_of(tmp_path) == "hf"
     put(tmp_path, "state/_METADATA")
     assert kind_of(tmp_path) == "orbax"
+
+
+def test_a_lock_that_leads_elsewhere_is_not_written_through(tmp_path: Path, runner: Runner) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    runner.path.mkdir()
+    (runner.path / ".lock").symlink_to(tmp_path / "thesis.txt")
+    with pytest.raises(CheckpointError, match=r"\.lock: is a link, .* remove it") as caught:
+        runner()
+    assert str(caught.value).startswith(str(runner.path))
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
