@@ -20,6 +20,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.oracles import tiny
 from tests.tiny_checkpoints import put, put_tokenizer, weights
 from tests.torture.common import ROOT, Figures
 
@@ -66,16 +67,17 @@ def _commands(source: Path) -> dict[str, list[str]]:
 
 def _sources(source: Path) -> Path:
     """A model, a text, a config, and a short run of each twin."""
-    put_tokenizer(put(source / "model", weights()))
+    config = tiny(vocab_size=400)
+    put_tokenizer(put(source / "model", weights(config), config))
     (source / "text.txt").write_text("he the 20\n" * 100_000)
     values = yaml.safe_load((ROOT / "examples" / "tiny.yaml").read_text())
     values["data"]["train"] = str(source / "text.txt")
     values["data"]["validation"] = 0.0
     values |= {"eval_every": 0, "checkpoint_every": 1, "sequence_length": 32, "batch_size": 2}
-    config = source / "run.yaml"
-    config.write_text(yaml.safe_dump(values))
+    options = source / "run.yaml"
+    options.write_text(yaml.safe_dump(values))
     for program in ("diy-torch", "diy-jax"):
-        words = ["train", "--config", str(config), "--run-dir", str(source / program)]
+        words = ["train", "--config", str(options), "--run-dir", str(source / program)]
         process = _start([program, *words, "--stop-at=2"], source)
         _, said = process.communicate(timeout=_PATIENCE)
         assert process.returncode == 0, said
