@@ -290,6 +290,20 @@ def test_a_change_in_the_last_moment_of_what_another_writer_put_there_is_found(
     assert read(model) == {"config": "mine"}
 
 
+def test_links_of_others_are_kept_as_links(model: Path) -> None:
+    (model / "deep").mkdir()
+    links = {"to a folder": "deep", "deep/to a file": "../config", "to nothing": "gone"}
+    for name, to in links.items():
+        (model / name).symlink_to(to)
+    (model / "deep" / "1.json").write_text("mine")
+    with atomic_directory(model, own=own) as new:
+        (new / "config").write_text("new")
+        (model / "late").symlink_to("deep")
+    found = {name: os.readlink(model / name) for name in (*links, "late")}
+    assert found == links | {"late": "deep"}
+    assert read(model)["deep/1.json"] == "mine"
+
+
 def test_a_file_is_replaced_in_one_step_where_names_cannot_be_exchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
