@@ -27,6 +27,7 @@ from diy_core.system.translated import translated, words_of
 # Orbax keeps an array as one chunk unless told otherwise, and then holds it several times.
 _CHUNK = 16 << 20  # bytes
 READING = threading.Lock()  # reports are switched off for the whole process
+_NOBODY_WAITS = "Event loop is closed"  # for the rest of what failed
 _PATIENCE = 50  # tenths of a second that a failed write may go on for
 
 
@@ -99,22 +100,28 @@ def without_reports() -> Iterator[None]:
 
     After an error it stays so: what went on beside the thing that failed may end at any time.
     """
-    loggers, usual = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    usual, usual_of_threads = sys.unraisablehook, sys.excepthook
     if _is_no_report in loggers[0].filters:  # inside of another, or after an error
         yield
         return
 
     def hook(unraisable: sys.UnraisableHookArgs) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":  # nobody waits for it any more
+        if str(unraisable.exc_value) != _NOBODY_WAITS:
             usual(unraisable)
+
+    def hook_of_threads(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        """Threads of C++ report here what they cannot raise."""
+        if str(error) != _NOBODY_WAITS:
+            usual_of_threads(kind, error, trace)
 
     for logger in loggers:
         logger.addFilter(_is_no_report)
-    sys.unraisablehook = hook
+    sys.unraisablehook, sys.excepthook = hook, hook_of_threads
     yield
     for logger in loggers:
         logger.removeFilter(_is_no_report)
-    sys.unraisablehook = usual
+    sys.unraisablehook, sys.excepthook = usual, usual_of_threads
 
 
 def _is_no_report(record: logging.LogRecord) -> bool:

@@ -28,6 +28,7 @@ from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors
 from diy_jax import orbax_files
+from diy_jax.orbax_files import without_reports
 from diy_jax.orbax_store import OrbaxReader, OrbaxWriter, load_params
 from tests.killed_writers import kill_between_moves
 from tests.oracles import tiny
@@ -162,11 +163,26 @@ def test_a_write_leaves_the_reports_of_the_program_on(
 ) -> None:
     logger = logging.getLogger("absl")
     monkeypatch.setattr(logger, "filters", [])
-    hook = sys.unraisablehook
+    hooks = sys.unraisablehook, sys.excepthook
     write(store.parent / "model", store)
     load_params(store)
     assert logger.filters == []
-    assert sys.unraisablehook is hook
+    assert (sys.unraisablehook, sys.excepthook) == hooks
+
+
+def test_threads_that_go_on_after_an_error_report_nothing_but_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: shown.append(str(error)))
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(logging.getLogger("absl"), "filters", [])
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
+    with pytest.raises(ValueError, match="damaged"), without_reports():
+        raise ValueError("damaged")
+    for text in ("Event loop is closed", "another"):
+        sys.excepthook(RuntimeError, RuntimeError(text), None)
+    assert shown == ["another"]
 
 
 # Loading.
@@ -367,6 +383,7 @@ def test_a_write_that_fails_leaves_nothing(store: Path, monkeypatch: pytest.Monk
 
     before = snapshot(store.parent)
     hook, filters = sys.unraisablehook, list(logging.getLogger("absl").filters)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     with monkeypatch.context() as patch:
         patch.setattr(ocp.partial, "finalize", fail)
         with pytest.raises(OSError, match="No space left"):

@@ -44,7 +44,7 @@ from tests.torture.sources import ODD, put_odd
 
 # Three times the largest tensor is less than that: the models have 40 KB.
 SECONDS, NBYTES, CHARACTERS = 10.0, 300 << 20, 50_000
-_HANGS = 60  # seconds, after which a case is killed
+_HANGS = 120  # seconds, after which a case is killed
 _ROOM = 4 << 30  # bytes that a case may take before the system refuses more
 _ODD_SHARE, _WHOLE_SHARE = 0.12, 0.2
 _SHOWN = 3000  # characters of what a case that falls short printed
