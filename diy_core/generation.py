@@ -20,6 +20,7 @@ _CALLS = {
     "diy_torch": "diy_torch.generate(model, input_ids, ...)",
     "diy_jax": "diy_jax.generate(model, params, input_ids, ...)",
 }
+NOT_FINITE = -1  # in place of a token, where the largest logit is no number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,17 @@ class Rows:
         return self._new[-1][:, None], self.active.astype(np.int32)
 
     def accept(self, tokens: NDArray[Any]) -> None:
-        """Take each going row's next token; finished rows ignore theirs."""
+        """Take each going row's next token; finished rows ignore theirs.
+
+        Raises:
+            ValueError: a row whose logits were not finite has `NOT_FINITE` for its token.
+        """
+        for row in np.flatnonzero(self.active & (tokens == NOT_FINITE)).tolist():
+            raise ValueError(
+                f"the logits of row {row} are not finite after {int(self.lengths[row])} tokens, "
+                "and no token is the most probable one: compute in float32, or look for weights "
+                "that are not finite"
+            )
         tokens = np.where(self.active, tokens, self.pad).astype(np.int32)
         self._new.append(tokens)
         self.lengths = self.lengths + self.active

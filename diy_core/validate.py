@@ -154,6 +154,20 @@ def check_segment_ids(
         )
 
 
+def check_label_form(shape: Sequence[int], dtype: str, hidden_shape: Sequence[int]) -> None:
+    """Labels are integers (B, S), one for each hidden state.
+
+    Raises:
+        ValueError: anything else; of a transposed array a loss would come out all the same.
+    """
+    if not is_integer(dtype):
+        raise ValueError(f"labels must be integers, got dtype {dtype}")
+    if tuple(shape) != tuple(hidden_shape):
+        raise ValueError(
+            f"labels must have the shape of the tokens {tuple(hidden_shape)}, got {tuple(shape)}"
+        )
+
+
 def check_labels(values: Values, vocab_size: int) -> None:
     """Labels are token ids in 0 .. vocab_size - 1, or -100 where nothing is counted.
 
@@ -162,7 +176,7 @@ def check_labels(values: Values, vocab_size: int) -> None:
     """
     if values is None:
         return
-    if not np.issubdtype(values.dtype, np.integer):
+    if not is_integer(str(values.dtype)):
         raise ValueError(f"labels must be integers, got dtype {values.dtype}")
     bad = (values != IGNORED) & ((values < 0) | (values >= vocab_size))
     if bad.any():

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 
 from diy_core.capacity import capacity_for
-from diy_core.generation import GenerateOutput, OnTokens, Rows, require_model
+from diy_core.generation import NOT_FINITE, GenerateOutput, OnTokens, Rows, require_model
 from diy_jax.cache import PastKeyValues, grow_cache, init_cache
 from diy_jax.given_weights import plain_weights
 
@@ -53,7 +53,8 @@ def generate(
         padding; and `lengths`, int32 (B,).
 
     Raises:
-        ValueError: prompts, mask or ids out of range, or too long for the model.
+        ValueError: prompts, mask or ids out of range, or too long for the model; or logits that
+            are not finite.
         TypeError: another kind of model, such as diy_torch's.
     """
     require_model(model, "diy_jax")
@@ -95,7 +96,7 @@ def _step(
     lengths: NDArray[Any] | Array,
     past: PastKeyValues,
 ) -> tuple[Array, PastKeyValues]:
-    """Feed each row its new tokens; the most probable next token of each row."""
+    """Feed each row its new tokens; the most probable next token of each row, or `NOT_FINITE`."""
     logits, past = model.apply(
         {"params": params},
         ids,
@@ -104,7 +105,8 @@ def _step(
         use_cache=True,
         logits_to_keep=1,
     )
-    return jnp.argmax(logits[:, 0], axis=-1), past
+    tokens, largest = jnp.argmax(logits[:, 0], axis=-1), jnp.max(logits[:, 0], axis=-1)
+    return jnp.where(jnp.isfinite(largest), tokens, NOT_FINITE), past
 
 
 def _to_host(value: Any) -> Any:

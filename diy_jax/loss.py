@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from diy_core import validate
 from diy_core.validate import IGNORED
-from diy_jax.inputs import host_values
+from diy_jax.inputs import dtype_name, host_values
 
 
 def cross_entropy(
@@ -43,12 +43,14 @@ def cross_entropy(
         The sum, in float32 (float64 for float64 hidden states), and the number of tokens counted.
 
     Raises:
-        ValueError: labels outside of the vocabulary, or no room for a token in a chunk.
+        ValueError: labels outside of the vocabulary, which are NaN where they cannot be seen; of
+            another shape or no integers; or no room for a token in a chunk.
 
     Source of the second term: Chowdhery et al., arXiv:2204.02311, section 5.
     """
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
+    validate.check_label_form(labels.shape, dtype_name(labels.dtype), hidden.shape[:2])
     tokens, wide = labels.size, np.promote_types(hidden.dtype, np.float32)
     chunks = -(-tokens // chunk_tokens)
     length = -(-tokens // chunks)
@@ -85,8 +87,9 @@ def _losses(
     rest = jnp.log(jnp.exp(shifted).sum(axis=-1))
     wanted = labels.clip(0, logits.shape[-1] - 1)
     losses = rest - jnp.take_along_axis(shifted, wanted[:, None], axis=-1)[:, 0]
-    # Where labels cannot be seen, those of no token must not pass for those of another.
-    losses = jnp.where(labels == wanted, losses, jnp.asarray(math.nan, losses.dtype))
+    # Where labels cannot be seen, those of no token must not pass for those of another. A product,
+    # so that gradients are NaN, too.
+    losses = losses * jnp.where(labels == wanted, 1, math.nan).astype(losses.dtype)
     if z_loss:
         losses = losses + z_loss * jnp.square(rest + top[:, 0])
     return losses

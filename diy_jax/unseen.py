@@ -55,8 +55,10 @@ def wrong_rows(
 def spoil(
     wrong: Bool[Array, " B"] | None, hidden: Float[Array, "B S D"], presents: Presents
 ) -> tuple[Float[Array, "B S D"], Presents]:
-    """NaN for hidden states of wrong rows, and a position that no later call can continue from."""
+    """NaN for hidden states and gradients of wrong rows, and a position that no later call can
+    continue from."""
     if wrong is None:
         return hidden, presents
-    hidden = jnp.where(wrong[:, None, None], jnp.asarray(math.nan, hidden.dtype), hidden)
+    # A product, so that gradients through it are NaN, too.
+    hidden = hidden * jnp.where(wrong, math.nan, 1).astype(hidden.dtype)[:, None, None]
     return hidden, [layer and (layer[0], jnp.where(wrong, WRONG, layer[1])) for layer in presents]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diy_core.generation import GenerateOutput, OnTokens, Rows, require_model
+from diy_core.generation import NOT_FINITE, GenerateOutput, OnTokens, Rows, require_model
 from diy_torch.cache import PastKeyValues, grow_cache, init_cache
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def generate(
         eos included, then padding; and `lengths`, int32 (B,).
 
     Raises:
-        ValueError: prompts, mask or ids out of range, or too long for the model.
+        ValueError: prompts, mask or ids out of range, or too long for the model; or logits that
+            are not finite.
         TypeError: another kind of model, such as diy_jax's.
     """
     require_model(model, "diy_torch")
@@ -80,7 +81,7 @@ def generate(
 def _step(
     model: DIYForCausalLM, ids: NDArray[Any], lengths: NDArray[Any], past: PastKeyValues
 ) -> tuple[NDArray[Any], PastKeyValues]:
-    """Feed each row its new tokens; the most probable next token of each, on the host."""
+    """Feed each row its new tokens; the most probable next token of each row, or `NOT_FINITE`."""
     device = model.model.embed_tokens.weight.device
     logits, past = model(
         torch.from_numpy(ids).to(device),
@@ -89,7 +90,8 @@ def _step(
         use_cache=True,
         logits_to_keep=1,
     )
-    return logits[:, 0].argmax(dim=-1).cpu().numpy(), past
+    largest, tokens = logits[:, 0].max(dim=-1)
+    return torch.where(largest.isfinite(), tokens, NOT_FINITE).cpu().numpy(), past
 
 
 def _to_host(value: Any) -> Any:

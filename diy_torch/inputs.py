@@ -71,7 +71,7 @@ def lengths_from_mask(attention_mask: Any, seq_lengths: Any, ids: Tensor, has_ca
 
     Raises:
         ValueError: any other mask, or a mask and lengths that disagree. Where values cannot be
-            seen, the mask wins, and the length of a row of any other mask is -1.
+            seen, the length of such a row is -1.
     """
     if attention_mask is None:
         return seq_lengths
@@ -90,7 +90,7 @@ def lengths_from_mask(attention_mask: Any, seq_lengths: Any, ids: Tensor, has_ca
         has_cache,
         mask_lengths=None if values is None else values.astype(np.int64).sum(axis=1),
     )
-    return lengths
+    return torch.where(lengths == _narrow(given.to(ids.device)), lengths, -1)
 
 
 def _lengths_of_rows(mask: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diy_core import validate
 from diy_core.validate import IGNORED
-from diy_torch.inputs import host_values
+from diy_torch.inputs import dtype_name, host_values
 
 
 def cross_entropy(
@@ -43,12 +43,14 @@ def cross_entropy(
         The sum, in float32 (float64 for float64 hidden states), and the number of tokens counted.
 
     Raises:
-        ValueError: labels outside of the vocabulary, or no room for a token in a chunk.
+        ValueError: labels outside of the vocabulary, which are NaN where they cannot be seen; of
+            another shape or no integers; or no room for a token in a chunk.
 
     Source of the second term: Chowdhery et al., arXiv:2204.02311, section 5.
     """
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
+    validate.check_label_form(labels.shape, dtype_name(labels.dtype), hidden.shape[:2])
     tokens, wide = labels.numel(), torch.promote_types(hidden.dtype, torch.float32)
     chunks = -(-tokens // chunk_tokens)
     length = -(-tokens // chunks)
@@ -88,8 +90,10 @@ def _losses(
     rest = shifted.logsumexp(dim=-1)
     wanted = labels.clamp(0, logits.shape[-1] - 1)  # of what is not counted any number will do
     losses = rest - shifted.gather(-1, wanted[:, None])[:, 0]
-    # Where labels cannot be seen, those of no token must not pass for those of another.
-    losses = losses.masked_fill((labels != wanted) & (labels != IGNORED), math.nan)
+    # Where labels cannot be seen, those of no token must not pass for those of another. A product,
+    # so that gradients are NaN, too.
+    wrong = (labels != wanted) & (labels != IGNORED)
+    losses = losses * torch.where(wrong, math.nan, 1.0).to(losses.dtype)
     if z_loss:
         losses = losses + z_loss * (rest + top[:, 0]).square()
     return losses

@@ -185,7 +185,8 @@ class DIYForCausalLM(nn.Module):
             ValueError: whatever does not fit; it says what, where, and the way out. Where values
                 cannot be seen (compiled, on an accelerator), the logits of a row that would have
                 been refused are NaN: an id outside of the vocabulary, a mask that is not ones
-                before zeros, lengths out of range, a row that has no room left in its cache.
+                before zeros, lengths out of range or other than the mask's, a row that has no room
+                left in its cache.
         """
         has_cache = past_key_values is not None
         device = self.model.embed_tokens.weight.device

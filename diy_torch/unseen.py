@@ -56,8 +56,10 @@ def wrong_rows(
 def spoil(
     wrong: Bool[Tensor, " B"] | None, hidden: Float[Tensor, "B S D"], presents: Presents
 ) -> tuple[Float[Tensor, "B S D"], Presents]:
-    """NaN for hidden states of wrong rows, and a position that no later call can continue from."""
+    """NaN for hidden states and gradients of wrong rows, and a position that no later call can
+    continue from."""
     if wrong is None:
         return hidden, presents
-    hidden = hidden.masked_fill(wrong[:, None, None], math.nan)
+    # A product, so that gradients through it are NaN, too.
+    hidden = hidden * torch.where(wrong, math.nan, 1.0).to(hidden.dtype)[:, None, None]
     return hidden, [layer and (layer[0], torch.where(wrong, WRONG, layer[1])) for layer in presents]

@@ -254,12 +254,12 @@ def distance(one: NDArray[Any], other: NDArray[Any]) -> tuple[float, float, int]
         a = flat[start : start + _PIECE].astype(np.float64)
         b = against[start : start + _PIECE].astype(np.float64)
         count += int(np.count_nonzero(a != b))
+        with np.errstate(over="ignore"):  # and not scaled: a small one beside large values would go
+            largest = max(largest, float(np.abs(b - a).max(initial=0.0)))
         a, b = a * scale, b * scale
-        difference = np.abs(b - a)
+        difference = b - a
         squares += float(difference @ difference)
         reference += float(a @ a)
-        largest = max(largest, float(difference.max(initial=0.0)))
-    largest /= scale
     if squares == 0:
         return 0.0, largest, count
     return (math.sqrt(squares / reference) if reference else math.inf), largest, count

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diy_core import DIYConfig
-from diy_core.generation import Rows
+from diy_core.generation import NOT_FINITE, Rows
 
 CONFIG = DIYConfig(
     vocab_size=10,
@@ -122,6 +122,14 @@ def test_each_row_stops_alone() -> None:
     assert batch.sequences().tolist() == [[1, 2, 7, 8, 0], [3, 4, 5, 9, 0], [6, 7, 7, 7, 6]]
     assert batch.lengths.tolist() == [4, 4, 5]
     assert batch.sequences().dtype == batch.step[0].dtype == batch.step[1].dtype == np.int32
+
+
+def test_logits_that_are_not_finite_end_it_with_a_word() -> None:
+    batch = rows([[1], [2], [3]], eos_token_id=9)
+    batch.accept(np.array([9, 3, 4]))
+    batch.accept(np.array([NOT_FINITE, 3, 4]))  # of a row that is finished
+    with pytest.raises(ValueError, match="logits of row 2 are not finite after 3 tokens"):
+        batch.accept(np.array([0, 3, NOT_FINITE]))
 
 
 def test_all_rows_finished_ends_it_before_max_new_tokens() -> None:

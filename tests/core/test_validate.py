@@ -173,3 +173,20 @@ def test_logits_to_keep_lie_within_the_columns(keep: int) -> None:
 def test_other_logits_to_keep_are_refused(keep: Any) -> None:
     with refused(rf"logits_to_keep must lie in 0\.\.4 .*, got {keep!r}$"):
         validate.check_logits_to_keep(keep, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "words"),
+    [
+        ((2, 3), "bool", "labels must be integers, got dtype bool"),
+        ((2, 3), "float32", "labels must be integers, got dtype float32"),
+        ((3, 2), "int64", r"labels must have the shape of the tokens \(2, 3\), got \(3, 2\)"),
+        ((2, 2), "int32", r"labels must have the shape of the tokens \(2, 3\), got \(2, 2\)"),
+    ],
+)
+def test_labels_are_integers_one_for_each_token(
+    shape: tuple[int, ...], dtype: str, words: str
+) -> None:
+    validate.check_label_form((2, 3), "int8", (2, 3))
+    with pytest.raises(ValueError, match=words):
+        validate.check_label_form(shape, dtype, (2, 3))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -187,6 +188,14 @@ def test_one_prefill_and_one_decode_step_are_compiled_per_capacity() -> None:
     assert compilations(config, prompt=60, new_tokens=9) == 1  # decoding grows to 128
     assert compilations(config, prompt=70, new_tokens=9) == 1  # and that is the prefill of 128
     assert compilations(config, prompt=100, new_tokens=20) == 0
+
+
+def test_a_model_that_is_not_finite_generates_nothing() -> None:
+    model = build(CONFIG)
+    params = jax.tree.map(lambda array: array, model.params)
+    params["lm_head"]["kernel"] = params["lm_head"]["kernel"].at[0, 7].set(np.nan)
+    with pytest.raises(ValueError, match="logits of row 0 are not finite after 5 tokens"):
+        diy_jax.generate(model.model, params, PROMPTS[:1], max_new_tokens=2)
 
 
 def test_params_are_not_donated() -> None:

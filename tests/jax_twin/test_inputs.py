@@ -88,11 +88,13 @@ def test_a_refused_call_leaves_the_cache_as_it_was() -> None:
     assert all((c["key"] == old).all() for (c, _), old in zip(past, before, strict=True))
 
 
-def test_under_jit_values_are_not_looked_at_and_the_mask_wins() -> None:
-    mask, lengths = jnp.asarray([[1, 1, 0], [1, 0, 0]]), jnp.asarray([3, 3])
+def test_under_jit_values_are_not_looked_at_and_mask_and_lengths_must_agree() -> None:
+    mask, lengths = jnp.asarray([[1, 1, 0], [1, 0, 0]]), jnp.asarray([2, 3])
     result = run(MODEL, IDS, mask, lengths, logits_to_keep=1)
-    assert (result == run(MODEL, IDS, mask, jnp.asarray([2, 1]), logits_to_keep=1)).all()
-    assert (result != run(MODEL, IDS, mask + 1 - mask, lengths, logits_to_keep=1)).any()
+    right = run(MODEL, IDS, mask, jnp.asarray([2, 1]), logits_to_keep=1)
+    assert (result[0] == right[0]).all()
+    assert np.isnan(result[1]).all()
+    assert (right != run(MODEL, IDS, mask + 1 - mask, lengths, logits_to_keep=1)).any()
     for case in ("a hole in the mask", "an id beyond the vocabulary"):
         (kwargs,) = [case_.kwargs for case_ in CASES if case_.name == case]
         jax.eval_shape(MODEL, **({"input_ids": IDS} | kwargs))  # and no exception

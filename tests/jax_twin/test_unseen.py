@@ -40,6 +40,7 @@ def _only_row_1_is_nan(logits: Any, expected: Any) -> bool:
         {"attention_mask": np.array([[1, 1, 1], [2, 1, 0]])},
         {"attention_mask": np.array([[1.0, 1.0, 1.0], [0.5, 0, 0]])},
         {"attention_mask": np.array([[True, True, True], [False, False, False]])},
+        {"attention_mask": np.array([[1, 1, 1], [1, 1, 0]]), "seq_lengths": np.array([3, 3])},
         {"seq_lengths": np.array([3, 4])},
         {"seq_lengths": np.array([3, 0])},
         {"seq_lengths": np.array([3, -2])},
@@ -50,6 +51,16 @@ def test_a_row_that_would_be_refused_is_nan(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="row 1"):
         MODEL(**({"input_ids": IDS} | kwargs))
     assert _only_row_1_is_nan(_compiled(**kwargs), MODEL(IDS))
+
+
+def test_the_gradients_of_a_row_that_would_be_refused_are_nan() -> None:
+    def loss(params: Any, lengths: Any) -> Any:
+        return MODEL.model.apply({"params": params}, IDS, seq_lengths=lengths).sum()
+
+    gradients = jax.jit(jax.grad(loss))
+    for lengths, sound in ((np.array([3, 3]), True), (np.array([3, 4]), False)):
+        found = jax.tree.leaves(gradients(MODEL.params, lengths))
+        assert [bool(np.isfinite(array).all()) for array in found] == [sound] * len(found)
 
 
 def test_a_row_without_room_in_its_cache_is_nan_from_then_on() -> None:
@@ -99,10 +110,12 @@ def test_a_label_outside_of_the_vocabulary_is_a_loss_of_nan(label: int) -> None:
     head = jnp.ones((4, 23))
     hidden = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4)), jnp.float32)
 
-    def loss(labels: Any) -> Any:
+    def loss(labels: Any, hidden: Any = hidden) -> Any:
         return cross_entropy(hidden, labels, lambda x: x @ head)
 
     assert np.isfinite(jax.jit(loss)(jnp.array([[1, 22, -100]]))[0])
     assert np.isnan(jax.jit(loss)(jnp.array([[1, label, -100]]))[0])
+    gradient = jax.jit(jax.grad(lambda hidden, labels: loss(labels, hidden)[0]))
+    assert np.isnan(gradient(hidden, jnp.array([[1, label, -100]]))[0, 1]).all()
     with pytest.raises(ValueError, match="labels must lie in"):
         loss(jnp.array([[1, label, -100]]))

@@ -324,6 +324,11 @@ def test_zeros_of_another_sign_differ_by_nothing(tmp_path: Path, capsys: Capture
     assert (infinite["name"], small["name"]) == (NORM, QUERY)
 
 
+def test_a_small_difference_is_seen_beside_large_values() -> None:
+    one, other = np.array([1e300, 1e-300]), np.array([1e300, 3e-300])
+    assert inspection.distance(one, other) == (0.0, pytest.approx(2e-300, rel=1e-12), 1)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "relative", "largest"),
     [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -165,3 +166,11 @@ def test_a_training_model_is_left_as_it_was() -> None:
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     model(PROMPTS).sum().backward()
+
+
+def test_a_model_that_is_not_finite_generates_nothing() -> None:
+    model = copy.deepcopy(build(CONFIG))
+    with torch.no_grad():
+        model.lm_head.weight[7, 0] = np.nan
+    with pytest.raises(ValueError, match="logits of row 0 are not finite after 5 tokens"):
+        generate(model, PROMPTS[:1], max_new_tokens=2)

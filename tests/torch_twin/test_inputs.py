@@ -87,16 +87,17 @@ def test_a_refused_call_leaves_the_cache_as_it_was() -> None:
     assert all(torch.equal(c["key"], old) for (c, _), old in zip(past, before, strict=True))
 
 
-def test_under_vmap_values_are_not_looked_at_and_the_mask_wins() -> None:
+def test_under_vmap_values_are_not_looked_at_and_mask_and_lengths_must_agree() -> None:
     ids, mask = torch.from_numpy(IDS)[:, None], torch.tensor([[[1, 1, 0]], [[1, 0, 0]]])
 
     def last(ids: Any, mask: Any, lengths: Any) -> Any:
         return MODEL(ids, mask, lengths, logits_to_keep=1)
 
     with torch.no_grad():
-        result = torch.vmap(last)(ids, mask, torch.tensor([[3], [3]]))
+        result = torch.vmap(last)(ids, mask, torch.tensor([[2], [3]]))
     expected = run(MODEL, IDS, seq_lengths=[2, 1], logits_to_keep=1)
-    assert np.allclose(result[:, 0].numpy(), expected, rtol=1e-5, atol=1e-7)
+    assert np.allclose(result[0, 0].numpy(), expected[0], rtol=1e-5, atol=1e-7)
+    assert result[1].isnan().all()
 
 
 def test_under_grad_the_checks_do_not_trip() -> None:

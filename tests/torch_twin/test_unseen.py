@@ -45,6 +45,7 @@ def _only_row_1_is_nan(logits: Any, expected: Any) -> bool:
         {"attention_mask": np.array([[1, 1, 1], [2, 1, 0]])},
         {"attention_mask": np.array([[1.0, 1.0, 1.0], [0.5, 0, 0]])},
         {"attention_mask": np.array([[True, True, True], [False, False, False]])},
+        {"attention_mask": np.array([[1, 1, 1], [1, 1, 0]]), "seq_lengths": np.array([3, 3])},
         {"seq_lengths": np.array([3, 4])},
         {"seq_lengths": np.array([3, 0])},
         {"seq_lengths": np.array([3, -2])},
@@ -56,6 +57,14 @@ def test_a_row_that_would_be_refused_is_nan(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="row 1"):
         MODEL(**({"input_ids": IDS} | kwargs))
     assert _only_row_1_is_nan(_compiled(**kwargs), MODEL(IDS))
+
+
+def test_the_gradients_of_a_row_that_would_be_refused_are_nan() -> None:
+    for lengths, sound in ((torch.tensor([3, 3]), True), (torch.tensor([3, 4]), False)):
+        with mock.patch("torch.compiler.is_compiling", return_value=True):
+            logits = MODEL(torch.as_tensor(IDS), seq_lengths=lengths)
+        found = torch.autograd.grad(logits.sum(), list(MODEL.parameters()))
+        assert [bool(array.isfinite().all()) for array in found] == [sound] * len(found)
 
 
 def test_a_row_without_room_in_its_cache_is_nan_from_then_on() -> None:
@@ -111,11 +120,15 @@ def test_a_label_outside_of_the_vocabulary_is_a_loss_of_nan(label: int) -> None:
     head = torch.ones(4, 23)
     hidden = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 4))).float()
 
+    hidden.requires_grad_()
+
     def loss(labels: Any) -> Any:
         return cross_entropy(hidden, labels, lambda x: x @ head)
 
     with mock.patch("torch.compiler.is_compiling", return_value=True):
         assert loss(torch.tensor([[1, 22, -100]]))[0].isfinite()
-        assert loss(torch.tensor([[1, label, -100]]))[0].isnan()
+        wrong = loss(torch.tensor([[1, label, -100]]))[0]
+        assert wrong.isnan()
+        assert torch.autograd.grad(wrong, hidden)[0][0, 1].isnan().all()
     with pytest.raises(ValueError, match="labels must lie in"):
         loss(torch.tensor([[1, label, -100]]))
