@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 
 class TooLong(Exception):
-    """A document is longer than it may be."""
+    """A document is longer than it may be.
+
+    Attributes:
+        line: the number of its line, where documents are lines.
+    """
+
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,10 @@ def cut(blocks: Iterable[bytes], between: bytes, least: int, most: int) -> Cut:
             if at < 0:
                 break
             begun = base + at + len(between)
-            ends.append(begun)
             breaks += view.count(b"\n", counted, at + len(between))
+            if begun - (ends[-1] if ends else 0) > least + most:
+                raise TooLong(breaks)
+            ends.append(begun)
             digest.update(memoryview(view)[counted : at + len(between)])
             sums.append(digest.hexdigest())
             counted, digest = at + len(between), hashlib.sha256()
@@ -63,7 +73,7 @@ def cut(blocks: Iterable[bytes], between: bytes, least: int, most: int) -> Cut:
         breaks += view.count(b"\n", counted)
         digest.update(memoryview(view)[counted:])
         if size - begun > least + most:
-            raise TooLong
+            raise TooLong(breaks + 1)
         rest = view[max(0, len(view) - max(0, len(between) - 1)) :]  # a separator may begin there
         base = size - len(rest)
     if not ends or ends[-1] != size:

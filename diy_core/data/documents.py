@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from diy_core.data.contents import Contents
 from diy_core.data.counts import Counts
 from diy_core.data.files import DataError
+from diy_core.data.json_values import Refused, Values
 from diy_core.data.records import (
     Chat,
     Completion,
@@ -49,26 +49,6 @@ def advice_on_line(text: str) -> str | None:
     return None
 
 
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, of which Python would keep the last of two values under one name."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DoubledName(f"has the name {twice!r} twice in one object: keep one of them")
-    return values
-
-
-# Made once: to make one takes as long as to read a short line.
-_DECODER = json.JSONDecoder(object_pairs_hook=_each_name_once)
-
-
-def _value_of(text: str) -> Any:
-    if text.startswith("\ufeff"):
-        return json.loads(text)  # raises, and says what that is
-    return _DECODER.decode(text)
-
-
 def _holds_nul(row: dict[str, Any]) -> bool:
     """Whether a NUL is in a text of a record, or in a name; a raw one was refused with its byte."""
     pending: list[Any] = [row]
@@ -82,10 +62,6 @@ def _holds_nul(row: dict[str, Any]) -> bool:
         elif isinstance(value, list):
             pending += value
     return False
-
-
-class DoubledName(ValueError):
-    """An object that says two things of one name."""
 
 
 class Documents:
@@ -108,7 +84,7 @@ class Documents:
         self.counts = Counts()
         self._separator, self._field = separator, field
         self._template_names = template_names
-        self.contents, self._tables = Contents(), Tables()
+        self.contents, self._tables, self._values = Contents(), Tables(), Values()
 
     def read(self, part: Part) -> Iterator[tuple[str, Document]]:
         """The documents of a part in order, as (place, document); white space alone is left out.
@@ -156,8 +132,8 @@ class Documents:
             text = self._decode(line, where, at)
             if text.strip():
                 try:
-                    row = _value_of(text)
-                except DoubledName as error:
+                    row = self._values.read(text)
+                except Refused as error:
                     raise DataError(where, str(error)) from error
                 except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits
                     why = advice_on_line(text) or "each line of a .jsonl file is one object"
@@ -182,7 +158,7 @@ class Documents:
             )
         others = [name for name in names if name not in columns]
         self.counts.pass_over_columns(others, file.metadata.row_group(part.start).num_rows)
-        rows = self._tables.rows(part.path, part.start, columns)
+        rows = self._tables.rows(part.path, part.start, columns, part.line)
         for number, row in enumerate(rows, part.line):
             where = f"{part.path}, row {number}"
             held = {name: without_nulls(value) for name, value in row.items()}
@@ -191,7 +167,7 @@ class Documents:
 
     def _document(self, row: Any, where: str, *, may_hold_nul: bool = True) -> Document:
         if not isinstance(row, dict):
-            advice = advice_on_line(json.dumps(row)[:2])
+            advice = advice_on_line("[") if isinstance(row, list) else None
             kind = f"is no object but {type(row).__name__}: "
             raise DataError(where, kind + (advice or str(row)[:80]))
         if may_hold_nul and _holds_nul(row):

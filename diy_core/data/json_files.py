@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from diy_core.data.contents import Ahead
+from diy_core.data.json_values import Refused, Values
 from diy_core.data.records import columns_to_read
+from diy_core.system.limits import how_to_raise, limit
 
 NO_LINES = "one JSON value, and not an object a line"  # why a file is not read
-_LONGEST = 64 << 20  # of a first line, which shows whether there are several, and of one record
 _MARK = b"\xef\xbb\xbf"  # in front of UTF-8
 
 
@@ -20,22 +19,34 @@ def form_of_json(stream: Ahead, field: str | None) -> str | None:
 
     Returns:
         None: it is neither.
+
+    Raises:
+        Refused: its first line is too long, or holds too much.
     """
     first, _, more = _first_line(stream).removeprefix(_MARK).strip().partition(b"\n")
+    if not first.startswith(b"{"):
+        return None
+    if not more and len(first) > limit("record_bytes"):
+        raise Refused(f"has a line of more than {limit('record_bytes')} bytes: {_how()}")
     try:
-        value = json.loads(first)
+        value = Values().read(first.decode())
+    except Refused:
+        raise
     except UnicodeDecodeError:  # whoever reads the lines says where, and in which encoding
-        return "jsonl" if first.startswith(b"{") else None
+        return "jsonl"
     except (ValueError, RecursionError):
-        return "record" if first.startswith(b"{") and _is_record(stream, field) else None
-    is_jsonl = isinstance(value, dict) and (more or columns_to_read(value, field))
-    return "jsonl" if is_jsonl else None
+        return "record" if _is_record(stream, field) else None
+    return "jsonl" if isinstance(value, dict) and (more or columns_to_read(value, field)) else None
+
+
+def _how() -> str:
+    return how_to_raise("record_bytes")
 
 
 def _first_line(stream: Ahead) -> bytes:
     """A stream up to where something follows its first line."""
     taken: list[bytes] = []
-    size, begun, ended = 0, False, False
+    size, begun, ended, longest = 0, False, False, limit("record_bytes")
     for block in stream.look():
         taken.append(block)
         size += len(block)
@@ -44,7 +55,7 @@ def _first_line(stream: Ahead) -> bytes:
         if begun and not ended:
             _, line_break, rest = rest.partition(b"\n")
             ended = bool(line_break)
-        if (ended and rest.strip()) or size > _LONGEST:
+        if (ended and rest.strip()) or size > longest:
             break
     return b"".join(taken)
 
@@ -54,7 +65,7 @@ def holds_lines(stream: Ahead, field: str | None) -> bool:
     head = next(stream.look(), b"").removeprefix(_MARK).lstrip()
     first, end, _ = head.partition(b"\n")
     try:
-        value = json.loads(first) if end and first.startswith(b"{") else None
+        value = Values().read(first.decode()) if end and first.startswith(b"{") else None
     except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and bool(columns_to_read(value, field))
@@ -65,10 +76,12 @@ def _is_record(stream: Ahead, field: str | None) -> bool:
     for block in stream.look():
         taken.append(block)
         size += len(block)
-        if size > _LONGEST:
+        if size > limit("record_bytes"):
             return False
     try:
-        value = json.loads(b"".join(taken).removeprefix(_MARK))
+        value = Values().read(b"".join(taken).removeprefix(_MARK).decode())
+    except Refused:
+        raise
     except UnicodeDecodeError:  # as above
         return True
     except (ValueError, RecursionError):

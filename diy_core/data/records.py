@@ -11,11 +11,11 @@ for another kind of training, or that holds what the chat template reads by name
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diy_core.data.json_values import parse
 from diy_core.data.refusals import (
     COLUMNS,
     OF_CHATS,
@@ -218,6 +218,6 @@ def _json(held: Mapping[str, Any], name: str) -> Any:
     if not isinstance(value, str) or not value.strip():
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"holds {name} as a text that is no JSON: {error}") from error
+        return parse(value)
+    except ValueError as error:
+        raise ValueError(f"holds {name} as a text that {error}") from error

@@ -20,13 +20,14 @@ from diy_core.data.finding import BUILTIN, SOURCES, survey
 from diy_core.data.forms import form_of
 from diy_core.data.found import ARCHIVE, EMPTY, OTHER_KIND, Found, folded
 from diy_core.data.json_files import NO_LINES, form_of_json, holds_lines
+from diy_core.data.json_values import Refused
 from diy_core.data.tables import opened, table
+from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.outside import open_regular
 from diy_core.system.sources import Identity
 from diy_core.utf8 import recognise
 
 SHARD_BYTES = 4 << 20  # seconds of work: what a killed run loses, and what Ctrl-C waits for
-_LONGEST_DOCUMENT = 256 << 20  # a document is tokenised in memory, at about 100 bytes a token
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,10 @@ def _cut(path: str, separator: str | None, field: str | None, made: Plan) -> lis
     _require_text(path, next(stream.look(), None))
     kind = form.kind or "text"
     if kind == "json":
-        found = form_of_json(stream, field)
+        try:
+            found = form_of_json(stream, field)
+        except Refused as error:
+            raise DataError(path, str(error)) from error
         if found is None:
             raise _NothingHere(
                 NO_LINES,
@@ -240,21 +244,21 @@ def _stretches(
     path: str, kind: str, separator: str | None, made: Plan, stream: Iterable[bytes]
 ) -> list[Part]:
     between = {"jsonl": b"\n", "record": b""}.get(kind, (separator or "").encode())
+    name = "document_bytes" if kind == "text" else "record_bytes"
+    most = limit(name)
     what, advice = ("line" if kind == "jsonl" else "record"), "write it as several"
     if kind == "text":
         what = "document"
         advice = "say what stands between its documents (--separator; to train --data.separator)"
     unpacked = ", unpacked" if form_of(path).packing else ""
     # It is not read to its end: a packed file may be a thousand times as large as it looks.
-    too_long = f"has a {what} of more than {_LONGEST_DOCUMENT} bytes{unpacked}: {advice}"
     try:
-        found = cut(stream, between, SHARD_BYTES, _LONGEST_DOCUMENT)
-    except TooLong:
-        raise DataError(path, too_long) from None
+        found = cut(stream, between, SHARD_BYTES, most)
+    except TooLong as error:
+        place = f" (line {error.line})" if kind == "jsonl" else ""
+        fault = f"has a {what} of more than {most} bytes{unpacked}{place}: {advice}, or, "
+        raise DataError(path, fault + how_to_raise(name)) from None
     starts = [0, *found.ends[:-1]]
-    longest = max(b - a for a, b in zip(starts, found.ends, strict=True))  # with what is before it
-    if longest > _LONGEST_DOCUMENT:
-        raise DataError(path, too_long)
     if kind == "text":
         made.texts.append(path)
         made.unseparated += [] if found.separated else [path]

@@ -7,9 +7,10 @@ and 1, false and true. `masked` (torchtune) says the opposite.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
+
+from diy_core.data.json_values import parse
 
 Turns = tuple[list[dict[str, Any]], list[bool]]
 
@@ -106,9 +107,9 @@ def _of_share_gpt(turn: dict[str, Any], i: int) -> dict[str, Any]:
 def _calls(value: Any, i: int) -> list[dict[str, Any]]:
     """A call of a function, or a list of them, as JSON in a text."""
     try:
-        found = json.loads(value) if isinstance(value, str) else value
+        found = parse(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise ValueError(f"message {i} calls a function with what is no JSON: {error}") from error
+        raise ValueError(f"message {i} calls a function with what {error}") from error
     calls = found if isinstance(found, list) else [found]
     for call in calls:
         if not isinstance(call, dict) or not {"name", "arguments"} <= call.keys():

@@ -21,6 +21,11 @@ _DEFAULTS = {
     "header_bytes": 2 << 20,
     "json_depth": 100,
     "json_items": 4_000_000,  # 262,144 tokens and their merges in pairs are 1,800,000
+    "document_bytes": 128 << 20,  # a text for training; it is tokenised at 100 bytes a token
+    "record_bytes": 24 << 20,  # a line of JSON; with one rare character it takes 4 times that
+    "record_items": 500_000,  # beside its texts; each takes up to 200 bytes
+    "parquet_footer": 8 << 20,  # bytes; as many row groups and columns take 20 times that
+    "parquet_bytes": 192 << 20,  # of memory for a batch of rows, beside 8 times what it has on disk
     "yaml_bytes": 1 << 17,  # Python reads 0.13 MB in a second, and each file several times
     "yaml_items": 10_000,  # with all aliases written out
     "yaml_depth": 32,

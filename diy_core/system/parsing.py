@@ -45,7 +45,7 @@ def parse_json(
         _require_few(text, where)
         values = json.loads(text, object_pairs_hook=pairs)
     if isinstance(values, (dict, list)):
-        _require_shallow(values, where)
+        require_shallow(values, where)
     if "\\u" in text and not halves:
         _require_characters(values, where)
     return values
@@ -99,7 +99,12 @@ def _require_few(text: str, where: object) -> None:
         raise CheckpointError(where, f"has more than {most} items: {how}")
 
 
-def _require_shallow(values: Any, where: object) -> None:
+def require_shallow(values: Any, where: object) -> None:
+    """Raise for a value of JSON that is nested too deeply for whoever looks at it next.
+
+    Raises:
+        CheckpointError: it is.
+    """
     most, level = limit("json_depth"), [values]
     for _ in range(most):
         level = [item for value in level for item in _inner(value)]

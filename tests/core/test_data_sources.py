@@ -87,8 +87,9 @@ def test_jsonl_and_parquet_hold_a_document_a_row(
             b'{"text": "x"}\n' + b"[" * 200_000 + b"]" * 200_000,
             "a.jsonl, line 2: is no J",
         ),
-        ("a.jsonl", b'{"text": ' + b"[" * 900 + b"]" * 900 + b"}", r"line 1: has no text .*\(list"),
-        ("a.jsonl", b"[" * 900 + b"]" * 900, "line 1: is no object but list"),
+        ("a.jsonl", b'{"text": ' + b"[" * 90 + b"]" * 90 + b"}", r"line 1: has no text .*\(list"),
+        ("a.jsonl", b"[" * 90 + b"]" * 90, "line 1: is no object but list"),
+        ("a.jsonl", b"[" * 900 + b"]" * 900, "line 1: is nested more than 100 levels deep"),
         ("a.jsonl", b'{"text": "x"}\n{"n": ' + b"1" * 5000 + b"}", "a.jsonl, line 2: is no JSON"),
         ("a.jsonl", b'{"text": "x"}\n["y"]\n', "line 2: is no object but list"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"line 2: byte 24 \(0xff\) is not UTF-8"),
@@ -207,7 +208,7 @@ def test_a_separator_is_asked_for_where_a_document_would_not_fit_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cutting, "SHARD_BYTES", 10)
-    monkeypatch.setattr(cutting, "_LONGEST_DOCUMENT", 30)
+    monkeypatch.setenv("DIY_LIMITS", "document_bytes=30")
     (tmp_path / "a.txt").write_text("one\n\n" * 20)
     for separator in (None, "<|end|>"):
         with pytest.raises(DataError, match="has a document of more than 30 bytes: say what"):
