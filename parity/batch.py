@@ -9,6 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def random_ids(
+    generator: np.random.Generator, vocab_size: int, shape: tuple[int, int]
+) -> NDArray[np.int32]:
+    """Ids (B, S) drawn at random, but for the first and the last one that there are.
+
+    Chance would leave those out of a large vocabulary. They stand in row 0: early, in every prompt
+    and as labels, and where it is long enough also at its end, where single tokens are decoded.
+    """
+    ids = generator.integers(0, vocab_size, shape, np.int32)
+    with_edges(ids[0], vocab_size)
+    return ids
+
+
+def with_edges(row: NDArray[np.int32], vocab_size: int) -> None:
+    """Put the last id and the first one into a row (S,), in place."""
+    edges = np.array([vocab_size - 1, 0], np.int32)
+    row[1:3] = edges[: len(row[1:3])]
+    if len(row) > 4:
+        row[-2:] = edges
+
+
 @dataclasses.dataclass
 class Batch:
     """Token ids (B, S), right-padded, and the valid length of each row (B,)."""

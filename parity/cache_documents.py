@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
-from parity.batch import Batch
+from parity.batch import Batch, random_ids
 from parity.decoding import Decoding
 
 ORDER = ("key", "value")
@@ -50,7 +50,7 @@ class Document:
         lengths = np.clip(rows, 2, max(limit - length, 2)).astype(np.int32)
         generator = np.random.default_rng([seed, 2])
         shape = len(lengths), int(lengths.max())
-        batch = Batch(generator.integers(0, config.vocab_size, shape, np.int32), lengths)
+        batch = Batch(random_ids(generator, config.vocab_size, shape), lengths)
         chunk = min(chunk, -(-shape[1] // 3))  # or nothing would be cut off
         first = [max(1, chunk >> row) for row in range(len(lengths))]
         prompts = np.minimum(first, lengths).astype(np.int32)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import diy_jax
 import diy_torch
 from diy_core.config import DIYConfig
-from parity.batch import Batch
+from parity.batch import Batch, random_ids
 from parity.pair import Pair
 
 Chunk = tuple[NDArray[np.int32], NDArray[np.int32]]
@@ -44,7 +44,7 @@ class Decoding:
         positions = min(positions, config.max_position_embeddings)
         lengths = np.maximum(4, positions - 29 * np.arange(len(prompts)))
         generator = np.random.default_rng([seed, 1])
-        ids = generator.integers(0, config.vocab_size, (len(prompts), positions), np.int32)
+        ids = random_ids(generator, config.vocab_size, (len(prompts), positions))
         batch = Batch(ids, np.minimum(lengths, positions).astype(np.int32))
         return cls(batch, _within(prompts, batch))
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import diy_torch
 from diy_core.config import DIYConfig
 from diy_torch.checkpoint import to_numpy
-from parity.batch import Batch
+from parity.batch import Batch, random_ids
 from parity.pair import Pair
 
 _STEP = 4  # tokens of a call
@@ -58,7 +58,7 @@ class Far:
         starts = [start for start in starts if start < last] + [last]
         layer = 2 * 8 * limit * config.kv_heads * config.head_size
         generator = np.random.default_rng([seed, 3])
-        ids = generator.integers(0, config.vocab_size, (len(starts), step), np.int32)
+        ids = random_ids(generator, config.vocab_size, (len(starts), step))
         layers = min(config.num_hidden_layers, max(1, _ROOM // layer))
         return cls(tuple(starts), ids, layers, seed)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_torch.checkpoint import to_numpy
-from parity.batch import Batch
+from parity.batch import Batch, random_ids
 from parity.pair import Pair
 
 
@@ -44,7 +44,7 @@ class Packed:
         rows = [_within(lengths, limit) for lengths in shares]
         columns = min(sum(lengths) for lengths in rows)
         generator = np.random.default_rng([seed, 5])
-        ids = generator.integers(0, config.vocab_size, (len(rows), columns), np.int32)
+        ids = random_ids(generator, config.vocab_size, (len(rows), columns))
         segments = np.stack([np.repeat(range(len(r)), r)[:columns] for r in rows]).astype(np.int32)
         alone = [
             row[own == number]

@@ -12,7 +12,7 @@ from diy_core.checkpoints.hf_directory import require_directory
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
 from parity.adamw import Recipe
-from parity.batch import Batch
+from parity.batch import Batch, random_ids
 from parity.check_kinds import KINDS
 
 _LARGE = 20_000_000  # parameters: from here on less is compared, so that a check takes minutes
@@ -50,9 +50,13 @@ class Plan:
     decode_prompts: tuple[int, ...] = (3, 200, 77)
     decode_positions: int = 320
     chunks: tuple[int, ...] = (97, 30, 130, 64)
-    ragged: tuple[int, ...] = (48, 13)
-    packed: tuple[tuple[int, ...], ...] = ((20, 13, 31), (1, 40, 23))
-    cache_rows: tuple[int, ...] = (40, 27)
+    ragged: tuple[int, ...] = (48, 13, 29)
+    packed: tuple[tuple[int, ...], ...] = (
+        (20, 13, 31),
+        (1, 40, 23),
+        (7, 2, 11, 5, 39),
+    )
+    cache_rows: tuple[int, ...] = (40, 27, 9)
     cache_chunk: int = 16
     cache_prefix: int = 5
     greedy_tokens: int = 48
@@ -96,4 +100,4 @@ def random_batch(config: DIYConfig, lengths: NDArray[np.int32], seed: int) -> Ba
     """Random tokens in right-padded rows of these lengths."""
     generator = np.random.default_rng(seed)
     shape = len(lengths), int(lengths.max())
-    return Batch(generator.integers(0, config.vocab_size, shape, np.int32), lengths)
+    return Batch(random_ids(generator, config.vocab_size, shape), lengths)

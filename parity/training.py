@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from diy_core.mapping import flatten, tensors, unflatten
 from diy_torch.checkpoint import to_numpy
 from parity.adamw import Recipe, optax_adamw, torch_adamw
-from parity.batch import Batch
+from parity.batch import Batch, with_edges
 from parity.pair import Pair, flax_cross_entropy, torch_cross_entropy
 
 _FOLLOWERS = 4
@@ -44,7 +44,10 @@ class Run:
 
 
 def token_batches(vocab_size: int, steps: int, rows: int, columns: int, seed: int) -> list[Batch]:
-    """Batches of a text that can be learnt: each token has four that may follow it."""
+    """Batches of a text that can be learnt: each token has four that may follow it.
+
+    The first and the last id, which chance would leave out, stand in the first batch.
+    """
     generator = np.random.default_rng([seed, 3])
     follows = generator.integers(0, vocab_size, (vocab_size, _FOLLOWERS), np.int32)
     ids = np.empty((steps, rows, columns), np.int32)
@@ -52,6 +55,7 @@ def token_batches(vocab_size: int, steps: int, rows: int, columns: int, seed: in
     for column in range(1, columns):
         choice = generator.integers(0, _FOLLOWERS, (steps, rows))
         ids[:, :, column] = follows[ids[:, :, column - 1], choice]
+    with_edges(ids[0, 0], vocab_size)
     return [Batch(batch, np.full(rows, columns, np.int32)) for batch in ids]
 
 

@@ -26,5 +26,5 @@ def test_the_documents_are_the_rows_cut_up(limit: int) -> None:
 
 def test_the_default_has_documents_of_one_token_and_of_many() -> None:
     packed = Packed.make(tiny(max_position_embeddings=500), Plan().packed, 0)
-    assert packed.documents.lengths.tolist() == [20, 13, 31, 1, 40, 23]
-    assert packed.reach == "6 documents in 2 rows, 0-39"
+    assert packed.documents.lengths.tolist() == [20, 13, 31, 1, 40, 23, 7, 2, 11, 5, 39]
+    assert packed.reach == "11 documents in 3 rows, 0-39"
