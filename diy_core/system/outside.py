@@ -52,6 +52,42 @@ def open_regular(path: StrPath) -> io.BufferedReader:
         raise
 
 
+def open_own(path: StrPath, why: str) -> io.FileIO:
+    """Open a file that is only ours, to add to its end and to cut it; it is made if need be.
+
+    Args:
+        path: no link: what is written through one is written into somebody's file elsewhere.
+        why: as `refuse_link`.
+
+    Raises:
+        CheckpointError: it is a link, or no regular file.
+    """
+    refuse_link(path, why)
+    is_there(path)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        _refuse_kind(path, os.fstat(descriptor).st_mode)
+        return io.FileIO(descriptor, "ab")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def refuse_link(path: StrPath, why: str) -> None:
+    """Raise where a symbolic link has that name.
+
+    Args:
+        path: may be that of nothing.
+        why: what is wrong with it and what to do, such as `a run locks a file: remove it`.
+
+    Raises:
+        CheckpointError: it is a link.
+    """
+    if os.path.islink(path):
+        raise CheckpointError(path, f"is a link, and {why}")
+
+
 def read_bytes(path: StrPath, limit: int | str = "file_bytes") -> bytes:
     """The content of a file, which did not change while it was read.
 

@@ -20,12 +20,13 @@ from typing import Any, BinaryIO
 from diy_core.checkpoints.atomic import atomic_file
 from diy_core.disk import DiskFull, naming_full_disks
 from diy_core.errors import CheckpointError
-from diy_core.system.outside import is_there, open_regular
+from diy_core.system.outside import is_there, open_own, open_regular, refuse_link
 
 LONGEST = 1 << 20  # bytes of a line; one of ours has some 200
 _MOST = 1 << 63
 _SHOWN = 5
 _NONE = -1  # the step of a line that has none
+_OWN = "a run adds to and cuts a file of its own: put a copy in its place, or remove it"
 
 
 def is_count(value: Any) -> bool:
@@ -106,6 +107,11 @@ def read_lines(path: Path) -> Iterator[bytes]:
             yield line
 
 
+def refuse_own_link(path: Path) -> None:
+    """Raise where a log is a symbolic link: what a run adds and cuts off would be elsewhere."""
+    refuse_link(path, _OWN)
+
+
 def logged_steps(path: Path) -> set[int]:
     """The steps of which a log has a line; none where there is no file."""
     rows = (parse_line(line, path.name) for line in read_lines(path))
@@ -124,13 +130,14 @@ class JsonLines:
         kept: the lines that are left.
 
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: the file cannot be read, or is a link to one.
         DiskFull: there is no room to set damaged lines aside.
     """
 
     def __init__(
         self, path: Path, last_step: int, say: Callable[[str], None] = lambda text: None
     ) -> None:
+        refuse_own_link(path)
         self._path, self._waiting = path, b""
         rows, size, whole = [], 0, True
         for line in read_lines(path):
@@ -146,7 +153,7 @@ class JsonLines:
         if damaged:
             _set_aside(path, damaged, set(keep))
             say(_damaged_line(path, sorted(damaged)))
-        self._file = path.open("ab", buffering=0)
+        self._file = open_own(path, _OWN)
         if not damaged:
             self._file.truncate(size)
             if keep and not whole and keep[-1] == len(rows) - 1:

@@ -32,10 +32,11 @@ from diy_core.disk import DiskFull, naming_full_disks, require_room
 from diy_core.errors import CheckpointError
 from diy_core.system.children import close_in_children, forget
 from diy_core.system.held import HeldDirectory, with_names
-from diy_core.system.outside import is_there
+from diy_core.system.outside import is_there, refuse_link
 from diy_core.training.allowed_changes import NOTHING, Allowed
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.interfaces import TrainingError
+from diy_core.training.json_lines import refuse_own_link
 from diy_core.training.opening_model import foreseen
 from diy_core.training.resuming import lines_of_differences
 from diy_core.training.sealing import (
@@ -153,8 +154,7 @@ class RunDirectory:
 
     def _take_lock(self, held: HeldDirectory) -> None:
         is_there(self.root / _LOCK)  # or it is something that cannot be locked
-        if (self.root / _LOCK).is_symlink():  # what is written into it is written elsewhere
-            raise CheckpointError(self.root / _LOCK, "is a link, and a run locks a file: remove it")
+        refuse_link(self.root / _LOCK, "a run locks a file of its own: remove it")
         flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
         self._lock = os.open(_LOCK, flags, 0o644, dir_fd=held.descriptor)
         try:
@@ -238,9 +238,11 @@ class RunDirectory:
         Raises:
             ValueError: the directory holds a run and `resume` is False, or the run was started with
                 another config, or its newest checkpoint was made with something else.
-            CheckpointError: its config cannot be read.
+            CheckpointError: its config cannot be read, or a log is a link.
             DiskFull: there is no room for the first files.
         """
+        for log in (self.metrics_file, self.evaluations_file, self.timings_file):
+            refuse_own_link(log)
         going_on = bool(whole_checkpoints(self.checkpoints))
         if not resume and (going_on or _has_lines(self.metrics_file)):
             raise ValueError(

@@ -13,6 +13,7 @@ from diy_core.errors import CheckpointError
 from diy_core.system.outside import (
     is_there,
     names_in,
+    open_own,
     open_regular,
     read_bytes,
     read_text,
@@ -122,3 +123,30 @@ def test_a_tree_holds_regular_files_alone(tmp_path: Path, kind: str) -> None:
     else:
         with pytest.raises(CheckpointError, match=f"a/x: {ODD_FILES[kind]}"):
             require_tree(tmp_path)
+
+
+def test_what_is_added_to_is_no_link(tmp_path: Path) -> None:
+    log, link = tmp_path / "log", tmp_path / "link"
+    with open_own(log, "") as file:
+        file.write(b"one\n")
+    with open_own(log, "") as file:
+        file.write(b"two\n")
+        file.truncate(4)
+        file.write(b"three\n")
+    link.symlink_to(log)
+    with pytest.raises(CheckpointError, match=r"link: is a link, and that is bad: remove it"):
+        open_own(link, "that is bad: remove it")
+    assert log.read_text() == "one\nthree\n"
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(CheckpointError, match="it is a FIFO"):
+        open_own(tmp_path / "fifo", "")
+
+
+def test_a_link_that_comes_while_a_file_is_opened_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "log").symlink_to(tmp_path / "mine")
+    monkeypatch.setattr(os.path, "islink", lambda path: False)
+    with pytest.raises(OSError, match="symbolic links"):
+        open_own(tmp_path / "log", "")

@@ -66,3 +66,27 @@ def test_a_lock_that_leads_elsewhere_is_not_written_through(tmp_path: Path, runn
         runner()
     assert str(caught.value).startswith(str(runner.path))
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("log", ["metrics.jsonl", "evaluations.jsonl", "timings.jsonl"])
+@pytest.mark.parametrize("leads_to", ["a file", "nothing"])
+def test_a_log_that_leads_elsewhere_is_not_written_through(
+    tmp_path: Path, runner: Runner, log: str, leads_to: str
+) -> None:
+    assert runner(stop_at=5) == 0
+    other, file = tmp_path / "other.jsonl", runner.path / log
+    content = file.read_bytes() if file.exists() else b""
+    if leads_to == "a file":
+        other.write_bytes(content + b"mine\n")
+    file.unlink(missing_ok=True)
+    file.symlink_to(other)
+    before = (runner.path / "config.yaml").stat().st_ino
+    match = rf"{log}: is a link, and a run adds to .*: put a copy in its place, or remove it"
+    with pytest.raises(CheckpointError, match=match):
+        runner(resume=True)
+    assert (runner.path / "config.yaml").stat().st_ino == before
+    assert other.exists() == (leads_to == "a file")
+    assert not other.exists() or other.read_bytes() == content + b"mine\n"
+    file.unlink()
+    file.write_bytes(content)
+    assert runner(resume=True) == 0
