@@ -25,21 +25,21 @@ from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
 from diy_core.checkpoints.orbax_layout import (
-    STATE,
     config_directory,
+    is_made_by_orbax,
     is_whole,
     locate,
     require_regular_files,
 )
 from diy_core.checkpoints.orbax_params import find_params
-from diy_core.checkpoints.side_files import SIDE_NAMES, copy_side_files
+from diy_core.checkpoints.side_files import copy_side_files, is_side_name
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError, naming
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
 from diy_core.memory import returning_buffers
 from diy_core.notes import settle
 from diy_core.system.places import place
-from diy_core.system.snapshots import top
+from diy_core.system.snapshots import snapshot
 from diy_jax.orbax_files import (
     READING,
     as_unreadable,
@@ -49,7 +49,6 @@ from diy_jax.orbax_files import (
     without_reports,
 )
 
-_OWN = {STATE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt"}
 # Every group that is written costs a round of metadata, so a few are better than many.
 _GROUP = 64 << 20  # bytes
 
@@ -262,12 +261,13 @@ def _require_utf8(path: Path) -> None:
 
 
 def _is_own(name: str) -> bool:
-    return top(name) in {*_OWN, hf_directory.CONFIG, MANIFEST, *SIDE_NAMES}
+    ours = name in {hf_directory.CONFIG, MANIFEST} or is_side_name(name)
+    return ours or is_made_by_orbax(name)
 
 
 def _refuse_foreign(path: Path) -> None:
     """Raise where the directory holds what no checkpoint of ours has: it would be lost."""
-    names = (item.name for item in path.iterdir()) if path.is_dir() else ()
+    names = snapshot(path) if path.is_dir() else ()
     other = sorted(name for name in names if not _is_own(name))
     if other:
         raise CheckpointError(

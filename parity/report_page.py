@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,9 +32,10 @@ def write_report(folder: str | Path, certificate: Record) -> Path:
     """
     folder = place(folder, "--report")
     page = writable(render(certificate))
-    for name, text in ((CERTIFICATE, as_text(certificate)), (PAGE, page)):
-        with atomic_file(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with contextlib.ExitStack() as both:  # neither is replaced where one cannot be
+        files = [both.enter_context(atomic_file(folder / name)) for name in (CERTIFICATE, PAGE)]
+        for file, text in zip(files, (as_text(certificate), page), strict=True):
+            file.write_text(text, encoding="utf-8")
     return folder / PAGE
 
 

@@ -24,6 +24,7 @@ from diy_core.checkpoints.manifest import MANIFEST, Manifest
 from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.safetensors_directory import INDEX, SINGLE
 from diy_core.checkpoints.safetensors_files import SafetensorsWriter
+from diy_core.checkpoints.side_files import is_side_name
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.system.places import place
@@ -119,8 +120,8 @@ class HFWriter(Writer):
         return HFReader(here)
 
     def _goes(self, name: str) -> bool:
-        name = top(name)
-        return _REPLACED.fullmatch(name) is not None or name in self._drop
+        dropped = top(name) in self._drop and (name in self._drop or is_side_name(name))
+        return _REPLACED.fullmatch(name) is not None or dropped
 
 
 def plan_shards(layout: Mapping[str, Stored], max_shard_size: int) -> dict[str, list[str]]:

@@ -26,6 +26,18 @@ _OF_CHECKPOINTS = (_CHECKPOINT, "orbax.checkpoint", "commit_success.txt")  # wha
 _ITEMS = ("params", "model", STATE, "default", "train_state")  # the likeliest first
 _STEP = re.compile(r"(?:.*\D)?(\d+)")  # 100, step_100, ckpt_00000100
 _UNFINISHED, _FINISHED = "orbax-checkpoint-tmp", "commit_success.txt"
+# What Orbax makes in a checkpoint with one tree, by relative path; `_` names, as _METADATA, are its
+# own in every version.
+_MADE = re.compile(
+    r"_CHECKPOINT_METADATA|orbax\.checkpoint|commit_success\.txt|"
+    rf"{STATE}(/(_[A-Za-z_]+(\.json)?|array_metadatas(/process_\d+)?"
+    r"|(ocdbt\.process_\w+(/|$))?(manifest\.ocdbt|d(/\w+)?)?))?"
+)
+
+
+def is_made_by_orbax(name: str) -> bool:
+    """Whether a path relative to a checkpoint is one of Orbax's own, and nobody else's."""
+    return _MADE.fullmatch(name) is not None
 
 
 @dataclasses.dataclass(frozen=True)

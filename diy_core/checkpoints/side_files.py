@@ -57,6 +57,11 @@ def side_files(directory: Path) -> list[str]:
     return files
 
 
+def is_side_name(name: str) -> bool:
+    """Whether a relative path is one that side files have; what else is in a folder is not."""
+    return name in SIDE_NAMES or _TEMPLATE.fullmatch(name) is not None
+
+
 def _is_folder(directory: Path, name: str) -> bool:
     return name in _FOR_PEOPLE and (directory / name).is_dir()
 

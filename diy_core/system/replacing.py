@@ -44,6 +44,7 @@ class Replacement:
         self._all = own is None
         self._carried: Snapshot = {}
         self._written: Set[str] = set()
+        self._refuse_held(self._before, {name for name in self._before if self._own(name)})
 
     def _look(self) -> tuple[tuple[int, int] | None, Snapshot]:
         """What is there, and what is in it, of one and the same directory."""
@@ -58,8 +59,11 @@ class Replacement:
 
     def keep_others(self) -> None:
         """Carry over what is not the writer's own, as it is now; what is written here wins."""
-        self._written = snapshot(self.folder).keys() - self._carried.keys()
-        for name, what in snapshot(self._target).items():
+        here = snapshot(self.folder)
+        self._written = here.keys() - self._carried.keys()
+        there_now = snapshot(self._target)
+        self._refuse_held(there_now, {name for name in self._written if here[name]})
+        for name, what in there_now.items():
             there = self._carried.get(name)
             if not (self._goes(name) or name in self._written or there == what):
                 self._carried.pop(name, None)
@@ -67,6 +71,17 @@ class Replacement:
                 with contextlib.suppress(FileNotFoundError, PermissionError):
                     carry(name, self._target, self.folder)
                     self._carried[name] = what
+
+    def _refuse_held(self, found: Snapshot, names: Set[str]) -> None:
+        """Raise where a name that is to be replaced is a directory with something of others."""
+        for name in found:
+            held = next((above for above in _above(name) if above in names), None)
+            if held is not None and not self._goes(name):
+                raise CheckpointError(
+                    self._target / held,
+                    f"would be replaced, but holds {name.removeprefix(f'{held}/')}, which this "
+                    "program did not write: move it elsewhere, or choose another place",
+                )
 
     def _goes(self, name: str) -> bool:
         return not name or self._own(name)
@@ -173,6 +188,12 @@ class Replacement:
     @staticmethod
     def _note(new: tuple[int, int], work: Workplace) -> None:
         (work.path / _name(new)).touch()
+
+
+def _above(name: str) -> list[str]:
+    """The directories that a relative path leads through."""
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _name(of: tuple[int, int]) -> str:

@@ -22,12 +22,12 @@ from diy_core.checkpoints.atomic import atomic_directory
 from diy_core.checkpoints.dtypes import dtype_of, not_finite, sha256
 from diy_core.checkpoints.interface import GROUP, Stored, groups
 from diy_core.checkpoints.manifest import MANIFEST, Entry, Manifest
+from diy_core.checkpoints.orbax_layout import is_made_by_orbax
 from diy_core.checkpoints.training_run import FORMS, POSITION
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import match
 from diy_core.system.outside import is_there
-from diy_core.system.snapshots import top
 from diy_core.tokenizer_files import read_json
 from diy_core.training.state import state_shapes
 
@@ -40,7 +40,10 @@ ReadArrays = Callable[[Path, Mapping[str, Stored]], dict[str, NDArray[Any]]]
 
 def is_own(name: str) -> bool:
     """Whether a relative path is a part of a checkpoint, and nothing that somebody put there."""
-    return top(name) in {MANIFEST, POSITION, *FORMS}
+    form, _, inner = name.partition("/")
+    if inner:
+        return form in FORMS and is_made_by_orbax(inner)
+    return name in {MANIFEST, POSITION, *FORMS}
 
 
 def write_checkpoint(

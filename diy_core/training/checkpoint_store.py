@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ from diy_core.checkpoints.training_run import FORMS, checkpoint_path, form_of
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.shell import command
+from diy_core.system.snapshots import snapshot
 from diy_core.training.checkpoint_files import Arrays, Checkpoint, is_own, write_checkpoint
 from diy_core.training.resuming import unused_name
 from diy_core.training.run_directory import whole_checkpoints
@@ -195,7 +195,7 @@ class CheckpointStore(abc.ABC):
             OSError: it cannot be removed.
         """
         path = checkpoint_path(self._folder, step)
-        if not path.is_symlink() and (others := [n for n in os.listdir(path) if not is_own(n)]):
+        if not path.is_symlink() and (others := [n for n in snapshot(path) if not is_own(n)]):
             raise CheckpointError(
                 path, f"holds {min(others)}, which no run wrote: move it elsewhere"
             )

@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Any
 from diy_core.byte_tokenizer import BYTES, write_byte_tokenizer
 from diy_core.checkpoints.atomic import atomic_directory
 from diy_core.checkpoints.hf_directory import CONFIG, require_directory, write_json
-from diy_core.checkpoints.side_files import SIDE_NAMES, copy_side_files
+from diy_core.checkpoints.side_files import copy_side_files, is_side_name
 from diy_core.config import DIYConfig
 from diy_core.data import require_tokenizer, tokenizer_hash
 from diy_core.notes import settle
 from diy_core.system.outside import is_there
-from diy_core.system.snapshots import top
 from diy_core.text.kept_class import keep_class
 from diy_core.training.config import TrainConfig
 
 if TYPE_CHECKING:  # it imports this module
     from diy_core.training.run_directory import RunDirectory
 
-_KEPT = {CONFIG, *SIDE_NAMES}
 _SIZES = (
     "vocab_size",
     "hidden_size",
@@ -67,7 +65,7 @@ def keep_model(config: TrainConfig, directory: RunDirectory) -> None:
     """
     model, tokenizer = model_config(config), tokenizer_of(config)
     settle(config.model if isinstance(config.model, str) else "model", model.notes)
-    with atomic_directory(directory.model, own=lambda name: top(name) in _KEPT) as folder:
+    with atomic_directory(directory.model, own=_is_own) as folder:
         write_json(folder / CONFIG, model.to_dict())
         if tokenizer == BYTES:
             write_byte_tokenizer(folder)
@@ -75,6 +73,10 @@ def keep_model(config: TrainConfig, directory: RunDirectory) -> None:
             require_tokenizer(tokenizer)
             copy_side_files(Path(tokenizer), folder)
             keep_class(Path(tokenizer), folder)
+
+
+def _is_own(name: str) -> bool:
+    return name == CONFIG or is_side_name(name)
 
 
 def foreseen(config: TrainConfig) -> dict[str, Any]:

@@ -459,3 +459,43 @@ def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="not a regular"), atomic_file(tmp_path / "pipe"):
         pytest.fail("entered")
+
+
+@pytest.mark.parametrize("name", ["config", "weights"])
+def test_an_own_name_that_is_a_directory_with_others_files_is_refused_at_once(
+    model: Path, name: str
+) -> None:
+    (model / "config").unlink()
+    (model / name / "deep").mkdir(parents=True)
+    (model / name / "deep" / "thesis").write_text("years")
+    with (
+        pytest.raises(CheckpointError, match=f"{name}: would be replaced, but holds deep"),
+        atomic_directory(model, own=own),
+    ):
+        pytest.fail("entered")
+    assert read(model) == {f"{name}/deep/thesis": "years"}
+    (model / name / "deep" / "thesis").unlink()
+    (model / name / "deep").rmdir()
+    with atomic_directory(model, own=own) as new:
+        (new / "config").write_text("new")
+    assert read(model) == {"config": "new"}
+
+
+def test_a_written_file_does_not_replace_a_directory_that_comes_meanwhile(model: Path) -> None:
+    def write() -> None:
+        with atomic_directory(model, own=own) as new:
+            (new / "README").write_text("of the new model")
+            (model / "README").mkdir()
+            (model / "README" / "thesis").write_text("years")
+
+    with pytest.raises(CheckpointError, match=r"README: would be replaced, but holds thesis"):
+        write()
+    assert read(model) == {"config": "old", "README/thesis": "years"}
+
+
+def test_all_of_a_directory_that_goes_as_a_whole_may_be_directories(model: Path) -> None:
+    (model / "deep").mkdir()
+    (model / "deep" / "er").write_text("old")
+    with atomic_directory(model) as new:
+        (new / "deep").write_text("new")
+    assert read(model) == {"deep": "new"}

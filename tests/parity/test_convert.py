@@ -239,6 +239,37 @@ def test_what_is_in_the_way_is_not_lost(tmp_path: Path) -> None:
         convert(tmp_path / "papers", tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [
+        ("hf", "model.safetensors"),
+        ("hf", "model-00001-of-00002.safetensors"),
+        ("hf", "config.json"),
+        ("hf", "tokenizer.json"),
+        ("hf", "additional_chat_templates"),
+        ("orbax", "state"),
+        ("orbax", "state/d"),
+        ("orbax", "config.json"),
+        ("gguf", ""),
+    ],
+)
+def test_what_lies_in_a_directory_named_as_a_part_is_not_lost(
+    tmp_path: Path, to: str, name: str
+) -> None:
+    write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
+    target = tmp_path / ("new.gguf" if to == "gguf" else "new")
+    convert(tmp_path / "model", target, to=to, dtype="float32")
+    if (target / name).is_file():
+        (target / name).unlink()
+    (target / name).mkdir(parents=True, exist_ok=True)
+    (target / name / "my notes.txt").write_text("years")
+    before = snapshot(target)
+    with pytest.raises(CheckpointError, match=r"my notes\.txt|is a directory|choose another place"):
+        convert(tmp_path / "model", target, to=to, dtype="float32", overwrite=True)
+    assert snapshot(target) == before
+    assert sorted(os.listdir(tmp_path)) == ["model", target.name]
+
+
 def test_an_orbax_checkpoint_that_does_not_fit_its_config_is_refused(tmp_path: Path) -> None:
     write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
     convert(tmp_path / "model", tmp_path / "orbax")

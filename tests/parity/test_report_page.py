@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diy_core.errors import CheckpointError
 from parity.adamw import Recipe
 from parity.batch import Batch
 from parity.certificate import Identity, Proven, make
@@ -301,3 +302,15 @@ def test_the_template_is_installed() -> None:
     (pattern,) = patterns["package-data"]["parity"]
     files = {path for path in (ROOT / "parity" / "templates").iterdir() if path.is_file()}
     assert files == set((ROOT / "parity").glob(pattern)) != set()
+
+
+def test_neither_file_is_replaced_where_one_is_a_directory(
+    tmp_path: Path, environment: dict[str, Any]
+) -> None:
+    (tmp_path / "certificate.json").write_text("of the last check")
+    (tmp_path / "report.html").mkdir()
+    (tmp_path / "report.html" / "notes").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"report\.html: is a directory"):
+        write_report(tmp_path, certificate(environment))
+    assert (tmp_path / "certificate.json").read_text() == "of the last check"
+    assert (tmp_path / "report.html" / "notes").read_text() == "mine"
