@@ -20,6 +20,7 @@ from diy_core.data.records import (
 )
 from diy_core.data.sources import Part, builtin_documents
 from diy_core.data.tables import Tables
+from diy_core.system.limits import how_to_raise, limit
 from diy_core.utf8 import NotUTF8, decode
 
 _KINDS: dict[type, str] = {str: "text", Chat: "chat", Completion: "completion"}
@@ -49,19 +50,22 @@ def advice_on_line(text: str) -> str | None:
     return None
 
 
-def _holds_nul(row: dict[str, Any]) -> bool:
-    """Whether a NUL is in a text of a record, or in a name; a raw one was refused with its byte."""
+def _texts_in(row: dict[str, Any]) -> Iterator[str]:
+    """All texts of a record, and names."""
     pending: list[Any] = [row]
     while pending:
         value = pending.pop()
         if isinstance(value, str):
-            if "\0" in value:
-                return True
+            yield value
         elif isinstance(value, dict):
             pending += [*value, *value.values()]
         elif isinstance(value, list):
             pending += value
-    return False
+
+
+def _is_longer(text: str, most: int) -> bool:
+    """Whether it has more bytes than that."""
+    return 4 * len(text) > most and len(text.encode("utf-8", "surrogatepass")) > most
 
 
 class Documents:
@@ -146,7 +150,7 @@ class Documents:
 
     def _rows(self, part: Part) -> Iterator[tuple[str, Document]]:
         file = self._tables.open(part.path, part.identity)
-        names = file.schema_arrow.names
+        names = file.names
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise DataError(part.path, f"has two columns {twice!r}: keep one of them")
         columns = columns_to_read(names, self._field, self._template_names)
@@ -157,11 +161,18 @@ class Documents:
                 f"{', '.join(names)}: name the column to learn, such as field={names[0]!r}",
             )
         others = [name for name in names if name not in columns]
-        self.counts.pass_over_columns(others, file.metadata.row_group(part.start).num_rows)
+        self.counts.pass_over_columns(others, file.groups[part.start][0])
+        most = limit("document_bytes")
         rows = self._tables.rows(part.path, part.start, columns, part.line)
         for number, row in enumerate(rows, part.line):
             where = f"{part.path}, row {number}"
             held = {name: without_nulls(value) for name, value in row.items()}
+            if any(_is_longer(text, most) for text in _texts_in(held)):
+                raise DataError(
+                    where,
+                    f"has a text of more than {most} bytes: write it as several, or, "
+                    + how_to_raise("document_bytes"),
+                )
             yield where, self._document(held, where)
         self._tables.require(part.path, part.identity)
 
@@ -170,7 +181,8 @@ class Documents:
             advice = advice_on_line("[") if isinstance(row, list) else None
             kind = f"is no object but {type(row).__name__}: "
             raise DataError(where, kind + (advice or str(row)[:80]))
-        if may_hold_nul and _holds_nul(row):
+        # A raw one was refused with its byte.
+        if may_hold_nul and any("\0" in text for text in _texts_in(row)):
             raise DataError(
                 where,
                 "holds a NUL (\\u0000 in JSON), which no text holds: remove it, or the record",

@@ -21,7 +21,7 @@ from diy_core.data.forms import form_of
 from diy_core.data.found import ARCHIVE, EMPTY, OTHER_KIND, Found, folded
 from diy_core.data.json_files import NO_LINES, form_of_json, holds_lines
 from diy_core.data.json_values import Refused
-from diy_core.data.tables import opened, table
+from diy_core.data.tables import Tables
 from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.outside import open_regular
 from diy_core.system.sources import Identity
@@ -130,12 +130,12 @@ def plan(found: Found, separator: str | None, field: str | None = None) -> Plan:
     Raises:
         DataError: files that were named and are empty, or cannot be read; all of them.
     """
-    made, faults = Plan(), []
+    made, faults, tables = Plan(), [], Tables()
     nothing: list[tuple[str, _NothingHere]] = []
     parts: list[Part] = []
     for path in found.paths:
         try:
-            parts += _cut(path, separator, field, made)
+            parts += _cut(path, separator, field, made, tables)
         except _NothingHere as error:
             nothing.append((path, error))
         except DataError as error:
@@ -191,7 +191,9 @@ def _shards(parts: Sequence[Part]) -> Iterator[list[Part]]:
         yield shard
 
 
-def _cut(path: str, separator: str | None, field: str | None, made: Plan) -> list[Part]:
+def _cut(
+    path: str, separator: str | None, field: str | None, made: Plan, tables: Tables
+) -> list[Part]:
     if path == BUILTIN:
         content = json.dumps(builtin_documents()).encode()
         made.sources.append(Source(path, hashlib.sha256(content).hexdigest(), len(content)))
@@ -204,7 +206,7 @@ def _cut(path: str, separator: str | None, field: str | None, made: Plan) -> lis
     if _size(path) == 0:
         raise _NothingHere(EMPTY, "is empty: remove it, or leave it out of the sources")
     if form.kind == "parquet":
-        return _row_groups(path, made)
+        return _row_groups(path, made, tables)
     digest = hashlib.sha256()
     stream = Ahead(blocks(path, digest))
     _require_text(path, next(stream.look(), None))
@@ -266,16 +268,13 @@ def _stretches(
     return [Part(path, kind, a, b, b - a, 1 + lines, sha256) for a, b, lines, sha256 in each]
 
 
-def _row_groups(path: str, made: Plan) -> list[Part]:
+def _row_groups(path: str, made: Plan, tables: Tables) -> list[Part]:
     parts, row = [], 1
-    with opened(path) as file:
-        identity, groups = Identity.of(file), table(path, file).metadata
-        for i in range(groups.num_row_groups):
-            group = groups.row_group(i)
-            size = group.total_byte_size
-            parts.append(Part(path, "parquet", i, i + 1, size, row, identity=identity))
-            row += group.num_rows
-        file.seek(0)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    groups, identity = tables.open(path).groups, tables.identity()
+    for i, (rows, size) in enumerate(groups):
+        parts.append(Part(path, "parquet", i, i + 1, size, row, identity=identity))
+        row += rows
+    sha256 = hashlib.file_digest(tables.content(), "sha256").hexdigest()
+    tables.require(path, identity)
     made.sources.append(Source(path, sha256, identity.size))
     return parts

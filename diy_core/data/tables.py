@@ -8,25 +8,36 @@ it is read, and rows are read within an amount of memory that goes by what they 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from diy_core.data.files import DataError, data_errors
-from diy_core.system.allocations import at_most
+from diy_core.data.table_process import TableProcess, borrowed
 from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.outside import open_regular
 from diy_core.system.sources import CHANGED, Identity
 from diy_core.system.translated import translated, words_of
 from diy_core.utf8 import recognise
 
-_ROWS = 256  # that are in memory as Python's objects at a time
-_BATCH = 16 << 20  # bytes that they have together, by what the file says
-_UNFOLDED = 8  # times what is on disk may be taken by what is made of it: texts pack to a half
-_BUFFER = 1 << 20
 _MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the description of a parquet file says.
+
+    Attributes:
+        names: of its columns.
+        groups: for each row group, its rows and bytes.
+    """
+
+    names: list[str]
+    groups: list[tuple[int, int]]
 
 
 class Tables:
@@ -34,24 +45,43 @@ class Tables:
 
     def __init__(self) -> None:
         self._path: str | None = None
-        self._file: BinaryIO
-        self._table: Any
-        self._close: Callable[[], object] = lambda: None
+        self._file: io.BufferedReader
+        self._table: Table
+        self._process: TableProcess | None = None
+        self._let_go: Callable[[], object] = lambda: None
 
-    def open(self, path: str, identity: Identity | None) -> Any:
-        """A `pyarrow.parquet.ParquetFile`, which is of the file that was opened before.
+    def open(self, path: str, identity: Identity | None = None) -> Table:
+        """The description of a file, which is the one that was opened before.
 
         Raises:
             DataError: it cannot be read, or is another file, or was changed.
         """
-        if path != self._path:
-            self._close()
-            self._path, self._file = None, opened(path)
-            self._close = weakref.finalize(self, self._file.close)
-            self._table = table(path, self._file)
+        if path != self._path or not (self._process and self._process.alive):
+            self.close()
+            if importlib.util.find_spec("pyarrow") is None:  # only those with such files need it
+                raise DataError(path, "needs pyarrow: pip install 'diy-lm[train]'")
+            with data_errors():
+                self._file = open_regular(path)
+            self._process = borrowed()
+            self._let_go = weakref.finalize(self, _let_go, self._file, self._process)
+            self._table = self._described(path)
             self._path = path
         self.require(path, identity)
         return self._table
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._let_go()
+        self._path, self._process = None, None
+
+    def identity(self) -> Identity:
+        """That of the file that is open."""
+        return Identity.of(self._file)
+
+    def content(self) -> io.BufferedReader:
+        """The file that is open, from its beginning."""
+        self._file.seek(0)
+        return self._file
 
     def require(self, path: str, identity: Identity | None) -> None:
         """Raise where the file that is open is no longer what it was.
@@ -59,7 +89,7 @@ class Tables:
         Raises:
             DataError: it was changed.
         """
-        if identity is not None and Identity.of(self._file) != identity:
+        if identity is not None and self.identity() != identity:
             raise DataError(path, CHANGED)
 
     def rows(
@@ -76,51 +106,38 @@ class Tables:
         Raises:
             DataError: they are damaged, or take too much memory.
         """
-        count, packed, unpacked = _sizes(self._table.metadata.row_group(group), columns)
-        rows = max(1, min(_ROWS, _BATCH * count // max(1, unpacked)))
-        # One thread: each would take memory of its own, and several processes read several shards.
-        batches = self._table.iter_batches(
-            rows, row_groups=[group], columns=columns, use_threads=False
-        )
-        most = limit("parquet_bytes") + _UNFOLDED * packed
+        what, most = f"has a damaged row group, {group + 1}", limit("parquet_bytes")
+        with _reading(path, what, f"row group {group + 1}", most):
+            most = self._ask("group", most, group, columns)
         while True:
-            what = f"has a damaged row group, {group + 1}"
             with _reading(path, what, f"row {first} and those behind it", most):
-                batch = next(batches, None)
-                found = [] if batch is None else batch.to_pylist()
-            if batch is None:
+                found = self._ask("rows", most)
+            if not found:
                 return
             first += len(found)
             yield from found
 
+    def _described(self, path: str) -> Table:
+        _require_small_footer(path, self._file)
 
-def opened(path: str) -> io.BufferedReader:
-    """The file, open."""
-    with data_errors():
-        return open_regular(path)
+        def fault(error: BaseException) -> str:
+            seen = recognise(self.content().read(4096))
+            other = seen and not seen.startswith("parquet")
+            return f"is no parquet file: {f'it looks like {seen}' if other else words_of(error)}"
+
+        most = limit("parquet_bytes")
+        with _reading(path, fault, "its description", most):
+            names, groups = self._ask("open", most, file=self._file.fileno())
+        return Table(names, groups)
+
+    def _ask(self, name: str, *arguments: Any, file: int | None = None) -> Any:
+        assert self._process is not None
+        return self._process.ask(name, *arguments, file=file)
 
 
-def table(path: str, file: BinaryIO) -> Any:
-    """A `pyarrow.parquet.ParquetFile` of an open file.
-
-    Raises:
-        DataError: it is none, or its description is too large.
-    """
-    try:
-        import pyarrow.parquet  # only those who have such files need it
-    except ModuleNotFoundError as error:
-        raise DataError(path, "needs pyarrow: pip install 'diy-lm[train]'") from error
-    _require_small_footer(path, file)
-
-    def fault(error: BaseException) -> str:
-        file.seek(0)
-        seen = recognise(file.read(4096))
-        other = seen and not seen.startswith("parquet")
-        return f"is no parquet file: {f'it looks like {seen}' if other else words_of(error)}"
-
-    with _reading(path, fault, "its description", limit("parquet_bytes")):
-        # Not read ahead: a row group may have gigabytes.
-        return pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+def _let_go(file: BinaryIO, process: TableProcess) -> None:
+    file.close()
+    process.give_back()
 
 
 def _require_small_footer(path: str, file: BinaryIO) -> None:
@@ -138,17 +155,6 @@ def _require_small_footer(path: str, file: BinaryIO) -> None:
         )
 
 
-def _sizes(group: Any, columns: list[str]) -> tuple[int, int, int]:
-    """Of a row group: its rows, and the bytes of columns as they lie there and unpacked."""
-    packed = unpacked = 0
-    for i in range(group.num_columns):
-        column = group.column(i)
-        if column.path_in_schema.split(".")[0] in columns:
-            packed += max(0, column.total_compressed_size)
-            unpacked += max(0, column.total_uncompressed_size)
-    return group.num_rows, packed, unpacked
-
-
 @contextlib.contextmanager
 def _reading(
     path: str, what: str | Callable[[BaseException], str], part: str, most: int
@@ -157,9 +163,8 @@ def _reading(
     # Also texts that are not UTF-8, and times that Python cannot tell.
     with translated(path, what, raises=DataError):
         try:
-            with at_most(most):
-                yield
-        except MemoryError as error:  # also pyarrow's
+            yield
+        except MemoryError as error:
             how = how_to_raise("parquet_bytes")
             raise DataError(
                 path, f"needs more than {most} bytes of memory for {part}: {how}"

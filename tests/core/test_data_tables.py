@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import resource
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from diy_core.data import DataError, prepare
+from diy_core.data.table_process import borrowed
+from diy_core.data.tables import Tables
 
 MOST = 300 << 10  # kilobytes more than a small file takes
 
@@ -48,7 +51,10 @@ def test_what_unfolds_to_more_than_memory_is_refused(tmp_path: Path, bomb: objec
         "from diy_core.data import prepare\n"
         "try: prepare(sys.argv[1], sys.argv[2], tokenizer='bytes')\n"
         "except ValueError as error: print(error, file=sys.stderr)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, end='')\n"
+        "from diy_core.data.table_process import _stop_all\n"
+        "_stop_all()  # only children that ended are counted\n"
+        "both = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN\n"
+        "print(sum(resource.getrusage(who).ru_maxrss for who in both), end='')\n"
     )
     taken, said = zip(
         *(
@@ -73,12 +79,67 @@ def test_what_unfolds_to_more_than_memory_is_refused(tmp_path: Path, bomb: objec
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what is allocated")
-def test_the_bound_is_taken_off_again(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    file = one_text_many_times(tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="needs more than"):
+def test_what_needs_more_can_be_given_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    indices = pyarrow.array(np.zeros(6, np.int32))
+    texts = pyarrow.DictionaryArray.from_arrays(indices, pyarrow.array(["x" * (4 << 20)]))
+    file = write(tmp_path / "a.parquet", pyarrow.table({"text": texts}))
+    monkeypatch.setenv("DIY_LIMITS", "parquet_bytes=10000000")
+    with pytest.raises(DataError, match=r"needs more than 1000.* bytes of memory for row 1 and"):
         prepare(file, tmp_path / "out", tokenizer="bytes")
-    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    monkeypatch.setenv("DIY_LIMITS", "parquet_bytes=100000000")
+    data = prepare(file, tmp_path / "out", tokenizer="bytes")
+    assert [len(data[i]) for i in range(6)] == [(4 << 20) + 1] * 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what is allocated")
+@pytest.mark.parametrize("most", [1, 100_000, 1_000_000, 3_000_000])
+def test_no_limit_is_too_low_for_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    file = one_text_many_times(tmp_path / "a.parquet")
+    monkeypatch.setenv("DIY_LIMITS", f"parquet_bytes={most}")
+    with pytest.raises(DataError, match=r"needs more than .* bytes of memory for"):
+        prepare(file, tmp_path / "out", tokenizer="bytes")
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (signal.SIGSEGV, "has a damaged row group, 1: the process that read it ended with SIGSEGV"),
+        (signal.SIGABRT, "needs more than [0-9]+ bytes of memory for row group 1: if you trust"),
+    ],
+)
+def test_what_ends_the_library_is_an_error_of_the_file(
+    tmp_path: Path, number: int, says: str
+) -> None:
+    file = str(write(tmp_path / "a.parquet", pyarrow.table({"text": ["a"]})))
+    process = borrowed()
+    process.give_back()  # so it is the next that is taken
+    tables = Tables()
+    tables.open(file)
+    os.kill(process.pid, number)
+    with pytest.raises(DataError, match=says):
+        list(tables.rows(file, 0, ["text"], 1))
+    tables.open(file)
+    assert list(tables.rows(file, 0, ["text"], 1)) == [{"text": "a"}]
+
+
+def test_a_process_that_ended_while_nobody_used_it_is_no_error(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", pyarrow.table({"text": ["a"]}))
+    process = borrowed()
+    process.give_back()
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert len(prepare(file, tmp_path / "out", tokenizer="bytes")) == 1
+
+
+def test_a_text_of_a_row_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "a.parquet", pyarrow.table({"text": ["a" * 999, "ä" * 501]}))
+    monkeypatch.setenv("DIY_LIMITS", "document_bytes=1000")
+    with pytest.raises(DataError, match="row 2: has a text of more than 1000 bytes: write it as"):
+        prepare(file, tmp_path / "out", tokenizer="bytes")
+    monkeypatch.setenv("DIY_LIMITS", "document_bytes=1002")
+    assert len(prepare(file, tmp_path / "out", tokenizer="bytes")) == 2
 
 
 def test_a_description_may_not_be_longer_than_a_limit(
