@@ -137,6 +137,12 @@ def convert(
     require_name(destination, kind)
     if destination.resolve() in {file.resolve() for file in (source, *reader.files)}:
         raise CheckpointError(destination, "is the source itself")
+    if source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
+        raise CheckpointError(
+            destination,
+            f"lies inside of the source, {source}, which stays as it is: choose a "
+            "place outside of it",
+        )
     if destination.is_dir() and source.resolve().is_relative_to(destination.resolve()):
         raise CheckpointError(
             destination, f"holds the source, {source}, and would be replaced: choose another place"

@@ -9,14 +9,17 @@ thousand times ends whoever looks at it next, at a depth that depends on who cal
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from diy_core.errors import CheckpointError
+from diy_core.errors import CheckpointError, shorten
 from diy_core.system.limits import how_to_raise, limit
-from diy_core.system.translated import translated
+from diy_core.system.translated import translated, words_of
 
+_LONG_NUMBER = re.compile(r"\d[\d_]{4299,}")  # more than Python makes a number of
 _Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
@@ -40,8 +43,9 @@ def parse_json(
     Raises:
         CheckpointError: it is not JSON, is nested too deeply, or holds half a character.
     """
-    with translated(where, said):  # also bytes that are not UTF-8, and numbers of 5,000 digits
+    with translated(where, said):  # also bytes that are not UTF-8
         text = content if isinstance(content, str) else content.decode("utf-8")
+    with translated(where, functools.partial(_fault_in_json, said, text)):
         _require_few(text, where)
         values = json.loads(text, object_pairs_hook=pairs)
     if isinstance(values, (dict, list)):
@@ -83,13 +87,38 @@ def parse_yaml(text: str, where: object) -> tuple[Any, tuple[str, int] | None]:
         how = how_to_raise("yaml_bytes")
         raise CheckpointError(where, f"is longer than {most} characters: {how}")
     # Beside its own errors, what a tag such as !!bool does with a value raises anything.
-    with translated(where, "is not valid YAML"):
+    with translated(where, functools.partial(_fault_in_yaml, text)):
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _require_small(node, where)
         twice = next(_given_twice(node, set()), None)
         values = yaml.safe_load(text)
     _require_characters(values, where)
     return values, twice
+
+
+def _fault_in_yaml(text: str, error: BaseException) -> str:
+    """What is wrong, in which line, without the lines that the parser quotes."""
+    import yaml
+
+    said, line = words_of(error), None
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        said = ", ".join(part for part in (error.context, error.problem) if part)
+        line = error.problem_mark.line + 1
+    elif isinstance(error, yaml.reader.ReaderError):
+        said = f"it has the character U+{ord(text[error.position]):04X}, which may not stand in it"
+        line = text.count("\n", 0, error.position) + 1
+    return _with_line("is not valid YAML", said, line, text, error)
+
+
+def _fault_in_json(said: str, text: str, error: BaseException) -> str:
+    return _with_line(said, words_of(error), None, text, error)
+
+
+def _with_line(what: str, said: str, line: int | None, text: str, error: BaseException) -> str:
+    if type(error) is ValueError and (number := _LONG_NUMBER.search(text)):
+        said = f"it has a number of {len(number[0])} digits, more than any value here has"
+        line = text.count("\n", 0, number.start()) + 1
+    return f"{what}: {shorten(said)}" + (f" (line {line})" if line else "")
 
 
 def _require_few(text: str, where: object) -> None:

@@ -224,6 +224,11 @@ def test_what_is_in_the_way_is_not_lost(tmp_path: Path) -> None:
     convert(tmp_path / "model", tmp_path / "orbax", overwrite=True)
     with pytest.raises(CheckpointError, match="is the source itself"):
         convert(tmp_path / "model", tmp_path / "model", overwrite=True)
+    before = snapshot(tmp_path / "model")
+    for inner in ("inner", "inner.gguf", "../model/deep/er"):
+        with pytest.raises(CheckpointError, match=r"lies inside of the source, .*model, which"):
+            convert(tmp_path / "model", tmp_path / "model" / inner)
+    assert snapshot(tmp_path / "model") == before
     (tmp_path / "model" / "inner").mkdir()
     convert(tmp_path / "orbax", tmp_path / "model" / "inner", overwrite=True)
     with pytest.raises(CheckpointError, match=r"holds the source, .*inner, and would be"):
