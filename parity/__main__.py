@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from diy_core.errors import CheckpointError, listed
 from diy_core.notes import add_strict, notes_of_command
 from diy_core.requirements import missing, require
 from diy_core.shell import command
-from diy_core.system.places import place
+from diy_core.system.places import made_directory, place
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
 from diy_core.system.stopping import Stop, leave
 from parity.check_kinds import DTYPES, KINDS, chosen_kinds, require_supported
@@ -144,11 +145,13 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     require_supported(arguments.dtype or DTYPES, chosen_kinds(arguments.checks))
-    if arguments.model is None:
-        return _check_one_or_all(arguments, None)
     from parity.directories import as_directory
 
-    with as_directory(arguments.model) as directory:
+    with contextlib.ExitStack() as stack:
+        given = arguments.model
+        directory = None if given is None else stack.enter_context(as_directory(given))
+        if arguments.report:
+            stack.enter_context(made_directory(Path(arguments.report)))
         return _check_one_or_all(arguments, directory)
 
 
@@ -166,8 +169,6 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
     if arguments.checks:
         plan = dataclasses.replace(plan, kinds=chosen_kinds(arguments.checks))
     check.require_supported(dtypes, plan.kinds)
-    if arguments.report:
-        Path(arguments.report).mkdir(parents=True, exist_ok=True)
     # With the record on standard output, what people read goes to standard error.
     console = Console(stderr=arguments.json == "-")
     checks: list[compare.Check] = []

@@ -22,6 +22,7 @@ from diy_core.checkpoints.gguf_import import find_smollm2, import_gguf
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.generate_command import printer
 from diy_core.mapping import tensors
+from diy_core.system.places import made_directory
 from diy_core.tokenizer import Tokenizer
 from parity import report
 from parity.check import Plan, check_model
@@ -55,10 +56,13 @@ def demo(
     Raises:
         ValueError: a model that cannot be loaded, or no place to write to.
     """
-    begin, console = time.monotonic(), Console()
     device = choose_device(device_choice)
-    out.mkdir(parents=True, exist_ok=True)
+    with made_directory(out):
+        return _demo(model, prompt, max_new_tokens, out, device)
 
+
+def _demo(model: str | None, prompt: str, max_new_tokens: int, out: Path, device: Device) -> int:
+    begin, console = time.monotonic(), Console()
     source = Path(model) if model else _import_smollm2(out, console)
     for made in (out / "orbax", out / "from-orbax"):
         if source.resolve() == made.resolve():

@@ -7,7 +7,7 @@ from typing import Any
 
 from diy_core.requirements import is_installed
 from diy_core.shell import command
-from diy_core.system.places import place
+from diy_core.system.places import made_directory, place
 from diy_core.system.standard_output import announce
 from parity.checkpoint_commands import outcome
 from parity.progress import bar
@@ -37,8 +37,7 @@ def _model(arguments: argparse.Namespace) -> int:
     from parity.convert import convert
 
     source, out = find_smollm2(), place(arguments.out, "--out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with bar() as progress:
+    with made_directory(out.parent), bar() as progress:
         done = convert(source, out, to="hf", overwrite=arguments.overwrite, progress=progress)
     announce(outcome(out, done))
     more = ["--overwrite"] if arguments.overwrite else []

@@ -16,7 +16,7 @@ from diy_core.config import DIYConfig
 from diy_core.disk import room_for
 from diy_core.errors import CheckpointError
 from diy_core.system.outside import is_there, open_regular, require_tree
-from diy_core.system.places import place
+from diy_core.system.places import made_directory, place
 from diy_core.training.checkpoint_files import Arrays, Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore
 from diy_core.training.export import find_checkpoint
@@ -72,12 +72,12 @@ def switch(
             checkpoint = source.open(path, config)
         require_same_model(path, Position.from_json(checkpoint.position, path).made_with)
         values = old.read_config() | {"run_dir": str(new_run)}
-        new_run.parent.mkdir(parents=True, exist_ok=True)
         history = _history(old.root)
         needed = sum(file.stat().st_size for file in history)
         needed += sum(a.nbytes for a in checkpoint.layout.values())
         advice = "Free some, or choose a NEW_RUN on another disk"
         with (
+            made_directory(new_run.parent),
             room_for(new_run, needed, advice, at_once=True),
             atomic_directory(new_run, overwrite=False) as folder,
         ):

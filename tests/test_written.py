@@ -18,11 +18,11 @@ WRITING = {
     *("rmdir", "removedirs", "rmtree", "symlink", "symlink_to", "link", "hardlink_to"),
     *("truncate", "ftruncate", "chmod", "chown", "copytree", "copyfile", "copy2", "move"),
     *("savefig", "tofile", "savez", "save_file", "open_memmap", "remove_tree"),
+    "open_own",
 }
 OF_PATHS = {"replace", "remove", "save", "copy"}  # of many things; of `os`, `shutil`, `np` here
 OWNERS = {"os", "shutil", "np", "numpy"}
 NEW = "writes what is new, in a folder that its caller replaces whole"
-PARENT = "the folders above a place to write to, which somebody named"
 OWN_RUN = "in a run that this process holds the lock of"
 PARTS = "in a folder that is locked and bears a plan of ours"
 TEMPORARY = "in a temporary folder of this process"
@@ -54,7 +54,6 @@ ALLOWED = {
     "diy_core/data/parts.py: folder.rmdir": PARTS,
     "diy_core/data/parts.py: temporary.replace": PARTS,
     "diy_core/data/parts.py: temporary.write_bytes": PARTS,
-    "diy_core/data/preparation.py: out.parent.mkdir": PARENT,
     "diy_core/data/shard_files.py: archive.open": "an entry of an archive that is new",
     "diy_core/data/shard_files.py: self.path.unlink": PARTS,
     "diy_core/data/shard_files.py: temporary.open": PARTS,
@@ -63,9 +62,8 @@ ALLOWED = {
     "diy_core/errors.py: error.rename": "names in an error",
     "diy_core/training/checkpoint_files.py: (folder / MANIFEST).write_text": NEW,
     "diy_core/training/checkpoint_files.py: (folder / POSITION).write_text": NEW,
-    "diy_core/training/export.py: out.parent.mkdir": PARENT,
     "diy_core/training/json_lines.py: new.open": NEW,
-    "diy_core/training/json_lines.py: path.open": OWN_RUN,
+    "diy_core/training/json_lines.py: open_own": OWN_RUN,
     "diy_core/training/json_lines.py: self._file.truncate": OWN_RUN,
     "diy_core/training/metrics.py: (path / name).open": OWN_RUN,
     "diy_core/training/metrics.py: path.mkdir": OWN_RUN,
@@ -80,12 +78,9 @@ ALLOWED = {
     "diy_jax/orbax_store.py: (here / MANIFEST).write_text": NEW,
     "diy_jax/orbax_store.py: item.rename": NEW,
     "diy_jax/orbax_store.py: self._orbax.rmdir": NEW,
-    "parity/__main__.py: Path(arguments.report).mkdir": PARENT,
-    "parity/demo.py: out.mkdir": PARENT,
     "parity/directories.py: (directory / MANIFEST).unlink": TEMPORARY,
     "parity/directories.py: tempfile.TemporaryDirectory": TEMPORARY,
     "parity/faults/run.py: tempfile.TemporaryDirectory": TEMPORARY,
-    "parity/model_command.py: out.parent.mkdir": PARENT,
     "parity/plots.py: canvas.savefig": "in memory",
     "parity/report.py: file.write_text": "a stream, such as a pipe, which is not replaced",
     "parity/report.py: temporary.write_text": NEW,
@@ -93,7 +88,6 @@ ALLOWED = {
     "parity/sweep.py: tempfile.TemporaryDirectory": TEMPORARY,
     "parity/switch.py: (folder / 'checkpoints').mkdir": NEW,
     "parity/switch.py: (folder / 'config.yaml').write_text": NEW,
-    "parity/switch.py: new_run.parent.mkdir": PARENT,
     "parity/switch.py: to.open": NEW,
     "parity/switch.py: to.parent.mkdir": NEW,
     "parity/tracing/spool.py: tempfile.TemporaryFile": TEMPORARY,

@@ -12,6 +12,7 @@ import signal
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -172,6 +173,10 @@ class RunTests(Twin):
             export(runs.store, runs.folder / "nowhere", None, runs.folder / "other")
         with pytest.raises(CheckpointError, match=r"is a model \(Hugging Face d.*not a training"):
             export(runs.store, out, None, runs.folder / "other")
+        assert not (runs.folder / "other").exists()
+        stop = mock.patch("diy_core.training.export.transfer", side_effect=KeyboardInterrupt)
+        with stop, pytest.raises(KeyboardInterrupt):
+            export(runs.store, runs.folder / "whole", None, runs.folder / "other" / "out")
         assert not (runs.folder / "other").exists()
 
     def test_another_config_is_refused_with_both_values(self, runs: Runs) -> None:

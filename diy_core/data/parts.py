@@ -43,7 +43,11 @@ def parts_of(out: Path) -> Iterator[Path]:
             descriptor = _opened(folder, out)
             _lock(descriptor, folder)
         _require_ours(folder)
-        yield folder
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(OSError):  # what holds shards stays
+                folder.rmdir()
     finally:
         if descriptor >= 0:
             os.close(descriptor)

@@ -34,7 +34,7 @@ from diy_core.data.token_data import TokenData
 from diy_core.data.workers import tokenise_all
 from diy_core.disk import room_for
 from diy_core.standard_error import complain, standard_error
-from diy_core.system.places import place
+from diy_core.system.places import made_directory, place
 from diy_core.system.sources import Sources
 from diy_core.utf8 import as_utf8
 
@@ -109,8 +109,7 @@ def prepare(
     if separator and (said := unused(work, separator)):
         say(said)
     reading = Reading(separator, field)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with parts_of(out) as folder:
+    with made_directory(out.parent), parts_of(out) as folder:
         settings = _settings(encoder, reading, files)
         begin_or_go_on(folder, settings)
         made = shard_files(folder, settings, shards)

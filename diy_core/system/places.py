@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from diy_core.system.stopping import uninterrupted
 
 
 def as_path(path: str | os.PathLike[str], what: str = "path") -> Path:
@@ -36,6 +41,27 @@ def place(path: str | os.PathLike[str], what: str = "the place to write to") -> 
     if not os.fspath(path):
         raise ValueError(f"{what} is empty: give a path (. is the current directory)")
     return there
+
+
+@contextlib.contextmanager
+def made_directory(path: Path) -> Iterator[None]:
+    """Inside, a directory and those that it lies in exist.
+
+    However the block ends, those that were made for it and hold nothing are removed.
+    """
+    made: list[Path] = []
+    try:
+        missing = itertools.takewhile(lambda at: not os.path.lexists(at), [path, *path.parents])
+        for folder in reversed(list(missing)):
+            with uninterrupted(), contextlib.suppress(FileExistsError):  # by now, of somebody else
+                folder.mkdir()
+                made.append(folder)
+        path.mkdir(parents=True, exist_ok=True)  # or this says what is in the way
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # what is not empty, or gone, is left as it is
+            for folder in reversed(made):
+                folder.rmdir()
 
 
 def is_stream(path: Path) -> bool:

@@ -20,7 +20,7 @@ from diy_core.disk import require_room
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
 from diy_core.shell import command
-from diy_core.system.places import place
+from diy_core.system.places import made_directory, place
 from diy_core.system.sources import Sources
 from diy_core.training.checkpoint_files import Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore, OtherTwinError
@@ -102,9 +102,9 @@ def export(
         require_same_model(path, Position.from_json(checkpoint.position, path).made_with)
         source = _source(checkpoint, model)
         source.sources = sources
-        out.parent.mkdir(parents=True, exist_ok=True)
-        require_room(out.parent, sum(stored.nbytes for stored in source.stored.values()))
-        transfer(source, functools.partial(HFWriter, out, overwrite=overwrite))
+        with made_directory(out.parent):
+            require_room(out.parent, sum(stored.nbytes for stored in source.stored.values()))
+            transfer(source, functools.partial(HFWriter, out, overwrite=overwrite))
     except OtherTwinError as error:
         words = (error.program, "export", Path(run), "--step", str(int(path.name)))
         made_by = command(*words, "--out", Path(out))

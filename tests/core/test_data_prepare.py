@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from diy_core.data import DataError, TokenData, prepare
+from diy_core.data import DataError, TokenData, preparation, prepare
 from diy_core.data import sources as cutting
 from diy_jax.__main__ import main
 from tests.data_files import END, files, jsonl, texts, tokenizer
@@ -26,6 +26,20 @@ from tests.data_files import END, files, jsonl, texts, tokenizer
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutting, "SHARD_BYTES", 64)
+
+
+def test_an_interrupted_start_leaves_no_empty_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        assert (tmp_path / "new" / ".out.parts").is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparation, "begin_or_go_on", interrupted)
+    source = jsonl(tmp_path / "a.jsonl", [{"text": "he"}])
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "new" / "out", tokenizer="bytes")
+    assert os.listdir(tmp_path) == ["a.jsonl"]
 
 
 def test_a_tokenizer_ends_each_document_once(tmp_path: Path) -> None:

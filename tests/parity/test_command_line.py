@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import parity.check
+import parity.demo
 import parity.lines
 from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.config import DIYConfig
@@ -46,6 +47,22 @@ Capture = pytest.CaptureFixture[str]
 def model(tmp_path: Path) -> Path:
     write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
     return tmp_path / "model"
+
+
+@pytest.mark.parametrize("command", ["check", "demo"])
+def test_what_ends_before_anything_is_written_leaves_no_directory(
+    command: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        assert (tmp_path / "new" / "place").is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parity.check, "check_model", interrupted)
+    monkeypatch.setattr(parity.demo, "HFReader", interrupted)
+    words = ["demo", "--model"] if command == "demo" else ["check"]
+    option = "--out" if command == "demo" else "--report"
+    assert main([*words, str(model), option, str(tmp_path / "new" / "place")]) == 130
+    assert os.listdir(tmp_path) == ["model"]
 
 
 def test_check_writes_the_record_and_the_table(
