@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -168,3 +169,44 @@ def test_access_lists_are_handed_on_and_none_is_inherited(tmp_path: Path) -> Non
     assert os.getxattr(with_list, _ACL) == wanted
     assert _ACL not in os.listxattr(without)
     assert mode(without) == 0o600
+
+
+def attributes(path: Path) -> dict[str, bytes]:
+    return {name: os.getxattr(path, name) for name in os.listxattr(path) if name[:5] == "user."}
+
+
+def test_extended_attributes_of_users_are_handed_on_by_name(tmp_path: Path) -> None:
+    model, file = write(tmp_path / "model", "config", "deep/er"), tmp_path / "file"
+    file.touch()
+    named = {model: b"1", model / "config": b"2", model / "deep": b"3", file: b"4"}
+    try:
+        for path, value in named.items():
+            os.setxattr(path, "user.label", value)
+    except OSError as error:
+        pytest.skip(f"no extended attributes here: {error}")
+    file.chmod(0o400)
+    write(model, "config", "deep/er", "new")
+    with atomic_file(file) as new:
+        new.write_text("new")
+    assert {path: attributes(path) for path in named} == {
+        path: {"user.label": value} for path, value in named.items()
+    }
+    assert attributes(model / "deep/er") == attributes(model / "new") == {}
+    assert mode(file) == 0o400
+
+
+def test_attributes_that_cannot_be_handed_on_are_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    model = write(tmp_path / "model", "config")
+    monkeypatch.setattr(os, "listxattr", lambda path: ["user.label"])
+    monkeypatch.setattr(os, "getxattr", lambda path, name: b"1")
+    monkeypatch.setattr(os, "setxattr", refuse)
+    write(model, "config")
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "model: extended attributes are not handed on: user.label of config" in said[0]
+    assert said[0].endswith("(Operation not supported) and 1 more")
