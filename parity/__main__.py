@@ -71,7 +71,7 @@ def build_parser() -> ArgumentParser:
     check.add_argument(
         "--checks",
         metavar="NAME,...",
-        help=f"make these alone, of {listed(KINDS)} (default: all; the last three only for small "
+        help=f"make these alone, of {listed(KINDS)} (default: all; the last two only for small "
         "models)",
     )
     check.add_argument(

@@ -24,6 +24,7 @@ from diy_torch.checkpoint import to_numpy
 from diy_torch.rope import apply_rope, rope_tables
 from parity.cache_documents import ORDER, Document, Piece, by_row
 from parity.compare import Check, Tensors
+from parity.first_layers import first_layers, in_words
 from parity.lines import through_cache
 from parity.pair import (
     EMBEDDING,
@@ -41,9 +42,11 @@ EMBEDDED = "embeddings"
 def checks(pair: Pair, plan: Plan, device: str) -> list[Check]:
     """The lines of the check: gradients of all parameters, and of a prefix, through the cache.
 
-    The truths are the PyTorch twin's, of whole documents without a cache. That twin is let go
-    before Flax's gradients need the memory.
+    Of as many layers as the plan says. The truths are the PyTorch twin's, of whole documents
+    without a cache. That twin is let go before Flax's gradients need the memory.
     """
+    layers = pair.config.num_hidden_layers
+    pair = first_layers(pair, min(plan.cache_layers or layers, layers))
     document = Document.make(
         pair.config, plan.cache_rows, plan.cache_chunk, plan.cache_prefix, plan.seed
     )
@@ -54,7 +57,8 @@ def checks(pair: Pair, plan: Plan, device: str) -> list[Check]:
     other, found["flax"] = flax_gradients(pair, document)
     lines += through_cache(KIND, truth, {"flax": other}, device)
     lines += through_cache(f"{KIND} prefix", prefix, found, device)
-    return [dataclasses.replace(line, reach=document.batch.reach) for line in lines]
+    reach = f"{document.batch.reach}, {in_words(pair.config)}"
+    return [dataclasses.replace(line, reach=reach) for line in lines]
 
 
 def whole_gradients(pair: Pair, document: Document) -> Tensors:

@@ -1,4 +1,4 @@
-"""`parity check`: eleven kinds of proof that the two twins are one function.
+"""`parity check`: thirteen kinds of proof that the two twins are one function.
 
 float64 is for the logic: relative L2 per tensor, position or parameter against the bounds below.
 float32 and bfloat16 are for the rounding: each twin's error against the float64 truth, pooled,
@@ -16,7 +16,7 @@ from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, tensors
 from diy_core.notes import notes_refused
 from diy_core.system.sources import unchanged_sources
-from parity import cache_gradients, lines
+from parity import cache_gradients, lines, whole_tables
 from parity.adamw import run_optimizers
 from parity.batch import Batch
 from parity.check_inputs import Inputs
@@ -147,6 +147,12 @@ class _Run:
             self._packed(pair)
         if "context" in wanted:
             self._context(pair)
+        if "rotations" in wanted:
+            self.progress("float64: rotations of all positions")
+            self.findings.add(whole_tables.rotations(pair, self.device.name))
+        if "embeddings" in wanted:
+            self.progress("float64: embeddings of all ids")
+            self.findings.add(whole_tables.embeddings(pair, self.device.name))
         if "cache-gradients" in wanted:
             self.progress("float64: gradients through the cache")
             self.findings.add(cache_gradients.checks(pair, self.plan, self.device.name))

@@ -18,6 +18,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "ragged": ("float64",),
     "packed": ("float64",),
     "context": ("float64",),
+    "rotations": ("float64",),
+    "embeddings": ("float64",),
     "cache-gradients": ("float64",),
     "optimizer": ("float64",),
     "training": ("float64", "float32"),

@@ -8,7 +8,6 @@ has to be computed.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
@@ -20,10 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import diy_torch
 from diy_core.config import DIYConfig
 from diy_torch.checkpoint import to_numpy
 from parity.batch import Batch, random_ids
+from parity.first_layers import first_layers
 from parity.pair import Pair
 
 _STEP = 4  # tokens of a call
@@ -81,8 +80,8 @@ class Far:
 
 def far_logits(pair: Pair, far: Far) -> dict[str, NDArray[np.float64]]:
     """Logits of both twins, (tokens, V) each, of the model's first layers."""
-    config = dataclasses.replace(pair.config, num_hidden_layers=far.layers)
-    return {"torch": _torch(pair, far, config), "flax": _flax(pair, far, config)}
+    small = first_layers(pair, far.layers)
+    return {"torch": _torch(small, far), "flax": _flax(small, far)}
 
 
 def draw(config: DIYConfig, far: Far, layer: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
@@ -93,8 +92,8 @@ def draw(config: DIYConfig, far: Far, layer: int) -> Iterator[tuple[str, NDArray
         yield name, generator.standard_normal(shape)
 
 
-def _torch(pair: Pair, far: Far, config: DIYConfig) -> NDArray[np.float64]:
-    model, device = _first_layers(pair.torch, config), pair.device
+def _torch(pair: Pair, far: Far) -> NDArray[np.float64]:
+    config, model, device = pair.config, pair.torch, pair.device
     past: Any = [
         ({n: torch.from_numpy(a).to(device.torch) for n, a in draw(config, far, layer)}, None)
         for layer in range(far.layers)
@@ -111,33 +110,15 @@ def _torch(pair: Pair, far: Far, config: DIYConfig) -> NDArray[np.float64]:
     return np.concatenate(found)
 
 
-def _first_layers(model: diy_torch.DIYForCausalLM, config: DIYConfig) -> diy_torch.DIYForCausalLM:
-    """A model of the first layers, with the same tensors and not copies of them."""
-    small, trunk = copy.copy(model), copy.copy(model.model)
-    for module in (small, trunk):
-        module._modules = dict(module._modules)  # or the copy would change the original
-        module.config = config
-    trunk.layers = model.model.layers[: config.num_hidden_layers]
-    small.model = trunk
-    return small
-
-
-def _flax(pair: Pair, far: Far, config: DIYConfig) -> NDArray[np.float64]:
-    model = pair.flax.clone(config=config)
-    layers = {f"layers_{layer}" for layer in range(far.layers)}
-    trunk = {
-        name: value
-        for name, value in pair.params["model"].items()
-        if not name.startswith("layers_") or name in layers
-    }
-    params = jax.device_put({**pair.params, "model": trunk}, pair.device.jax)
+def _flax(pair: Pair, far: Far) -> NDArray[np.float64]:
+    config, params = pair.config, jax.device_put(pair.params, pair.device.jax)
     cached = [
         {n: jax.device_put(array, pair.device.jax) for n, array in draw(config, far, layer)}
         for layer in range(far.layers)
     ]
     found = []
     for start, ids in zip(far.starts, far.ids, strict=True):
-        logits, cached = _step(model, params, ids[None], cached, jnp.full(1, start, jnp.int32))
+        logits, cached = _step(pair.flax, params, ids[None], cached, jnp.full(1, start, jnp.int32))
         found.append(np.asarray(logits)[0])
     return np.concatenate(found)
 

@@ -16,7 +16,7 @@ from parity.batch import Batch, random_ids
 from parity.check_kinds import KINDS
 
 _LARGE = 20_000_000  # parameters: from here on less is compared, so that a check takes minutes
-_SLOW = ("cache-gradients", "optimizer", "training")
+_SLOW = ("optimizer", "training")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Plan:
         cache_rows: lengths of the documents of the check of gradients through the cache.
         cache_chunk: tokens of a chunk there.
         cache_prefix: and of the prefix that is learned.
+        cache_layers: of the model, the first ones; None: all.
         greedy_tokens: of the greedy continuation; 0 leaves it out.
         optimizer_steps: updates of the optimizer check; the states are exchanged half way.
         training_steps: updates of the training check.
@@ -59,6 +60,7 @@ class Plan:
     cache_rows: tuple[int, ...] = (40, 27, 9)
     cache_chunk: int = 16
     cache_prefix: int = 5
+    cache_layers: int | None = None
     greedy_tokens: int = 48
     optimizer_steps: int = 10
     training_steps: int = 100
@@ -75,7 +77,14 @@ def plan_for(path: str | Path) -> Plan:
     if sum(tensor.parameters for tensor in tensors(config)) < _LARGE:
         return Plan()
     kinds = tuple(kind for kind in KINDS if kind not in _SLOW)
-    return Plan(kinds=kinds, decode_prompts=(120, 31), decode_positions=256)
+    return Plan(
+        kinds=kinds,
+        decode_prompts=(120, 31),
+        decode_positions=256,
+        cache_rows=(20, 13, 6),
+        cache_chunk=8,
+        cache_layers=2,
+    )
 
 
 def left_out(plan: Plan) -> str:

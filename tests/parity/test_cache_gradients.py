@@ -47,12 +47,12 @@ def document(plan: Plan = PLAN, config: DIYConfig = CONFIG) -> Document:
     return Document.make(config, plan.cache_rows, plan.cache_chunk, plan.cache_prefix, plan.seed)
 
 
-def failed(pair: Pair, damaged: bool = False) -> set[str]:
+def failed(pair: Pair, damaged: bool = False, plan: Plan = PLAN) -> set[str]:
     """Which lines are red; what JAX compiled is forgotten where it is, or was, damaged."""
     if damaged:
         jax.clear_caches()
     try:
-        found = checks(pair, PLAN, pair.device.name)
+        found = checks(pair, plan, pair.device.name)
     finally:
         if damaged:
             jax.clear_caches()
@@ -105,6 +105,21 @@ def test_what_no_forward_pass_shows_is_red(
 ) -> None:
     cut_off(monkeypatch, {"torch": "diy_torch", "flax": "diy_jax"}[twin], names)
     assert failed(pair, damaged=twin == "flax") == {twin, f"prefix {twin}"}
+
+
+@pytest.mark.parametrize("twin", ["torch", "flax"])
+def test_the_first_layer_alone_shows_it(
+    twin: str, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a large model, whose other layers would take minutes; the pair stays whole."""
+    few = dataclasses.replace(PLAN, cache_layers=1)
+    assert failed(pair, plan=few) == set()
+    (line, *_) = checks(pair, few, pair.device.name)
+    assert line.reach == "2 rows, 0-10, 1 layer"
+    assert {e.name.split(".")[2] for e in line.tensors if ".layers." in e.name} == {"0"}
+    assert len(pair.torch.model.layers) == pair.torch.config.num_hidden_layers == 2
+    cut_off(monkeypatch, {"torch": "diy_torch", "flax": "diy_jax"}[twin], ORDER)
+    assert failed(pair, twin == "flax", few) == {twin, f"prefix {twin}"}
 
 
 def loss_of(pair: Pair, given: Document) -> float:

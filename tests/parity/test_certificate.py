@@ -67,6 +67,7 @@ def test_it_is_json_with_every_value_and_bound(model: Path) -> None:
     (one,) = found["models"]
     assert one["not_checked"] == [
         *("gradients", "decode", "chunked", "ragged", "packed", "context"),
+        *("rotations", "embeddings"),
         *("cache-gradients", "optimizer", "training"),
     ]
     assert one["plan"]["recipe"]["eps"] == 2**-17

@@ -17,6 +17,7 @@ import optax
 import pytest
 import safetensors.numpy
 
+import diy_jax.inputs
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, unflatten
@@ -82,14 +83,15 @@ def test_every_kind_of_check_is_made_also_where_positions_are_few(
     twice = [f"{kind} {twin}" for kind in ("chunked", "ragged", "packed") for twin in twins]
     decoded = ["decode torch", "decode flax", "greedy tokens"]
     cached = [f"cache-gradients{what} {t}" for what in ("", " prefix") for t in ("torch", "flax")]
+    whole = ["context flax", "rotations torch", "rotations flax", "embeddings flax"]
     assert names == [
-        [*rounded[:3], *decoded, *twice, "context flax", *cached, "optimizer", "training"],
+        [*rounded[:3], *decoded, *twice, *whole, *cached, "optimizer", "training"],
         [*rounded, "training"],
         rounded,
     ]
     for check in result.checks:
         assert check.compared > 0
-        assert re.search(r"^[0-9]+ (rows?|documents|steps)", check.reach)
+        assert re.search(r"^([0-9]+ (rows?|documents|steps)|positions 0|ids 0)", check.reach)
         assert (check.control is not None) == (check.name == "training")
         assert bool(check.tensors) == (check.name != "greedy tokens")
         sides = {one.side for one in check.agreement}
@@ -193,6 +195,27 @@ def third_row_moved(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("diy_jax.model.rope_tables", tables)
 
 
+def some_positions_moved(twin: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Three positions alone, which no token of the other kinds stands at."""
+
+    def damage(patch: pytest.MonkeyPatch) -> None:
+        true = importlib.import_module(f"{twin}.rope").rope_tables
+        patch.setattr(
+            f"{twin}.model.rope_tables",
+            lambda config, at, dtype: true(config, at + (at >= 41) * (at < 44), dtype),
+        )
+
+    return damage
+
+
+def one_id_misread(patch: pytest.MonkeyPatch) -> None:
+    true = diy_jax.inputs.prepare_input_ids
+    patch.setattr(
+        "diy_jax.inputs.prepare_input_ids",
+        lambda ids, config: (found := true(ids, config)) + (found == 17),
+    )
+
+
 FAULTY: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], set[str]]] = {
     "padding is seen": ("ragged", padding_seen, {"ragged torch", "ragged flax"}),
     "positions begin anew": ("chunked", positions_forgotten, {"chunked torch", "chunked flax"}),
@@ -201,6 +224,17 @@ FAULTY: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], set[str]]] = 
     "segments are ignored": ("packed", segments_ignored, {"packed flax"}),
     "far out, in Flax": ("context", far_positions_moved("diy_jax"), {"context flax"}),
     "far out, in PyTorch": ("context", far_positions_moved("diy_torch"), {"context flax"}),
+    "some positions, in Flax": (
+        "rotations",
+        some_positions_moved("diy_jax"),
+        {"rotations flax"},
+    ),
+    "some positions, in PyTorch": (
+        "rotations",
+        some_positions_moved("diy_torch"),
+        {"rotations torch"},
+    ),
+    "one id of many": ("embeddings", one_id_misread, {"embeddings flax"}),
     "clipping without 1e-6": ("optimizer", clipped_as_optax_does, {"optimizer"}),
     "a state without its step": ("optimizer", steps_forgotten, {"optimizer"}),
     "another beta2": ("training", another_beta, {"training"}),
@@ -275,8 +309,8 @@ def test_large_models_are_checked_by_the_kinds_that_take_minutes(tmp_path: Path)
     config = dataclasses.replace(SMALLEST, vocab_size=1_300_000)
     tmp_path.joinpath("config.json").write_text(json.dumps(config.to_dict()))
     plan = plan_for(tmp_path)
-    assert set(KINDS) - set(plan.kinds) == {"cache-gradients", "optimizer", "training"}
-    assert re.search("left out.* cache-gradients, optimizer, training", left_out(plan))
+    assert set(KINDS) - set(plan.kinds) == {"optimizer", "training"}
+    assert re.search("left out, since the model is large: optimizer, training", left_out(plan))
     assert left_out(Plan()) == ""
 
 

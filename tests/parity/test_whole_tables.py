@@ -1,0 +1,67 @@
+"""Whole tables: every row counts, in the order of the parts, and zeros prove nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parity import whole_tables
+from parity.environment import Device, exact
+from parity.pair import Pair
+from parity.random_models import write_random_model
+from tests.oracles import tiny
+
+CONFIG = tiny(vocab_size=29, max_position_embeddings=21, rope_theta=500.0)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> Pair:
+    monkeypatch.setattr(whole_tables, "_ROWS", 8)
+    write_random_model(tmp_path / "model", CONFIG, "fan-in")
+    with exact(device):
+        return Pair(tmp_path / "model", "float64", device)
+
+
+def test_all_rows_of_all_parts_are_compared(pair: Pair, device: Device) -> None:
+    with exact(device):
+        found = [*whole_tables.rotations(pair, "cpu"), *whole_tables.embeddings(pair, "cpu")]
+    assert [check.name for check in found] == [
+        *("rotations torch", "rotations flax"),
+        "embeddings flax",
+    ]
+    assert all(check.passed and check.value < 1e-15 for check in found)
+    assert [check.compared for check in found] == [
+        *([21 * CONFIG.head_size] * 2),
+        29 * CONFIG.hidden_size,
+    ]
+    assert [check.reach for check in found] == [*(["positions 0-20"] * 2), "ids 0-28"]
+
+
+@pytest.mark.parametrize("row", [0, 7, 8, 28])
+def test_the_row_that_differs_is_named(row: int, pair: Pair, device: Device) -> None:
+    table = pair.params["model"]["embed_tokens"]
+    with exact(device):
+        table["embedding"] = table["embedding"].at[row, 3].multiply(1 + 1e-9)
+        (check,) = whole_tables.embeddings(pair, "cpu")
+    assert not check.passed
+    assert 1e-11 < check.value < 1e-9
+    assert check.where == f"id {row}"
+    assert check.tensors[0].index == (row, 3)
+
+
+@pytest.mark.parametrize(("rows", "passed"), [((5,), True), (tuple(range(29)), False)])
+def test_a_row_of_zeros_is_right_but_a_table_of_them_proves_nothing(
+    rows: tuple[int, ...], passed: bool, pair: Pair, device: Device
+) -> None:
+    table, zeros = pair.params["model"]["embed_tokens"], np.array(rows)
+    with exact(device):
+        weight = pair.torch.model.embed_tokens.weight.data
+        weight[zeros] = 0
+        (other,) = whole_tables.embeddings(pair, "cpu")
+        assert not other.passed
+        table["embedding"] = table["embedding"].at[zeros].set(0)
+        (check,) = whole_tables.embeddings(pair, "cpu")
+    assert check.passed == passed
+    assert passed or "nothing can be told" in check.where
