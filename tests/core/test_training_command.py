@@ -174,6 +174,10 @@ def test_either_spelling_of_an_option_will_do(capsys: pytest.CaptureFixture[str]
         (["my own.yaml"], "my own.yaml belongs to no option: did you mean --config 'my own.yaml'?"),
         (["--confg", "x"], "--confg is not known: did you mean --config?"),
         (["--config="], "--config needs a file, got ''"),
+        (["--config", ""], "--config needs a file, got ''"),
+        (["--config"], "diy train: --config needs a value\n"),
+        (["--device", " "], "--device must be a text that is not empty, got ' '"),
+        (["--device="], "--device must be a text that is not empty, got ''"),
         (["--print-config=all"], "--print-config must stand alone, or be skip_default or skip_uns"),
         (["--dtype", "flaot32"], ", float64, got flaot32: did you mean float32?\n"),
         (["--optimizer.schedule", "cosin"], "got cosin: did you mean cosine?\n"),
@@ -303,6 +307,11 @@ def test_resume_without_a_value_means_auto() -> None:
     for words in (["--resume"], ["--resume", "auto"], ["--resume=auto"]):
         assert parse("diy train", ["--config", str(TINY), *words])[1]
         assert parse("diy train", [*words, "--config", str(TINY)])[1]
+
+
+def test_a_value_that_ends_like_the_name_of_a_part_is_a_value() -> None:
+    config = parse("diy train", ["--config", str(TINY), "--run_dir", "mydata"])[0]
+    assert config.run_dir == "mydata"
 
 
 @pytest.mark.parametrize(

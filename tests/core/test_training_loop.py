@@ -102,6 +102,14 @@ def test_a_run_that_stops_and_goes_on_is_one_run(tmp_path: Path, background: boo
     assert extra[0]["skipped_steps"] == 1
 
 
+def test_a_checkpoint_from_which_a_run_goes_on_is_not_written_again(runner: Runner) -> None:
+    assert runner(stop_at=5) == 0  # where one is due anyway
+    checkpoint = runner.path / "checkpoints/00000005"
+    before = checkpoint.stat().st_ino
+    assert runner(resume=True, stop_at=7) == 0
+    assert checkpoint.stat().st_ino == before
+
+
 def test_metrics_beyond_the_checkpoint_are_dropped(runner: Runner) -> None:
     runner()
     whole = runner.metrics
