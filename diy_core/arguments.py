@@ -13,8 +13,10 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from diy_core.disk import described
 from diy_core.requirements import versions
 from diy_core.standard_error import complain
+from diy_core.system.standard_output import show
 
 EXIT_BAD_INPUT = 2
 _KINDS: dict[Any, str] = {int: "an integer", float: "a number"}
@@ -87,6 +89,12 @@ class ArgumentParser(argparse.ArgumentParser):
             message = f"must be {_KINDS[action.type]}, got {arg_string!r}"
             raise argparse.ArgumentError(action, message) from error
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stderr:
+            super()._print_message(message, file)
+        else:  # argparse's own says nothing where it cannot be written
+            print_help(message, self.prog)
+
     def error(self, message: str) -> NoReturn:
         """Say how this command is used and what is wrong, and leave with 2."""
         complain(f"{self.format_usage()}{self.prog}: error: {message}")
@@ -103,8 +111,25 @@ class Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         """Print and leave."""
-        print(f"{parser.prog} ({versions(self.const)})")
+        print_help(f"{parser.prog} ({versions(self.const)})\n", parser.prog)
         raise SystemExit(0)
+
+
+def print_help(text: str, program: str) -> None:
+    """Print the text that `--help` and `--version` ask for.
+
+    Args:
+        text: with its last newline.
+        program: as an error names it.
+
+    Raises:
+        SystemExit: it cannot be written; standard error says why.
+    """
+    try:
+        show(text.removesuffix("\n"))
+    except OSError as error:
+        complain(f"{program}: {described(error)}")
+        raise SystemExit(EXIT_BAD_INPUT) from error
 
 
 def in_shell_words(text: str, parser: argparse.ArgumentParser, command: str) -> str:
@@ -112,7 +137,9 @@ def in_shell_words(text: str, parser: argparse.ArgumentParser, command: str) -> 
 
     `overwrite=True` becomes `--overwrite`, `to='hf'` becomes `--to hf`, and `max_new_tokens (9)`
     becomes `--max-new-tokens (9)`, where the command has that option; all else stays. `field`, `to`
-    and `tokens` are words too: without `=` such a name is an option only where it begins the error.
+    and `tokens` are words too: without `=` such a name is an option only where it begins the error,
+    or in `leave config out`. Where an argument has no option, it is what the usage calls it:
+    `destination is empty` becomes `DST is empty`.
 
     Args:
         text: the error.
@@ -123,8 +150,12 @@ def in_shell_words(text: str, parser: argparse.ArgumentParser, command: str) -> 
     actions = commands.choices[command]._actions
     options = {a.dest: a.option_strings[-1] for a in actions if a.option_strings}
     text = with_settings(text, options)
+    names = {a.dest: a.metavar for a in actions if isinstance(a.metavar, str)} | options
+    for name, shown in names.items():
+        text = re.sub(rf"\A{re.escape(name)}(?= must | is empty| \()", shown, text)
     for name, option in options.items():
-        text = re.sub(rf"\A{re.escape(name)}(?= must | \()", option, text)
+        argument = option.lstrip("-").replace("-", "_")
+        text = re.sub(rf"\bleave {argument} out\b", f"leave {option} out", text)
         if "_" in name:  # no word
             text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?= \()", option, text)
     return text

@@ -75,7 +75,9 @@ def open_checkpoint(
     options = {} if config is None else {"config": config}
     if options and kind != "orbax":
         raise CheckpointError(
-            path, f"is a {KINDS[kind]}, which has a config of its own: leave --config out"
+            path,
+            f"is {article(KINDS[kind])} {KINDS[kind]}, which has a config of its own: leave "
+            "config out",
         )
     return READERS[kind](path, untie=untie, **options)
 
@@ -118,7 +120,7 @@ def convert(
             destination that is in the way. Nothing is left behind then.
         ValueError: an unknown kind or dtype, or a destination that is named as another kind.
     """
-    source, destination = as_path(source, "SRC"), place(destination, "DST")
+    source, destination = as_path(source, "source"), place(destination, "destination")
     reader = open_checkpoint(source, untie=untie, config=config)
     kind = to or default_kind(reader.kind, destination)
     if kind not in WRITERS:

@@ -174,7 +174,7 @@ def diff(
     """
     bare = [path for path in (one, other) if config is not None and lacks_config(Path(path))]
     if config is not None and not bare:
-        raise ValueError("both have a config of their own: leave --config out")
+        raise ValueError("both have a config of their own: leave config out")
     left, right = (
         open_checkpoint(path, config=config if path in bare else None) for path in (one, other)
     )

@@ -55,7 +55,7 @@ def place_of_run(path: str | Path, step: int | None = None) -> Place | None:
     if step is None or place.step == step:
         return place
     if place.step is not None:
-        raise CheckpointError(path, f"is the checkpoint of step {place.step}: leave --step out")
+        raise CheckpointError(path, f"is the checkpoint of step {place.step}: leave step out")
     return dataclasses.replace(place, step=step)
 
 

@@ -85,7 +85,9 @@ def diff_runs(
     if places == [None, None]:
         raise CheckpointError(one, "is no training run, and neither is the other")
     if config is not None and None not in places:
-        raise ValueError("--config is of an Orbax checkpoint, and both A and B are training runs")
+        raise ValueError(
+            "both are training runs, which have configs of their own: leave config out"
+        )
     named = [place.step for place in places if place is not None and place.step is not None]
     runs = [place.run for place in places if place is not None]
     both = sorted(set(steps_of(runs[0])).intersection(*(steps_of(run) for run in runs)))

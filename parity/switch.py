@@ -19,8 +19,8 @@ from diy_core.system.outside import is_there, open_regular, require_tree
 from diy_core.system.places import made_directory, place
 from diy_core.training.checkpoint_files import Arrays, Checkpoint
 from diy_core.training.checkpoint_store import CheckpointStore
-from diy_core.training.export import find_checkpoint
-from diy_core.training.run_directory import RunDirectory, whole_checkpoints
+from diy_core.training.export import find_checkpoint, others_than
+from diy_core.training.run_directory import RunDirectory
 from diy_core.training.sealing import require_same_model
 from diy_core.training.state import Position
 from diy_jax.training_store import TrainingStore as JaxStore
@@ -105,14 +105,8 @@ def _naming_others(path: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        others = [str(n) for n in whole_checkpoints(path.parent) if n != int(path.name)]
-        advice = (
-            f"take another checkpoint, of step {', '.join(others)}: --step {others[-1]}"
-            if others
-            else "there is no other checkpoint in this run"
-        )
         *faults, last = error.faults
-        raise CheckpointError(error.where, [*faults, f"{last}; {advice}"]) from error
+        raise CheckpointError(error.where, [*faults, f"{last}; {others_than(path)}"]) from error
 
 
 def _parts(checkpoint: Checkpoint) -> Iterator[Arrays]:

@@ -45,9 +45,8 @@ def add_trace_commands(
     trace.add_argument(
         "--tokens",
         type=int,
-        default=64,
         metavar="N",
-        help="the length of the prompt, in tokens (default: 64)",
+        help="the length of the prompt, in tokens (default: 64, or all that the model takes)",
     )
     trace.add_argument("--no-backward", action="store_true", help="leave gradients out")
     trace.add_argument("--jit", action="store_true", help="run the Flax twin compiled")
@@ -76,7 +75,7 @@ def add_trace_commands(
 def _trace(arguments: argparse.Namespace) -> int:
     from diy_core.checkpoints.kinds import kind_of
 
-    if arguments.tokens < 1:
+    if arguments.tokens is not None and arguments.tokens < 1:
         raise ValueError(f"--tokens must be at least 1, got {arguments.tokens}")
     for path in (arguments.one, arguments.other or arguments.one):
         kind_of(path)  # what is no checkpoint is said before the frameworks are imported

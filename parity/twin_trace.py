@@ -13,6 +13,7 @@ import numpy as np
 
 import diy_jax
 import diy_torch
+from diy_core.config import DIYConfig
 from diy_core.notes import notes_refused
 from diy_core.system.sources import unchanged_sources
 from parity.config_differences import config_differences
@@ -21,6 +22,8 @@ from parity.directories import as_directory
 from parity.environment import TORCH_DTYPES, Device, exact
 from parity.tracing import RuleError, TraceResult, trace, twin_rules
 
+_TOKENS = 64  # of a prompt whose length nobody chose
+
 
 def trace_twins(
     one: str | Path,
@@ -28,7 +31,7 @@ def trace_twins(
     device: Device,
     *,
     dtype: str = "float64",
-    tokens: int = 64,
+    tokens: int | None = None,
     backward: bool = True,
     jit: bool = False,
     strict: bool = False,
@@ -40,15 +43,16 @@ def trace_twins(
         other: another, or the same.
         device: of both.
         dtype: of weights and computation.
-        tokens: of a random prompt of two rows, the second a third shorter.
+        tokens: of a random prompt of two rows, the second a third shorter; None: 64, or as many as
+            both models take.
         backward: whether gradients are compared.
         jit: run the Flax twin compiled.
         strict: refuse a checkpoint that is odd but means the same; else it is read with a warning,
             a `CheckpointNote`.
 
     Raises:
-        ValueError: a checkpoint that cannot be loaded, or vocabularies that differ; or, with
-            `strict`, an odd one.
+        ValueError: a checkpoint that cannot be loaded; `tokens` that are none, or more than a model
+            takes; or, with `strict`, an odd checkpoint.
     """
     with exact(device), notes_refused(strict), contextlib.ExitStack() as stack:
         stack.enter_context(unchanged_sources(one, other))
@@ -57,7 +61,7 @@ def trace_twins(
         whole = diy_torch.DIYForCausalLM.from_pretrained(one, TORCH_DTYPES[dtype], device.torch)
         model, params = diy_jax.DIYForCausalLM.from_pretrained(other, jnp.dtype(dtype))
         config = whole.config
-        tokens = min(tokens, config.max_position_embeddings, model.config.max_position_embeddings)
+        tokens = _prompt_length(tokens, config, model.config)
         vocabulary = min(config.vocab_size, model.config.vocab_size)
         generator = np.random.default_rng(0)
         ids = generator.integers(0, vocabulary, (2, tokens), np.int32)
@@ -70,3 +74,17 @@ def trace_twins(
         except RuleError:  # two models of other shapes: what of them is the same has to be guessed
             found = trace(whole, model, params, (ids, None, lengths), **options)
     return dataclasses.replace(found, config=config_differences(config, model.config))
+
+
+def _prompt_length(tokens: int | None, *configs: DIYConfig) -> int:
+    most = min(config.max_position_embeddings for config in configs)
+    if tokens is None:
+        return min(_TOKENS, most)
+    if tokens < 1:
+        raise ValueError(f"tokens must be at least 1, got {tokens}")
+    if tokens > most:
+        raise ValueError(
+            f"tokens ({tokens}) are more than max_position_embeddings ({most}): give at most "
+            f"tokens={most}"
+        )
+    return tokens

@@ -87,9 +87,9 @@ class DamageTests(Twin):
         self, runs: Runs, tmp_path: Path
     ) -> None:
         own = self.damaged(runs, tmp_path, STEPS)
-        with pytest.raises(CheckpointError, match="the other checkpoints: --step 6, 12, 18"):
+        with pytest.raises(CheckpointError, match="of step 6, 12, 18: step=18"):
             export(own.store, own.folder / "whole", None, tmp_path / "out")
         for step in (6, 12, 18):
             shutil.rmtree(own.path("whole", step))
-        with pytest.raises(CheckpointError, match="the run has no other checkpoint"):
+        with pytest.raises(CheckpointError, match="there is no other checkpoint in this run"):
             export(own.store, own.folder / "whole", None, tmp_path / "out")

@@ -190,7 +190,8 @@ def open_gguf(source: Path) -> gguf.GGUFReader:
         head = stream.read(8)
         if head[:4] != b"GGUF":
             begins = f"it begins with {head[:4]!r}" if head else "it is empty"
-            raise CheckpointError(source, f"is not a GGUF file: {begins}")
+            what = "GGUF file" if source.suffix.lower() == ".gguf" else "checkpoint"
+            raise CheckpointError(source, f"is not a {what}: {begins}")
         if head[4:6] == b"\0\0":  # the version, a small number in four bytes
             raise CheckpointError(
                 source, "is a big-endian GGUF file; only little-endian ones are read"

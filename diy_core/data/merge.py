@@ -65,7 +65,7 @@ def _held_out(hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
             SOURCES,
             f"hold {counted(hashes.size, 'document')}, {different} of them different: too few for "
             f"a validation share of {share}. Give what separates the documents of a text file "
-            "(--separator; to train --data.separator), more documents, or a share of 0",
+            "(separator=TEXT), more documents, or a share of 0",
         )
     return chosen
 

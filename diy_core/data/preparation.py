@@ -98,7 +98,7 @@ def prepare(
         as_utf8(name, value or "")
     separator = None if separator is None else with_escapes(separator)
     say = complain if progress else _say_nothing
-    out = Path(os.path.realpath(place(out, "--out")))
+    out = Path(os.path.realpath(place(out, "out")))
     _check_target(out, overwrite)
     encoder = Encoder(tokenizer)
     found = survey(sources)

@@ -251,7 +251,7 @@ def _stretches(
     what, advice = ("line" if kind == "jsonl" else "record"), "write it as several"
     if kind == "text":
         what = "document"
-        advice = "say what stands between its documents (--separator; to train --data.separator)"
+        advice = "say what stands between its documents (separator=TEXT)"
     unpacked = ", unpacked" if form_of(path).packing else ""
     # It is not read to its end: a packed file may be a thousand times as large as it looks.
     try:

@@ -40,9 +40,31 @@ class _Pipe(io.FileIO):
             return memoryview(data).nbytes
 
 
+class _Closed(io.RawIOBase):
+    """Standard output of a process that was started without one, as by `>&-`."""
+
+    def writable(self) -> bool:
+        """It looks like any other, until it is written to."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Refuse.
+
+        Raises:
+            OSError: always; `print` to a stream that is None would lose the text silently.
+        """
+        raise OSError("standard output is closed: give it a place to go to, such as a file")
+
+
 def outlive_reader() -> None:
-    """From now on it is no error of this process that nobody reads its standard output."""
+    """From now on it is no error of this process that nobody reads its standard output.
+
+    To have none that could be read is one, wherever something is written to it.
+    """
     stream = sys.stdout
+    if stream is None:
+        sys.stdout = io.TextIOWrapper(_Closed(), "utf-8", write_through=True)
+        return
     buffer = stream.buffer if isinstance(stream, io.TextIOWrapper) else None
     if not isinstance(buffer, (io.BufferedWriter, io.FileIO)):
         return  # somebody's own, in this process
@@ -63,6 +85,20 @@ def is_read() -> bool:
     buffer = getattr(sys.stdout, "buffer", None)
     pipe = getattr(buffer, "raw", buffer)
     return not isinstance(pipe, _Pipe) or pipe.is_read
+
+
+def show(text: str) -> None:
+    """Print what a command was asked for, such as its help.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        print(text, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            _lead_nowhere(sys.stdout.fileno())
+        raise
 
 
 def announce(text: str) -> None:

@@ -57,7 +57,7 @@ def _what_it_is(path: Path) -> str:
             "checkpoint_every steps, when it is interrupted, and at its end"
         )
     if place:
-        step = "" if place.step is None else f" and --step {place.step}"
+        step = "" if place.step is None else f" and step={place.step}"
         return f"lies in the training run {place.run}: give {place.run}{step}"
     try:
         kind = KINDS[kind_of(path)]
@@ -92,9 +92,9 @@ def export(
         DiskFull: there is no room for the model.
     """
     path, model = find_checkpoint(run, step), Path(run) / "model"
-    out = place(out, "--out")
+    out = place(out, "out")
     if out.resolve().is_relative_to(Path(run).resolve()):
-        raise ValueError(f"--out {out} lies inside the run {run}: choose a directory outside of it")
+        raise ValueError(f"out ({out}) lies inside the run {run}: choose a directory outside of it")
     try:
         sources = Sources()
         with sources.recording():
@@ -114,17 +114,16 @@ def export(
     except CheckpointError as error:
         if not str(error.where).startswith(str(path)):
             raise
-        raise CheckpointError(error.where, [*error.faults, _others(path)]) from error
+        raise CheckpointError(error.where, [*error.faults, others_than(path)]) from error
     return f"{out}: {len(source.stored)} tensors of step {int(path.name)}, read back and compared"
 
 
-def _others(path: Path) -> str:
-    """What can be exported instead of a checkpoint that is damaged."""
-    steps = (str(step) for step in whole_checkpoints(path.parent) if step != int(path.name))
-    listed = ", ".join(steps)
-    return (
-        f"the other checkpoints: --step {listed}" if listed else "the run has no other checkpoint"
-    )
+def others_than(path: Path) -> str:
+    """What to take instead of a checkpoint that is damaged."""
+    steps = [str(step) for step in whole_checkpoints(path.parent) if step != int(path.name)]
+    if not steps:
+        return "there is no other checkpoint in this run"
+    return f"take another checkpoint, of step {', '.join(steps)}: step={steps[-1]}"
 
 
 def _source(checkpoint: Checkpoint, model: Path) -> MemoryReader:

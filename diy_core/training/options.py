@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from diy_core.arguments import EXIT_BAD_INPUT, did_you_mean, option_name, spelled
+from diy_core.arguments import EXIT_BAD_INPUT, did_you_mean, option_name, print_help, spelled
 from diy_core.notes import add_strict
 from diy_core.standard_error import complain
 from diy_core.training.allowed_changes import Allowed
@@ -33,6 +34,12 @@ def build_parser(program: str, argv: Sequence[str] = ()) -> Any:
         def error(self, message: str, error: Exception | None = None) -> Any:
             complain(f"{self.prog}: {plain(message, self.prog, argv)}")
             raise SystemExit(EXIT_BAD_INPUT)
+
+        def _print_message(self, message: str, file: Any = None) -> None:
+            if file is sys.stderr:
+                super()._print_message(message, file)
+            else:
+                print_help(message, self.prog)
 
         def format_help(self, formatter: Any = None) -> str:
             return spelled_out(super().format_help(formatter), program)

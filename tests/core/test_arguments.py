@@ -197,6 +197,10 @@ def test_what_is_near(name: str, known: list[str], meant: str | None) -> None:
         ("that device must go", "that device must go"),
         ("dtype (9) is too small", "--dtype (9) is too small"),
         ("pass json=False", "leave out --json"),
+        ("has its own: leave dtype out", "has its own: leave --dtype out"),
+        ("leave it out, leave dtypes out", "leave it out, leave dtypes out"),
+        ("model is empty: give a path", "MODEL is empty: give a path"),
+        ("the model is empty", "the model is empty"),
     ],
 )
 def test_an_error_names_options_where_options_were_given(error: str, words: str) -> None:
@@ -221,9 +225,14 @@ def _sentences() -> Iterator[str]:
 def test_no_word_of_a_sentence_is_taken_for_an_option(program: str) -> None:
     parser = PARSERS[program]()
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    names = "|".join({a.dest for c in commands.choices.values() for a in c._actions})
+    actions = [a for c in commands.choices.values() for a in c._actions]
+    names = "|".join({a.dest for a in actions})
+    options = "|".join({s.lstrip("-").replace("-", "_") for a in actions for s in a.option_strings})
     # As an argument only these can be meant; a sentence that has none of them stays as it is.
-    meant = re.compile(rf"\b({names})=|\A({names}) must |\A({names}) \(|\b[a-z]+_[a-z_]+ \(")
+    meant = re.compile(
+        rf"\b({names})=|\A({names}) must |\A({names}) \(|\b[a-z]+_[a-z_]+ \("
+        rf"|\bleave ({options}) out\b"
+    )
     sentences = set(_sentences())
     plain = [text for text in sentences if not meant.search(text)]
     assert len(sentences) > len(plain) > 3000

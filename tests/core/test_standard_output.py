@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,28 @@ def test_help_that_nobody_reads_is_no_failure(program: str, words: list[str]) ->
     done = run(write, code)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "&-"])
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("parity.__main__:main", "parity check --help"),
+        ("parity.__main__:main", "parity faults --list"),
+        ("diy_core.launch:diy_torch", "diy-torch train --help"),
+        ("diy_core.launch:diy_jax", "diy-jax --version"),
+    ],
+)
+def test_what_was_asked_for_and_cannot_be_written_is_an_error(
+    start: str, words: str, place: str
+) -> None:
+    module, _, function = start.partition(":")
+    code = f"import sys; sys.argv = {words.split()}; from {module} import *; sys.exit({function}())"
+    line = f"{shlex.join([sys.executable, '-c', code])} >{place}"
+    done = subprocess.run(
+        ["sh", "-c", line], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 2
+    why = "standard output is closed: give" if place == "&-" else "the disk: No space left"
+    assert done.stderr.startswith(f"{words.rpartition(' ')[0]}: {why}")
+    assert done.stderr.count("\n") == 1

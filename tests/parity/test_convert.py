@@ -233,7 +233,7 @@ def test_what_is_in_the_way_is_not_lost(tmp_path: Path) -> None:
     convert(tmp_path / "orbax", tmp_path / "model" / "inner", overwrite=True)
     with pytest.raises(CheckpointError, match=r"holds the source, .*inner, and would be"):
         convert(tmp_path / "model" / "inner", tmp_path / "model", to="hf", overwrite=True)
-    with pytest.raises(ValueError, match="DST is empty: give a path"):
+    with pytest.raises(ValueError, match="destination is empty: give a path"):
         convert(tmp_path / "model", "", overwrite=True)
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.txt").write_text("years")

@@ -228,7 +228,7 @@ def test_what_is_no_checkpoint_is_one_message(
     good = put(tmp_path / "m", weights())
     for name, words in (
         ("gone", "does not exist"),
-        ("file", "is not a GGUF file: it begins with b'thes'"),
+        ("file", "is not a checkpoint: it begins with b'thes'"),
         ("folder", "is neither a Hugging Face directory"),
     ):
         both = [str(good), str(tmp_path / name)]

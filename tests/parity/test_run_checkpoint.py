@@ -41,7 +41,7 @@ def test_a_path_names_a_run_or_one_of_its_checkpoints(
         assert place_of_run(run / "checkpoints" / path, 4) == Place(run, "checkpoints", 4)
     for path in (tmp_path, run / "model", run / "data", tmp_path / "nowhere"):
         assert place_of_run(path) is None
-    with pytest.raises(CheckpointError, match="is the checkpoint of step 4: leave --step out"):
+    with pytest.raises(CheckpointError, match="is the checkpoint of step 4: leave step out"):
         place_of_run(run / "checkpoints" / "00000004", 5)
     monkeypatch.chdir(tmp_path)
     assert place_of_run("run/checkpoints/00000004") == Place(Path("run"), "checkpoints", 4)
@@ -58,7 +58,7 @@ def test_what_holds_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.M
         ("empty", "is a training run that has saved no checkpoint yet: it saves one after each"),
         ("run/model", "lies in the training run run: give run"),
         ("run/checkpoints", "lies in the training run run: give run"),
-        ("run/checkpoints/00000004", "lies in the training run run: give run and --step 4"),
+        ("run/checkpoints/00000004", "lies in the training run run: give run and step=4"),
         ("model", "is a model (Hugging Face directory), not a training run: give the directory"),
         ("other", "is not a training run: it has no checkpoints/ with the steps of one"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ def test_a_changed_value_is_found_in_an_orbax_checkpoint(model: Path, capsys: Ca
 def test_what_cannot_be_traced_is_one_message(model: Path, capsys: Capture) -> None:
     assert main(["trace", str(model), "--tokens", "0"]) == 2
     assert "--tokens must be at least 1" in capsys.readouterr().err
+    assert main(["trace", str(model), "--tokens", "100000"]) == 2
+    err = capsys.readouterr().err
+    assert re.search(r"--tokens \(100000\) are more than max_position_embeddings \((\d+)\)", err)
+    assert re.search(r": give at most --tokens \d+$", err)
     assert main(["trace", str(model.parent / "gone")]) == 2
     assert capsys.readouterr().err.startswith("parity trace: ")
 
