@@ -97,8 +97,9 @@ class Sources:
         whole = os.path.abspath(path)
         if self._roots and not any(_is_below(whole, root) for root in self._roots):
             return
-        if self._seen.setdefault(whole, (path, identity))[1] != identity:
-            raise CheckpointError(path, CHANGED)
+        then = self._seen.setdefault(whole, (path, identity))[1]
+        if then != identity:
+            raise CheckpointError(path, _how(then, identity))
 
     def require_unchanged(self) -> None:
         """Look at everything again.
@@ -106,12 +107,20 @@ class Sources:
         Raises:
             CheckpointError: another file is there, or it has changed; all of them are named.
         """
-        changed = [os.fspath(p) for p, then in self._seen.values() if Identity.at(p) != then]
+        found = [(os.fspath(p), then, Identity.at(p)) for p, then in self._seen.values()]
+        changed = {path: _how(then, now) for path, then, now in found if then != now}
         if len(changed) == 1:
-            raise CheckpointError(changed[0], CHANGED)
+            raise CheckpointError(*changed.popitem())
         if changed:
             folder = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in changed])
-            raise CheckpointError(folder, [f"{path} {CHANGED}" for path in changed])
+            raise CheckpointError(folder, [f"{path} {how}" for path, how in changed.items()])
+
+
+def _how(then: Identity | None, now: Identity | None) -> str:
+    """What there is to say of a file that is another one now."""
+    if then and now and dataclasses.replace(then, changed=now.changed) == now:
+        return f"{CHANGED}, sets its mode, links it or labels it (size and time are as before)"
+    return CHANGED
 
 
 _RECORDS: contextvars.ContextVar[tuple[Sources, ...]] = contextvars.ContextVar(

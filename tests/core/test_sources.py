@@ -170,3 +170,22 @@ def test_each_thread_and_block_records_for_itself(tmp_path: Path) -> None:
     for sources in (outer, inner):
         with pytest.raises(CheckpointError, match=CHANGED):
             sources.require_unchanged()
+
+
+@pytest.mark.parametrize(
+    ("change", "alone"),
+    [
+        (lambda file: file.chmod(0o640), True),
+        (lambda file: os.link(file, file.with_name("link")), True),
+        (lambda file: file.write_bytes(b"abcd"), False),
+    ],
+    ids=["mode", "link", "content"],
+)
+def test_a_change_beside_the_content_is_told_apart(
+    tmp_path: Path, change: Callable[[Path], object], alone: bool
+) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    with pytest.raises(CheckpointError, match=CHANGED) as refused:
+        read_and(change, tmp_path / "x")
+    said = "sets its mode, links it or labels it (size and time are as before)"
+    assert (said in str(refused.value)) is alone
