@@ -269,8 +269,16 @@ class DIYForCausalLM(nn.Module):
 def init_params(config: DIYConfig, seed: int = 0, dtype: Any = jnp.float32) -> dict[str, Any]:
     """First weights, the same bits as the PyTorch twin draws from the same seed.
 
+    Args:
+        config: sizes and switches.
+        seed: the same seed gives the same weights.
+        dtype: of the weights.
+
     Returns:
         params, a nested dict of arrays.
+
+    Raises:
+        TypeError: `config` is no `DIYConfig`.
     """
     require_config(config)
     return checkpoint.build_params(first_weights(config, seed), dtype)

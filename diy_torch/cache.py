@@ -31,6 +31,17 @@ def init_cache(
     An eager call gives it more room where it needs some. Compiled code cannot: there, a row that
     has no room left gets logits that are NaN, so compile for the longest sequence.
 
+    Args:
+        config: of the model.
+        batch_size: B, the rows.
+        max_length: tokens of a row.
+        dtype: of the keys and values, that of the model.
+        device: where the cache lives; None is the CPU.
+
+    Returns:
+        For each layer a pair: a dict of `key` and `value`, zeros (B, K, T, H) with the capacity T;
+        and how many tokens each row holds, zeros of int32 (B,).
+
     Raises:
         ValueError: `max_length` is beyond `max_position_embeddings`.
     """
@@ -49,6 +60,14 @@ def grow_cache(
     past_key_values: PastKeyValues, max_length: int, max_position_embeddings: int
 ) -> PastKeyValues:
     """The same cache with room for `max_length` tokens a row; unchanged where it has the room.
+
+    Args:
+        past_key_values: the cache; it is not changed.
+        max_length: tokens of a row, rounded up to a capacity.
+        max_position_embeddings: of the model.
+
+    Returns:
+        The cache, as `init_cache` describes it.
 
     Raises:
         ValueError: `max_length` is beyond `max_position_embeddings`.

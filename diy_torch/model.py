@@ -258,6 +258,9 @@ class DIYForCausalLM(nn.Module):
             config: of an Orbax checkpoint without one, as the Flax twin takes it; this twin reads
                 none, and the error has the command that converts it.
 
+        Returns:
+            The model.
+
         Raises:
             ValueError: a `config.json` or a dtype that cannot be honoured.
             CheckpointError: tensors missing, extra, misshapen, mistyped or not finite; or, with

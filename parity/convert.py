@@ -114,6 +114,9 @@ def convert(
         strict: refuse a source that is odd; else what was odd is in the summary's `notes`.
         progress: called often, with what is done, and bytes of how many.
 
+    Returns:
+        What was written: tensors, bytes, seconds, and notes.
+
     Raises:
         NotInstalled: an Orbax checkpoint, where JAX is not installed.
         CheckpointError: a source that is damaged, a value that `dtype` cannot hold, or a

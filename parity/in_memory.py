@@ -28,6 +28,9 @@ def to_flax(
             Hugging Face, where all tensors then match.
         config: of the model.
 
+    Returns:
+        params, a nested dict of JAX arrays in Flax's layout: kernels are (in, out).
+
     Raises:
         CheckpointError: tensors missing, extra or misshapen, or a tied head that is not the
             embedding; all faults at once.
@@ -51,6 +54,9 @@ def to_torch(params: Any, config: DIYConfig) -> dict[str, torch.Tensor]:
     Args:
         params: they, or `{"params": params}`, an `nnx.State`, a TrainState; arrays may be in boxes.
         config: of the model.
+
+    Returns:
+        The tensors by their names, on the CPU, in torch's layout: weights are (out, in).
 
     Raises:
         CheckpointError: parameters missing, extra or misshapen; all faults at once.

@@ -59,6 +59,9 @@ def trace(
         backward: whether gradients are compared too.
         jit: run the Flax side compiled.
 
+    Returns:
+        What was found: `equal`, `first_divergence`, `rows` of all calls; `print()` shows it.
+
     Raises:
         RuleError: rules that match nothing, or something twice, or shapes that do not fit.
         ValueError: what a model cannot be called with, a model that differs from itself, or two
