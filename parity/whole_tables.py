@@ -116,14 +116,16 @@ def _worst_row(
         NothingProven: all of them are zeros in the reference.
     """
     what, twin = name.split()
-    errors, compared, whole = [], 0, TensorError(what, twin, 0.0, 0.0, -1.0, ())
+    errors: list[NDArray[np.float64]] = []
+    compared, whole = 0, TensorError(what, twin, 0.0, 0.0, -1.0, ())
     for found, truth in parts:
         sizes, apart = norms(truth), norms(found - truth)
         with np.errstate(divide="ignore", invalid="ignore"):
             part = np.where(apart == 0, 0.0, apart / sizes)
+        start = sum(len(part) for part in errors)
         errors.append(np.where(np.isfinite(part), part, np.inf))
         if sizes.any():
-            whole = _joined(whole, tensor_error(what, found, truth, twin), compared)
+            whole = _joined(whole, tensor_error(what, found, truth, twin), start)
         compared += truth.size
     if not whole.size:
         raise NothingProven("all rows are zero in the reference: nothing can be told from them")
