@@ -153,6 +153,8 @@ class Documents:
         names = file.names
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise DataError(part.path, f"has two columns {twice!r}: keep one of them")
+        if not names:
+            raise DataError(part.path, "has no columns: write it again, or leave it out")
         columns = columns_to_read(names, self._field, self._template_names)
         if not columns:
             raise DataError(

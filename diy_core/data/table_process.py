@@ -20,6 +20,7 @@ from typing import Any
 
 from diy_core.data import table_server as server
 
+_BUFFER = 1 << 20  # bytes that one side writes before the other one must read
 _NO_MEMORY = (signal.SIGABRT, signal.SIGKILL)  # a library, or the system, ends what needs too much
 
 
@@ -36,7 +37,7 @@ class TableProcess:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for this process
             )
-        self._answers = self._socket.makefile("rb")
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
         self.alive, self.pid = True, self._process.pid
         _STARTED.add(self)
         with contextlib.suppress(ConnectionError):
@@ -96,7 +97,6 @@ class TableProcess:
         self.alive = False
         self._process.returncode = self._process.returncode or 0
         with contextlib.suppress(OSError):
-            self._answers.close()
             self._socket.close()
 
     def _send(self, request: Any, file: int | None = None) -> None:
@@ -105,15 +105,19 @@ class TableProcess:
         socket.send_fds(self._socket, [server.HEAD.pack(0, len(content))], files)
         self._socket.sendall(content)
 
-    def _answer(self) -> tuple[int, bytes]:
-        head, content = b"", b""
-        with contextlib.suppress(ConnectionError):
-            head = self._answers.read(server.HEAD.size)
-            if len(head) == server.HEAD.size:
-                kind, length = server.HEAD.unpack(head)
-                content = self._answers.read(length)
-                if len(content) == length:
-                    return kind, content
+    def _exactly(self, count: int) -> bytearray:
+        content = bytearray(count)
+        rest = memoryview(content)
+        while rest:
+            if not (received := self._socket.recv_into(rest, 0, socket.MSG_WAITALL)):
+                raise EOFError
+            rest = rest[received:]
+        return content
+
+    def _answer(self) -> tuple[int, bytearray]:
+        with contextlib.suppress(ConnectionError, EOFError):
+            kind, length = server.HEAD.unpack(self._exactly(server.HEAD.size))
+            return kind, self._exactly(length)
         code = -self._process.wait()
         if code in _NO_MEMORY:
             raise MemoryError

@@ -33,6 +33,7 @@ def main() -> None:
     """Serve until the other side closes the connection."""
     # Pickles come from the process that started this one, never from a file.
     connection = socket.socket(fileno=0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
     paths, _ = _receive(connection)
     sys.path[:] = paths
     with contextlib.suppress(ValueError, OSError):  # a crash is no reason for a core file

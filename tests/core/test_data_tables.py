@@ -161,3 +161,9 @@ def test_rows_are_read_in_order_whatever_they_take_together(tmp_path: Path) -> N
     file = write(tmp_path / "a.parquet", pyarrow.table({"text": texts}), row_group_size=20)
     data = prepare(file, tmp_path / "out", tokenizer="bytes")
     assert [bytes(data[i][:-1].astype(np.uint8)).decode() for i in range(24)] == texts
+
+
+def test_a_table_without_columns_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", pyarrow.table({}))
+    with pytest.raises(DataError, match=r"a.parquet: has no columns: write it again"):
+        prepare(file, tmp_path / "out", tokenizer="bytes")
