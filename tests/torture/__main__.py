@@ -73,7 +73,7 @@ def _bits(trials: int, seed: int, folder: Path) -> list[Figures]:
 
 # Each part with its number of trials: of kills and disks per kind and mode, of bits per format, of
 # training runs per twin, of healthy models per scale, of writers per kind and mode, of
-# interrupts per command, of damages to a run, of damaged files in all.
+# interrupts per command, of damaged values of a run beside its lines, of damaged files in all.
 PARTS: dict[str, tuple[Callable[[int, int, Path], list[Figures]], int]] = {
     "kills": (_kills, 200),
     "disks": (_disks, 100),

@@ -13,9 +13,13 @@ import hashlib
 import io
 import itertools
 import json
+import multiprocessing
+import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +45,46 @@ _LINES: dict[str, Callable[[bytes], bytes]] = {
 }
 _Command = Callable[[Path, Path], int]
 Keys = tuple[Any, ...]
+_Target = tuple[str, int, Keys | None]
 
 
 def run(trials: int, seed: int, folder: Path) -> list[Figures]:
-    """Damage so many lines and values, of all in turn, and read the run by every command.
+    """Damage every line, and so many of the values, and read the run by every command.
+
+    Each command meets every line with a damage of its own.
 
     Raises:
         AssertionError: a command ended in a traceback, or changed what it only reads.
     """
     whole = _make(folder)
-    figures = {name: Figures(f"a damaged run: {name}") for name in _COMMANDS}
     draw, targets = random.Random(seed), _targets(whole)
-    draw.shuffle(targets)
-    for file, at, keys in itertools.islice(itertools.cycle(targets), trials):
-        what, content = _damaged(whole / file, file, at, keys, draw)
-        for name, command in _COMMANDS.items():
-            run_dir, out = folder / "run", folder / "out"
-            shutil.copytree(whole, run_dir)
-            (run_dir / file).write_bytes(content)
-            outcome = _outcome(name, command, run_dir, out, f"{file}, {what}")
-            figures[name].outcomes[outcome] += 1
-            for path in (run_dir, out):
-                shutil.rmtree(path, ignore_errors=True)
+    lines = [target for target in targets if target[2] is None]
+    values = [target for target in targets if target[2] is not None]
+    draw.shuffle(values)
+    cases = [*lines, *itertools.islice(itertools.cycle(values), trials)]
+    workers = os.cpu_count() or 1
+    figures = {name: Figures(f"a damaged run: {name}") for name in _COMMANDS}
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        parts = [(whole, folder / str(i), seed + i, cases[i::workers]) for i in range(workers)]
+        for found in pool.map(_work, *zip(*parts, strict=True)):
+            for name, outcomes in found.items():
+                figures[name].outcomes.update(outcomes)
     return list(figures.values())
+
+
+def _work(whole: Path, folder: Path, seed: int, cases: list[_Target]) -> dict[str, Counter[str]]:
+    """A share of the cases, in a folder and a process of its own."""
+    draw, found = random.Random(seed), {name: Counter[str]() for name in _COMMANDS}
+    shutil.copytree(whole, folder / "whole")
+    for (file, at, keys), (name, command) in itertools.product(cases, _COMMANDS.items()):
+        what, content = _damaged(whole / file, file, at, keys, draw)
+        run_dir, out = folder / "run", folder / "out"
+        shutil.copytree(whole, run_dir)
+        (run_dir / file).write_bytes(content)
+        found[name][_outcome(name, command, run_dir, out, f"{file}, {what}")] += 1
+        for path in (run_dir, out):
+            shutil.rmtree(path, ignore_errors=True)
+    return found
 
 
 def _make(folder: Path) -> Path:
@@ -99,9 +120,9 @@ def _make(folder: Path) -> Path:
     return folder / "whole"
 
 
-def _targets(whole: Path) -> list[tuple[str, int, Keys | None]]:
+def _targets(whole: Path) -> list[_Target]:
     """Every line of every file of a run, and every value: name, line, and the keys to the value."""
-    found: list[tuple[str, int, Keys | None]] = []
+    found: list[_Target] = []
     for path in sorted(whole.rglob("*")):
         if path.suffix not in (".json", ".jsonl", ".yaml") and path.name != ".lock":
             continue
