@@ -33,9 +33,10 @@ def write_report(folder: str | Path, certificate: Record) -> Path:
     folder = place(folder, "--report")
     page = writable(render(certificate))
     with contextlib.ExitStack() as both:  # neither is replaced where one cannot be
-        files = [both.enter_context(atomic_file(folder / name)) for name in (CERTIFICATE, PAGE)]
-        for file, text in zip(files, (as_text(certificate), page), strict=True):
-            file.write_text(text, encoding="utf-8")
+        temporary = both.enter_context(atomic_file(folder / PAGE))
+        temporary.write_text(page, encoding="utf-8")
+        temporary = both.enter_context(atomic_file(folder / CERTIFICATE))
+        temporary.write_text(as_text(certificate), encoding="utf-8")
     return folder / PAGE
 
 
