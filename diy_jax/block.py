@@ -47,10 +47,16 @@ class ModelBlock(nn.Module):
         past: tuple[Cached, Array] | None = None,
         dropout_key: UInt32[Array, " 2"] | None = None,
     ) -> tuple[Float[Array, "B S D"], tuple[Cached, Array] | None]:
-        """The block's output, and its updated cache layer where `past` was given.
+        """The block's output (B, S, D), and its updated cache layer where `past` was given.
 
-        With a key, the attention's probabilities and what both halves add are dropped at the
-        config's rates.
+        Args:
+            x: hidden states.
+            rope: cosines and sines of the positions of each row.
+            mask: True where a token attends to a slot.
+            seq_lengths: the valid tokens of each row; None: all S.
+            past: the layer's entry of a cache.
+            dropout_key: drop the attention's probabilities, and what both halves add, at the
+                config's rates; None: nothing.
         """
         normed = self.attention_norm(x)
         attended, present = self.attention(normed, rope, mask, seq_lengths, past, dropout_key)
