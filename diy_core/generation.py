@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_core.padding import pad_right
+from diy_core.validate import is_whole
 
 # Called after each step with the new tokens (B,) and which rows they count for, bool (B,).
 OnTokens = Callable[[NDArray[np.int32], NDArray[np.bool_]], None]
@@ -84,8 +85,10 @@ class Rows:
     ) -> None:
         self.eos = _token_ids("eos_token_id", eos_token_id, config.vocab_size)
         pad = _token_ids("pad_token_id", pad_token_id, config.vocab_size)
+        if len(pad) > 1:
+            raise ValueError(f"pad_token_id must be one id, got {pad}")
         self.pad = int((pad or self.eos or [0])[0])
-        if not _is_integer(max_new_tokens) or max_new_tokens < 1:
+        if not is_whole(max_new_tokens) or max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be a positive integer, got {max_new_tokens!r}")
         max_new_tokens = int(max_new_tokens)
         self.prompts, self.prompt_lengths = pad_right(
@@ -136,12 +139,10 @@ class Rows:
 def _token_ids(name: str, value: int | Sequence[int] | None, vocab_size: int) -> list[int]:
     if value is None:
         return []
-    ids = list(value) if isinstance(value, (Sequence, np.ndarray)) else [value]
+    given: Any = value[()] if isinstance(value, np.ndarray) else value  # one number is no array
+    several = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, (str, bytes))
+    ids: list[Any] = list(given) if several else [given]
     for token in ids:
-        if not _is_integer(token) or not 0 <= token < vocab_size:
+        if not is_whole(token) or not 0 <= token < vocab_size:
             raise ValueError(f"{name} must lie in 0..{vocab_size - 1}, got {token!r}")
     return [int(token) for token in ids]
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -166,6 +166,26 @@ def check_label_form(shape: Sequence[int], dtype: str, hidden_shape: Sequence[in
         raise ValueError(
             f"labels must have the shape of the tokens {tuple(hidden_shape)}, got {tuple(shape)}"
         )
+    if 0 in tuple(shape):
+        raise ValueError(
+            f"labels must have shape (batch, sequence), none of it 0; got {tuple(shape)}"
+        )
+
+
+def check_chunk_tokens(chunk_tokens: Any) -> int:
+    """How many tokens have their logits at once: 1 or more.
+
+    Returns:
+        A plain integer.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not is_whole(chunk_tokens):
+        raise ValueError(f"chunk_tokens must be an integer, got {chunk_tokens!r}")
+    if chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
+    return int(chunk_tokens)
 
 
 def check_labels(values: Values, vocab_size: int) -> None:
@@ -214,8 +234,7 @@ def check_logits_to_keep(logits_to_keep: Any, columns: int) -> int:
     Raises:
         ValueError: anything else.
     """
-    whole = isinstance(logits_to_keep, (int, np.integer)) and not isinstance(logits_to_keep, bool)
-    if not whole or not 0 <= logits_to_keep <= columns:
+    if not is_whole(logits_to_keep) or not 0 <= logits_to_keep <= columns:
         raise ValueError(
             f"logits_to_keep must lie in 0..{columns} (the columns of input_ids; 0 keeps all), got "
             f"{logits_to_keep!r}"
@@ -230,6 +249,11 @@ def _refuse_empty_rows(name: str, lengths: NDArray[Any], has_cache: bool) -> Non
             f"{name} row {empty[0]} has no tokens: only a call with past_key_values may leave a "
             "row empty; drop the row"
         )
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is one integer, of Python or numpy."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def is_integer(dtype: str) -> bool:

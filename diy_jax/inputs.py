@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -157,6 +158,24 @@ def prepare_cache(
         return layers
     capacity = layers[0][0]["key"].shape[2]
     return grow_cache(layers, validate_cache.check_room(seen, new, capacity, limit), limit)
+
+
+def prepare_labels(labels: Any, hidden_shape: Sequence[int]) -> Any:
+    """Labels of the right form, integers (B, S); `wide_labels` makes them ready to compare.
+
+    Raises:
+        ValueError: not integers, or not one for each token.
+    """
+    if not isinstance(labels, jax.Array):
+        advice = f"pad the rows on the right with {validate.IGNORED}"
+        labels = signed(as_host_array("labels", labels, advice))
+    validate.check_label_form(labels.shape, dtype_name(labels.dtype), hidden_shape)
+    return labels
+
+
+def wide_labels(labels: Any) -> Array:
+    """As int32, where -100 is not one of the token ids, as it is among small unsigned integers."""
+    return _narrow(labels)
 
 
 def prepare_segments(segment_ids: Any, ids: Array, cached: bool) -> Array | None:

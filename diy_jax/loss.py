@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,12 @@ from jaxtyping import Array, Float, Int
 
 from diy_core import validate
 from diy_core.validate import IGNORED
-from diy_jax.inputs import dtype_name, host_values
+from diy_jax import inputs
 
 
 def cross_entropy(
     hidden: Float[Array, "B S D"],
-    labels: Int[Array, "B S"],
+    labels: Any,
     project: Callable[[Array], Array],
     *,
     z_loss: float = 0.0,
@@ -34,7 +35,7 @@ def cross_entropy(
 
     Args:
         hidden: the trunk's output.
-        labels: the token that each position has to predict, or -100: not counted.
+        labels: integers (B, S), the token that each position has to predict, or -100: not counted.
         project: logits (1, C, V) of hidden states (1, C, D), such as the model's `project`.
         z_loss: the weight of the second term, which keeps logits from drifting.
         chunk_tokens: C at most; the tokens are cut into chunks of nearly the same size.
@@ -48,17 +49,17 @@ def cross_entropy(
 
     Source of the second term: Chowdhery et al., arXiv:2204.02311, section 5.
     """
-    if chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
-    validate.check_label_form(labels.shape, dtype_name(labels.dtype), hidden.shape[:2])
+    chunk_tokens = validate.check_chunk_tokens(chunk_tokens)
+    labels = inputs.prepare_labels(labels, hidden.shape[:2])
     tokens, wide = labels.size, np.promote_types(hidden.dtype, np.float32)
     chunks = -(-tokens // chunk_tokens)
     length = -(-tokens // chunks)
     vocab_size = jax.eval_shape(project, hidden[:1, :1]).shape[-1]
-    validate.check_labels(host_values(labels), vocab_size)
+    validate.check_labels(inputs.host_values(labels), vocab_size)
 
     padding = chunks * length - tokens
     rows = jnp.pad(hidden.reshape(tokens, -1), ((0, padding), (0, 0)))
+    labels = inputs.wide_labels(labels)
     targets = jnp.pad(labels.reshape(tokens), (0, padding), constant_values=IGNORED)
 
     @jax.checkpoint  # or each chunk's logits would be kept for the backward pass

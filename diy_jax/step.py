@@ -22,7 +22,7 @@ from diy_core import validate
 from diy_core.config import DIYConfig
 from diy_core.training.config import TrainConfig
 from diy_core.validate import IGNORED
-from diy_jax.inputs import dtype_name, host_values
+from diy_jax.inputs import dtype_name, host_values, wide_labels
 from diy_jax.loss import cross_entropy
 from diy_jax.model import DIYForCausalLM, ModelBlock
 from diy_jax.optimizer import clip_by_global_norm
@@ -130,6 +130,7 @@ def _step(
     number: Any,
     root: Any,
 ) -> tuple[Any, Any, StepResult]:
+    batch = {**batch, "labels": wide_labels(batch["labels"])}
     tokens = (batch["labels"] != IGNORED).sum(dtype=jnp.int32)
     root = fold_in(root, number)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diy_core.generation import NOT_FINITE, GenerateOutput, OnTokens, Rows, require_model
 from diy_torch.cache import PastKeyValues, grow_cache, init_cache
+from diy_torch.inputs import as_numpy
 
 if TYPE_CHECKING:
     from diy_torch.model import DIYForCausalLM
@@ -97,4 +98,4 @@ def _step(
 def _to_host(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_to_host(row) for row in value]
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    return as_numpy(value) if isinstance(value, torch.Tensor) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from diy_core import validate, validate_cache
 from diy_core.arrays import as_host_array, renumbered, signed
 from diy_core.config import DIYConfig
-from diy_torch.cache import PastKeyValues, grow_cache, init_cache
+from diy_torch.cache import Cached, PastKeyValues, grow_cache, init_cache
 
 _INT32 = torch.iinfo(torch.int32)
 
@@ -24,15 +25,26 @@ def host_values(x: Tensor, wait: bool = False) -> NDArray[Any] | None:
     They cannot under `torch.compile`, `vmap` or with fake tensors; and on an accelerator, where a
     look would wait for the device, only `wait=True` looks.
     """
-    hidden = (
+    if is_hidden(x) or (x.device.type != "cpu" and not wait):
+        return None
+    return as_numpy(x)
+
+
+def is_hidden(x: Tensor) -> bool:
+    """Whether nobody can see the values, however long they wait."""
+    return (
         torch.compiler.is_compiling()
         or isinstance(x, FakeTensor)
         or torch._C._functorch.is_functorch_wrapped_tensor(x)
         or x.device.type == "meta"
     )
-    if hidden or (x.device.type != "cpu" and not wait):
-        return None
-    return x.detach().cpu().numpy()
+
+
+def as_numpy(x: Tensor) -> NDArray[Any]:
+    """The values as numpy; floats that it does not have, such as bfloat16, as float32."""
+    x = x.detach().cpu()
+    known = not x.is_floating_point() or x.dtype in (torch.float16, torch.float32, torch.float64)
+    return (x if known else x.float()).numpy()
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -49,9 +61,15 @@ def as_tensor(name: str, value: Any) -> Tensor:
 
 def _narrow(x: Tensor) -> Tensor:
     """As int32; integers that do not fit stay out of range, and are not cut to others."""
-    if x.dtype == torch.int64:
-        x = x.clamp(_INT32.min, _INT32.max)
-    return x.to(torch.int32)
+    return _wide(x).clamp(_INT32.min, _INT32.max).to(torch.int32)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """As int64; integers that do not fit become the largest."""
+    wide = x.to(torch.int64)
+    if x.dtype == torch.uint64:
+        wide = torch.where(wide < 0, torch.iinfo(torch.int64).max, wide)
+    return wide
 
 
 def prepare_input_ids(input_ids: Any, config: DIYConfig, device: torch.device) -> Tensor:
@@ -149,7 +167,10 @@ def prepare_cache(
         for cached, position in layers
     ]
     validate_cache.check_cache(described, config, ids.shape, dtype_name(dtype))
-    layers = [(cached, _narrow(position).expand(batch)) for cached, position in layers]
+    layers = [
+        (cached, _narrow(position).expand(batch))
+        for cached, (_, position) in zip(_unshared(layers), layers, strict=True)
+    ]
     # Growing needs the real counts, so this look waits for an accelerator: once for all layers.
     positions = host_values(torch.stack([position for _, position in layers]), wait=True)
     new, limit = host_values(lengths, wait=True), config.max_position_embeddings
@@ -159,6 +180,50 @@ def prepare_cache(
     return grow_cache(
         layers, validate_cache.check_room(list(positions), new, capacity, limit), limit
     )
+
+
+def _unshared(layers: PastKeyValues) -> list[Cached]:
+    """Keys and values, each slot with memory of its own, because slots are written in place.
+
+    A row that was expanded to a batch shares its slots between rows, and a layer that was repeated
+    shares them between layers: what one writes, the others would read.
+    """
+    seen: list[Tensor] = []
+
+    def own(array: Tensor) -> Tensor:
+        expanded = any(
+            step == 0 and size > 1 for step, size in zip(array.stride(), array.shape, strict=True)
+        )
+        if expanded or any(_same_memory(array, other) for other in seen):
+            return array.clone(memory_format=torch.contiguous_format)
+        seen.append(array)
+        return array
+
+    return [{name: own(array) for name, array in cached.items()} for cached, _ in layers]
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    if one is other or is_hidden(one) or is_hidden(other):
+        return one is other
+    return one.data_ptr() == other.data_ptr()
+
+
+def prepare_labels(labels: Any, hidden_shape: Sequence[int]) -> Tensor:
+    """Labels of the right form, integers (B, S); `wide_labels` makes them ready to compare.
+
+    Raises:
+        ValueError: not integers, or not one for each token.
+    """
+    if not isinstance(labels, Tensor):
+        advice = f"pad the rows on the right with {validate.IGNORED}"
+        labels = torch.as_tensor(signed(as_host_array("labels", labels, advice)))
+    validate.check_label_form(labels.shape, dtype_name(labels.dtype), hidden_shape)
+    return labels
+
+
+def wide_labels(labels: Tensor) -> Tensor:
+    """As int64, where -100 is not one of the token ids, as it is among small unsigned integers."""
+    return _wide(labels)
 
 
 def prepare_segments(segment_ids: Any, ids: Tensor, cached: bool) -> Tensor | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,12 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 from diy_core import validate
 from diy_core.validate import IGNORED
-from diy_torch.inputs import dtype_name, host_values
+from diy_torch import inputs
 
 
 def cross_entropy(
     hidden: Float[Tensor, "B S D"],
-    labels: Int[Tensor, "B S"],
+    labels: Any,
     project: Callable[[Tensor], Tensor],
     *,
     z_loss: float = 0.0,
@@ -34,7 +35,7 @@ def cross_entropy(
 
     Args:
         hidden: the trunk's output.
-        labels: the token that each position has to predict, or -100: not counted.
+        labels: integers (B, S), the token that each position has to predict, or -100: not counted.
         project: logits (1, C, V) of hidden states (1, C, D), such as the model's `project`.
         z_loss: the weight of the second term, which keeps logits from drifting.
         chunk_tokens: C at most; the tokens are cut into chunks of nearly the same size.
@@ -48,9 +49,8 @@ def cross_entropy(
 
     Source of the second term: Chowdhery et al., arXiv:2204.02311, section 5.
     """
-    if chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
-    validate.check_label_form(labels.shape, dtype_name(labels.dtype), hidden.shape[:2])
+    chunk_tokens = validate.check_chunk_tokens(chunk_tokens)
+    labels = inputs.prepare_labels(labels, hidden.shape[:2])
     tokens, wide = labels.numel(), torch.promote_types(hidden.dtype, torch.float32)
     chunks = -(-tokens // chunk_tokens)
     length = -(-tokens // chunks)
@@ -60,19 +60,19 @@ def cross_entropy(
         # Zeros in, and zeros out: a gradient of 0 times a NaN would be NaN.
         states = states.masked_fill(~counted[:, None], 0)
         logits = project(states[None])[0].to(wide)
-        validate.check_labels(host_values(labels), logits.shape[-1])
-        losses = _losses(logits, wanted.long(), z_loss)
+        validate.check_labels(inputs.host_values(labels), logits.shape[-1])
+        losses = _losses(logits, wanted, z_loss)
         return losses.masked_fill(~counted, 0).sum()
 
     total = torch.zeros((), dtype=wide, device=hidden.device)
-    rows, targets = hidden.flatten(0, 1), labels.flatten()
+    rows, targets = hidden.flatten(0, 1), inputs.wide_labels(labels).flatten()
     for states, wanted in zip(rows.split(length), targets.split(length), strict=True):
         # Without it each chunk's logits would be kept for the backward pass. Nothing in it is
         # drawn, so no state of a generator has to be kept.
         total = total + checkpoint(
             chunk_sum, states, wanted, use_reentrant=False, preserve_rng_state=False
         )
-    return total, (labels != IGNORED).sum()
+    return total, (targets != IGNORED).sum()
 
 
 def _losses(

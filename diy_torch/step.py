@@ -21,7 +21,7 @@ from diy_core import validate
 from diy_core.config import DIYConfig
 from diy_core.training.config import TrainConfig
 from diy_core.validate import IGNORED
-from diy_torch.inputs import dtype_name, host_values
+from diy_torch.inputs import dtype_name, host_values, wide_labels
 from diy_torch.loss import cross_entropy
 from diy_torch.model import DIYForCausalLM, DIYModel
 from diy_torch.optimizer import clip_by_global_norm
@@ -104,6 +104,7 @@ def build_step(
     def step(batch: Mapping[str, Any], learning_rate: float, number: int, seed: int) -> StepResult:
         check_batch(batch, model.config, config.accumulation_steps)
         ids, labels, segments = (torch.as_tensor(batch[name], device=device) for name in _BATCH)
+        labels = wide_labels(labels)
         tokens = (labels != IGNORED).sum()
         root = fold_in(key(seed, device), number)
         loss = torch.zeros((), dtype=master, device=device)

@@ -195,8 +195,12 @@ def test_a_prompt_may_end_exactly_at_the_longest_sequence() -> None:
                 (1.0, 1.0),
                 (True, True),
                 ("9", "9"),
+                ("", ""),
+                (b"\x01", b"\x01"),
+                (np.array(10), np.int64(10)),
             )
         ],
+        ({"pad_token_id": [1, 2]}, "pad_token_id must be one id, got [1, 2]"),
         ({"ids": [[1, 10]]}, "got 10 at row 0, column 1"),
         ({"ids": [[1.0]]}, "input_ids must be integers"),
         ({"ids": [1, 2]}, "input_ids must have shape (batch, sequence)"),

@@ -190,3 +190,16 @@ def test_labels_are_integers_one_for_each_token(
     validate.check_label_form((2, 3), "int8", (2, 3))
     with pytest.raises(ValueError, match=words):
         validate.check_label_form(shape, dtype, (2, 3))
+    with refused("none of it 0"):
+        validate.check_label_form((0, 3), "int8", (0, 3))
+
+
+@pytest.mark.parametrize("chunk", [1, 1024, np.int64(5)])
+def test_a_chunk_is_a_number_of_tokens(chunk: Any) -> None:
+    assert validate.check_chunk_tokens(chunk) == chunk
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, True, None, "8"])
+def test_a_chunk_that_holds_no_number_of_tokens_is_refused(chunk: Any) -> None:
+    with refused("chunk_tokens must be"):
+        validate.check_chunk_tokens(chunk)

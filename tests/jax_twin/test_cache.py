@@ -9,7 +9,7 @@ import pytest
 
 from diy_jax import PastKeyValues, grow_cache, init_cache
 from diy_jax.cache import update_cache
-from tests.jax_twin.build import build, run_cached, run_eagerly
+from tests.jax_twin.build import build, run, run_cached, run_eagerly
 from tests.oracles import Array, random_ids, tiny
 
 pytestmark = pytest.mark.usefixtures("strict", "x64")
@@ -168,3 +168,23 @@ def test_a_full_cache_grows_and_the_caller_s_stays_usable() -> None:
     assert [cached["key"].shape[2] for cached, _ in presents] == [100, 100]
     two, _ = run_eagerly(model, ids[:, 64:], past_key_values=past)
     assert (one == two).all()
+
+
+@pytest.mark.parametrize("shared", ["rows", "layers", "keys and values"])
+def test_slots_that_share_memory_are_not_written_over_each_other(shared: str) -> None:
+    model = build(tiny(num_hidden_layers=2))
+    ids = np.array([[1, 2, 3], [4, 5, 6]])
+    past = init_cache(model.model.config, 2, dtype=jnp.float64)
+    if shared == "rows":
+        past = [
+            ({n: jnp.broadcast_to(array[:1], array.shape) for n, array in cached.items()}, position)
+            for cached, position in past
+        ]
+    elif shared == "layers":
+        past = past[:1] * 2
+    else:
+        past = [(dict.fromkeys(("key", "value"), cached["key"]), at) for cached, at in past]
+    first, past = run_eagerly(model, ids[:, :2], past_key_values=past)
+    second, _ = run_eagerly(model, ids[:, 2:], past_key_values=past)
+    found = np.concatenate([first, second], axis=1)
+    assert np.allclose(found, run(model, ids), rtol=1e-10, atol=1e-12)

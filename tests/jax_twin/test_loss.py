@@ -165,3 +165,44 @@ def test_other_labels_are_refused(label: int) -> None:
 def test_a_chunk_holds_a_token() -> None:
     with pytest.raises(ValueError, match="chunk_tokens must be at least 1, got 0"):
         loss(*arrays(LossCase()), chunk_tokens=0)
+
+
+@pytest.mark.parametrize(
+    "kind", [np.int8, np.uint8, np.uint16, np.uint32, np.uint64, np.dtype(">i4"), list]
+)
+@pytest.mark.parametrize("on_device", [True, False])
+def test_labels_may_be_any_integers(kind: Any, on_device: bool) -> None:
+    """As an unsigned integer of 8 bits -100 is 156, which may be a token."""
+    label = 100 if kind == np.int8 else 156
+    labels = np.array([[1, label, 5, 7, 9]])
+    rng = np.random.default_rng(0)
+    hidden, head = jnp.asarray(rng.normal(size=(1, 5, 4))), jnp.asarray(rng.normal(size=(4, 300)))
+
+    def loss(labels: Any) -> tuple[float, int]:
+        total, count = cross_entropy(hidden, labels, lambda x: x @ head, chunk_tokens=2)
+        return float(total), int(count)
+
+    given = labels.tolist() if kind is list else labels.astype(kind)
+    if on_device and kind is not list and given.dtype.isnative:
+        given = jnp.asarray(given)
+    logits = np.asarray(hidden[0]) @ np.asarray(head)
+    rest = np.log(np.exp(logits).sum(axis=-1))
+    expected = (rest - logits[np.arange(5), labels[0]]).sum()
+    total, count = loss(given)
+    assert count == 5
+    assert np.isclose(total, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[1, 2], [3]], "pad the rows on the right with -100"),
+        (np.zeros((0, 5), int), "none of it 0"),
+    ],
+    ids=["ragged", "no rows"],
+)
+def test_labels_without_a_shape_are_refused(labels: Any, message: str) -> None:
+    rows = 0 if len(labels) == 0 else 1
+    hidden, head = jnp.asarray(np.ones((rows, 5, 4))), jnp.asarray(np.ones((4, 23)))
+    with pytest.raises(ValueError, match=message):
+        cross_entropy(hidden, labels, lambda x: x @ head)

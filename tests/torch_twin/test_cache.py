@@ -7,7 +7,7 @@ import torch
 from diy_torch import PastKeyValues, grow_cache, init_cache
 from diy_torch.cache import update_cache
 from tests.oracles import Array, random_ids, tiny
-from tests.torch_twin.build import build, run_cached
+from tests.torch_twin.build import build, run, run_cached
 
 CONFIG = tiny(max_position_embeddings=100)
 CAPACITY = 64
@@ -158,3 +158,23 @@ def test_a_full_cache_grows_and_the_caller_s_stays_usable() -> None:
     assert [cached["key"].shape[2] for cached, _ in presents] == [100, 100]
     two, _ = run_cached(model, ids[:, 64:], past_key_values=past)
     assert (one == two).all()
+
+
+@pytest.mark.parametrize("shared", ["rows", "layers", "keys and values"])
+def test_slots_that_share_memory_are_not_written_over_each_other(shared: str) -> None:
+    model = build(tiny(num_hidden_layers=2))
+    ids = np.array([[1, 2, 3], [4, 5, 6]])
+    past = init_cache(model.config, 2, dtype=torch.float64)
+    if shared == "rows":
+        past = [
+            ({name: array[:1].expand(2, -1, -1, -1) for name, array in cached.items()}, position)
+            for cached, position in past
+        ]
+    elif shared == "layers":
+        past = past[:1] * 2
+    else:
+        past = [(dict.fromkeys(("key", "value"), cached["key"]), at) for cached, at in past]
+    first, past = run_cached(model, ids[:, :2], past_key_values=past)
+    second, _ = run_cached(model, ids[:, 2:], past_key_values=past)
+    found = np.concatenate([first, second], axis=1)
+    assert np.allclose(found, run(model, ids), rtol=1e-10, atol=1e-12)

@@ -45,10 +45,14 @@ def test_ids_may_be_any_integers(ids: Any) -> None:
     assert (run(MODEL, ids) == run(MODEL, torch.from_numpy(IDS).long())).all()
 
 
-@pytest.mark.parametrize("kind", [bool, np.int32, np.uint8, np.float32, list, torch.tensor])
+def _brain(values: Any) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", [bool, np.int32, np.uint8, np.float32, list, torch.tensor, _brain])
 def test_a_mask_may_be_of_any_kind(kind: Any) -> None:
     mask = np.array([[1, 1, 1], [1, 0, 0]])
-    given = kind(mask.tolist()) if kind in (list, torch.tensor) else mask.astype(kind)
+    given = kind(mask.tolist()) if kind in (list, torch.tensor, _brain) else mask.astype(kind)
     kept = run(MODEL, IDS, given, logits_to_keep=1)
     assert (kept == run(MODEL, IDS, seq_lengths=[3, 1], logits_to_keep=1)).all()
     assert not (kept == run(MODEL, IDS, logits_to_keep=1)).all()
@@ -117,3 +121,14 @@ def test_an_accelerator_refuses_what_lies_on_the_host(case: Case) -> None:
     model = diy_torch.DIYForCausalLM(CONFIG, device="meta")  # any device whose values are not seen
     with pytest.raises(ValueError, match=case.message):
         case.call(model, torch.from_numpy)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_floats_that_numpy_does_not_have_are_refused_like_others(dtype: torch.dtype) -> None:
+    ids = torch.ones((2, 3)).to(dtype)
+    with pytest.raises(ValueError, match="input_ids must be integers, got dtype"):
+        MODEL(ids)
+    with pytest.raises(ValueError, match="seq_lengths must be integers, got dtype"):
+        MODEL(IDS, seq_lengths=ids[:, 0])
+    with pytest.raises(ValueError, match="input_ids must be integers, got dtype"):
+        diy_torch.generate(MODEL, ids, max_new_tokens=1)

@@ -50,6 +50,8 @@ def _only_row_1_is_nan(logits: Any, expected: Any) -> bool:
         {"seq_lengths": np.array([3, 0])},
         {"seq_lengths": np.array([3, -2])},
         {"seq_lengths": np.array([3, 2**32 + 2])},
+        {"seq_lengths": np.array([3, 2**32 + 2], np.uint64)},
+        {"seq_lengths": np.array([3, 2**64 - 1], np.uint64)},
     ],
     ids=lambda kwargs: f"{next(iter(kwargs))}={next(iter(kwargs.values()))[1]}",
 )
