@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import jax
@@ -78,7 +77,8 @@ def _torch_table(pair: Pair) -> Callable[[NDArray[np.int32]], NDArray[np.float64
 
 
 def _flax_table(pair: Pair) -> Callable[[NDArray[np.int32]], NDArray[np.float64]]:
-    make = jax.jit(partial(getattr(diy_jax.model, _TABLES), pair.config, dtype=jnp.float64))
+    function = getattr(diy_jax.model, _TABLES)
+    make = jax.jit(lambda places: function(pair.config, places, jnp.float64))
 
     def table(positions: NDArray[np.int32]) -> NDArray[np.float64]:
         places = jax.device_put(positions[None], pair.device.jax)
