@@ -35,6 +35,7 @@ ALLOWED = {
     "diy_core/text/rebuilt.py": "of constants, and through a table, in `text.backend.load`",
     "diy_core/chat_environment.py": "in a process of its own, which answers with any error",
     "diy_core/text/trial_run.py": "the same",
+    "diy_core/data/table_server.py": "the same",
     "diy_core/checkpoints/gguf_config.py: gguf.dequantize": "in `GGUFReader`; it is of its bytes",
     "diy_core/checkpoints/gguf_writer.py: gguf.GGUFWriter": "of a path of its own",
     "diy_core/training/run_directory.py: yaml.safe_dump": "of a config that was read",
