@@ -44,9 +44,9 @@ class Replacement:
         self._all = own is None
         self._carried: Snapshot = {}
         self._written: Set[str] = set()
-        own = {name for name in self._before if self._own(name)}
+        ours = {name for name in self._before if self._own(name)}
         # A directory with own files is the writer's, and what others put there is kept.
-        self._refuse_held(self._before, own.difference(*map(_above, own)))
+        self._refuse_held(self._before, ours - {above for name in ours for above in _above(name)})
 
     def _look(self) -> tuple[tuple[int, int] | None, Snapshot]:
         """What is there, and what is in it, of one and the same directory."""

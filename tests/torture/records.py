@@ -51,17 +51,23 @@ _Target = tuple[str, int, Keys | None]
 def run(trials: int, seed: int, folder: Path) -> list[Figures]:
     """Damage every line, and so many of the values, and read the run by every command.
 
-    Each command meets every line with a damage of its own.
+    Each command meets every line with a damage of its own. Lines of older checkpoints, which no
+    command reads here, are drawn from with the values.
 
     Raises:
         AssertionError: a command ended in a traceback, or changed what it only reads.
     """
     whole = _make(folder)
     draw, targets = random.Random(seed), _targets(whole)
-    lines = [target for target in targets if target[2] is None]
-    values = [target for target in targets if target[2] is not None]
-    draw.shuffle(values)
-    cases = [*lines, *itertools.islice(itertools.cycle(values), trials)]
+    newest = sorted((whole / "checkpoints").iterdir())[-1].relative_to(whole)
+    older = f"{newest.parent}/"
+    lines, others = [], []
+    for target in targets:
+        file, _, keys = target
+        is_older = file.startswith(older) and not file.startswith(f"{newest}/")
+        (lines if keys is None and not is_older else others).append(target)
+    draw.shuffle(others)
+    cases = [*lines, *itertools.islice(itertools.cycle(others), trials)]
     workers = os.cpu_count() or 1
     figures = {name: Figures(f"a damaged run: {name}") for name in _COMMANDS}
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
