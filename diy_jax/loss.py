@@ -90,7 +90,7 @@ def _losses(
     losses = rest - jnp.take_along_axis(shifted, wanted[:, None], axis=-1)[:, 0]
     # Where labels cannot be seen, those of no token must not pass for those of another. A product,
     # so that gradients are NaN, too.
-    losses = losses * jnp.where(labels == wanted, 1, math.nan).astype(losses.dtype)
+    losses = losses * jnp.where(labels == wanted, jnp.ones((), losses.dtype), math.nan)
     if z_loss:
         losses = losses + z_loss * jnp.square(rest + top[:, 0])
     return losses

@@ -59,6 +59,6 @@ def spoil(
     continue from."""
     if wrong is None:
         return hidden, presents
-    # A product, so that gradients through it are NaN, too.
-    hidden = hidden * jnp.where(wrong, math.nan, 1).astype(hidden.dtype)[:, None, None]
+    # A product, so that gradients through it are NaN, too; in no wider dtype, which a TPU has not.
+    hidden = hidden * jnp.where(wrong, math.nan, jnp.ones((), hidden.dtype))[:, None, None]
     return hidden, [layer and (layer[0], jnp.where(wrong, WRONG, layer[1])) for layer in presents]
