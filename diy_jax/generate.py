@@ -16,6 +16,7 @@ from diy_core.capacity import capacity_for
 from diy_core.generation import NOT_FINITE, GenerateOutput, OnTokens, Rows, require_model
 from diy_jax.cache import PastKeyValues, grow_cache, init_cache
 from diy_jax.given_weights import plain_weights
+from diy_jax.inputs import as_numpy
 
 if TYPE_CHECKING:
     from diy_jax.model import DIYForCausalLM
@@ -112,4 +113,4 @@ def _step(
 def _to_host(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_to_host(row) for row in value]
-    return np.asarray(value) if isinstance(value, jax.Array) else value
+    return as_numpy(value) if isinstance(value, jax.Array) else value

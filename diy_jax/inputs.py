@@ -32,6 +32,11 @@ def host_values(x: Any, wait: bool = False) -> NDArray[Any] | None:
         on_host = all(device.platform == "cpu" for device in x.devices())
         if not x.is_fully_addressable or not (on_host or wait):
             return None
+    return as_numpy(x)
+
+
+def as_numpy(x: Any) -> NDArray[Any]:
+    """The values as numpy."""
     return np.asarray(x)
 
 

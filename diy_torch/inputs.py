@@ -25,19 +25,9 @@ def host_values(x: Tensor, wait: bool = False) -> NDArray[Any] | None:
     They cannot under `torch.compile`, `vmap` or with fake tensors; and on an accelerator, where a
     look would wait for the device, only `wait=True` looks.
     """
-    if is_hidden(x) or (x.device.type != "cpu" and not wait):
+    if _is_hidden(x) or (x.device.type != "cpu" and not wait):
         return None
     return as_numpy(x)
-
-
-def is_hidden(x: Tensor) -> bool:
-    """Whether nobody can see the values, however long they wait."""
-    return (
-        torch.compiler.is_compiling()
-        or isinstance(x, FakeTensor)
-        or torch._C._functorch.is_functorch_wrapped_tensor(x)
-        or x.device.type == "meta"
-    )
 
 
 def as_numpy(x: Tensor) -> NDArray[Any]:
@@ -45,6 +35,16 @@ def as_numpy(x: Tensor) -> NDArray[Any]:
     x = x.detach().cpu()
     known = not x.is_floating_point() or x.dtype in (torch.float16, torch.float32, torch.float64)
     return (x if known else x.float()).numpy()
+
+
+def _is_hidden(x: Tensor) -> bool:
+    """Whether nobody can see the values, however long they wait."""
+    return (
+        torch.compiler.is_compiling()
+        or isinstance(x, FakeTensor)
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        or x.device.type == "meta"
+    )
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -203,7 +203,7 @@ def _unshared(layers: PastKeyValues) -> list[Cached]:
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
-    if one is other or is_hidden(one) or is_hidden(other):
+    if one is other or _is_hidden(one) or _is_hidden(other):
         return one is other
     return one.data_ptr() == other.data_ptr()
 

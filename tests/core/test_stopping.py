@@ -195,9 +195,12 @@ try:
     with Stop(for_good=True), atomic_directory(Path(sys.argv[1])) as new:
         sys.torn_down = Dies()
         (new / "half").write_text("x")
+        ready, started = os.pipe()
         if os.fork() == 0:
+            os.write(started, b"x")  # Python forgets what arrives while it forks
             time.sleep(60)
             os._exit(0)
+        os.read(ready, 1)
         print("writing", flush=True)
         time.sleep(60)
 except KeyboardInterrupt as error:
@@ -209,17 +212,21 @@ except KeyboardInterrupt as error:
 def test_a_process_leaves_without_taking_anything_apart(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path / "out")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "writing\n"
-    os.killpg(process.pid, number)  # the child that it forked is none of its own any more
-    _, said = process.communicate(timeout=30)
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "writing\n"
+            os.killpg(process.pid, number)  # the child that it forked is none of its own any more
+            _, said = process.communicate(timeout=30)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     by = "" if number == signal.SIGINT else f" by {number.name}"
     assert (process.returncode, said) == (128 + number, f"program: interrupted{by}\n")
     assert os.listdir(tmp_path) == []

@@ -242,7 +242,7 @@ def test_what_cannot_be_compared(capsys: Capture) -> None:
         (["one", "one", "--step", "5"], "one: has no checkpoint of step 5, only of 4"),
         (["one", "nowhere"], "nowhere: does not exist"),
         (["nowhere", "nowhere", "--step", "5"], "--step is of training runs: neither A nor B is"),
-        (["one", "one", "--config", "one"], "--config is of an Orbax checkpoint, and both A and B"),
+        (["one", "one", "--config", "one"], "which have configs of their own: leave --config out"),
     ):
         assert main(["diff", *words]) == 2
         assert message in capsys.readouterr().err
