@@ -191,6 +191,11 @@ class Dies:  # as what a framework tears down while its threads still compute
     def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGSEGV):
         kill(pid, number)
 
+def work():
+    for _ in range(6000):  # one long sleep would not see a signal that comes just before it
+        time.sleep(0.01)
+    os._exit(0)
+
 try:
     with Stop(for_good=True), atomic_directory(Path(sys.argv[1])) as new:
         sys.torn_down = Dies()
@@ -198,11 +203,10 @@ try:
         ready, started = os.pipe()
         if os.fork() == 0:
             os.write(started, b"x")  # Python forgets what arrives while it forks
-            time.sleep(60)
-            os._exit(0)
+            work()
         os.read(ready, 1)
         print("writing", flush=True)
-        time.sleep(60)
+        work()
 except KeyboardInterrupt as error:
     leave("program", error, for_good=True)
 """
