@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 
 from diy_core.checkpoints import hf_directory
 from diy_core.checkpoints.atomic import atomic_directory, recover, refuse_left_aside
-from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
+from diy_core.checkpoints.dtypes import contiguous, fault_of_dtype
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
 from diy_core.checkpoints.orbax_layout import (
@@ -245,9 +245,9 @@ def _faults(leaves: Mapping[tuple[str, ...], Any], config: DIYConfig) -> list[st
     if layers > len(leaves):  # and the table of their names could fill the memory
         return [f"config.json says num_hidden_layers: {layers}, with {len(leaves)} parameters"]
     return match_flax(leaves, config) or [
-        f"parameter {'/'.join(name)} has dtype {leaf.dtype}, which is no float"
+        f"parameter {'/'.join(name)} {fault}"
         for name, leaf in leaves.items()
-        if str(leaf.dtype) not in FLOAT_NAMES
+        if (fault := fault_of_dtype(leaf.dtype))
     ]
 
 

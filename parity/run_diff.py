@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.interface import GROUP, Stored, groups
-from diy_core.checkpoints.training_run import Place
+from diy_core.checkpoints.training_run import Place, refuse_incomplete_run
 from diy_core.checkpoints.transfer import Progress, check
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
@@ -83,6 +83,7 @@ def diff_runs(
     """
     places = [place_of_run(path, step) for path in (one, other)]
     if places == [None, None]:
+        refuse_incomplete_run(Path(one))
         raise CheckpointError(one, "is no training run, and neither is the other")
     if config is not None and None not in places:
         raise ValueError(

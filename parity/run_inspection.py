@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diy_core.checkpoints.interface import GROUP, groups
-from diy_core.checkpoints.training_run import checkpoint_path
+from diy_core.checkpoints.training_run import checkpoint_path, refuse_incomplete_run
 from diy_core.checkpoints.transfer import Progress
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
@@ -48,6 +48,7 @@ def inspect_run(
     """
     place = place_of_run(path, step)
     if place is None:
+        refuse_incomplete_run(Path(path))
         raise CheckpointError(path, "is no training run")
     run, steps = config_of(place.run), steps_of(place.run)
     checkpoint: RunCheckpoint | None

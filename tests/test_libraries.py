@@ -166,6 +166,15 @@ class Guards:
             self.reach(module, function) or self._reach_all_uses(module.name_of(function))
         )
 
+    def forget_beliefs(self) -> int:
+        """Forget which functions are called in guards alone, as some were believed so on the way.
+
+        Returns:
+            How many are known not to be.
+        """
+        self._known = {name: reached for name, reached in self._known.items() if not reached}
+        return len(self._known)
+
     def _reach_all_uses(self, name: str) -> bool:
         if name not in self._known:
             self._known[name] = True  # a function that calls itself
@@ -193,13 +202,15 @@ def _dotted(node: ast.AST) -> str:
 
 def unguarded(modules: list[Module]) -> set[str]:
     """Calls outside of every guard, as `file: call`."""
-    guards = Guards(modules)
-    return {
-        f"{module.path}: {_dotted(call.func)}"
-        for module in modules
-        for call in module.calls()
-        if not guards.reach(module, call)
-    }
+    guards, before = Guards(modules), -1
+    while before != (before := guards.forget_beliefs()):
+        left = {
+            f"{module.path}: {_dotted(call.func)}"
+            for module in modules
+            for call in module.calls()
+            if not guards.reach(module, call)
+        }
+    return left
 
 
 @functools.cache

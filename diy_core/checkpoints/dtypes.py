@@ -48,6 +48,14 @@ def fault_of_dtype(dtype: object) -> str | None:
     return f"is {name}, and weights are floats: dequantise or convert it first"
 
 
+def fault_of_values(array: NDArray[Any]) -> str | None:
+    """What is wrong with weights some of which are not finite; None: all are."""
+    if not (count := not_finite(array)):
+        return None
+    first = np.argwhere(~np.isfinite(array))[0].tolist()
+    return f"has {count} values that are not finite, first at {first}"
+
+
 def not_finite(array: NDArray[Any]) -> int:
     """How many values of a float array are infinite or not a number."""
     flat = np.ascontiguousarray(array).reshape(-1)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.dtypes import not_finite
+from diy_core.checkpoints.dtypes import fault_of_values
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
@@ -147,10 +147,9 @@ class Reader(abc.ABC):
         with self.sources.recording():
             arrays = self._read(list({self._copies.get(name, name): None for name in names}))
         faults = [
-            f"tensor {self.called(name)} has {count} values that are not finite, first at "
-            f"{np.argwhere(~np.isfinite(array))[0].tolist()}"
+            f"tensor {self.called(name)} {fault}"
             for name, array in arrays.items()
-            if finite and (count := not_finite(array))
+            if finite and (fault := fault_of_values(array))
         ]
         if faults:
             raise CheckpointError(self.path, faults)

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.dtypes import FLOAT_NAMES, contiguous
+from diy_core.checkpoints.dtypes import contiguous, fault_of_dtype
 from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
@@ -43,8 +43,8 @@ class MemoryReader(Reader):
             {name: tensor.shape for name, tensor in stored.items()},
             {tensor.hf: tensor.shape for tensor in tensors(config)},
         )
-        dtypes = sorted({str(tensor.dtype) for tensor in stored.values()} - set(FLOAT_NAMES))
-        faults += [f"dtype {dtype} is no float" for dtype in dtypes]
+        found = {name: fault_of_dtype(tensor.dtype) for name, tensor in stored.items()}
+        faults += [f"tensor {name} {fault}" for name, fault in found.items() if fault]
         if faults:
             raise CheckpointError(where, faults)
         ordered = {tensor.hf: stored[tensor.hf] for tensor in tensors(config)}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.atomic import atomic_directory
-from diy_core.checkpoints.dtypes import dtype_of, not_finite, sha256
+from diy_core.checkpoints.dtypes import dtype_of, fault_of_dtype, fault_of_values, sha256
 from diy_core.checkpoints.interface import GROUP, Stored, groups
 from diy_core.checkpoints.manifest import MANIFEST, Entry, Manifest
 from diy_core.checkpoints.orbax_layout import is_made_by_orbax
@@ -70,10 +70,7 @@ def write_checkpoint(
 
     def checked() -> Iterator[Arrays]:
         for part in parts:
-            counts = {name: not_finite(array) for name, array in part.items()}
-            if faults := [
-                f"{n} has {c} values that are not finite" for n, c in counts.items() if c
-            ]:
+            if faults := _faults_of_values(part):
                 raise CheckpointError(path, faults)
             for name, array in part.items():
                 entries[name] = Entry(str(array.dtype), tuple(array.shape), sha256(array))
@@ -117,9 +114,14 @@ class Checkpoint:
         if manifest is None:
             raise CheckpointError(path, f"has no {MANIFEST}: it is no training checkpoint")
         found = {name: entry.shape for name, entry in manifest.tensors.items()}
-        faults = match(found, state_shapes(config))
-        if len(dtypes := {entry.dtype for entry in manifest.tensors.values()}) > 1:
-            faults.append(f"mixes the dtypes {', '.join(sorted(dtypes))}")
+        faults = match(found, state_shapes(config)) or [
+            f"tensor {name} {fault}"
+            for name, entry in manifest.tensors.items()
+            if (fault := fault_of_dtype(entry.dtype))
+        ]
+        dtypes = {entry.dtype for entry in manifest.tensors.values()}
+        if not faults and len(dtypes) > 1:
+            faults = [f"mixes the dtypes {', '.join(sorted(dtypes))}"]
         if faults:
             raise CheckpointError(path, faults)
         return cls(path, read_position(path / POSITION), manifest, read_arrays)
@@ -133,11 +135,11 @@ class Checkpoint:
         """Some arrays, compared with their sums.
 
         Raises:
-            CheckpointError: they are not what was written.
+            CheckpointError: they are not what was written, or not finite, which no run writes.
         """
         arrays = self._read_arrays(self.path, {name: self.layout[name] for name in names})
         checked = (self.manifest.check(name, arrays[name]) for name in names)
-        if faults := [fault for fault in checked if fault]:
+        if faults := [fault for fault in checked if fault] or _faults_of_values(arrays):
             raise CheckpointError(self.path, faults)
         return arrays
 
@@ -156,6 +158,11 @@ class Checkpoint:
         """Shape and dtype of every array."""
         entries = self.manifest.tensors.items()
         return {name: Stored(entry.shape, dtype_of(entry.dtype)) for name, entry in entries}
+
+
+def _faults_of_values(arrays: Arrays) -> list[str]:
+    checked = ((name, fault_of_values(array)) for name, array in arrays.items())
+    return [f"tensor {name} {fault}" for name, fault in checked if fault]
 
 
 def read_position(file: Path) -> dict[str, Any]:

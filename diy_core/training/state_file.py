@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.dtypes import FLOATS
 from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.safetensors_files import SafetensorsWriter, read_header, read_slot
 from diy_core.errors import CheckpointError
@@ -44,4 +45,10 @@ def read_arrays(folder: Path, layout: Mapping[str, Stored]) -> dict[str, NDArray
     slots = read_header(folder / STATE_FILE)
     if missing := [f"missing tensor {name}" for name in layout if name not in slots]:
         raise CheckpointError(folder / STATE_FILE, missing)
+    if wrong := [
+        f"tensor {name} is {slots[name].dtype}, in the manifest {layout[name].dtype}"
+        for name in layout
+        if slots[name].dtype not in FLOATS
+    ]:
+        raise CheckpointError(folder / STATE_FILE, wrong)
     return {name: read_slot(slots[name]) for name in layout}

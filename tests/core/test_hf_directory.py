@@ -758,14 +758,17 @@ def bad_writes() -> dict[str, tuple[list[tuple[str, np.ndarray]], list[str]]]:
             [f"tensor {NORM} has shape (7,), expected (8,)"],
         ),
         "nan": (list((good | {QUERY: nan}).items()), [f"tensor {QUERY} has 1 values that are"]),
-        "int": (list((good | {NORM: norm.astype(int)}).items()), ["dtype int64 is no float"]),
+        "int": (
+            list((good | {NORM: norm.astype(int)}).items()),
+            [f"tensor {NORM} is int64, and weights are floats: dequantise"],
+        ),
         "object": (
             list((good | {NORM: norm.astype(object)}).items()),
-            ["dtype object is no float"],
+            [f"tensor {NORM} is object, and weights are floats"],
         ),
         "several": (
             list((good | {QUERY: nan, "x": norm, NORM: norm.astype(np.int8)}).items()),
-            ["unexpected tensor x", "dtype int8 is no float"],
+            ["unexpected tensor x", f"tensor {NORM} is int8, and weights are floats"],
         ),
     }
 

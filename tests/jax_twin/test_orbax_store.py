@@ -279,7 +279,7 @@ def test_params_of_another_model_are_refused(store: Path, fault: str) -> None:
         "missing": r"missing tensor model/norm/scale \(16,\)",
         "extra": r"unexpected tensor lm_head/kernel \(16, 23\)",
         "misshapen": r"model/norm/scale has shape \(17,\), expected \(16,\)",
-        "no float": "parameter model/norm/scale has dtype int32, which is no float",
+        "no float": "parameter model/norm/scale is int32, and weights are floats",
     }
     if fault == "missing":
         del tree[name]

@@ -1,6 +1,7 @@
 """Each invariant of a checkpoint, broken, at every door: refused by name, or read with a note.
 
-The doors are the readers of all formats, both twins, and the conversions in memory and on disk.
+The doors are the readers of all formats, both twins, the conversions in memory and on disk, and all
+that takes a checkpoint of a training run: `export`, `switch`, `inspect`, `diff` and going on.
 """
 
 from __future__ import annotations
@@ -16,20 +17,39 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as v0
 import pytest
+import safetensors.numpy
 import torch
 
 import diy_jax
 import diy_torch
 from diy_core.checkpoints.gguf_writer import add_entry
 from diy_core.checkpoints.invariants import INVARIANTS
+from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors, unflatten
 from diy_core.notes import CheckpointNote
+from diy_core.training.export import export
 from parity import to_flax, to_torch
 from parity.convert import convert, open_checkpoint
+from parity.run_diff import diff_runs
+from parity.run_inspection import inspect_run
+from parity.switch import switch
 from tests.oracles import tiny
-from tests.tiny_checkpoints import EMBEDDING, HEAD, QUERY, UP, Arrays, put, read, same, weights
+from tests.tiny_checkpoints import (
+    EMBEDDING,
+    HEAD,
+    MANIFEST,
+    QUERY,
+    UP,
+    Arrays,
+    put,
+    read,
+    same,
+    sums,
+    weights,
+)
+from tests.written_runs import STORES, add_checkpoint, state, write_run
 
 TIED = tiny(num_hidden_layers=2)
 UNTIED = tiny(num_hidden_layers=2, tie_word_embeddings=False)
@@ -186,6 +206,85 @@ def test_a_broken_file_is_refused_at_each_door(kind: str, invariant: str, tmp_pa
         with pytest.raises(CheckpointError) as caught:
             enter(path)
         assert any(name in str(caught.value) for name in NAMED[invariant]), (door, caught.value)
+
+
+def training_run(folder: Path, twin: str, config: DIYConfig, arrays: Arrays) -> Path:
+    """A run with a checkpoint whose weights are these: its files fit one another, and its sums."""
+    run = write_run(folder / "run", twin, {}, config=config)
+    path = add_checkpoint(run, twin, 3, state(config=config))
+    moments = {n: a for n, a in state(config=config).items() if not n.startswith("model/")}
+    arrays = {f"model/{name}": array for name, array in arrays.items()} | moments
+    if twin == "torch":
+        safetensors.numpy.save_file(arrays, path / "state.safetensors")
+    else:
+        shutil.rmtree(path / "orbax")
+        tree: dict[str, Any] = {}
+        for name, array in arrays.items():
+            kind, _, hf_name = name.partition("/")
+            tree.setdefault(kind, {})[hf_name] = array
+        with v0.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path / "orbax", tree)
+    manifest = json.loads((path / MANIFEST).read_text())
+    digests = sums(arrays)
+    manifest["tensors"] = {
+        name: {"dtype": str(a.dtype), "shape": list(a.shape), "sha256": digests[name]}
+        for name, a in arrays.items()
+    }
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    return run
+
+
+def of_runs(twin: str) -> dict[str, Callable[[Path], Any]]:
+    """Doors that take a training run of a twin."""
+    store = STORES[twin]
+
+    def verify(run: Path) -> None:
+        """What going on does before it takes a checkpoint."""
+        store.verify(checkpoint_path(run / "checkpoints", 3), run / "model")
+
+    return {
+        "export": lambda run: export(store, run, None, run.parent / "out"),
+        "switch": lambda run: switch(run, run.parent / "out"),
+        "inspect": lambda run: inspect_run(run, verify=True, progress=lambda *_: None),
+        "diff": lambda run: diff_runs(run, run, verify=True),
+        "resume": verify,
+    }
+
+
+@pytest.mark.parametrize("twin", STORES)
+@pytest.mark.parametrize("invariant", BROKEN)
+def test_a_broken_training_run_is_refused_at_each_door(
+    twin: str, invariant: str, tmp_path: Path
+) -> None:
+    run = training_run(tmp_path, twin, *BROKEN[invariant])
+    for door, enter in of_runs(twin).items():
+        with pytest.raises(CheckpointError) as caught:
+            enter(run)
+        said = str(caught.value)
+        assert any(name in said for name in NAMED[invariant]), (door, said)
+        assert said.startswith(str(checkpoint_path(run / "checkpoints", 3))), (door, said)
+        assert [item.name for item in tmp_path.iterdir()] == ["run"], door
+
+
+@pytest.mark.parametrize("twin", STORES)
+def test_a_training_run_that_breaks_none_passes_each_door(twin: str, tmp_path: Path) -> None:
+    for config in (TIED, UNTIED):
+        folder = tmp_path / str(config.tie_word_embeddings)
+        folder.mkdir()
+        run = training_run(folder, twin, config, weights(config))
+        for enter in of_runs(twin).values():
+            enter(run)
+            shutil.rmtree(folder / "out", ignore_errors=True)
+
+
+@pytest.mark.parametrize("twin", STORES)
+def test_a_training_run_without_a_config_is_refused(twin: str, tmp_path: Path) -> None:
+    run = training_run(tmp_path, twin, TIED, weights(TIED))
+    (run / "model" / "config.json").unlink()
+    for enter in of_runs(twin).values():
+        with pytest.raises(ValueError, match=r"config\.json"):
+            enter(run)
+        assert [item.name for item in tmp_path.iterdir()] == ["run"]
 
 
 def given(config: DIYConfig, arrays: Arrays) -> dict[str, Callable[[Path], Any]]:

@@ -314,7 +314,7 @@ FAULTS: dict[str, tuple[Callable[[], Tree], str]] = {
     ),
     "integers": (
         lambda: jax.tree.map(lambda leaf: leaf.astype(jnp.int32), params()),
-        "has dtype int32, which is no float",
+        "is int32, and weights are floats",
     ),
 }
 
