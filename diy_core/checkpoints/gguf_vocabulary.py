@@ -43,10 +43,12 @@ def vocabulary_metadata(directory: Path, vocab_size: int, notes: list[str]) -> d
     tokenizer = Tokenizer.read(directory)
     notes += tokenizer.notes
     with translated(file, "cannot be written to GGUF", may_panic=True):
-        return _metadata(file, tokenizer, vocab_size)
+        return _metadata(file, tokenizer, vocab_size, notes)
 
 
-def _metadata(file: Path, tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
+def _metadata(
+    file: Path, tokenizer: Tokenizer, vocab_size: int, notes: list[str]
+) -> dict[str, Any]:
     backend = tokenizer.backend
     state = json.loads(backend.to_str())
     pre = _name_of_rules(file, state)
@@ -76,7 +78,7 @@ def _metadata(file: Path, tokenizer: Tokenizer, vocab_size: int) -> dict[str, An
         **{key: token_id for key, token_id in ids.items() if token_id is not None},
     }
     metadata = {f"tokenizer.ggml.{key}": value for key, value in entries.items()}
-    return metadata | template_metadata(tokenizer.chat_templates)
+    return metadata | template_metadata(tokenizer.chat_templates, notes)
 
 
 def _around(

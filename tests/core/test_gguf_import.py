@@ -630,6 +630,7 @@ def test_a_file_without_a_tokenizer_has_none_left_out(source, target, model):
     ("metadata", "words"),
     [
         ({"llama__expert_count": 8}, ["expert_count is 8", "not supported"]),
+        ({"tokenizer__chat_template__default": "other"}, ["'default' stands there twice"]),
         ({"llama__attention__sliding_window": 64}, ["llama.attention.sliding_window"]),
         ({"llama__rope__scaling__type": "yarn"}, ["'yarn'", "linear"]),
         ({"llama__rope__dimension_count": 4}, ["rope.dimension_count is 4", "32"]),

@@ -318,6 +318,34 @@ def test_the_vocabulary_is_what_llama_cpp_reads(tmp_path: Path, source: Path) ->
     assert found["tokenizer.chat_template"] == TEMPLATE
 
 
+def test_templates_of_names_that_differ_in_punctuation_each_have_an_entry(
+    tmp_path: Path, source: Path
+) -> None:
+    """Keys of GGUF have underscores for it."""
+    texts = {name: f"{name}: {{{{ messages }}}}" for name in ("a b", "a-b", "a_b", "a_b_2", "rag")}
+    (source / "additional_chat_templates").mkdir()
+    for name, text in texts.items():
+        (source / "additional_chat_templates" / f"{name}.jinja").write_text(text)
+    (source / "chat_template.jinja").write_text(TEMPLATE)
+    done = export(source, tmp_path / "m.gguf")
+    called = {"a b": "a_b_3", "a-b": "a_b_4", "a_b": "a_b", "a_b_2": "a_b_2", "rag": "rag"}
+    found = entries(tmp_path / "m.gguf")
+    assert found["tokenizer.chat_templates"] == sorted(called.values())
+    for name, text in texts.items():
+        assert found[f"tokenizer.chat_template.{called[name]}"] == text
+    for name in ("a b", "a-b"):
+        assert (
+            f"chat template '{name}' is called '{called[name]}' in the GGUF file, as 'a_b' is chat "
+            "template 'a_b'"
+        ) in done.notes
+    assert len(done.notes) == 2
+    copy = back(tmp_path / "m.gguf", tmp_path / "back")
+    assert Tokenizer.from_pretrained(copy).chat_templates == texts | {"default": TEMPLATE}
+    with pytest.raises(CheckpointError, match="chat template 'a b' is called"):
+        export(source, tmp_path / "strict.gguf", strict=True)
+    assert not (tmp_path / "strict.gguf").exists()
+
+
 def test_what_ends_a_turn_is_also_found_in_the_config(tmp_path: Path) -> None:
     source = put(tmp_path / "model", weights(TEXTUAL), TEXTUAL, eos_token_id=[0, 2])
     put_tokenizer(source, unk_token="he")
