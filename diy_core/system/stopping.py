@@ -7,6 +7,8 @@ left behind. Python raises between any two instructions, so two things are seen 
   `uninterrupted` puts the signal off until they are done.
 * What is raised in a callback of a garbage collector or in a finalizer is printed and lost. The
   signal is sent again then.
+* A module that is interrupted while it is imported says that it is broken, or takes the
+  interpreter with it. The signal is sent again, until the import is done.
 
 A signal that arrives during the clean-up is ignored, but for a Ctrl-C that comes late: it ends the
 process at once, as what hangs may never end.
@@ -26,7 +28,8 @@ from diy_core.standard_error import complain
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 2.0  # seconds from the first signal to a Ctrl-C that means it
-_PAUSE = 0.02  # seconds until a lost signal is sent again
+_PAUSE = 0.02  # seconds until a signal is sent again
+_IMPORTS = "<frozen importlib._bootstrap>"  # where Python's own frames of an import are
 
 
 class Stopped(KeyboardInterrupt):
@@ -60,6 +63,7 @@ class Stop:
         self._before: dict[signal.Signals, Any] = {}
         self._hook = sys.unraisablehook
         self._since, self._due = 0.0, False
+        self._again: threading.Timer | None = None
         self.held = 0
 
     def __enter__(self) -> Stop:
@@ -78,6 +82,8 @@ class Stop:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._again is not None:
+            self._again.cancel()
         after = None
         if self._for_good:
             after = signal.SIG_DFL if self.received is None else signal.SIG_IGN
@@ -102,7 +108,10 @@ class Stop:
         elif number == signal.SIGINT and time.monotonic() - self._since > _PATIENCE:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.raise_if_due()
+        if self._due and _imports(frame):
+            self._send_again(number)
+        else:
+            self.raise_if_due()
 
     def raise_if_due(self) -> None:
         """Raise what was put off."""
@@ -115,11 +124,22 @@ class Stop:
             self._hook(found)
             return
         self._due = True
-        main, number = threading.main_thread().ident, found.exc_value.number
+        self._send_again(found.exc_value.number)
+
+    def _send_again(self, number: int) -> None:
+        main = threading.main_thread().ident
         assert main is not None
-        again = threading.Timer(_PAUSE, signal.pthread_kill, (main, number))
-        again.daemon = True
-        again.start()
+        if self._again is not None:
+            self._again.cancel()
+        self._again = threading.Timer(_PAUSE, signal.pthread_kill, (main, number))
+        self._again.daemon = True
+        self._again.start()
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != _IMPORTS:
+        frame = frame.f_back
+    return frame is not None
 
 
 _ACTIVE: list[Stop] = []

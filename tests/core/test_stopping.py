@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -116,6 +117,30 @@ def test_one_that_is_lost_in_a_finalizer_comes_again() -> None:
         pytest.fail("it was lost")
 
     assert stopped_in(work).number == signal.SIGINT
+
+
+def test_an_import_ends_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = """
+import signal, time
+signal.raise_signal(signal.SIGTERM)
+for _ in range(10):
+    time.sleep(0.01)
+whole = True
+"""
+    (tmp_path / "interrupted_module.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work() -> None:
+        importlib.import_module("interrupted_module")
+        for _ in range(1000):
+            time.sleep(0.01)
+        pytest.fail("it was lost")
+
+    try:
+        assert stopped_in(work).number == signal.SIGTERM
+        assert sys.modules["interrupted_module"].whole
+    finally:
+        sys.modules.pop("interrupted_module", None)
 
 
 def test_another_hook_hears_of_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
