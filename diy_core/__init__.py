@@ -1,5 +1,8 @@
 """The contract that both twins sign: config, names, validation, files. Never torch, never jax."""
 
+import diy_core.beginning  # noqa: F401  before all else, which takes time
+
+# isort: split
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.notes import CheckpointNote

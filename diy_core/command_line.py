@@ -13,7 +13,8 @@ from diy_core.arguments import (
     Version,
     in_shell_words,
 )
-from diy_core.ctrl_c import end_by_signals, plain_ctrl_c
+from diy_core.beginning import end_by_signals
+from diy_core.ctrl_c import plain_ctrl_c
 from diy_core.data_command import add_data, prepare_data
 from diy_core.disk import described
 from diy_core.errors import CheckpointError

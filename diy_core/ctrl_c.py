@@ -31,15 +31,6 @@ def plain_ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def end_by_signals() -> None:
-    """From now on Ctrl-C ends this process so, unless it is ignored, as in a script's background.
-
-    For programs alone: what is imported may not have it so.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def _is_raised(handler: Any) -> bool:
     """Whether a handler raises where Python stands; others are ignored, or somebody's own."""
     by_us = isinstance(getattr(handler, "__self__", None), Stop)

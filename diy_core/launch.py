@@ -10,7 +10,8 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from diy_core.ctrl_c import end_by_signals, plain_ctrl_c
+from diy_core.beginning import end_by_signals
+from diy_core.ctrl_c import plain_ctrl_c
 
 if TYPE_CHECKING:
     from diy_core.command_line import Commands

@@ -8,6 +8,9 @@ Hugging Face directories and GGUF files.
 
 from __future__ import annotations
 
+import diy_core.beginning  # noqa: F401  before all else, which takes time
+
+# isort: split
 import importlib
 import os
 from typing import TYPE_CHECKING, Any

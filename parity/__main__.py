@@ -16,7 +16,7 @@ from diy_core.arguments import (
     in_shell_words,
     positive,
 )
-from diy_core.ctrl_c import end_by_signals
+from diy_core.beginning import end_by_signals
 from diy_core.disk import described
 from diy_core.errors import CheckpointError, listed
 from diy_core.notes import add_strict, notes_of_command
