@@ -23,7 +23,7 @@ from diy_core.notes import notes_of_command
 from diy_core.requirements import missing
 from diy_core.standard_error import complain
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
-from diy_core.system.stopping import Stop, leave, leave_at_once
+from diy_core.system.stopping import Stop, end_early, leave
 
 if TYPE_CHECKING:
     from diy_core.training.restoring import Verify
@@ -96,7 +96,8 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
         load: imports the twin; called by commands that need it, once their options were read.
     """
     escape_what_cannot_be_shown()
-    if argv is None:
+    for_good = argv is None
+    if for_good:
         end_by_signals()
         outlive_reader()
     words = list(sys.argv[1:] if argv is None else argv)
@@ -109,11 +110,9 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
                 from diy_core.training import command  # it needs the `train` extra
 
                 code = command.run_late(what, words[1:], lambda: load().trainer())
-            if argv is None and code > 128:  # a signal: it has saved, and said so
-                leave_at_once(code)
-            return code
+            return code if code == 0 else end_early(code, for_good=for_good)
         strict = getattr(arguments, "strict", False)
-        with Stop(for_good=argv is None), notes_of_command(strict=strict):
+        with Stop(for_good=for_good), notes_of_command(strict=strict):
             if arguments.command == "data":
                 prepare_data(arguments)
             elif arguments.command == "export":
@@ -123,13 +122,17 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
                 generate(arguments, lambda *options: load().load(*options))
     except (CheckpointError, ValueError) as error:
         complain(f"{what}: {in_shell_words(str(error), parser, arguments.command)}")
-        return EXIT_BAD_INPUT
+        return end_early(EXIT_BAD_INPUT, for_good=for_good)
     except OSError as error:
         complain(f"{what}: {described(error)}")
-        return EXIT_BAD_INPUT
+        return end_early(EXIT_BAD_INPUT, for_good=for_good)
     except ModuleNotFoundError as error:
         complain(missing(what, error))
-        return EXIT_BAD_INPUT
+        return end_early(EXIT_BAD_INPUT, for_good=for_good)
     except KeyboardInterrupt as error:
-        return leave(what, error, for_good=argv is None, echo="\n")
+        return leave(what, error, for_good=for_good, echo="\n")
+    except SystemExit as end:
+        if not training:  # whose parser has printed what it was asked for
+            end_early(int(end.code or 0), for_good=for_good)
+        raise
     return 0

@@ -24,7 +24,7 @@ from diy_core.requirements import missing, require
 from diy_core.shell import command
 from diy_core.system.places import made_directory, place
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
-from diy_core.system.stopping import Stop, leave
+from diy_core.system.stopping import Stop, end_early, leave
 from parity.check_kinds import DTYPES, KINDS, chosen_kinds, require_supported
 from parity.checkpoint_commands import add_checkpoint_commands
 from parity.model_command import add_model_command
@@ -268,7 +268,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors of the input are one message and exit code 2."""
-    if argv is None:
+    for_good = argv is None
+    if for_good:
         end_by_signals()
         outlive_reader()
     escape_what_cannot_be_shown()
@@ -280,19 +281,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             require(what, "torch", "jax", extra="all")
         require_targets(arguments)
         strict = getattr(arguments, "strict", False)
-        with Stop(for_good=argv is None), notes_of_command(strict=strict):
+        with Stop(for_good=for_good), notes_of_command(strict=strict):
             result: int = arguments.run(arguments)
         return result
     except (CheckpointError, ValueError, OSError) as error:
         words = described(error) if isinstance(error, OSError) else str(error)
         said = in_shell_words(words, parser, arguments.command)
         print(f"{what}: {said}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return end_early(EXIT_BAD_INPUT, for_good=for_good)
     except ModuleNotFoundError as error:
         print(missing(what, error), file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return end_early(EXIT_BAD_INPUT, for_good=for_good)
     except KeyboardInterrupt as error:
-        return leave(what, error, for_good=argv is None)
+        return leave(what, error, for_good=for_good)
 
 
 if __name__ == "__main__":

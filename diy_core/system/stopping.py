@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from diy_core.standard_error import complain
 
@@ -169,9 +169,6 @@ def code_of(error: KeyboardInterrupt) -> int:
 def leave(words: str, error: KeyboardInterrupt, *, for_good: bool, echo: str = "") -> int:
     """Say that a command was interrupted; returns its exit code, or ends the process with it.
 
-    A framework may still compute in threads of its own, which must not outlive the interpreter
-    that they work for: so nothing of it is torn down.
-
     Args:
         words: the command.
         error: what ended it.
@@ -181,12 +178,25 @@ def leave(words: str, error: KeyboardInterrupt, *, for_good: bool, echo: str = "
     by = error.number if isinstance(error, Stopped) else signal.SIGINT
     ctrl_c = by == signal.SIGINT
     complain(f"{echo}{words}: interrupted" if ctrl_c else f"{words}: interrupted by {by.name}")
+    return end_early(code_of(error), for_good=for_good)
+
+
+def end_early(code: int, *, for_good: bool) -> int:
+    """End the process of a command that ends before its work does; else return its exit code.
+
+    A framework may still compute in threads of its own, which must not outlive the interpreter
+    that they work for: so nothing of it is torn down.
+
+    Args:
+        code: the exit code.
+        for_good: end the process.
+    """
     if for_good:
-        leave_at_once(code_of(error))
-    return code_of(error)
+        leave_at_once(code)
+    return code
 
 
-def leave_at_once(code: int) -> None:
+def leave_at_once(code: int) -> NoReturn:
     """End the process with nothing but its output written."""
     for stream in (sys.stdout, sys.stderr):
         try:
