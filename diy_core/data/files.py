@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from diy_core.system.outside import open_regular
 
 FORMAT = 1
 TOKENS, DOCUMENTS, COUNTED, DESCRIPTION = "tokens.bin", "documents.bin", "counted.bin", "data.json"
+PARTS = (TOKENS, DOCUMENTS, DESCRIPTION)  # which all prepared data have
 VALIDATION = "validation"
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 ENDS, FLAGS = np.dtype("<i8"), np.dtype("u1")
@@ -31,8 +32,13 @@ ENDS, FLAGS = np.dtype("<i8"), np.dtype("u1")
 
 def is_own(name: str) -> bool:
     """Whether a relative path is one of the files or directories of prepared data."""
-    names = {TOKENS, DOCUMENTS, COUNTED, DESCRIPTION}
+    names = {*PARTS, COUNTED}
     return name == VALIDATION or name.removeprefix(f"{VALIDATION}/") in names
+
+
+def are_prepared(names: Collection[str]) -> bool:
+    """Whether a directory that holds these names is one of prepared data, or a part of it."""
+    return set(PARTS) <= set(names)
 
 
 class DataError(CheckpointError):

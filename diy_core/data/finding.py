@@ -7,8 +7,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from diy_core.checkpoints.training_run import has_marks_of_run
 from diy_core.data.about import texts_about_data
-from diy_core.data.files import DataError
+from diy_core.data.files import PARTS, DataError, are_prepared, is_own
 from diy_core.data.forms import KINDS, form_of
 from diy_core.data.found import (
     ABOUT,
@@ -19,7 +20,9 @@ from diy_core.data.found import (
     LEFT_BEHIND,
     NO_FILE,
     OTHER_KIND,
+    PREPARED,
     REVISION,
+    RUN,
     Found,
     folded,
     shown,
@@ -99,10 +102,15 @@ class _Search:
         faults = len(self.faults)
         matched = [Path(match) for match in matches(pattern, self._walk)]
         files = [match for match in matched if not os.path.isdir(match)]
+        prepared = list(filter(_is_prepared, files))
+        for file in prepared:
+            self.found.pass_over(file, PREPARED)
+            files.remove(file)
         for folder in [] if "**" in pattern else filter(os.path.isdir, matched):
             self.found.pass_over(folder, FOLDER)
         if not files and len(self.faults) == faults:
             only = ": what it matches are folders, to be named themselves" if matched else ""
+            only = f": what it matches is {PREPARED}" if prepared else only
             self.faults.append(f"no file at {shown(pattern)}{only}")
         for file in files:
             self._add_named(file)
@@ -140,6 +148,9 @@ class _Search:
 
     def _in(self, folder: Path) -> list[Path]:
         names = self._walk.names(str(folder))
+        if why := _made_here(folder, names):  # or the next run would learn what this one writes
+            self.found.pass_over(folder, why)
+            return []
         for revision in self._other_revisions(folder, names):
             self.found.pass_over(folder / revision, REVISION)
             names.remove(revision)
@@ -202,6 +213,20 @@ class _Search:
             self.found.pass_over(path, AGAIN)
         if named:
             self.found.named.add(first)
+
+
+def _is_prepared(file: Path) -> bool:
+    """Whether a file is one of prepared data."""
+    there = (name for name in PARTS if os.path.exists(file.parent / name))
+    return is_own(file.name) and are_prepared(list(there))
+
+
+def _made_here(folder: Path, names: Sequence[str]) -> str | None:
+    """What a folder is that this project writes, and that holds no texts to learn."""
+    if are_prepared(names):
+        return PREPARED
+    is_run = {"config.yaml", "checkpoints"} & set(names) and has_marks_of_run(folder)
+    return RUN if is_run else None
 
 
 def _unwanted(name: str) -> str | None:

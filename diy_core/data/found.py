@@ -18,6 +18,8 @@ NO_FILE = "neither files nor folders"
 AGAIN = "the same under another name"
 FOLDER = "folders that a pattern matched"
 NOWHERE = "links that lead nowhere"
+PREPARED = "prepared data"
+RUN = "training runs"
 REVISION = "another revision in a cache of a hub"
 _LONGEST = 300  # characters of a name that are shown; a path may have 4,095 bytes
 

@@ -29,7 +29,9 @@ from diy_core.data.found import (
     LEFT_BEHIND,
     NO_FILE,
     OTHER_KIND,
+    PREPARED,
     REVISION,
+    RUN,
 )
 from diy_core.data.json_files import form_of_json
 from diy_core.data.sources import NO_LINES
@@ -254,6 +256,47 @@ def test_patterns_name_files_and_say_which_folders_they_matched(tmp_path: Path) 
     assert relative(tmp_path, survey(f"{tmp_path}/**").paths) == ["a.txt", "b/c.txt", "d.csv"]
     with pytest.raises(DataError, match="what it matches are folders, to be named themselves"):
         survey(f"{tmp_path}/b*")
+
+
+def test_what_was_prepared_among_the_sources_is_none_of_them(tmp_path: Path) -> None:
+    """The same command again makes the same of them, also where OUT lies among them."""
+    top, out = tmp_path / "corpus", tmp_path / "corpus" / "b" / "out"
+    put(top, "a.jsonl", "b/c.jsonl")
+    (top / "b" / "d.jsonl").write_text('{"text": "another"}\n')
+    first = prepare(top, out, tokenizer="bytes", validation=0.4)
+    before = {file: (out / file).read_bytes() for file in ("tokens.bin", "validation/tokens.bin")}
+    again = prepare(top, out, tokenizer="bytes", validation=0.4, overwrite=True)
+    assert first.report is not None
+    assert again.report is not None
+    assert first.report["passed_over"] == {}
+    assert list(again.report["passed_over"]) == [PREPARED]
+    assert passed(top) == {PREPARED: ["b/out/"]}
+    assert {file: (out / file).read_bytes() for file in before} == before
+    found = survey(f"{top}/**")
+    assert relative(top, found.paths) == ["a.jsonl", "b/c.jsonl", "b/d.jsonl"]
+    assert set(found.passed_over) == {PREPARED}
+    assert f"{out}/tokens.bin" in found.passed_over[PREPARED]
+    with pytest.raises(DataError, match=rf"no file at {out}/\*: what it matches is prepared data"):
+        survey(f"{out}/*")
+    for folder in (out, out / "validation"):
+        with pytest.raises(
+            DataError, match=rf"no file ending in .* at {folder}; .*: prepared data"
+        ):
+            survey(folder)
+    (out / "tokens.bin").unlink()  # then its data.json is a file like others
+    assert relative(top, survey(top).paths) == [
+        *("a.jsonl", "b/c.jsonl", "b/d.jsonl"),
+        "b/out/data.json",
+    ]
+
+
+def test_a_training_run_among_the_sources_is_none_of_them(tmp_path: Path) -> None:
+    """Nor are its logs and its model's config."""
+    put(tmp_path, "a.jsonl", "run/metrics.jsonl", "run/model/config.json", "other/metrics.jsonl")
+    put(tmp_path, "other/config.yaml")
+    put(tmp_path, "run/config.yaml", "run/checkpoints/00000003/position.json")
+    assert relative(tmp_path, survey(tmp_path).paths) == ["a.jsonl", "other/metrics.jsonl"]
+    assert passed(tmp_path) == {RUN: ["run/"], OTHER_KIND: ["other/config.yaml"]}
 
 
 def test_sources_may_be_named_twice(tmp_path: Path) -> None:
