@@ -19,6 +19,7 @@ from diy_core.errors import CheckpointError, naming
 from diy_core.system.held import real
 from diy_core.system.leaving import clean_up, leave, left_aside
 from diy_core.system.mounts import mounts_at_or_below, refuse_mounts
+from diy_core.system.places import unchangeable
 from diy_core.system.removing import remove_tree
 from diy_core.system.replacing import Replacement, in_the_way
 from diy_core.system.stopping import uninterrupted
@@ -109,10 +110,9 @@ def _written(given: Path, path: Path, overwrite: bool) -> Iterator[Workplace]:
                 work = stack.enter_context(open_workplace(path))
                 stack.callback(leave, work)
         except PermissionError as error:
+            why = unchangeable(path.parent, error)
             raise CheckpointError(
-                given,
-                f"cannot be written: it is made anew beside, and {path.parent} may not be changed "
-                f"({error.strerror}): change its permissions, or choose another place",
+                given, f"cannot be written: it is made anew beside, and {why}"
             ) from error
         except OSError as error:
             error.filename, error.filename2 = str(given), None

@@ -20,6 +20,7 @@ from diy_core.disk import room_for
 from diy_core.errors import naming
 from diy_core.standard_error import complain
 from diy_core.system.outside import is_there, read_bytes
+from diy_core.system.places import unchangeable
 
 _PLAN = "plan.json"
 _OWN = re.compile(r"\d{8}\.(npz|tmp)|plan\.(json|tmp)")
@@ -32,7 +33,7 @@ def parts_of(out: Path) -> Iterator[Path]:
     """The folder, locked; the system drops the lock when the process ends.
 
     Raises:
-        DataError: another process holds it, or it is not ours.
+        DataError: another process holds it, it is not ours, or it may not be made.
     """
     folder = out.with_name(f".{out.name}.parts")
     descriptor = -1
@@ -55,8 +56,12 @@ def parts_of(out: Path) -> Iterator[Path]:
 
 def _opened(folder: Path, out: Path) -> int:
     while True:
-        with naming(folder, out):
-            folder.mkdir(0o700, exist_ok=True)  # what is private is private here too
+        try:
+            with naming(folder, out):
+                folder.mkdir(0o700, exist_ok=True)  # what is private is private here too
+        except PermissionError as error:
+            words = f"cannot be written: {unchangeable(out.parent, error)}"
+            raise DataError(out, words) from error
         with contextlib.suppress(FileNotFoundError):
             return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 

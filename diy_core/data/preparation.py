@@ -81,7 +81,8 @@ def prepare(
 
     Raises:
         DataError: a source that is missing or empty, cannot be read, with its place, or changes
-            meanwhile; no documents; `out` exists, or another process prepares it.
+            meanwhile; no documents; `out` exists, may not be written, or another process prepares
+            it.
         CheckpointError: no readable tokenizer.
         ValueError: an option out of range.
         DiskFull: there is no room for the shards, or for what is made of them.
@@ -109,7 +110,7 @@ def prepare(
     if separator and (said := unused(work, separator)):
         say(said)
     reading = Reading(separator, field)
-    with made_directory(out.parent), parts_of(out) as folder:
+    with _beside(out) as folder:
         settings = _settings(encoder, reading, files)
         begin_or_go_on(folder, settings)
         made = shard_files(folder, settings, shards)
@@ -149,6 +150,16 @@ def prepare(
     for line in what_was_not(told):
         say(line)
     return TokenData(out)
+
+
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """The folder of the shards; the directory that holds it and `out` is made."""
+    with contextlib.ExitStack() as stack:
+        with data_errors():
+            stack.enter_context(made_directory(out.parent))
+            folder = stack.enter_context(parts_of(out))
+        yield folder
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from diy_core.errors import CheckpointError
 from diy_core.system.stopping import uninterrupted
 
 
@@ -43,18 +44,33 @@ def place(path: str | os.PathLike[str], what: str = "the place to write to") -> 
     return there
 
 
+def unchangeable(folder: Path, error: OSError) -> str:
+    """That nothing can be made in a folder, and what to do about it."""
+    return (
+        f"{folder} may not be changed ({error.strerror}): change its permissions, or choose "
+        "another place"
+    )
+
+
 @contextlib.contextmanager
 def made_directory(path: Path) -> Iterator[None]:
     """Inside, a directory and those that it lies in exist.
 
     However the block ends, those that were made for it and hold nothing are removed.
+
+    Raises:
+        CheckpointError: one of them may not be made.
     """
     made: list[Path] = []
     try:
         missing = itertools.takewhile(lambda at: not os.path.lexists(at), [path, *path.parents])
         for folder in reversed(list(missing)):
             with uninterrupted(), contextlib.suppress(FileExistsError):  # by now, of somebody else
-                folder.mkdir()
+                try:
+                    folder.mkdir()
+                except PermissionError as error:
+                    words = f"cannot be made: {unchangeable(folder.parent, error)}"
+                    raise CheckpointError(path, words) from error
                 made.append(folder)
         path.mkdir(parents=True, exist_ok=True)  # or this says what is in the way
         yield

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from diy_core.data import DataError, TokenData, preparation, prepare
 from diy_core.data import sources as cutting
 from diy_jax.__main__ import main
 from tests.data_files import END, files, jsonl, texts, tokenizer
+from tests.other_user import root_alone, run_as_nobody
 
 
 @pytest.fixture
@@ -40,6 +42,31 @@ def test_an_interrupted_start_leaves_no_empty_directory(
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path / "new" / "out", tokenizer="bytes")
     assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+@root_alone
+def test_a_place_that_may_not_be_written_is_an_error_of_its_parent() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "a.txt").write_text("he")
+        said = run_as_nobody(
+            "for out in ('old', 'new', 'deep/er/new'):\n"
+            "    try:\n"
+            "        prepare(folder / 'a.txt', folder / out, tokenizer='bytes', overwrite=True)\n"
+            "    except DataError as error:\n"
+            "        print(error)",
+            folder,
+            "from diy_core.data import DataError, prepare\n"
+            "prepare(folder / 'a.txt', folder / 'old', tokenizer='bytes')",
+        )
+        why = f"{folder} may not be changed (Permission denied): change its permissions, or choose"
+        assert said.splitlines() == [
+            f"{folder}/old: cannot be written: {why} another place",
+            f"{folder}/new: cannot be written: {why} another place",
+            f"{folder}/deep/er: cannot be made: {why} another place",
+        ]
+        assert sorted(os.listdir(folder)) == ["a.txt", "old"]
 
 
 def test_a_tokenizer_ends_each_document_once(tmp_path: Path) -> None:
