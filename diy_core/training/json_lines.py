@@ -154,6 +154,7 @@ class JsonLines:
             _set_aside(path, damaged, set(keep))
             say(_damaged_line(path, sorted(damaged)))
         self._file = open_own(path, _OWN)
+        self._leave_other_names()
         if not damaged:
             self._file.truncate(size)
             if keep and not whole and keep[-1] == len(rows) - 1:
@@ -181,8 +182,22 @@ class JsonLines:
         """Close the file."""
         self._file.close()
 
+    def _leave_other_names(self) -> None:
+        """Go on in a copy where the file has another name, as one by `cp -al`: that is a backup."""
+        if os.fstat(self._file.fileno()).st_nlink < 2:
+            return
+        with (
+            open_regular(self._path) as old,
+            atomic_file(self._path) as new,
+            new.open("wb") as file,
+        ):
+            shutil.copyfileobj(old, file)
+        self._file.close()
+        self._file = open_own(self._path, _OWN)
+
     def _put(self) -> None:
         with naming_full_disks(self._path):
+            self._leave_other_names()
             while self._waiting:
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
 

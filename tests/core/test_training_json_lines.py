@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from diy_core.errors import CheckpointError
 from diy_core.training.config import as_dict
 from diy_core.training.json_lines import LONGEST, JsonLines, aside, logged_steps, parse_line
 from tests.core.training_fake import Runner
+from tests.tiny_checkpoints import snapshot
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
 
@@ -97,6 +100,31 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path: P
         holes.truncate(1 << 40)
     with pytest.raises(CheckpointError, match=rf"evaluations\.jsonl: .*longer than {LONGEST}"):
         logged_steps(file)
+
+
+def test_a_backup_of_hard_links_keeps_what_it_has(tmp_path: Path) -> None:
+    """Such as `cp -al` makes, before the log is opened or while it grows."""
+    file, before, meanwhile = (tmp_path / name for name in ("metrics.jsonl", "before", "meanwhile"))
+    file.write_text("".join(WHOLE))
+    before.hardlink_to(file)
+    log = JsonLines(file, 4)
+    log.write(json.loads(line(5, loss=2.0)))
+    meanwhile.hardlink_to(file)
+    for step in (6, 7):
+        log.write(json.loads(line(step)))
+    log.close()
+    assert before.read_text() == "".join(WHOLE)
+    assert meanwhile.read_text() == "".join(WHOLE[:4]) + line(5, loss=2.0)
+    assert file.read_text() == meanwhile.read_text() + line(6) + line(7)
+    assert {item.name for item in tmp_path.iterdir()} == {file.name, before.name, meanwhile.name}
+
+
+def test_a_run_leaves_its_copy_of_hard_links_alone(runner: Runner, tmp_path: Path) -> None:
+    assert runner(stop_at=6, checkpoint_every=2, eval_every=2) == 0
+    shutil.copytree(runner.path, tmp_path / "backup", copy_function=os.link)
+    backup = snapshot(tmp_path / "backup")
+    assert runner(resume=True, checkpoint_every=2, eval_every=2) == 0
+    assert snapshot(tmp_path / "backup") == backup
 
 
 def test_each_log_needs_what_is_read_of_it() -> None:
