@@ -25,6 +25,9 @@ _TREE, _CHECKPOINT = ("_METADATA", "manifest.ocdbt"), "_CHECKPOINT_METADATA"
 _OF_CHECKPOINTS = (_CHECKPOINT, "orbax.checkpoint", "commit_success.txt")  # what Orbax opens beside
 _ITEMS = ("params", "model", STATE, "default", "train_state")  # the likeliest first
 _STEP = re.compile(r"(?:.*\D)?(\d+)")  # 100, step_100, ckpt_00000100
+_NAMED_STEP = re.compile(  # and not llama-3, which may be a model
+    r"(?:(?:.*[\W_])?(?:global_?)?(?:step|ckpt|checkpoint|epoch|iter|iteration)s?[\W_]*)?\d+", re.I
+)
 _UNFINISHED, _FINISHED = "orbax-checkpoint-tmp", "commit_success.txt"
 # What Orbax makes in a checkpoint with one tree, by relative path; `_` names, as _METADATA, are its
 # own in every version.
@@ -107,6 +110,11 @@ def locate(path: Path) -> Location:
         notes.append(
             f"step {newest} was read, the newest of {len(steps)}: give {steps[min(steps)]}, or "
             "another, for that step"
+        )
+    elif not _NAMED_STEP.fullmatch(steps[newest].name):
+        notes.append(
+            f"{steps[newest]} was read, as its name ends in a number, like that of a step: give it "
+            "by that name if it is a checkpoint by itself"
         )
     older = (steps[number] for number in sorted(steps, reverse=True) if number < newest)
     return dataclasses.replace(
@@ -192,13 +200,12 @@ def _has_all(step: Path) -> bool:
 
 def _on_newer(path: Path, chosen: Path, number: int) -> list[str]:
     """A note on a directory that is named like a newer step but was never finished."""
-    prefix = chosen.name.rstrip("0123456789")
     newer = [
         (int(step[1]), item)
         for item in _folders(path)
         if (step := _STEP.fullmatch(item.name))
         and int(step[1]) > number
-        and item.name.rstrip("0123456789") == prefix
+        and _prefix(item) == _prefix(chosen)
     ]
     if not newer:
         return []
@@ -246,14 +253,28 @@ def _is_step(path: Path) -> bool:
 
 
 def _steps(path: Path) -> dict[int, Path]:
-    """The finished steps in a directory, by number.
+    """The finished steps in a directory, by number; none where it is one of models.
 
-    Where a rename is not atomic, as in cloud storage, Orbax marks the steps that are finished.
+    Steps of one run are called alike but for the number. Where a rename is not atomic, as in cloud
+    storage, Orbax marks the steps that are finished.
     """
     steps = {
         int(step[1]): item
         for item in _folders(path)
-        if (step := _STEP.fullmatch(item.name)) and (_is_tree(item) or _items(item))
+        if (step := _STEP.fullmatch(item.name))
+        and (_is_tree(item) or _items(item))
+        and not _is_model(item)
     }
+    if len({_prefix(item) for item in steps.values()}) > 1:
+        return {}
     marked = {number: item for number, item in steps.items() if is_there(item / _FINISHED)}
     return marked or steps
+
+
+def _is_model(path: Path) -> bool:
+    """A checkpoint with its config, whose name ends in a number and is not that of a step."""
+    return is_there(path / _CONFIG) and not _NAMED_STEP.fullmatch(path.name)
+
+
+def _prefix(step: Path) -> str:
+    return step.name.rstrip("0123456789")
