@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from diy_core.errors import CheckpointError, shorten
@@ -94,6 +94,30 @@ def parse_yaml(text: str, where: object) -> tuple[Any, tuple[str, int] | None]:
         values = yaml.safe_load(text)
     _require_characters(values, where)
     return values, twice
+
+
+def line_in_yaml(text: str, where: object, names: Sequence[str]) -> int | None:
+    """The line of a name in a text that `parse_yaml` has read.
+
+    Args:
+        text: as a whole.
+        where: what errors name.
+        names: of the mappings that it stands in, from the outside, and its own.
+
+    Returns:
+        The number, from 1; None: it does not stand there.
+    """
+    import yaml
+
+    with translated(where, functools.partial(_fault_in_yaml, text)):
+        node, line = yaml.compose(text, Loader=yaml.SafeLoader), None
+    for name in names:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        found = next(((key, value) for key, value in pairs if key.value == name), None)
+        if found is None:
+            return None
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
 
 
 def _fault_in_yaml(text: str, error: BaseException) -> str:

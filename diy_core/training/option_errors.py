@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -11,8 +12,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from diy_core.arguments import did_you_mean, option_name, with_settings
 from diy_core.checkpoints.training_run import program_of
 from diy_core.shell import command
-from diy_core.system.outside import is_there
+from diy_core.system.outside import is_there, read_text
+from diy_core.system.parsing import line_in_yaml
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig
+from diy_core.training.yaml_file import read_yaml
 
 PARTS: Mapping[str, Any] = {"optimizer": OptimizerConfig, "loss": LossConfig, "data": DataConfig}
 _TYPES = {
@@ -46,7 +49,34 @@ def as_given(error: str, argv: Sequence[str]) -> str:
         name = option.lstrip("-").replace("-", "_")
         error = re.sub(rf"\A{re.escape(name)}(?= must )", f"--{shown(name)}", error)
         error = re.sub(rf"(?<![\w.-]){re.escape(name)}(?= \([\d-])", f"--{shown(name)}", error)
+    return _in_its_file(error, argv)
+
+
+def _in_its_file(error: str, argv: Sequence[str]) -> str:
+    """An error that begins with a field, with the file and the line that set it, if one did."""
+    found = re.match(r"(model: )?([\w.]+)(?= must | \()", error)
+    if found is None:
+        return error
+    names = [*(["model"] if found[1] else []), *found[2].split(".")]
+    given = [(option_name(word) or "").lstrip("-").replace("-", "_") for word in argv]
+    if ".".join(names) in given:
+        return error
+    for file in reversed(_configs(argv)):
+        with contextlib.suppress(ValueError):  # it is gone, or another one by now
+            if line := line_in_yaml(read_text(file, "yaml_bytes"), file, names):
+                return f"{file}, line {line}: {error}"
     return error
+
+
+def _configs(argv: Sequence[str]) -> list[Path]:
+    """The config files that were given."""
+    return [Path(value) for name, value in _pairs(argv) if name == "--config" and value]
+
+
+def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
+    """Options with their values, however they are joined; and what looks like them."""
+    words = (*argv, *map("=".join, pairwise(argv)))
+    return [(name, value) for name, _, value in (word.partition("=") for word in words)]
 
 
 def plain(message: str, program: str, argv: Sequence[str]) -> str:
@@ -83,7 +113,21 @@ def plain(message: str, program: str, argv: Sequence[str]) -> str:
         return message
     hint = hints[field]
     near = did_you_mean(value[1], get_args(hint)) if get_origin(hint) is Literal else ""
+    if _is_of_a_file(name[1], value[1], argv):  # the option of that name is without fault
+        argv = [word for word in argv if shown(option_name(word) or "") != f"--{shown(name[1])}"]
     return as_given(f"{name[1]} must be {_type_words(hint)}, got {value[1]}{near}", argv)
+
+
+def _is_of_a_file(field: str, value: str, argv: Sequence[str]) -> bool:
+    """Whether a config file gives a field this value, and the command line another one or none."""
+    given = [word for name, word in _pairs(argv) if shown(name) == f"--{shown(field)}"]
+    for file in _configs(argv):
+        found: Any = read_yaml(file)
+        for name in field.split("."):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if found is not None and str(found) == value not in given:
+            return True
+    return False
 
 
 def _where_they_are(program: str, argv: Sequence[str]) -> str:

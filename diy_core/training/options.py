@@ -143,7 +143,7 @@ def _moved(files: Any, run_dir: str) -> str:
 
 
 def _same_place(one: Path, other: str) -> bool:
-    return isinstance(other, str) and one.resolve() == Path(other).resolve()
+    return one.resolve() == Path(other).resolve()
 
 
 def from_dict(values: Mapping[str, Any], where: object = "config") -> TrainConfig:

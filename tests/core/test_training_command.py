@@ -238,6 +238,43 @@ def test_a_wrong_name_in_a_file_is_refused_with_the_nearest(
         del part[name]
 
 
+IN_A_FILE: list[tuple[str, str, list[str], str]] = [
+    ("steps: 100", "steps: abc", [], "{line}steps must be an integer, got abc"),
+    ("steps: 100", "steps: -3", [], "{line}steps must be a positive integer, got -3"),
+    ("steps: 100", "steps: abc", ["--steps", "3"], "{line}steps must be an integer, got abc"),
+    ("steps: 100", "steps: abc", ["--steps=x"], "{line}steps must be an integer, got abc"),
+    ("steps: 100", "steps: 10", ["--steps", "x"], "--steps must be an integer, got x"),
+    ("steps: 100", "steps: -3", ["--steps", "-4"], "--steps must be a positive integer, got -4"),
+    ("rate: 1.0e-3", "rate: fast", [], "{line}optimizer.learning_rate must be a number, got fast"),
+    ("warmup_steps: 10", "warmup_steps: 101", [], "{line}optimizer.warmup_steps (101) must not be"),
+    ("hidden_size: 96", "hidden_size: nine", [], "{line}model: hidden_size must be a positive"),
+    ("validation: 0.02", "validation: 2", [], "{line}data.validation must be a share"),
+    ("hidden_size: 96", "hidden_size: 96", ["--model.hidden-size=x"], "model: hidden_size must be"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words", "message"), IN_A_FILE)
+def test_a_wrong_value_in_a_file_is_refused_with_its_line(
+    old: str,
+    new: str,
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And one of the command line as of that option, whatever the file says."""
+    text, file = TINY.read_text(), tmp_path / "wrong.yaml"
+    file.write_text(text.replace(old, new))
+    number = text[: text.index(old)].count("\n") + 1
+    try:
+        code = run("diy train", ["--config", str(file), *words], assemble, FakeStore.verify)
+    except SystemExit as error:
+        code = error.code  # type: ignore[assignment]
+    said = capsys.readouterr().err
+    assert code == 2
+    assert said.startswith("diy train: " + message.format(line=f"{file}, line {number}: "))
+
+
 @pytest.mark.parametrize("part", ["optimizer", "loss", "data"])
 @pytest.mark.parametrize("value", [None, 3, "fast"])
 def test_a_part_of_a_file_that_holds_no_names_is_refused(
