@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,27 @@ class CacheLayer:
     value_dtype: str
     position_shape: tuple[int, ...]
     position_dtype: str
+
+
+def check_size(batch_size: Any, max_length: Any) -> tuple[int, int]:
+    """How many rows a new cache has, and how many tokens a row is to hold.
+
+    Raises:
+        ValueError: something else than an integer, no row, or less than no token.
+    """
+    return _count("batch_size", batch_size, 1), _count("max_length", max_length, 0)
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value  # also while torch compiles, where it may stand for any number
+    number = None
+    if not isinstance(value, (bool, np.bool_)):
+        with contextlib.suppress(TypeError):
+            number = operator.index(value)
+    if number is None or number < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r:.100}")
+    return number
 
 
 def check_layers(past_key_values: Any, arrays: type | tuple[type, ...]) -> None:

@@ -11,10 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int
 
 from diy_core.capacity import SMALLEST, capacity_for
-from diy_core.config import DIYConfig
+from diy_core.config import DIYConfig, require_config
+from diy_core.validate_cache import check_size
+from diy_jax.checkpoint import float_dtype, require_held
 
 Cached = dict[str, Array]
 PastKeyValues = list[tuple[Cached, Array]]
@@ -37,15 +40,32 @@ def init_cache(
         config: of the model.
         batch_size: B, the rows.
         max_length: tokens of a row.
-        dtype: of the keys and values, that of the model.
+        dtype: of the keys and values, that of the model, or its name, such as `bfloat16`.
 
     Returns:
         For each layer a pair: a dict of `key` and `value`, zeros (B, K, T, H) with the capacity T;
         and how many tokens each row holds, zeros of int32 (B,).
 
     Raises:
-        ValueError: `max_length` is beyond `max_position_embeddings`.
+        ValueError: `max_length` is beyond `max_position_embeddings`; sizes that are none; or a
+            dtype that weights cannot have, or that JAX would cut.
+        TypeError: something else than a config.
     """
+    require_config(config)
+    if is_symbolic_dim(batch_size):  # while `jax.export` traces for any number of rows
+        _, max_length = check_size(1, max_length)
+    else:
+        batch_size, max_length = check_size(batch_size, max_length)
+    return empty_cache(config, batch_size, max_length, require_held(float_dtype(dtype)))
+
+
+def empty_cache(
+    config: DIYConfig,
+    batch_size: Any,  # also a dimension of `jax.export` that is not known yet
+    max_length: int,
+    dtype: Any,
+) -> PastKeyValues:
+    """What `init_cache` returns, for what a model has checked; compiled code may call it, too."""
     capacity = capacity_for(max_length, config.max_position_embeddings)
     shape = (batch_size, config.kv_heads, capacity, config.head_size)
     return [

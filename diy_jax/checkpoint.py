@@ -99,8 +99,22 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
         ValueError: weights cannot have it.
     """
     with contextlib.suppress(TypeError):  # of another framework
-        dtype = dtype if isinstance(dtype, str) else np.dtype(dtype)
+        dtype = dtype if dtype is None or isinstance(dtype, str) else np.dtype(dtype)
     return dtype_of(str(dtype))
+
+
+def require_held(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype, which JAX can hold.
+
+    Raises:
+        ValueError: float64, and JAX has it switched off; it would silently cut it.
+    """
+    if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "float64 needs JAX's 64-bit mode: jax.config.update('jax_enable_x64', True), or a "
+            "`with jax.enable_x64(True):` block"
+        )
+    return dtype
 
 
 def to_numpy(array: Any) -> NDArray[Any]:
@@ -114,10 +128,5 @@ def to_array(array: NDArray[Any], dtype: Any = None) -> jax.Array:
     Raises:
         ValueError: float64 is asked for and JAX has it switched off; it would silently cut it.
     """
-    wanted = np.dtype(array.dtype if dtype is None else dtype)
-    if wanted == np.float64 and not jax.config.read("jax_enable_x64"):
-        raise ValueError(
-            "float64 needs JAX's 64-bit mode: jax.config.update('jax_enable_x64', True), or a "
-            "`with jax.enable_x64(True):` block"
-        )
+    wanted = require_held(np.dtype(array.dtype if dtype is None else dtype))
     return jnp.array(rounded(array, wanted))

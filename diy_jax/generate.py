@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from diy_core.capacity import capacity_for
 from diy_core.generation import NOT_FINITE, GenerateOutput, OnTokens, Rows, require_model
-from diy_jax.cache import PastKeyValues, grow_cache, init_cache
+from diy_jax.cache import PastKeyValues, empty_cache, grow_cache
 from diy_jax.given_weights import plain_weights
 from diy_jax.inputs import as_numpy
 
@@ -70,7 +70,7 @@ def generate(
     )
     limit = model.config.max_position_embeddings
     batch, longest = rows.prompts.shape
-    past = init_cache(model.config, batch, longest, model.dtype)
+    past = empty_cache(model.config, batch, longest, model.dtype)
     capacity = capacity_for(longest, limit)
     ids, lengths = np.pad(rows.prompts, ((0, 0), (0, capacity - longest))), rows.prompt_lengths
     while True:

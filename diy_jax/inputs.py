@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from diy_core import validate, validate_cache
 from diy_core.arrays import as_host_array, renumbered, signed
 from diy_core.config import DIYConfig
-from diy_jax.cache import PastKeyValues, grow_cache, init_cache
+from diy_jax.cache import PastKeyValues, empty_cache, grow_cache
 from diy_jax.random import raw_key
 
 _INT32 = np.iinfo(np.int32)
@@ -134,7 +134,7 @@ def prepare_cache(
     """
     batch, columns = ids.shape
     if past_key_values is None:
-        return init_cache(config, batch, columns, dtype)
+        return empty_cache(config, batch, columns, dtype)
     validate_cache.check_layers(past_key_values, (jax.Array, np.ndarray))
     layers = [
         (cached, as_array("past_key_values position", position))

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from diy_core.capacity import SMALLEST, capacity_for
-from diy_core.config import DIYConfig
+from diy_core.config import DIYConfig, require_config
+from diy_core.validate_cache import check_size
+from diy_torch.checkpoint import float_dtype
 
 Cached = dict[str, Tensor]
 PastKeyValues = list[tuple[Cached, Tensor]]
@@ -23,7 +25,7 @@ def init_cache(
     config: DIYConfig,
     batch_size: int,
     max_length: int = SMALLEST,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     device: torch.device | str | None = None,
 ) -> PastKeyValues:
     """An empty cache with room for `max_length` tokens a row, rounded up to a capacity.
@@ -35,7 +37,7 @@ def init_cache(
         config: of the model.
         batch_size: B, the rows.
         max_length: tokens of a row.
-        dtype: of the keys and values, that of the model.
+        dtype: of the keys and values, that of the model, or its name, such as `bfloat16`.
         device: where the cache lives; None is the CPU.
 
     Returns:
@@ -43,8 +45,23 @@ def init_cache(
         and how many tokens each row holds, zeros of int32 (B,).
 
     Raises:
-        ValueError: `max_length` is beyond `max_position_embeddings`.
+        ValueError: `max_length` is beyond `max_position_embeddings`; sizes that are none; or a
+            dtype that weights cannot have.
+        TypeError: something else than a config.
     """
+    require_config(config)
+    batch_size, max_length = check_size(batch_size, max_length)
+    return empty_cache(config, batch_size, max_length, float_dtype(dtype), device)
+
+
+def empty_cache(
+    config: DIYConfig,
+    batch_size: int,
+    max_length: int,
+    dtype: torch.dtype,
+    device: torch.device | str | None,
+) -> PastKeyValues:
+    """What `init_cache` returns, for what a model has checked; compiled code may call it, too."""
     capacity = capacity_for(max_length, config.max_position_embeddings)
     shape = (batch_size, config.kv_heads, capacity, config.head_size)
     return [

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from diy_core.generation import NOT_FINITE, GenerateOutput, OnTokens, Rows, require_model
-from diy_torch.cache import PastKeyValues, grow_cache, init_cache
+from diy_torch.cache import PastKeyValues, empty_cache, grow_cache
 from diy_torch.inputs import as_numpy
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def generate(
     weight = model.model.embed_tokens.weight
     limit = model.config.max_position_embeddings
     batch, longest = rows.prompts.shape
-    past = init_cache(model.config, batch, longest, weight.dtype, weight.device)
+    past = empty_cache(model.config, batch, longest, weight.dtype, weight.device)
     ids, lengths = rows.prompts, rows.prompt_lengths
     while True:
         tokens, past = _step(model, ids, lengths, past)

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from diy_core import validate, validate_cache
 from diy_core.arrays import as_host_array, renumbered, signed
 from diy_core.config import DIYConfig
-from diy_torch.cache import Cached, PastKeyValues, grow_cache, init_cache
+from diy_torch.cache import Cached, PastKeyValues, empty_cache, grow_cache
 
 _INT32 = torch.iinfo(torch.int32)
 
@@ -149,7 +149,7 @@ def prepare_cache(
     """
     batch, columns = ids.shape
     if past_key_values is None:
-        return init_cache(config, batch, columns, dtype, ids.device)
+        return empty_cache(config, batch, columns, dtype, ids.device)
     validate_cache.check_layers(past_key_values, Tensor)
     layers = [
         (cached, as_tensor("past_key_values position", position).to(ids.device))

@@ -27,7 +27,7 @@ WITHOUT_A_TWIN = {"orbax_files.py", "orbax_store.py", "linear.py"}  # torch has 
 # What differs because the frameworks do: an array type, arrays given to modules or to a dict,
 # parameters inside the model or beside it.
 NAMES_IN_JAX = {"as_tensor": "as_array", "to_tensor": "to_array", "assign_weights": "build_params"}
-ONLY_IN_JAX = {"init_params"}
+ONLY_IN_JAX = {"init_params", "require_held"}  # torch holds every dtype
 ONLY_IN_TORCH: set[str] = set()
 OWN_PARAMETERS = {"device", "params", "self", "cls"}
 OTHER_SIGNATURES = {"as_tensor", "to_tensor", "assign_weights", "to_numpy", "__init__"}

@@ -42,6 +42,8 @@ doors = {
         lambda config: diy_jax.DIYForCausalLM(config).init(jax.random.key(0), ids),
         lambda config: diy_jax.DIYModel(config).init(jax.random.key(0), ids),
         diy_jax.init_params,
+        lambda config: diy_torch.init_cache(config, 2),
+        lambda config: diy_jax.init_cache(config, 2),
         lambda config: parity.to_flax({}, config),
         lambda config: parity.to_torch({}, config),
     ],
@@ -71,7 +73,7 @@ def test_what_is_wanted_at_each_door() -> None:
         check=True,
     )
     said = json.loads(done.stdout)
-    assert (len(said["path"]), len(said["config"])) == (9 * 5, 7 * 4)
+    assert (len(said["path"]), len(said["config"])) == (9 * 5, 9 * 4)
     for number, value, kind, text in said["path"]:
         wanted = f" must be a path, as text or pathlib.Path, got {value}"
         assert (kind, wanted in text) == ("TypeError", True), (number, value, text)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from diy_jax import PastKeyValues, grow_cache, init_cache
 from diy_jax.cache import update_cache
@@ -56,6 +58,49 @@ def test_no_cache_reaches_beyond_max_position_embeddings() -> None:
         init_cache(CONFIG, 3, 101)
     with pytest.raises(ValueError, match=message):
         grow_cache(init_cache(CONFIG, 3), 101, 100)
+
+
+@pytest.mark.parametrize("rows", [0, -1, True, np.True_])
+def test_a_cache_has_rows(rows: int) -> None:
+    words = f"batch_size must be an integer of at least 1, got {rows!r}"
+    with pytest.raises(ValueError, match=words):
+        inspect.unwrap(init_cache)(CONFIG, rows)
+
+
+@pytest.mark.parametrize("length", [-1, False, 8.0, None])
+def test_the_room_of_a_cache_is_a_number_of_tokens(length: Any) -> None:
+    words = f"max_length must be an integer of at least 0, got {length}"
+    with pytest.raises(ValueError, match=words):
+        inspect.unwrap(init_cache)(CONFIG, 2, length)
+
+
+def test_sizes_may_be_integers_of_numpy() -> None:
+    past = inspect.unwrap(init_cache)(CONFIG, np.int64(2), np.int32(65))
+    assert past[0][0]["key"].shape == (2, 2, 100, 4)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "f4", "half", "float8_e4m3fn", "None"])
+def test_a_dtype_that_weights_cannot_have_is_refused(dtype: str) -> None:
+    with pytest.raises(ValueError, match="is not supported; choose one of bfloat16, float16, fl"):
+        init_cache(CONFIG, 2, dtype=dtype)
+
+
+def test_a_dtype_may_be_a_name() -> None:
+    assert init_cache(CONFIG, 2, dtype="bfloat16")[0][0]["key"].dtype == jnp.bfloat16
+
+
+def test_float64_that_jax_would_cut_is_refused() -> None:
+    with jax.enable_x64(False), pytest.raises(ValueError, match="float64 needs JAX's 64-bit mode"):
+        init_cache(CONFIG, 2, dtype="float64")
+
+
+def test_a_cache_may_have_any_number_of_rows_while_it_is_exported() -> None:
+    def key(ids: Any) -> Any:
+        return inspect.unwrap(init_cache)(CONFIG, ids.shape[0], 4)[0][0]["key"]
+
+    ids = jax.ShapeDtypeStruct(export.symbolic_shape("b, 4"), jnp.int32)
+    (key_of_any,) = export.export(jax.jit(key))(ids).out_avals
+    assert str(key_of_any.shape) == "(b, 2, 64, 4)"
 
 
 def test_each_layer_has_memory_of_its_own() -> None:
