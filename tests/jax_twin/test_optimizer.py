@@ -99,6 +99,17 @@ def test_clipping_is_that_of_torch(scale: float) -> None:
         np.testing.assert_allclose(one, expected, rtol=1e-15)
 
 
+@pytest.mark.parametrize("mean", [0.0, 1e-3])
+def test_the_norm_of_large_gradients_is_that_of_float64(mean: float) -> None:
+    arrays = [
+        np.random.default_rng(i).normal(mean, 1e-3, size).astype(np.float32)
+        for i, size in enumerate([(4096, 512), (512, 4096), (512,)])
+    ]
+    _, norm = clip_by_global_norm([jnp.asarray(array) for array in arrays], 0.0)
+    wanted = np.sqrt(sum((array.astype(np.float64) ** 2).sum() for array in arrays))
+    assert float(norm) == pytest.approx(wanted, rel=8 * 2.0**-23)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_moments_have_the_dtype_of_the_parameters(dtype: str) -> None:

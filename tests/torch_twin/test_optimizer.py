@@ -86,9 +86,21 @@ def test_clipping_is_that_of_torch(scale: float) -> None:
     parameters = [torch.nn.Parameter(torch.zeros(5, 2, dtype=torch.float64)) for _ in arrays]
     for parameter, array in zip(parameters, arrays, strict=True):
         parameter.grad = torch.from_numpy(array.copy())
-    assert norm.item() == torch.nn.utils.clip_grad_norm_(parameters, 0.5).item()
+    wanted = torch.nn.utils.clip_grad_norm_(parameters, 0.5).item()
+    assert norm.item() == pytest.approx(wanted, rel=1e-15)
     for one, other in zip(ours, parameters, strict=True):
-        np.testing.assert_array_equal(one.numpy(), other.grad)
+        np.testing.assert_allclose(one.numpy(), other.grad, rtol=1e-15)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e-3])
+def test_the_norm_of_large_gradients_is_that_of_float64(mean: float) -> None:
+    arrays = [
+        np.random.default_rng(i).normal(mean, 1e-3, size).astype(np.float32)
+        for i, size in enumerate([(4096, 512), (512, 4096), (512,)])
+    ]
+    norm = clip_by_global_norm([torch.from_numpy(array) for array in arrays], 0.0)
+    wanted = np.sqrt(sum((array.astype(np.float64) ** 2).sum() for array in arrays))
+    assert float(norm) == pytest.approx(wanted, rel=8 * 2.0**-23)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
