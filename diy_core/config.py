@@ -155,7 +155,13 @@ class DIYConfig:
 
         Raises:
             ValueError: the file asks for something that this model does not do; it says what.
+            TypeError: `values` is no mapping.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                "values must be the content of a config.json, as a dict (of a config of "
+                f"transformers its to_dict()), got {type(values).__name__}"
+            )
         fields = {key: values.get(key, absent) for key, absent in ABSENT_IN_FILE.items()}
         refuse_unsupported(values, fields["max_position_embeddings"])
         if fields["attention_dropout"] is None:  # as transformers' config may have it
@@ -210,6 +216,11 @@ def require_config(config: object) -> None:
     Raises:
         TypeError: it is none; the message says how to make one.
     """
+    if not isinstance(config, DIYConfig) and hasattr(config, "to_dict"):
+        raise TypeError(
+            f"config must be a DIYConfig, got {type(config).__name__}: "
+            "DIYConfig.from_dict(config.to_dict()) makes one of it"
+        )
     if not isinstance(config, DIYConfig):
         raise TypeError(
             "config must be a DIYConfig (DIYConfig.from_pretrained reads a directory, from_dict "

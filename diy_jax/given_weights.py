@@ -47,6 +47,12 @@ def plain_weights(weights: Any) -> dict[str, Any]:
         for path, leaf in flatten(joined).items()
         if not _is_random(leaf)
     }
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in flat.values()):
+        raise CheckpointError(
+            "params",
+            "are traced, as inside of jax.jit, and have no values there: make this call outside of "
+            "it (generate compiles its steps itself)",
+        )
     faults = [f"parameter {'/'.join(p)} {f}" for p, leaf in flat.items() if (f := _fault(leaf))]
     if faults:
         raise CheckpointError("params", faults)

@@ -89,6 +89,11 @@ def places_of(
     mask: Mask | None,
 ) -> tuple[Places, list[str]]:
     """Where every parameter is in a torch optimizer, and what is wrong with its groups."""
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+        refuse(
+            "the torch side must be what the optimizer's state_dict() gives, with state and "
+            f"param_groups, got {type(state_dict).__name__}"
+        )
     groups, rows = state_dict["param_groups"], tensors(config)
     every = [(index, group) for group in groups for index in group["params"]]
     stored = [name for group in groups for name in group.get("param_names", [])]

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diy_core import DIYConfig, RopeScaling
+from diy_core.config import require_config
 from diy_core.rope import inverse_frequencies
 
 SMALL: dict[str, Any] = {
@@ -349,6 +350,15 @@ def test_transformers_reads_what_is_written(tmp_path: Path, scaling: RopeScaling
     theirs.save_pretrained(tmp_path)
     read = DIYConfig.from_pretrained(tmp_path)
     assert dataclasses.replace(read, extra={}) == dataclasses.replace(config, extra={})
+
+
+def test_a_config_of_transformers_is_not_one_and_the_way_is_named() -> None:
+    theirs = transformers.LlamaConfig(vocab_size=100, num_hidden_layers=1)
+    with pytest.raises(TypeError, match=r"to_dict\(\)\), got LlamaConfig$"):
+        DIYConfig.from_dict(theirs)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got LlamaConfig: DIYConfig\.from_dict\(config\.to_dict"):
+        require_config(theirs)
+    require_config(DIYConfig.from_dict(theirs.to_dict()))
 
 
 def test_an_absent_key_means_what_transformers_takes_it_to_mean() -> None:

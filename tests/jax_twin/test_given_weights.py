@@ -112,6 +112,14 @@ def test_arrays_that_a_step_has_taken_are_named() -> None:
         plain_weights({"params": {"model": {"w": taken}}})
 
 
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad, jax.vmap])
+def test_arrays_without_values_inside_of_a_transformation_are_named(
+    transform: Callable[..., Any],
+) -> None:
+    with pytest.raises(CheckpointError, match=r"params: are traced, .*: make this call outside"):
+        transform(lambda w: plain_weights({"params": {"model": {"w": w}}}))(jnp.ones(3))
+
+
 def test_layers_in_one_array_are_named() -> None:
     built = build(tiny(), jnp.float32)
     layers = [built.params["model"][f"layers_{i}"] for i in range(2)]

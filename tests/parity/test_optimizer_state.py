@@ -467,6 +467,12 @@ def test_names_that_are_unknown_or_wrong(run: TorchRun, template: Any) -> None:
     assert "names differ from the param_names" in str(error)
 
 
+def test_an_optimizer_in_place_of_its_state_is_named(run: TorchRun, template: Any) -> None:
+    words = "must be what the optimizer's state_dict() gives, with state and param_groups, got "
+    assert words + "dict" in str(refused({"state": {}}, template))
+    assert words + "dict" in str(torch_refused(template, run.optimizer.state_dict()["state"]))
+
+
 def test_kinds_of_torch_optimizers_that_are_not_adamw(template: Any) -> None:
     model = diy_torch.DIYForCausalLM(TIED, seed=0)
     optimizer, _ = new_optimizer(model, amsgrad=True)
