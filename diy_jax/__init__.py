@@ -1,4 +1,15 @@
-"""The JAX/Flax twin of one Llama-style causal language model."""
+"""The JAX/Flax twin of one Llama-style causal language model.
+
+    model, params = DIYForCausalLM.from_pretrained(DIR)    # a Linen module, and its params
+    logits = jax.jit(model.apply)({"params": params}, input_ids, attention_mask)  # (B, S, V)
+    out = generate(model, params, [[1, 2], [3]], max_new_tokens=8)  # compiles its steps itself
+    model.save_pretrained(DIR, params)                     # transformers loads it
+
+Padding is on the right. A new model is `DIYForCausalLM(config)` with `init_params(config, seed=0)`,
+and `DIYConfig.from_pretrained(DIR)` or `DIYConfig.from_dict(config.to_dict())` of one of
+transformers. Text becomes ids in `diy_core.tokenizer.Tokenizer`; weights go to the PyTorch twin and
+back with `parity.to_torch` and `parity.to_flax`.
+"""
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
 from diy_core.generation import GenerateOutput

@@ -61,11 +61,12 @@ def _held_out(hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
     chosen: NDArray[np.bool_] = hashes <= np.partition(hashes, count - 1)[count - 1]
     if chosen.all():
         different = len(np.unique(hashes))
+        alike = f", {different} of them different" if hashes.size > 1 else ""
         raise DataError(
             SOURCES,
-            f"hold {counted(hashes.size, 'document')}, {different} of them different: too few for "
-            f"a validation share of {share}. Give what separates the documents of a text file "
-            "(separator=TEXT), more documents, or a share of 0",
+            f"{counted(hashes.size, 'document')}{alike}: too few for a validation share of "
+            f"{share}. Give what separates the documents of a text file (separator=TEXT), more "
+            "documents, or a share of 0",
         )
     return chosen
 

@@ -246,7 +246,7 @@ def test_options_out_of_range_and_targets_in_the_way(tmp_path: Path) -> None:
         ({"validation": 1.0}, "validation must be a share"),
         ({"workers": 0}, "workers must be 1 or more, got 0"),
         ({"separator": ""}, "separator must not be empty"),
-        ({"validation": 0.5}, "2 documents, 1 of them different: too few"),
+        ({"validation": 0.5}, "sources: 2 documents, 1 of them different: too few"),
     ):
         with pytest.raises(ValueError, match=message):
             prepare(source, tmp_path / "out", tokenizer="bytes", **options)  # type: ignore[arg-type]
