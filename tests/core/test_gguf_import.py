@@ -328,14 +328,15 @@ def rope_factors(scaling, theta=500000.0):
     return np.array(factors, dtype=np.float32)
 
 
-@pytest.mark.parametrize("theta", [500000.0, 10000.0])
-def test_the_rotary_factors_of_llama_3_1_are_recognised(source, target, theta):
-    factors = rope_factors(LLAMA3, theta)
+@pytest.mark.parametrize(("theta", "factor"), [(500000.0, 8.0), (10000.0, 8.0), (500000.0, 32.0)])
+def test_the_rotary_factors_of_llama_3_are_recognised(source, target, theta, factor):
+    scaling = dataclasses.replace(LLAMA3, factor=factor)
+    factors = rope_factors(scaling, theta)
     found = import_gguf(
         tiny(source, llama__rope__freq_base=theta, extra={"rope_freqs.weight": factors}), target
     )
-    assert ((factors > 1) & (factors < 8)).any()  # the blend between is tested, too
-    assert found.rope_scaling == LLAMA3
+    assert ((factors > 1) & (factors < factor)).any()  # the blend between is tested, too
+    assert found.rope_scaling == scaling
     plain = dataclasses.replace(found, rope_scaling=None)
     ratio = inverse_frequencies(plain) / inverse_frequencies(found)
     np.testing.assert_allclose(ratio, factors, rtol=1e-5)

@@ -21,6 +21,7 @@ TEXTS = [
     "the quick brown fox",
     " the  quick",
     "the</s><s> quick<tool>fox<tool> the",
+    "the<unk> fox",
     "line\n\n\ttab\r\n",
     "你好 🙂 é é ½²",
     "foxes' dog2024, the\u2581fox",
