@@ -15,6 +15,7 @@ from diy_core import CheckpointError
 from diy_core.buffers import is_buffer
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.mapping import tensors
+from diy_core.rope_scaling import RopeScaling
 from tests.tiny_checkpoints import CONFIG, HEAD, UNTIED, Arrays, put, same, weights
 
 BUFFERS = {
@@ -84,7 +85,7 @@ def with_buffers(path: Path, buffers: Arrays) -> list[str]:
 LAYERS = [f"model.layers.{i}.self_attn.rotary_emb" for i in range(2)]
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 def test_tables_that_follow_from_the_config_are_dropped(tmp_path: Path, dtype: type) -> None:
     buffers = {f"{layer}.inv_freq": table(dtype=dtype) for layer in LAYERS}
     assert with_buffers(tmp_path, buffers) == [
@@ -94,6 +95,17 @@ def test_tables_that_follow_from_the_config_are_dropped(tmp_path: Path, dtype: t
     assert with_buffers(tmp_path, cached) == [
         "2 rotary tables were dropped: they follow from the config"
     ]
+
+
+@pytest.mark.parametrize("factor", [4.0, 1.0, 2.0])
+def test_a_stretched_rope_may_have_its_table_stretched_or_as_old_files_have_it(
+    tmp_path: Path, factor: float
+) -> None:
+    scaling = RopeScaling(rope_type="linear", factor=4.0)
+    config = dataclasses.replace(CONFIG, rope_scaling=scaling)
+    arrays = weights(config) | {f"{LAYERS[0]}.inv_freq": (table() / factor).astype(np.float32)}
+    (note,) = HFReader(put(tmp_path, arrays, config)).notes
+    assert ("other frequencies" in note) == (factor == 2)
 
 
 @pytest.mark.parametrize("wrong", ["values", "shape"])
