@@ -1,8 +1,9 @@
 """What a record of a data set holds: which of its columns is learnt, and which say how.
 
     text                     a text, or the column that `field` names
-    messages, conversations  a chat; beside it tools (or functions), documents, system (or
-                             system_prompt, system_message), chat_template_kwargs
+    messages, conversations  a chat, or one as JSON in a text; beside it tools (or functions),
+                             documents, system (or system_prompt, system_message) and
+                             chat_template_kwargs
     prompt and completion    two texts, or two stretches of a chat; the completion is learnt
 
 All other columns are passed over and named. A record that could be read in two ways, that is made
@@ -85,6 +86,8 @@ def read_record(
     held = {name: value for name, value in row.items() if value is not None}
     if len(held) < len(row) and _has_nothing(row, held, wanted):
         return "", list(held)
+    for name in (MESSAGES, CONVERSATIONS):
+        held |= {name: _chat_in_text(held[name])} if isinstance(held.get(name), str) else {}
     form = wanted if wanted in held else _only_form(held, wanted)
     value = held[form]
     if form == PROMPT and wanted != PROMPT:
@@ -122,6 +125,17 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _chat_in_text(text: str) -> str | list[Any]:
+    """The turns of a chat that is JSON in a text, as tables without nested columns hold it."""
+    if not text.lstrip().startswith("["):
+        return text
+    try:
+        turns = parse(text)
+    except ValueError:
+        return text  # it only begins with a bracket
+    return turns if turns and all(isinstance(turn, dict) for turn in turns) else text
 
 
 def _has_nothing(row: Mapping[str, Any], held: Mapping[str, Any], wanted: str | None) -> bool:

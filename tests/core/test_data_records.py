@@ -650,3 +650,19 @@ def test_an_error_names_its_line(tmp_path: Path) -> None:
     file.write_text('{"text": "a"}\n{"text": "a", "messages": [{}]}\n')
     with pytest.raises(DataError, match=r"a\.jsonl, line 2: holds 'text' and 'messages'"):
         prepare(file, tmp_path / "out", tokenizer="bytes")
+
+
+@pytest.mark.parametrize("wanted", [None, "messages"])
+def test_a_chat_that_is_json_in_a_text_is_a_chat(wanted: str | None) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
+    row = {"messages": json.dumps(turns)}
+    assert read_record(row, wanted) == read_record({"messages": turns}, wanted)
+    shared = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    document, _ = read_record({"conversations": json.dumps(shared)})
+    assert isinstance(document, Chat)
+    assert [m["content"] for m in document.messages] == ["a", "b"]
+
+
+@pytest.mark.parametrize("text", ["[a note] in brackets", "[1, 2]", "[]"])
+def test_a_text_that_begins_with_a_bracket_stays_a_text(text: str) -> None:
+    assert read_record({"messages": text}, "messages")[0] == text
