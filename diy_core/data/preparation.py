@@ -80,9 +80,9 @@ def prepare(
             separate, what was passed over and why, what Ctrl-C leads to.
 
     Raises:
-        DataError: a source that is missing or empty, cannot be read, with its place, or changes
-            meanwhile; no documents; `out` exists, may not be written, or another process prepares
-            it.
+        DataError: a source that is missing or empty, or cannot be read, with its place; a source or
+            the tokenizer changes meanwhile; no documents; `out` exists, may not be written, or
+            another process prepares it.
         CheckpointError: no readable tokenizer.
         ValueError: an option out of range.
         DiskFull: there is no room for the shards, or for what is made of them.
@@ -101,9 +101,10 @@ def prepare(
     say = complain if progress else _say_nothing
     out = Path(os.path.realpath(place(out, "out")))
     _check_target(out, overwrite)
-    encoder = Encoder(tokenizer)
-    found = survey(sources)
     opened = Sources()
+    with opened.recording():  # hashed later, and read again by each worker
+        encoder = Encoder(tokenizer)
+    found = survey(sources)
     with opened.recording():
         work = plan(found, separator, field)
     files, shards = work.sources, work.shards
@@ -176,7 +177,7 @@ def _bar(
 
 
 def _require_unchanged(opened: Sources, folder: Path) -> None:
-    """Raise where a source is no longer what it was when it was hashed; no shard is kept then."""
+    """Raise where a source or the tokenizer is no longer what it was; no shard is kept then."""
     try:
         with data_errors():
             opened.require_unchanged()

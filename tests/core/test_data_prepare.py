@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -389,3 +390,37 @@ def test_a_place_where_nothing_can_be_made_is_named_as_it_was_given() -> None:
     with pytest.raises(OSError) as caught:
         prepare("builtin:pydoc", "/proc/out", tokenizer="bytes")
     assert caught.value.filename == "/proc/out"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("moment", ["survey", "begin_or_go_on"])
+def test_a_tokenizer_that_is_replaced_meanwhile_is_refused_and_its_shards_are_not_kept(
+    tmp_path: Path,
+    small_shards: None,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    workers: int,
+) -> None:
+    read = tokenizer(tmp_path / "tokenizer")
+    file = read / "tokenizer.json"
+    kept = file.read_text()
+    values = json.loads(kept)
+    vocab = values["model"]["vocab"]
+    vocab["q"], vocab["z"] = vocab["z"], vocab["q"]
+    other = json.dumps(values)
+    act = getattr(preparation, moment)
+
+    def act_and_replace(*arguments: Any) -> Any:
+        (tmp_path / "next").write_text(other)
+        (tmp_path / "next").replace(file)
+        return act(*arguments)
+
+    source, out = jsonl(tmp_path / "a.jsonl", [{"text": "quiz"}] * 20), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, moment, act_and_replace)
+        with pytest.raises(DataError, match=r"tokenizer\.json: was changed or replaced"):
+            prepare(source, out, tokenizer=read, workers=workers)
+    assert not list(tmp_path.glob(".out*"))
+    assert not out.exists()
+    file.write_text(kept)
+    assert prepare(source, out, tokenizer=read)[0].size
