@@ -392,8 +392,7 @@ def test_a_place_where_nothing_can_be_made_is_named_as_it_was_given() -> None:
     assert caught.value.filename == "/proc/out"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("moment", ["survey", "begin_or_go_on"])
+@pytest.mark.parametrize(("moment", "workers"), [("survey", 1), ("begin_or_go_on", 2)])
 def test_a_tokenizer_that_is_replaced_meanwhile_is_refused_and_its_shards_are_not_kept(
     tmp_path: Path,
     small_shards: None,
