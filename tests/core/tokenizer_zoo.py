@@ -204,6 +204,12 @@ def _elsewhere():
         configured(additional_special_tokens=["<|im_end|>"])
         | {"added_tokens": {text: END + i for i, text in enumerate(CHAT)}},
     )
+    # A special token stands in the text as it is written, others as the normaliser has them.
+    yield (
+        "added_tokens.json, normalised",
+        configured(BYTE | {"normalizer": {"type": "Lowercase"}}, extra_special_tokens=["<|IM_END|>"])
+        | {"added_tokens": {"<|IM_END|>": END, "The": END + 1}},
+    )
     yield "added_tokens.json, a known id", PLAIN | {"added_tokens": {"<tool>": 2}}
     yield (
         "added_tokens.json, a word",
@@ -263,6 +269,10 @@ def _elsewhere():
         "special_tokens_map.json beside a decoder",
         configured(added_tokens_decoder=IDS)
         | {"special_tokens_map": {"eos_token": "<tool>", "pad_token": "<pad>"}},
+    )
+    yield (
+        "special_tokens_map.json, extra tokens by role",
+        PLAIN | {"special_tokens_map": {"extra_special_tokens": {"tool_token": "<tool>"}}},
     )
     yield (
         "special_tokens_map.json with flags",
