@@ -9,7 +9,7 @@ from typing import Any
 from diy_core.data.contents import Contents
 from diy_core.data.counts import Counts
 from diy_core.data.files import DataError
-from diy_core.data.json_values import Refused, Values
+from diy_core.data.json_values import NUL, Refused, Values, texts_in
 from diy_core.data.records import (
     Chat,
     Completion,
@@ -24,7 +24,6 @@ from diy_core.system.limits import how_to_raise, limit
 from diy_core.utf8 import NotUTF8, decode
 
 _KINDS: dict[type, str] = {str: "text", Chat: "chat", Completion: "completion"}
-_NUL = "\\u0000"  # as JSON writes it, and in no other way
 _MARK = "\ufeff"  # where a file begins it says UTF-8 and is no text
 
 
@@ -48,19 +47,6 @@ def advice_on_line(text: str) -> str | None:
     if text.startswith("{") and re.search(r"}\s*{", text):
         return "it looks like several objects in a line. jq -c . puts each on its own"
     return None
-
-
-def _texts_in(row: dict[str, Any]) -> Iterator[str]:
-    """All texts of a record, and names."""
-    pending: list[Any] = [row]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            pending += [*value, *value.values()]
-        elif isinstance(value, list):
-            pending += value
 
 
 def _is_longer(text: str, most: int) -> bool:
@@ -142,7 +128,7 @@ class Documents:
                 except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits
                     why = advice_on_line(text) or "each line of a .jsonl file is one object"
                     raise DataError(where, f"is no JSON ({error}): {why}") from error
-                yield where, self._document(row, where, may_hold_nul=_NUL in text)
+                yield where, self._document(row, where, may_hold_nul=NUL in text)
             at += len(line) + 1
 
     def _content(self, part: Part) -> bytes:
@@ -169,7 +155,7 @@ class Documents:
         for number, row in enumerate(rows, part.line):
             where = f"{part.path}, row {number}"
             held = {name: without_nulls(value) for name, value in row.items()}
-            if any(_is_longer(text, most) for text in _texts_in(held)):
+            if any(_is_longer(text, most) for text in texts_in(held)):
                 raise DataError(
                     where,
                     f"has a text of more than {most} bytes: write it as several, or, "
@@ -184,7 +170,7 @@ class Documents:
             kind = f"is no object but {type(row).__name__}: "
             raise DataError(where, kind + (advice or str(row)[:80]))
         # A raw one was refused with its byte.
-        if may_hold_nul and any("\0" in text for text in _texts_in(row)):
+        if may_hold_nul and any("\0" in text for text in texts_in(row)):
             raise DataError(
                 where,
                 "holds a NUL (\\u0000 in JSON), which no text holds: remove it, or the record",

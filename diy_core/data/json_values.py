@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from diy_core.errors import CheckpointError
 from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.parsing import parse_json, require_shallow
 
+NUL = "\\u0000"  # as JSON writes it, and in no other way
 # A text in JSON, with what stands behind a backslash; it never goes back, however long it is.
 _TEXT = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
@@ -59,12 +61,28 @@ def parse(text: str) -> Any:
     """The value of a text that is itself a value in a record, such as tools.
 
     Raises:
-        ValueError: `is no JSON`, or is too large or too deep; that begins the message.
+        ValueError: `is no JSON`, is too large or too deep, or holds a NUL; that begins the message.
     """
     try:
-        return parse_json(text, "", said="is no JSON", halves=True)
+        value = parse_json(text, "", said="is no JSON", halves=True)
     except CheckpointError as error:
         raise ValueError(error.faults[0]) from error
+    if NUL in text and any("\0" in part for part in texts_in(value)):
+        raise ValueError(f"holds a NUL ({NUL} in JSON), which no text holds: remove it")
+    return value
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """All texts of a value, and the names in it."""
+    pending: list[Any] = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            pending += [*value, *value.values()]
+        elif isinstance(value, list):
+            pending += value
 
 
 def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -35,6 +35,13 @@ from diy_core.data.turns import read_turns
 TEXT, MESSAGES, CONVERSATIONS, PROMPT = "text", "messages", "conversations", "prompt"
 _COMPLETION = "completion"
 _ALPACA = {"instruction", "output"}
+# A prompt and its completion under other names.
+_PAIRS = (
+    *((PROMPT, "response"), (PROMPT, "answer"), (PROMPT, "output")),
+    *(("question", "answer"), ("question", "response"), ("question", "output")),
+    *(("input", "output"), ("query", "response"), ("query", "answer")),
+    *(("instruction", "response"), ("problem", "solution")),
+)
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,11 @@ def _chat_in_text(text: str) -> str | list[Any]:
         turns = parse(text)
     except ValueError:
         return text  # it only begins with a bracket
-    return turns if turns and all(isinstance(turn, dict) for turn in turns) else text
+    return turns if _are_turns(turns) else text
+
+
+def _are_turns(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
 def _has_nothing(row: Mapping[str, Any], held: Mapping[str, Any], wanted: str | None) -> bool:
@@ -167,8 +178,14 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
             "holds Alpaca's instruction and output, and how these become one text is said nowhere "
             "in the data: write messages, or prompt and completion"
         )
-    listed = ", ".join(f"{key} ({type(value).__name__})" for key, value in held.items())
     texts = [key for key, value in held.items() if isinstance(value, str) and value.strip()]
+    if pair := next((pair for pair in _PAIRS if {*pair} <= {*texts}), None):
+        raise ValueError(
+            f"holds {pair[0]} and {pair[1]}: call them {PROMPT} and {_COMPLETION}, of which the "
+            "second is learnt, or write messages"
+        )
+    texts = [key for key, value in held.items() if _are_turns(value)] or texts
+    listed = ", ".join(f"{key} ({type(value).__name__})" for key, value in held.items())
     raise ValueError(
         f"has no text in {wanted or TEXT!r} and no list in 'messages', but {listed or 'nothing'}: "
         + (f"name the column to learn (field={texts[0]!r}), or " if texts else "")

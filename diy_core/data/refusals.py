@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from diy_core.data.turns import OPPOSITE
+
 # Columns of other kinds of training, where they hold texts or lists; of KTO_TAG true or false.
 PREFERENCES = ("rejected", "rejected_response", "rejected_messages", "non_preferred_output")
 KTO_TAG, STEPWISE = "kto_tag", "completions"
@@ -14,9 +16,16 @@ _WEIGHTS = (
     *("weight", "weights", "loss_scale", "train_weight", "training_weight", "token_weights"),
     *(f"{what}_weight{s}" for what in _WEIGHED for s in ("", "s")),
 )
-# Whether a record is learnt at all, where they hold true or false; of `masked` the opposite.
-_FLAGS = ("train", "training", "trainable", "train_on_turn", "loss", "masked")
+# Whether a record is learnt at all, where they hold true or false.
+_FLAGS = ("train", "training", "trainable", "train_on_turn", "loss", "compute_loss", "learn")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+# Where they are; a text of the web may have them of its page.
+_PLACES_OF_MEDIA = tuple(
+    f"{what}_{where}{s}"
+    for what in ("image", "video", "audio")
+    for where in ("path", "url", "file")
+    for s in ("", "s")
+)
 # Which tokens count, where the data come as token ids.
 _MASKS = ("completion_mask", "assistant_masks", "assistant_mask", "loss_mask", "labels")
 SYSTEM = ("system", "system_prompt", "system_message")
@@ -27,12 +36,20 @@ _REASONING = ("reasoning_content", "thinking")
 _TOOLS = (
     *("available_tools", "custom_tools", "builtin_tools", "xml_tools", "python_tools"),
     *("tool_definitions", "tool_schemas", "function_definitions", "function_schemas"),
+    *("tool_list", "function_list", "tools_json", "functions_json", "apis"),
 )
+# What a system message says, under names that mean it in some data set.
+_SYSTEM = (
+    *("systemPrompt", "system_instruction", "system_instructions", "sys_prompt", "preamble"),
+    *("developer", "developer_prompt", "developer_message", "instructions"),
+)
+_EARLIER = "history"  # turns
 # What chat_template_kwargs cannot say: it is decided by what is learnt.
 FIXED = {"messages", "chat_template", "continue_final_message", "add_generation_prompt"}
 COLUMNS = {
     *(*PREFERENCES, KTO_TAG, STEPWISE, "label", "mask"),
-    *(*_WEIGHTS, *_FLAGS, *_MEDIA, *_MASKS, *_TOOLS, *_REASONING),
+    *(*_WEIGHTS, *_FLAGS, *OPPOSITE, *_MEDIA, *_PLACES_OF_MEDIA, *_MASKS, *_TOOLS, *_REASONING),
+    *(*_SYSTEM, _EARLIER),
 }
 
 
@@ -90,6 +107,7 @@ def refuse_beside_a_chat(held: Mapping[str, Any]) -> None:
         ValueError: media, weights of records, preferences, tools under another name, or which
             tokens count.
     """
+    _refuse_media(held, _PLACES_OF_MEDIA, "a chat")
     _refuse_beside(held, "a chat", "give each message a weight of 0 or 1")
     _refuse_label(held, "a chat")
     _refuse_reasoning(held, "a chat", "make it a key of the message that it belongs to")
@@ -104,6 +122,16 @@ def refuse_beside_a_chat(held: Mapping[str, Any]) -> None:
             f"it so, give it in chat_template_kwargs if the chat template reads {found[0]}, or "
             "remove it"
         )
+    if found := [name for name in _SYSTEM if not is_empty(held.get(name))]:
+        raise ValueError(
+            f"holds {found[0]} beside a chat, and what the system says is read from system: name "
+            "it so, give it in chat_template_kwargs if the chat template reads it, or remove it"
+        )
+    if not is_empty(held.get(_EARLIER)):
+        raise ValueError(
+            f"holds {_EARLIER} beside a chat: put those turns at the beginning of the chat, or "
+            "remove it"
+        )
 
 
 def refuse_beside_a_completion(held: Mapping[str, Any]) -> None:
@@ -112,10 +140,13 @@ def refuse_beside_a_completion(held: Mapping[str, Any]) -> None:
     Raises:
         ValueError: what `refuse_beside_a_chat` refuses, or what only a chat template writes.
     """
+    _refuse_media(held, _PLACES_OF_MEDIA, "a completion")
     _refuse_beside(held, "a completion", "leave it out, and the records that should not count")
     _refuse_label(held, "a completion")
     _refuse_reasoning(held, "a completion", "make it part of the completion, or leave it out")
-    if found := [name for name in (*OF_CHATS, *_TOOLS) if not is_empty(held.get(name))]:
+    if found := [
+        name for name in (*OF_CHATS, *_TOOLS, *_SYSTEM, _EARLIER) if not is_empty(held.get(name))
+    ]:
         raise ValueError(
             f"holds {found[0]} beside a prompt and a completion that are texts, and only a chat "
             "template writes it: write both as lists of messages, or make it part of the prompt"
@@ -146,7 +177,7 @@ def refuse_read_by_template(passed_over: Iterable[str], names: Collection[str]) 
 
 
 _OTHER_KINDS = {*PREFERENCES, STEPWISE, KTO_TAG}
-_BESIDE = {*_MEDIA, *_WEIGHTS, *_FLAGS, *_MASKS}
+_BESIDE = {*_MEDIA, *_WEIGHTS, *_FLAGS, *OPPOSITE, *_MASKS}
 
 
 def is_empty(value: Any) -> bool:
@@ -156,17 +187,21 @@ def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, (Sequence, Mapping)) and not value)
 
 
-def _refuse_beside(held: Mapping[str, Any], what: str, remedy: str) -> None:
-    if found := [name for name in _MEDIA if not is_empty(held.get(name))]:
+def _refuse_media(held: Mapping[str, Any], names: Iterable[str], what: str) -> None:
+    if found := [name for name in names if not is_empty(held.get(name))]:
         raise ValueError(
             f"holds {found[0]} beside {what}, and only text is learnt: leave such records out"
         )
+
+
+def _refuse_beside(held: Mapping[str, Any], what: str, remedy: str) -> None:
+    _refuse_media(held, _MEDIA, what)
     if found := [name for name in _WEIGHTS if not _weighs_nothing(held.get(name))]:
         raise ValueError(
             f"has {found[0]} {held[found[0]]!r} beside {what}, and records are not weighted: "
             f"{remedy}"
         )
-    if found := [name for name in _FLAGS if held.get(name) is (name == "masked")]:
+    if found := [name for name in (*_FLAGS, *OPPOSITE) if held.get(name) is (name in OPPOSITE)]:
         raise ValueError(
             f"has {found[0]} {held[found[0]]!r} beside {what}, and all records are learnt: {remedy}"
         )

@@ -1,8 +1,8 @@
 """The turns of a chat as data sets write them: OpenAI's messages, ShareGPT's from and value.
 
 Whether an answer is to be learnt stands beside it under several names: `weight` (OpenAI, Mistral),
-`train`, `training` and `train_on_turn` (axolotl), `loss` and `loss_scale` (ms-swift). All take 0
-and 1, false and true. `masked` (torchtune) says the opposite.
+`train`, `training` and `train_on_turn` (axolotl), `loss` and `loss_scale` (ms-swift), and others.
+All take 0 and 1, false and true. `masked` (torchtune), `ignore` and the like say the opposite.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Turns = tuple[list[dict[str, Any]], list[bool]]
 
 _FLAGS = (
     *("weight", "train", "training", "train_on_turn", "trainable"),
-    *("loss", "loss_scale", "loss_weight"),
+    *("loss", "loss_scale", "loss_weight", "compute_loss", "learn"),
 )
-_OPPOSITE = "masked"
+OPPOSITE = ("masked", "is_masked", "ignore", "ignore_loss", "no_loss")
 _EITHER = "mask"  # learnt in some data, left out in others
 _PARTLY = ("train_detail", "training_detail", "loss_mask")  # which characters or tokens count
 _ROLES = {
@@ -53,7 +53,7 @@ def read_turns(listed: Sequence[Any]) -> Turns:
             raise ValueError(f"message {i} must be an object with role and content, got {turn!r}")
         turn = {key: value for key, value in turn.items() if value is not None}
         count = _is_counted(turn, i)
-        message = {key: value for key, value in turn.items() if key not in (*_FLAGS, _OPPOSITE)}
+        message = {key: value for key, value in turn.items() if key not in (*_FLAGS, *OPPOSITE)}
         if "from" in message and "role" not in message:
             message = _of_share_gpt(message, i)
         if count and message.get("role") != "assistant":
@@ -78,14 +78,14 @@ def _is_counted(turn: dict[str, Any], i: int) -> bool | None:
             f"message {i} has {found[0]}, which counts parts of an answer: split the answer into "
             "messages with a weight of 0 and 1"
         )
-    said = {key: turn[key] for key in (*_FLAGS, _OPPOSITE) if key in turn}
+    said = {key: turn[key] for key in (*_FLAGS, *OPPOSITE) if key in turn}
     for key, value in said.items():
         if value not in (0, 1):
             raise ValueError(
                 f"message {i} has {key} {value!r}, which can be 0 (false) or 1 (true): an answer "
                 "counts, or does not"
             )
-    counts = {bool(value) != (key == _OPPOSITE) for key, value in said.items()}
+    counts = {bool(value) != (key in OPPOSITE) for key, value in said.items()}
     if len(counts) > 1:
         raise ValueError(f"message {i} has {said}, which contradict each other")
     return counts.pop() if counts else None

@@ -245,7 +245,9 @@ def test_each_speaker_has_a_role(speaker: str, role: str) -> None:
         *((name, 0, 1) for name in ("weight", "loss_scale", "loss_weight")),
         *((name, False, True) for name in ("train", "training", "train_on_turn", "trainable")),
         ("loss", False, 1.0),
-        ("masked", True, False),
+        *((name, 0, True) for name in ("compute_loss", "learn")),
+        *((name, True, False) for name in ("masked", "is_masked", "ignore", "no_loss")),
+        ("ignore_loss", 1, 0),
     ],
 )
 def test_a_flag_leaves_an_answer_out_and_is_no_part_of_it(flag: str, out: Any, in_: Any) -> None:
@@ -386,6 +388,24 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
         ),
         ({"prompt": "a", "completion": "b", "thinking": "c"}, "thinking beside a completion"),
         ({"messages": CHAT, "masked": True}, "has masked True beside a chat"),
+        ({"messages": CHAT, "ignore": True}, "has ignore True beside a chat"),
+        ({"text": "a", "learn": False}, "has learn False beside a text"),
+        ({"messages": CHAT, "image_path": "a.png"}, "holds image_path beside a chat"),
+        (
+            {"prompt": "a", "completion": "b", "video_urls": ["c"]},
+            "holds video_urls beside a completion",
+        ),
+        ({"messages": CHAT, "tool_list": [TOOL]}, "holds tool_list beside a chat.*from tools"),
+        ({"messages": CHAT, "systemPrompt": "a"}, "holds systemPrompt beside .*from system: name"),
+        ({"messages": CHAT, "history": CHAT}, "holds history beside a chat: put those turns"),
+        ({"prompt": "a", "completion": "b", "preamble": "c"}, "holds preamble beside .* are texts"),
+        ({"question": "a", "answer": "b"}, "holds question and answer: call them prompt and compl"),
+        ({"prompt": "a", "response": "b"}, "holds prompt and response: call them prompt and compl"),
+        ({"title": "a", "dialogue": CHAT}, r"name the column to learn \(field='dialogue'\)"),
+        (
+            {"messages": CHAT, "tools": json.dumps([{"name": "a\0"}])},
+            r"holds tools as a text that holds a NUL \(",
+        ),
         (
             {"messages": CHAT, "available_tools": [TOOL]},
             "available_tools beside a chat.*from tools",

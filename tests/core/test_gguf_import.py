@@ -363,11 +363,12 @@ OTHER_LLAMA3 = dataclasses.replace(LLAMA3, original_max_position_embeddings=2048
     ("factors", "scaling"),
     [
         (rope_factors(OTHER_LLAMA3), {}),
+        (rope_factors(LLAMA3) ** np.float32(1.0002), {}),
         (rope_factors(LLAMA3), LINEAR),
         (rope_factors(LLAMA3)[:-1], {}),
         (np.full(16, 0.5, np.float32), {}),
     ],
-    ids=["other numbers", "linear as well", "too few", "below one"],
+    ids=["other numbers", "nearly the same", "linear as well", "too few", "below one"],
 )
 def test_other_rotary_factors_are_refused(source, target, factors, scaling):
     tiny(source, llama__rope__freq_base=500000.0, extra={"rope_freqs.weight": factors}, **scaling)

@@ -207,7 +207,9 @@ def _elsewhere():
     # A special token stands in the text as it is written, others as the normaliser has them.
     yield (
         "added_tokens.json, normalised",
-        configured(BYTE | {"normalizer": {"type": "Lowercase"}}, extra_special_tokens=["<|IM_END|>"])
+        configured(
+            BYTE | {"normalizer": {"type": "Lowercase"}}, extra_special_tokens=["<|IM_END|>"]
+        )
         | {"added_tokens": {"<|IM_END|>": END, "The": END + 1}},
     )
     yield "added_tokens.json, a known id", PLAIN | {"added_tokens": {"<tool>": 2}}
