@@ -185,7 +185,16 @@ PLAIN = dataclasses.replace(CONFIG, head_dim=16, num_key_value_heads=6)
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, BIASED, TIED, PLAIN], ids=["gqa", "bias", "tied", "mha"]
+    "config",
+    [
+        CONFIG,
+        BIASED,
+        dataclasses.replace(BIASED, mlp_bias=False),
+        dataclasses.replace(BIASED, attention_bias=False),
+        TIED,
+        PLAIN,
+    ],
+    ids=["gqa", "bias", "bias of attention", "bias of the MLP", "tied", "mha"],
 )
 def test_weights_and_config_come_back_exactly(source, target, config):
     weights = random_weights(config)
