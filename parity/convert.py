@@ -22,6 +22,7 @@ from diy_core.checkpoints.side_files import SIDE_NAMES
 from diy_core.checkpoints.transfer import Progress, Summary, transfer
 from diy_core.errors import CheckpointError, listed
 from diy_core.requirements import require
+from diy_core.system.held import real
 from diy_core.system.places import as_path, place
 
 __all__ = ["KINDS", "READERS", "WRITERS", "convert", "default_kind", "kind_of", "open_checkpoint"]
@@ -140,15 +141,15 @@ def convert(
             f"becomes {article(KINDS[kind])} {KINDS[kind]}, without shards: leave it out"
         )
     require_name(destination, kind)
-    if destination.resolve() in {file.resolve() for file in (source, *reader.files)}:
+    if real(destination) in {real(file) for file in (source, *reader.files)}:
         raise CheckpointError(destination, "is the source itself")
-    if source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
+    if source.is_dir() and real(destination).is_relative_to(real(source)):
         raise CheckpointError(
             destination,
             f"lies inside of the source, {source}, which stays as it is: choose a "
             "place outside of it",
         )
-    if destination.is_dir() and source.resolve().is_relative_to(destination.resolve()):
+    if destination.is_dir() and real(source).is_relative_to(real(destination)):
         raise CheckpointError(
             destination, f"holds the source, {source}, and would be replaced: choose another place"
         )

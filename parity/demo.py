@@ -22,6 +22,7 @@ from diy_core.checkpoints.gguf_import import find_smollm2, import_gguf
 from diy_core.checkpoints.hf_directory import HFReader
 from diy_core.generate_command import printer
 from diy_core.mapping import tensors
+from diy_core.system.held import real
 from diy_core.system.places import made_directory
 from diy_core.tokenizer import Tokenizer
 from parity import report
@@ -65,7 +66,7 @@ def _demo(model: str | None, prompt: str, max_new_tokens: int, out: Path, device
     begin, console = time.monotonic(), Console()
     source = Path(model) if model else _import_smollm2(out, console)
     for made in (out / "orbax", out / "from-orbax"):
-        if source.resolve() == made.resolve():
+        if real(source) == real(made):
             raise ValueError(f"{made} is what the demo itself writes: choose another --out")
     directory, tokenizer = HFReader(source), Tokenizer.from_pretrained(source)
     count = sum(tensor.parameters for tensor in tensors(directory.config))

@@ -15,6 +15,7 @@ from diy_core.checkpoints.training_run import FORMS, checkpoint_path, form_of
 from diy_core.config import DIYConfig
 from diy_core.disk import room_for
 from diy_core.errors import CheckpointError
+from diy_core.system.held import real
 from diy_core.system.outside import is_there, open_regular, require_tree
 from diy_core.system.places import made_directory, place
 from diy_core.training.checkpoint_files import Arrays, Checkpoint
@@ -95,7 +96,7 @@ def switch(
 def _check_target(run: Path, new_run: Path) -> None:
     if new_run.exists() or new_run.is_symlink():
         raise CheckpointError(new_run, "exists already: choose another NEW_RUN, or remove it first")
-    if new_run.resolve().is_relative_to(run.resolve()):
+    if real(new_run).is_relative_to(real(run)):
         raise CheckpointError(new_run, f"is inside of {run}: choose a NEW_RUN beside it")
 
 

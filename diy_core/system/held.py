@@ -67,7 +67,10 @@ class HeldDirectory:
 
 
 def real(path: str | os.PathLike[str]) -> Path:
-    """A path without links in it, as `os.path.realpath`, but for the way to a held directory."""
+    """A path without links in it, as `os.path.realpath`, but for the way to a held directory.
+
+    Links that lead in a circle stay as they are, where `Path.resolve` raises a RuntimeError.
+    """
     whole = os.path.realpath(path)
     if (held := _held_by(os.path.abspath(path))) is not None:
         inside = os.path.relpath(whole, os.path.realpath(held.way))

@@ -20,6 +20,7 @@ from diy_core.disk import require_room
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
 from diy_core.shell import command
+from diy_core.system.held import real
 from diy_core.system.places import made_directory, place
 from diy_core.system.sources import Sources
 from diy_core.training.checkpoint_files import Checkpoint
@@ -93,7 +94,7 @@ def export(
     """
     path, model = find_checkpoint(run, step), Path(run) / "model"
     out = place(out, "out")
-    if out.resolve().is_relative_to(Path(run).resolve()):
+    if real(out).is_relative_to(real(run)):
         raise ValueError(f"out ({out}) lies inside the run {run}: choose a directory outside of it")
     try:
         sources = Sources()

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from diy_core.arguments import EXIT_BAD_INPUT, did_you_mean, option_name, print_help, spelled
 from diy_core.notes import add_strict
 from diy_core.standard_error import complain
+from diy_core.system.held import real
 from diy_core.training.allowed_changes import Allowed
 from diy_core.training.config import DataConfig, TrainConfig, as_dict
 from diy_core.training.option_errors import PARTS, plain, shown
@@ -143,7 +144,7 @@ def _moved(files: Any, run_dir: str) -> str:
 
 
 def _same_place(one: Path, other: str) -> bool:
-    return one.resolve() == Path(other).resolve()
+    return real(one) == real(other)
 
 
 def from_dict(values: Mapping[str, Any], where: object = "config") -> TrainConfig:

@@ -216,6 +216,15 @@ def test_an_orbax_checkpoint_runs_in_the_flax_twin(tmp_path: Path) -> None:
     )
 
 
+def test_a_link_in_a_circle_is_no_place_to_write_to(tmp_path: Path) -> None:
+    write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
+    (tmp_path / "loop").symlink_to("loop")
+    for kind in ("hf", "orbax"):
+        with pytest.raises(CheckpointError, match="loop: is a link that leads back to itself"):
+            convert(tmp_path / "model", tmp_path / "loop", to=kind, overwrite=True)
+    assert (tmp_path / "loop").is_symlink()
+
+
 def test_what_is_in_the_way_is_not_lost(tmp_path: Path) -> None:
     write_random_model(tmp_path / "model", small_configs()["gqa"], "fan-in")
     convert(tmp_path / "model", tmp_path / "orbax")
