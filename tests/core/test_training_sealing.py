@@ -19,6 +19,7 @@ from diy_core.training.opening_model import keep_model
 from diy_core.training.options import parse
 from diy_core.training.run_directory import RunDirectory
 from diy_core.training.sealing import (
+    changes_between,
     made_anew,
     newest_seal,
     place_in_data,
@@ -187,6 +188,19 @@ def test_what_follows_from_an_option_is_made_anew() -> None:
     assert made_anew(["data.separator"]) == {"data"}
     assert made_anew(["data.tokenizer"]) == {"data", "model"}
     assert made_anew(["model.rms_norm_eps"]) == made_anew(["model"]) == {"model"}
+
+
+def test_a_change_that_is_meant_stands_for_its_parts_alone() -> None:
+    assert "model.rope_theta" in Allowed(["model"])
+    assert "log_every" not in Allowed(["log"])
+    assert "data.train" in Allowed(["data.field"])  # other tokens are what follows from it
+    assert "data.packing" not in Allowed(["data.field"])
+
+
+def test_a_tokenizer_that_is_gone_is_a_change_and_data_that_are_gone_are_said_elsewhere() -> None:
+    old = {"config": {}, "model": {}} | dict.fromkeys(SUMS, "a")
+    (change,) = changes_between(old, old | dict.fromkeys(SUMS))
+    assert str(change).endswith("(SHA-256): data.tokenizer: 'a', now not given")
 
 
 def test_a_key_that_no_config_has_is_refused() -> None:
