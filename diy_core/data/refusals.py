@@ -17,7 +17,10 @@ _WEIGHTS = (
     *(f"{what}_weight{s}" for what in _WEIGHED for s in ("", "s")),
 )
 # Whether a record is learnt at all, where they hold true or false.
-_FLAGS = ("train", "training", "trainable", "train_on_turn", "loss", "compute_loss", "learn")
+_FLAGS = (
+    *("train", "training", "trainable", "train_on_turn"),
+    *("loss", "loss_mask", "compute_loss", "learn"),
+)
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 # Where they are; a text of the web may have them of its page.
 _PLACES_OF_MEDIA = tuple(

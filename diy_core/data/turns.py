@@ -1,8 +1,9 @@
 """The turns of a chat as data sets write them: OpenAI's messages, ShareGPT's from and value.
 
 Whether an answer is to be learnt stands beside it under several names: `weight` (OpenAI, Mistral),
-`train`, `training` and `train_on_turn` (axolotl), `loss` and `loss_scale` (ms-swift), and others.
-All take 0 and 1, false and true. `masked` (torchtune), `ignore` and the like say the opposite.
+`train`, `training` and `train_on_turn` (axolotl), `loss` and `loss_scale` (ms-swift), a `loss_mask`
+that is one number, and others. All take 0 and 1, false and true. `masked` (torchtune), `ignore` and
+the like say the opposite.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ _FLAGS = (
 OPPOSITE = ("masked", "is_masked", "ignore", "ignore_loss", "no_loss")
 _EITHER = "mask"  # learnt in some data, left out in others
 _PARTLY = ("train_detail", "training_detail", "loss_mask")  # which characters or tokens count
+_WHOLE = "loss_mask"  # that is a flag where it is one number
+_CALLS = {"tool_calls": list, "function_call": dict}
 _ROLES = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "bot": "assistant",
     "model": "assistant",
     "system": "system",
@@ -52,8 +57,10 @@ def read_turns(listed: Sequence[Any]) -> Turns:
         if not isinstance(turn, dict):
             raise ValueError(f"message {i} must be an object with role and content, got {turn!r}")
         turn = {key: value for key, value in turn.items() if value is not None}
-        count = _is_counted(turn, i)
-        message = {key: value for key, value in turn.items() if key not in (*_FLAGS, *OPPOSITE)}
+        said = _said(turn)
+        count = _is_counted(turn, said, i)
+        message = {key: value for key, value in turn.items() if key not in said}
+        message |= _calls_in_text(message, i)
         if "from" in message and "role" not in message:
             message = _of_share_gpt(message, i)
         if count and message.get("role") != "assistant":
@@ -71,14 +78,13 @@ def read_turns(listed: Sequence[Any]) -> Turns:
     return messages, counted
 
 
-def _is_counted(turn: dict[str, Any], i: int) -> bool | None:
+def _is_counted(turn: dict[str, Any], said: dict[str, Any], i: int) -> bool | None:
     """What the flags of a turn say; None: there are none."""
-    if found := [key for key in _PARTLY if turn.get(key)]:
+    if found := [key for key in _PARTLY if key not in said and turn.get(key)]:
         raise ValueError(
             f"message {i} has {found[0]}, which counts parts of an answer: split the answer into "
             "messages with a weight of 0 and 1"
         )
-    said = {key: turn[key] for key in (*_FLAGS, *OPPOSITE) if key in turn}
     for key, value in said.items():
         if value not in (0, 1):
             raise ValueError(
@@ -89,6 +95,35 @@ def _is_counted(turn: dict[str, Any], i: int) -> bool | None:
     if len(counts) > 1:
         raise ValueError(f"message {i} has {said}, which contradict each other")
     return counts.pop() if counts else None
+
+
+def _said(turn: dict[str, Any]) -> dict[str, Any]:
+    """What says of a whole turn whether it is learnt."""
+    names = (*_FLAGS, *OPPOSITE, *((_WHOLE,) if isinstance(turn.get(_WHOLE), (int, float)) else ()))
+    return {key: turn[key] for key in names if key in turn}
+
+
+def _calls_in_text(message: dict[str, Any], i: int) -> dict[str, Any]:
+    """Calls that are JSON in a text, as tables without nested columns hold them.
+
+    A template would write such a text letter by letter, one call for each.
+    """
+    found: dict[str, Any] = {}
+    for key, kind in _CALLS.items():
+        if not isinstance(text := message.get(key), str):
+            continue
+        try:
+            calls = parse(text) if text.strip() else kind()
+        except ValueError as error:
+            raise ValueError(f"message {i} has {key} as a text that is no JSON: {error}") from error
+        calls = kind() if calls is None else calls
+        if not isinstance(calls, kind):
+            what = "a list of calls" if kind is list else "an object"
+            raise ValueError(
+                f"message {i} has {key} as a text, and it must be {what}, got {text!r}"
+            )
+        found[key] = calls
+    return found
 
 
 def _of_share_gpt(turn: dict[str, Any], i: int) -> dict[str, Any]:

@@ -226,6 +226,8 @@ CHAT = [USER, ANSWER]
     [
         ("human", "user"),
         ("chatgpt", "assistant"),
+        ("bing", "assistant"),
+        ("bard", "assistant"),
         ("bot", "assistant"),
         ("model", "assistant"),
         ("developer", "developer"),
@@ -686,3 +688,38 @@ def test_a_chat_that_is_json_in_a_text_is_a_chat(wanted: str | None) -> None:
 @pytest.mark.parametrize("text", ["[a note] in brackets", "[1, 2]", "[]"])
 def test_a_text_that_begins_with_a_bracket_stays_a_text(text: str) -> None:
     assert read_record({"messages": text}, "messages")[0] == text
+
+
+@pytest.mark.parametrize("out", [0, False, 0.0])
+def test_a_loss_mask_of_one_number_is_a_flag(out: Any) -> None:
+    chat, _ = read_record({"messages": [USER, ANSWER | {"loss_mask": out}, USER, ANSWER]})
+    assert isinstance(chat, Chat)
+    assert chat.counted == [True, False, True, True]
+    assert chat.messages[1] == ANSWER
+    learnt, _ = read_record({"messages": [USER, ANSWER | {"loss_mask": 1}]})
+    assert isinstance(learnt, Chat)
+    assert learnt.counted == [True, True]
+    with pytest.raises(ValueError, match="has loss_mask False beside a chat"):
+        read_record({"messages": [USER, ANSWER], "loss_mask": False})
+
+
+CALL = {"name": "f", "arguments": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("tool_calls", [{"type": "function", "function": CALL}]), ("function_call", CALL)],
+)
+def test_calls_that_are_json_in_a_text_are_calls(key: str, value: Any) -> None:
+    given = {"role": "assistant", "content": "", key: json.dumps(value)}
+    chat, _ = read_record({"messages": [USER, given, ANSWER]})
+    assert isinstance(chat, Chat)
+    assert chat.messages[1] == given | {key: value}
+    for nothing in ("", " ", "null", json.dumps(type(value)())):
+        chat, _ = read_record({"messages": [USER, ANSWER | {key: nothing}]})
+        assert isinstance(chat, Chat)
+        assert not chat.messages[1][key]
+    with pytest.raises(ValueError, match=f"message 1 has {key} as a text that is no JSON"):
+        read_record({"messages": [USER, ANSWER | {key: "call f"}]})
+    with pytest.raises(ValueError, match=f"message 1 has {key} as a text, and it must be"):
+        read_record({"messages": [USER, ANSWER | {key: "3"}]})
