@@ -47,12 +47,13 @@ _SYSTEM = (
     *("developer", "developer_prompt", "developer_message", "instructions"),
 )
 _EARLIER = "history"  # turns
+_AFTER = "suffix"  # of a text whose middle is to be learnt
 # What chat_template_kwargs cannot say: it is decided by what is learnt.
 FIXED = {"messages", "chat_template", "continue_final_message", "add_generation_prompt"}
 COLUMNS = {
     *(*PREFERENCES, KTO_TAG, STEPWISE, "label", "mask"),
     *(*_WEIGHTS, *_FLAGS, *OPPOSITE, *_MEDIA, *_PLACES_OF_MEDIA, *_MASKS, *_TOOLS, *_REASONING),
-    *(*_SYSTEM, _EARLIER),
+    *(*_SYSTEM, _EARLIER, _AFTER),
 }
 
 
@@ -147,6 +148,11 @@ def refuse_beside_a_completion(held: Mapping[str, Any]) -> None:
     _refuse_beside(held, "a completion", "leave it out, and the records that should not count")
     _refuse_label(held, "a completion")
     _refuse_reasoning(held, "a completion", "make it part of the completion, or leave it out")
+    if not is_empty(held.get(_AFTER)):
+        raise ValueError(
+            f"holds {_AFTER} beside a prompt and a completion: put it into the prompt, between the "
+            "tokens that the model has for a text to fill in, or remove it"
+        )
     if found := [
         name for name in (*OF_CHATS, *_TOOLS, *_SYSTEM, _EARLIER) if not is_empty(held.get(name))
     ]:

@@ -401,6 +401,7 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
         ({"messages": CHAT, "systemPrompt": "a"}, "holds systemPrompt beside .*from system: name"),
         ({"messages": CHAT, "history": CHAT}, "holds history beside a chat: put those turns"),
         ({"prompt": "a", "completion": "b", "preamble": "c"}, "holds preamble beside .* are texts"),
+        ({"prompt": "a", "completion": "b", "suffix": "c"}, "holds suffix beside a prompt and a"),
         ({"question": "a", "answer": "b"}, "holds question and answer: call them prompt and compl"),
         ({"prompt": "a", "response": "b"}, "holds prompt and response: call them prompt and compl"),
         ({"title": "a", "dialogue": CHAT}, r"name the column to learn \(field='dialogue'\)"),
