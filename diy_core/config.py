@@ -29,14 +29,33 @@ _DEPTH = 32
 class DIYConfig:
     """Sizes and switches of a Llama-style causal language model.
 
-    Names are those of a Hugging Face `config.json`. `num_key_value_heads=None` means one key/value
-    head per query head, and `head_dim=None` means `hidden_size // num_attention_heads`; both are
-    filled in when the config is built. `attention_dropout` is of the attention's probabilities,
-    `residual_dropout` (which transformers does not have) of what a layer's two halves add; both act
-    only where the model is given a `dropout_key`. `extra` holds the keys of a file that change
-    nothing here (`bos_token_id`, `torch_dtype`, ...), so that a round trip loses none.
+    Names are those of a Hugging Face `config.json`. Integers are at least 1.
+
+    Attributes:
+        vocab_size: V, rows of the embedding; a tokenizer may use fewer.
+        hidden_size: D, channels of the residual stream.
+        intermediate_size: F, channels within the feed-forward half of a layer.
+        num_hidden_layers: layers.
+        num_attention_heads: N, query heads.
+        num_key_value_heads: K, key/value heads, a divisor of N; None means N.
+        head_dim: H, channels of a head, even; None means D / N, which must then be whole.
+        max_position_embeddings: positions that the model was trained for, in tokens.
+        rms_norm_eps: what every norm adds to the mean square, at least 0.
+        rope_theta: base of the rotary frequencies, above 0.
+        rope_scaling: how the frequencies are stretched; None: not at all.
+        tie_word_embeddings: whether the output head is the embedding.
+        attention_bias: whether the four projections of attention have biases.
+        mlp_bias: whether the three projections of the feed-forward have biases.
+        initializer_range: standard deviation of first weights, at least 0.
+        attention_dropout: share of the attention's probabilities that is dropped, from 0 to below
+            1; acts only where the model is given a `dropout_key`.
+        residual_dropout: share of what a layer's two halves add that is dropped, likewise;
+            transformers does not have it.
+        extra: the keys of a file that change nothing here (`bos_token_id`, `torch_dtype`, ...), so
+            that a round trip loses none.
 
     Raises:
+        TypeError: an argument of a name that no field has; the message says which is near.
         ValueError: a value out of range, or two values that contradict each other.
     """
 
@@ -152,6 +171,13 @@ class DIYConfig:
         """Read the content of a Hugging Face `config.json`.
 
         A key that is absent means what transformers takes it to mean for the file's `model_type`.
+
+        Args:
+            values: the keys and values of the file; both spellings of rope are read.
+
+        Returns:
+            The config. Keys that change nothing here are in its `extra`, and what is odd but
+            harmless is in its `notes`, a sentence each.
 
         Raises:
             ValueError: the file asks for something that this model does not do; it says what.

@@ -154,6 +154,13 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; ids beyond the vocabulary, which padded models have, are empty.
 
+        Args:
+            ids: the ids of one text, in order: a list or a one-dimensional array of integers.
+            skip_special_tokens: leave out the tokens that the tokenizer calls special.
+
+        Returns:
+            The text, cleaned up where the tokenizer's files ask for it.
+
         Raises:
             ValueError: an id that is negative or no integer.
         """
@@ -274,6 +281,18 @@ class Tokenizer:
         add_generation_prompt: bool | None = None,
         **options: Any,
     ) -> list[int]:
-        """The token ids of `chat`; the template wrote the special tokens, so none are added."""
+        """The token ids of `chat`; the template wrote the special tokens, so none are added.
+
+        Args:
+            messages: as in `chat`.
+            add_generation_prompt: as in `chat`.
+            options: the other arguments of `chat`, by name.
+
+        Returns:
+            The ids of the whole conversation, in order.
+
+        Raises:
+            ValueError: as `chat` does.
+        """
         text = self.chat(messages, add_generation_prompt, **options)
         return self.encode(text, add_special_tokens=False)

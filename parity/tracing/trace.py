@@ -120,7 +120,11 @@ def infer_rules(torch_module: torch.nn.Module, params: Any) -> Inferred:
 
     Args:
         torch_module: any module.
-        params: of the Flax module, or its variables.
+        params: of the Flax module, or its variables: arrays of any shape and dtype.
+
+    Returns:
+        The rules as `links`, with the evidence for each, and the tensors of either side that have
+        no partner. None of it is tried: `trace` does that.
     """
     variables = as_variables(params)
     theirs = flax_tensors(variables)
