@@ -50,6 +50,8 @@ _TWINS = {
     "diy-torch": ("PyTorch", "cpu, gpu, cuda:1, ...", ("torch",)),
     "diy-jax": ("JAX/Flax", "cpu, gpu, tpu", ("jax", "flax")),
 }
+# The kinds of checkpoints that each generates from.
+_READS = {"diy-torch": ("hf", "gguf"), "diy-jax": ("hf", "gguf", "orbax")}
 
 
 def build_parser(program: str) -> ArgumentParser:
@@ -119,7 +121,8 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
                 step, out = arguments.step, arguments.out
                 announce(load().export(arguments.run, step, out, arguments.overwrite))
             else:
-                generate(arguments, lambda *options: load().load(*options))
+                reads = _READS[parser.prog]
+                generate(arguments, lambda *options: load().load(*options), reads)
     except (CheckpointError, ValueError) as error:
         complain(f"{what}: {in_shell_words(str(error), parser, arguments.command)}")
         return end_early(EXIT_BAD_INPUT, for_good=for_good)

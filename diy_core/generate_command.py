@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diy_core.arguments import positive
@@ -71,17 +72,24 @@ def add_generate(commands: Any, devices: str) -> None:
     add_strict(generate)
 
 
-def generate(arguments: argparse.Namespace, load: Load) -> None:
+def generate(arguments: argparse.Namespace, load: Load, reads: Collection[str]) -> None:
     """Print what follows a prompt.
+
+    Args:
+        arguments: of the command.
+        load: a model.
+        reads: the kinds of checkpoints that it takes.
 
     Raises:
         ValueError: a prompt that is empty or too long, or a model that cannot be loaded.
     """
+    from diy_core.checkpoints.kinds import kind_of, refuse_kind
     from diy_core.checkpoints.opening import tokenizer_of
     from diy_core.prompt import read_prompt
 
     sources = Sources(arguments.model)
     with sources.recording():
+        refuse_kind(Path(arguments.model), kind_of(arguments.model), reads)
         tokenizer = tokenizer_of(arguments.model)
     settle(arguments.model, tokenizer.wishes)
     if arguments.chat and not tokenizer.chat_templates:

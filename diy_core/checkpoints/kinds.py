@@ -66,12 +66,16 @@ _QUANTISED = {
 }
 
 
+class UnknownKind(CheckpointError):
+    """A path at which there is nothing that is known."""
+
+
 def kind_of(path: str | Path) -> str:
     """`hf` for a Hugging Face directory, `orbax` for an Orbax checkpoint, `gguf` for a GGUF file.
 
     Raises:
-        CheckpointError: it is none of them; the message says what it is, or what was looked for,
-            and what to do.
+        UnknownKind: it is nothing that is known.
+        CheckpointError: it is none of them; the message says what it is, and what to do.
     """
     path = Path(path)
     refuse_left_aside(path)
@@ -86,7 +90,7 @@ def kind_of(path: str | Path) -> str:
         )
     kind = _kind_of_directory(path) if path.is_dir() else _kind_of_file(path)
     if kind is None:
-        raise CheckpointError(
+        raise UnknownKind(
             path,
             f"is neither a Hugging Face directory ({CONFIG} and safetensors) nor an Orbax "
             f"checkpoint nor a GGUF file nor a training run{_what_is_below(path)}",

@@ -15,7 +15,7 @@ from diy_core.arguments import EXIT_BAD_INPUT
 from diy_core.disk import described
 from diy_core.standard_error import complain
 from diy_core.training.option_errors import as_given
-from diy_core.training.options import parse
+from diy_core.training.options import UnknownOption, parse
 
 if TYPE_CHECKING:
     from diy_core.training.restoring import Verify
@@ -49,6 +49,9 @@ def run_late(program: str, argv: Sequence[str], load: Callable[[], tuple[Assembl
             strict=strict,
             allowed=allowed,
         )
+    except UnknownOption as error:  # all options would be a page, which --help has
+        complain(f"usage: {program} --config FILE [--OPTION VALUE ...]\n{program}: {error}")
+        return EXIT_BAD_INPUT
     except ValueError as error:
         complain(f"{program}: {as_given(str(error), argv)}")
         return EXIT_BAD_INPUT

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diy_core.checkpoints.hf_writer import HFWriter
 from diy_core.checkpoints.interface import Stored
-from diy_core.checkpoints.kinds import KINDS, kind_of
+from diy_core.checkpoints.kinds import KINDS, UnknownKind, kind_of
 from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.side_files import copy_side_files
 from diy_core.checkpoints.training_run import checkpoint_path, place_in_run
@@ -62,8 +62,10 @@ def _what_it_is(path: Path) -> str:
         return f"lies in the training run {place.run}: give {place.run}{step}"
     try:
         kind = KINDS[kind_of(path)]
-    except CheckpointError:
+    except UnknownKind:
         return "is not a training run: it has no checkpoints/ with the steps of one"
+    except CheckpointError as error:
+        return f"is not a training run: it {error.faults[0]}"
     return f"is a model ({kind}), not a training run: give the directory that train wrote"
 
 

@@ -87,6 +87,10 @@ def build_parser(program: str, argv: Sequence[str] = ()) -> Any:
     return parser
 
 
+class UnknownOption(ValueError):
+    """An option that there is not."""
+
+
 def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | None, bool, Allowed]:
     """Config, whether to resume, device, whether to be strict, and changes that are meant.
 
@@ -182,7 +186,7 @@ def _refuse_unknown(parser: Any, argv: Sequence[str]) -> None:
             near = (
                 did_you_mean(name, map(shown, known)) or f": {parser.prog} --help lists the options"
             )
-            raise ValueError(f"{name} is not known{near}")
+            raise UnknownOption(f"{name} is not known{near}")
 
 
 def _as_fields(words: Sequence[str]) -> list[str]:

@@ -107,7 +107,7 @@ def test_options_arrive_and_what_comes_back_is_printed(
 
     words = ["generate", str(tmp_path), "the", "--dtype", "bfloat16", "--device", "cuda:1"]
     words += ["--max-new-tokens", "5", *(["--json"] if json_too else [])]
-    generate(build_parser("diy-torch").parse_args(words), load)
+    generate(build_parser("diy-torch").parse_args(words), load, ("hf",))
     assert given["load"] == (str(tmp_path), "bfloat16", "cuda:1")
     assert (given["max_new_tokens"], given["eos_token_id"]) == (5, ends)
     out = capsys.readouterr().out

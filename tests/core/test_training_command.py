@@ -219,6 +219,7 @@ def test_a_wrong_option_is_refused_in_one_line_or_two(
     said = capsys.readouterr().err
     assert code == 2
     assert message in said
+    assert ("usage: diy train --config FILE" in said) == (" is not known" in said)
     assert len(said.splitlines()) <= 3
 
 

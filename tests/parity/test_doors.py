@@ -93,12 +93,33 @@ def test_the_torch_twin_names_the_command_for_orbax(models: Path, capsys: Captur
     assert command in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("program", ["diy_torch", "diy_jax"])
-def test_orbax_without_a_config_asks_for_one(models: Path, program: str, capsys: Capture) -> None:
+def test_what_a_twin_does_not_read_is_said_before_what_it_lacks(
+    models: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    shutil.copytree(models / "orbax", tmp_path / "o")
+    (tmp_path / "o" / "tokenizer.json").unlink()
+    for program, words in (
+        ("diy_torch", "is an Orbax checkpoint, which is not read here: `parity convert "),
+        ("diy_jax", "has no tokenizer.json"),
+    ):
+        assert run(program, "generate", str(tmp_path / "o"), "the") == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "options"),
+    [
+        ("diy_torch", "is an Orbax checkpoint, which is", "DIR --to hf --config CONFIG_DIR"),
+        ("diy_jax", "is an Orbax checkpoint without a config.json", "DST --config DIR"),
+    ],
+)
+def test_orbax_without_a_config_asks_for_one(
+    models: Path, program: str, words: str, options: str, capsys: Capture
+) -> None:
     assert run(program, "generate", str(models / "bare"), "the") == 2
     said = capsys.readouterr().err
-    assert "is an Orbax checkpoint without a config.json" in said
-    assert f"parity convert {models / 'bare'} DST --config DIR" in said
+    assert words in said
+    assert f"parity convert {models / 'bare'} {options}" in said
 
 
 def test_convert_inspect_and_diff_take_a_config(

@@ -53,6 +53,7 @@ def test_what_holds_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.M
     write_run(Path("empty"), "torch", {})
     put(Path("model"), weights())
     Path("other").mkdir()
+    (put(Path("pickled"), {}) / "model.safetensors").rename("pickled/pytorch_model.bin")
     for path, words in (
         ("nowhere", "does not exist: give the directory of a training run"),
         ("empty", "is a training run that has saved no checkpoint yet: it saves one after each"),
@@ -60,6 +61,7 @@ def test_what_holds_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.M
         ("run/checkpoints", "lies in the training run run: give run"),
         ("run/checkpoints/00000004", "lies in the training run run: give run and step=4"),
         ("model", "is a model (Hugging Face directory), not a training run: give the directory"),
+        ("pickled", "is not a training run: it has only pickled weights (pytorch_model.bin), "),
         ("other", "is not a training run: it has no checkpoints/ with the steps of one"),
     ):
         with pytest.raises(CheckpointError, match=re.escape(f"{path}: {words}")):
