@@ -35,11 +35,13 @@ _QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 def pytest_configure(config: pytest.Config) -> None:
     """Processes of one session share what XLA compiled, and compile in a quarter of the time.
 
-    Ctrl-C means what it means in a terminal, also where the session runs in the background of a
-    script, which ignores it: programs that tests start would inherit that.
+    Signals mean what they mean in a terminal, also where the session runs in the background of a
+    script or under nohup, which ignore some: programs that tests start would inherit that.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    for number, handler in usual.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     if getattr(config.option, "numprocesses", None):  # not in the processes themselves
         if not config.option.as_shipped:
             os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
