@@ -233,10 +233,14 @@ def test_lines_that_find_no_room_wait(tmp_path: Path) -> None:
         def write(self, data: bytes) -> int:
             raise OSError(28, "No space left on device")
 
+        def fileno(self) -> int:
+            return real.fileno()
+
         def close(self) -> None:
             pass
 
-    real, lines._file = lines._file, Full()  # type: ignore[assignment]
+    real = lines._file
+    lines._file = Full()  # type: ignore[assignment]
     lines.write({"step": 1})
     with pytest.raises(disk.DiskFull, match=r"x\.jsonl"):
         lines.sync()
