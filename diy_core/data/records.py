@@ -1,9 +1,9 @@
 """What a record of a data set holds: which of its columns is learnt, and which say how.
 
     text                     a text, or the column that `field` names
-    messages, conversations  a chat, or one as JSON in a text; beside it tools (or functions),
-                             documents, system (or system_prompt, system_message) and
-                             chat_template_kwargs
+    messages, conversations  a chat, also as JSON in a text, or as a list of all roles and one of
+                             all contents; beside it tools (or functions), documents, system (or
+                             system_prompt, system_message) and chat_template_kwargs
     prompt and completion    two texts, or two stretches of a chat; the completion is learnt
 
 All other columns are passed over and named. A record that could be read in two ways, that is made
@@ -94,7 +94,7 @@ def read_record(
     if len(held) < len(row) and _has_nothing(row, held, wanted):
         return "", list(held)
     for name in (MESSAGES, CONVERSATIONS):
-        held |= {name: _chat_in_text(held[name])} if isinstance(held.get(name), str) else {}
+        held |= {name: _chat_in(held[name])} if name in held else {}
     form = wanted if wanted in held else _only_form(held, wanted)
     value = held[form]
     if form == PROMPT and wanted != PROMPT:
@@ -134,8 +134,18 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
+def _chat_in(value: Any) -> Any:
+    """The turns of a chat as tables hold it: JSON in a text, or a list for each key of a turn."""
+    if isinstance(value, str):
+        return _chat_in_text(value)
+    there = without_nulls(value) if isinstance(value, dict) else {}
+    lengths = {len(one) if isinstance(one, list) else None for one in there.values()}
+    if len(lengths) != 1 or None in lengths:
+        return value
+    return [dict(zip(there, turn, strict=True)) for turn in zip(*there.values(), strict=True)]
+
+
 def _chat_in_text(text: str) -> str | list[Any]:
-    """The turns of a chat that is JSON in a text, as tables without nested columns hold it."""
     if not text.lstrip().startswith("["):
         return text
     try:

@@ -133,6 +133,8 @@ def _of_share_gpt(turn: dict[str, Any], i: int) -> dict[str, Any]:
             f"message {i} is from {speaker!r}, and known are {', '.join(_ROLES)}: write it with "
             "role and content"
         )
+    if value is None and turn.keys().isdisjoint(_CALLS):
+        raise ValueError(f"message {i} is from {speaker!r} and has no value: {sorted(turn)}")
     rest = {key: item for key, item in turn.items() if key not in ("from", "value")}
     if speaker == "function_call":
         return {"role": "assistant", "tool_calls": _calls(value, i), **rest}

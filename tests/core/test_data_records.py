@@ -440,6 +440,7 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
         ({"messages": [USER, ANSWER | {"loss_mask": [0, 1]}]}, "message 1 has loss_mask"),
         ({"messages": [USER, ANSWER | {"weight": 1, "loss": False}]}, "contradict each other"),
         ({"messages": [USER | {"weight": 1}, ANSWER]}, r"message 0 \(user\) is marked as one"),
+        ({"conversations": [{"from": "gpt", "text": "a"}]}, r"'gpt' and has no value: .*'text'"),
         ({"conversations": [{"from": "narrator", "value": "a"}]}, "is from 'narrator'"),
         ({"conversations": [{"from": "function", "value": "a"}]}, "is from 'function'"),
         ({"conversations": [{"from": ["gpt"], "value": "a"}]}, r"is from \['gpt'\]"),
@@ -684,6 +685,14 @@ def test_a_chat_that_is_json_in_a_text_is_a_chat(wanted: str | None) -> None:
     document, _ = read_record({"conversations": json.dumps(shared)})
     assert isinstance(document, Chat)
     assert [m["content"] for m in document.messages] == ["a", "b"]
+
+
+def test_a_chat_whose_turns_stand_in_columns_is_a_chat() -> None:
+    columns = {key: [turn[key] for turn in CHAT] for key in ("role", "content")}
+    assert read_record({"messages": columns | {"name": None}}) == read_record({"messages": CHAT})
+    for odd in ({"role": ["user"], "content": []}, {"role": "user", "content": "a"}, {}):
+        with pytest.raises(ValueError, match="no list in 'messages'"):
+            read_record({"messages": odd})
 
 
 @pytest.mark.parametrize("text", ["[a note] in brackets", "[1, 2]", "[]"])
