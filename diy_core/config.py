@@ -181,7 +181,7 @@ class DIYConfig:
 
         Raises:
             ValueError: the file asks for something that this model does not do; it says what.
-            TypeError: `values` is no mapping.
+            TypeError: `values` is not a mapping.
         """
         if not isinstance(values, Mapping):
             raise TypeError(

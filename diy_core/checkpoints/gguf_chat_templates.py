@@ -57,7 +57,7 @@ def templates_of(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The templates by name.
 
     Raises:
-        ValueError: an entry that is no text, or a second default one.
+        ValueError: an entry is not a text, or there are two default templates.
     """
     found = {DEFAULT: metadata[_KEY]} if _KEY in metadata else {}
     for key, value in metadata.items():

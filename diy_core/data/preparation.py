@@ -177,7 +177,7 @@ def _bar(
 
 
 def _require_unchanged(opened: Sources, folder: Path) -> None:
-    """Raise where a source or the tokenizer is no longer what it was; no shard is kept then."""
+    """Raise, and keep no shard, if a source or the tokenizer has changed since it was read."""
     try:
         with data_errors():
             opened.require_unchanged()
