@@ -91,7 +91,8 @@ class Stop:
             signal.signal(number, before if after is None else after)
         if self in _ACTIVE:
             _ACTIVE.remove(self)
-            sys.unraisablehook = self._hook
+            if sys.unraisablehook == self._lost:  # else somebody's own came after it, and stays
+                sys.unraisablehook = self._hook
         if self.received is not None and not isinstance(error, Stopped):
             raise Stopped(self.received) from error
 
@@ -120,7 +121,7 @@ class Stop:
             raise Stopped(self.received)
 
     def _lost(self, found: Any) -> None:
-        if not isinstance(found.exc_value, Stopped):
+        if self not in _ACTIVE or not isinstance(found.exc_value, Stopped):
             self._hook(found)
             return
         self._due = True

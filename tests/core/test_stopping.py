@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,6 +155,31 @@ def test_another_hook_hears_of_other_errors(monkeypatch: pytest.MonkeyPatch) -> 
         Finalized()
         gc.collect()
     assert heard == [ValueError]
+
+
+def test_a_hook_that_is_set_inside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library's own, which holds back what its threads report after an error."""
+    heard: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda found: heard.append(str(found.exc_value)))
+
+    class Finalized:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+        def __del__(self) -> None:
+            raise ValueError(self.text)
+
+    def quiet(found: Any, usual: Any) -> None:
+        if str(found.exc_value) != "nobody waits":
+            usual(found)
+
+    with Stop():
+        usual = sys.unraisablehook
+        sys.unraisablehook = lambda found: quiet(found, usual)
+    for text in ("nobody waits", "another"):
+        Finalized(text)
+        gc.collect()
+    assert heard == ["another"]
 
 
 def test_without_a_signal_nothing_is_raised_and_ignored_ones_stay_so() -> None:
