@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
 
 from tests import page_sessions
@@ -69,7 +68,4 @@ def test_no_name_that_it_says_to_read_was_passed_over_above() -> None:
 
 
 def test_what_it_says_to_try_gives_what_it_says() -> None:
-    try:
-        assert page_sessions.run(PAGE) >= 40
-    finally:
-        jax.config.update("jax_enable_x64", False)
+    assert page_sessions.run(PAGE) >= 40
