@@ -1,9 +1,9 @@
-"""Euclidean norms of float64 values whose squares would be infinite or nothing."""
+"""Euclidean norms of values whose squares would be infinite or nothing."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,3 +39,28 @@ def power_of_two(*arrays: NDArray[Any]) -> float:
         return 1.0
     # One power less at both ends: neither it nor 1 / it may overflow.
     return math.ldexp(1.0, min(max(-math.frexp(largest)[1], -1022), 1022))
+
+
+class Scales(NamedTuple):
+    """Powers of two that bring every norm of a floating-point type to where no square is lost.
+
+    Attributes:
+        least: a smaller norm may lack squares that were too small for the type.
+        up: for values with a norm below `least`.
+        down: for values with an infinite sum of squares.
+    """
+
+    least: float
+    up: float
+    down: float
+
+
+def scales_of(largest: float) -> Scales:
+    """The scales of a floating-point type, by its largest number.
+
+    Between `least` and infinity all is well as it is: what was too small to be squared is nothing
+    beside the norm. With the largest of float32 just below 2^128: 2^-30, 2^93 and 2^-66.
+    """
+    exponent = math.frexp(largest)[1]
+    powers = (2 - exponent // 4, 3 * exponent // 4 - 3, -2 - exponent // 2)
+    return Scales(*(math.ldexp(1.0, power) for power in powers))

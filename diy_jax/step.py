@@ -25,7 +25,7 @@ from diy_core.validate import IGNORED
 from diy_jax.inputs import dtype_name, host_values, wide_labels
 from diy_jax.loss import cross_entropy
 from diy_jax.model import DIYForCausalLM, ModelBlock
-from diy_jax.optimizer import clip_by_global_norm
+from diy_jax.optimizer import can_be_squared, clip_by_global_norm
 from diy_jax.random import fold_in, key
 
 _BATCH = ("input_ids", "labels", "segment_ids")
@@ -38,8 +38,8 @@ class StepResult(NamedTuple):
         loss: the mean over all counted tokens of the step, before the update.
         grad_norm: of its gradient over all parameters together, before clipping.
         tokens: how many were counted.
-        skipped: True where loss or norm were not finite or no token was counted, and nothing was
-            changed.
+        skipped: True where loss or norm were not finite, AdamW could not square the clipped
+            gradient or no token was counted, and nothing was changed.
     """
 
     loss: Any
@@ -86,8 +86,9 @@ def build_step(
         seed: of the run, for dropout.
 
     The loss is the sum over the counted tokens of all passes by their number, so that A passes are
-    one large batch. Where it or the norm of its gradient is not finite (or no token counts), the
-    step is skipped: parameters, moments and their count stay as they are.
+    one large batch. Where it or the norm of its gradient is not finite (or no token counts, or the
+    clipped gradient is too large for AdamW to square), the step is skipped: parameters, moments and
+    their count stay as they are.
 
     Args:
         model: its dtypes are replaced by those of the config.
@@ -145,13 +146,14 @@ def _step(
     passes = jnp.arange(config.accumulation_steps, dtype=jnp.uint32)
     (loss, gradients), _ = jax.lax.scan(add_pass, nothing, (batch, passes))
 
-    gradients, norm = clip_by_global_norm(gradients, config.optimizer.clip_norm)
+    limit = config.optimizer.clip_norm
+    gradients, norm = clip_by_global_norm(gradients, limit)
     updates, moved = optimizer.update(gradients, state, params, learning_rate=learning_rate)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    sound = jnp.isfinite(loss) & jnp.isfinite(norm) & can_be_squared(norm, limit)
     params, state = jax.tree.map(
-        partial(jnp.where, finite), (optax.apply_updates(params, updates), moved), (params, state)
+        partial(jnp.where, sound), (optax.apply_updates(params, updates), moved), (params, state)
     )
-    return params, state, StepResult(loss, norm, tokens, ~finite)
+    return params, state, StepResult(loss, norm, tokens, ~sound)
 
 
 def _pass_loss(

@@ -24,7 +24,7 @@ from diy_core.validate import IGNORED
 from diy_torch.inputs import dtype_name, host_values, wide_labels
 from diy_torch.loss import cross_entropy
 from diy_torch.model import DIYForCausalLM, DIYModel
-from diy_torch.optimizer import clip_by_global_norm
+from diy_torch.optimizer import can_be_squared, clip_by_global_norm
 from diy_torch.random import fold_in, key
 
 _BATCH = ("input_ids", "labels", "segment_ids")
@@ -37,8 +37,8 @@ class StepResult(NamedTuple):
         loss: the mean over all counted tokens of the step, before the update.
         grad_norm: of its gradient over all parameters together, before clipping.
         tokens: how many were counted.
-        skipped: True where loss or norm were not finite or no token was counted, and nothing was
-            changed.
+        skipped: True where loss or norm were not finite, AdamW could not square the clipped
+            gradient or no token was counted, and nothing was changed.
     """
 
     loss: Any
@@ -82,9 +82,9 @@ def build_step(
         seed: of the run, for dropout.
 
     The loss is the sum over the counted tokens of all passes by their number, so that A passes are
-    one large batch. Where it or the norm of its gradient is not finite (or no token counts), the
-    step is skipped: parameters, moments and their count stay as they are. To know that, each step
-    waits once for the device.
+    one large batch. Where it or the norm of its gradient is not finite (or no token counts, or the
+    clipped gradient is too large for AdamW to square), the step is skipped: parameters, moments and
+    their count stay as they are. To know that, each step waits for the device.
 
     Args:
         model: its parameters are float32 (float64 for dtype float64).
@@ -124,15 +124,16 @@ def build_step(
             loss += share.detach()
 
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = clip_by_global_norm(gradients, config.optimizer.clip_norm)
-        finite = bool(loss.isfinite() & norm.isfinite())
-        if finite:
+        limit = config.optimizer.clip_norm
+        norm = clip_by_global_norm(gradients, limit)
+        sound = bool(loss.isfinite() & norm.isfinite() & can_be_squared(norm, limit))
+        if sound:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             optimizer.step()
         # Their memory is free again while the next step's activations need it.
         optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, norm, tokens, not finite)
+        return StepResult(loss, norm, tokens, not sound)
 
     return step
 

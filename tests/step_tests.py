@@ -87,6 +87,26 @@ class StepTests:
             expected = gradient * 0.01 / (norm + 1e-6)
             np.testing.assert_allclose(clipped[name], expected, rtol=1e-12, atol=1e-15)
 
+    def test_a_gradient_whose_squares_overflow_is_clipped(self) -> None:
+        config = train_config(dtype="float32", optimizer={"clip_norm": 1.0}, loss={"z_loss": 1e22})
+        training = self.training(CONFIGS["gqa"], config)
+        result = training.run(random_batch(23))
+        assert 1e20 < float(result.grad_norm) < 1e30
+        assert not bool(result.skipped)
+        clipped = [
+            mean.astype(np.float64) / (1 - 0.9) for mean in training.moments("mean").values()
+        ]
+        assert np.sqrt(sum((g**2).sum() for g in clipped)) == pytest.approx(1, rel=1e-5)
+
+    def test_a_gradient_that_the_second_moment_cannot_hold_is_skipped(self) -> None:
+        config = train_config(dtype="float32", optimizer=UNCLIPPED, loss={"z_loss": 1e22})
+        training = self.training(CONFIGS["gqa"], config)
+        before = training.parameters()
+        result = training.run(random_batch(23))
+        assert bool(result.skipped)
+        assert 1e20 < float(result.grad_norm) < 1e30
+        _same(before, training.parameters(), 0.0)
+
     @pytest.mark.parametrize("passes", [2, 4])
     def test_passes_are_one_large_batch(self, passes: int) -> None:
         """Though they count other numbers of tokens."""

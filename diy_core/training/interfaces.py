@@ -27,8 +27,8 @@ class StepResult(Protocol):
         loss: the mean over the counted tokens of the step, before the update.
         grad_norm: of the gradient, before clipping.
         tokens: that were counted.
-        skipped: True where loss or norm were not finite or no token was counted, and nothing was
-            changed.
+        skipped: True where loss or norm were not finite, AdamW could not square the clipped
+            gradient or no token was counted, and nothing was changed.
     """
 
     @property

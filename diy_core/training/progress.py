@@ -209,8 +209,10 @@ def _losses(row: dict[str, Any]) -> list[str]:
     loss = "loss not finite" if row["loss"] is None else f"loss {row['loss']:.4f}"
     if not row["skipped"]:
         return [loss]
-    finite = row["loss"] is None or row["grad_norm"] is not None  # the norm is not what to name
-    return [loss, "skipped" if finite else "gradient norm not finite, skipped"]
+    if row["loss"] is None:  # the gradient's norm is not what to name
+        return [loss, "skipped"]
+    norm = "norm not finite" if row["grad_norm"] is None else "too large to be squared"
+    return [loss, f"gradient {norm}, skipped"]
 
 
 def _timings(row: dict[str, Any], timing: dict[str, Any], steps: int) -> list[str]:

@@ -16,8 +16,8 @@ from diy_core.training.state import Position
 
 _ADVICE = (
     "Begin a run in another run_dir with a lower optimizer.learning_rate, more "
-    "optimizer.warmup_steps, a smaller optimizer.clip_norm or dtype float32; if the loss was never "
-    "finite, look at the model's weights and the data"
+    "optimizer.warmup_steps, a smaller optimizer.clip_norm (not 0) or dtype float32; if the loss "
+    "was never finite, look at the model's weights and the data"
 )
 
 
@@ -60,8 +60,9 @@ class Uncounted:
 
 def skipped_line(position: Position, loss: float, norm: float) -> str:
     """One line about the step that was skipped last."""
+    large = ", too large to be squared" if math.isfinite(loss) and math.isfinite(norm) else ""
     return (
-        f"step {position.step} was skipped: loss {loss}, gradient norm {norm} "
+        f"step {position.step} was skipped: loss {loss}, gradient norm {norm}{large} "
         f"({position.skipped_in_a_row} in a row, {position.skipped_steps} in all)"
     )
 
@@ -84,5 +85,5 @@ def too_many_skipped(position: Position, steps: Sequence[int], checkpoints: Path
     )
     return TrainingError(
         f"{position.skipped_in_a_row} steps in a row, up to {position.step}, had a loss or a "
-        f"gradient that is not finite. {left}. {_ADVICE}"
+        f"gradient that is not finite, or a gradient too large to be squared. {left}. {_ADVICE}"
     )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from diy_core.norms import norm, norms, power_of_two
+from diy_core.norms import norm, norms, power_of_two, scales_of
 
 
 @pytest.mark.parametrize("scale", [1e300, 1e160, 1.0, 1e-150, 1e-200, 1e-306])
@@ -42,3 +42,15 @@ def test_a_power_of_two_brings_the_largest_near_1_and_back(value: float) -> None
     assert 1e-2 < value * scale < 4 or value < 1e-306
     assert value * scale / scale == value
     assert 1 / scale < math.inf
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_scales_of_a_type_bring_its_norms_to_where_no_square_is_lost(dtype: type) -> None:
+    limits = np.finfo(dtype)
+    scales = scales_of(float(limits.max))
+    assert all(math.frexp(scale)[0] == 0.5 for scale in scales)
+    # 2^36 numbers that are just too small to be squared are nothing beside the least norm.
+    assert 2.0**36 * float(limits.tiny) < scales.least**2 * float(limits.eps)
+    assert float(limits.smallest_subnormal) * scales.up > math.sqrt(limits.tiny)
+    assert scales.least * scales.up < math.sqrt(limits.max)
+    assert float(limits.max) * scales.down < math.sqrt(limits.max)

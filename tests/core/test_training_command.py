@@ -446,9 +446,10 @@ def test_the_share_of_the_peak_is_speed_times_flops(monkeypatch: pytest.MonkeyPa
         (None, None, "loss not finite  skipped"),
         (1.5, None, "loss 1.5000  gradient norm not finite, skipped"),
         (None, 2.0, "loss not finite  skipped"),
+        (1.5, 1e20, "loss 1.5000  gradient too large to be squared, skipped"),
     ],
 )
-def test_what_is_not_finite_is_called_so(loss: Any, norm: Any, words: str) -> None:
+def test_what_made_a_step_skip_is_named(loss: Any, norm: Any, words: str) -> None:
     row = {"step": 7, "loss": loss, "skipped": True, "grad_norm": norm, "learning_rate": 1e-3}
     assert line(row, {}, 9, 10) == f"step 7/9  {words}"
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from diy_core.training.interfaces import TrainingError
-from diy_core.training.skipping import Uncounted
+from diy_core.training.skipping import Uncounted, skipped_line
+from diy_core.training.state import Position
 from tests.core.training_fake import FakeStore, FakeTrainer, Runner
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
@@ -40,6 +41,16 @@ def test_too_many_skipped_steps_end_the_run_and_the_checkpoint_stays(runner: Run
     assert runner.rows[-1]["step"] == 10
     with pytest.raises(TrainingError, match="3 steps in a row, up to 10"):
         runner(resume=True, **options)
+
+
+def test_a_gradient_that_cannot_be_squared_is_called_so() -> None:
+    position = Position(seed=0, step=7, skipped_steps=2, skipped_in_a_row=1)
+    said = skipped_line(position, 1.5, 1e20)
+    assert said == (
+        "step 7 was skipped: loss 1.5, gradient norm 1e+20, too large to be squared "
+        "(1 in a row, 2 in all)"
+    )
+    assert "squared" not in skipped_line(position, 1.5, float("inf"))
 
 
 @pytest.mark.parametrize("background", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,8 @@ import pytest
 import diy_jax
 from diy_core.mapping import flatten, tensors, unflatten
 from diy_core.training.config import OptimizerConfig
-from diy_jax.optimizer import build_optimizer, clip_by_global_norm
+from diy_jax.optimizer import build_optimizer, can_be_squared, clip_by_global_norm
+from tests.clipping_tests import ClippingTests, gradients_like
 from tests.oracles import CONFIGS, random_weights
 from tests.training_oracles import Array, Tensors, adamw, random_gradients
 
@@ -108,6 +110,61 @@ def test_the_norm_of_large_gradients_is_that_of_float64(mean: float) -> None:
     _, norm = clip_by_global_norm([jnp.asarray(array) for array in arrays], 0.0)
     wanted = np.sqrt(sum((array.astype(np.float64) ** 2).sum() for array in arrays))
     assert float(norm) == pytest.approx(wanted, rel=8 * 2.0**-23)
+
+
+_compiled = jax.jit(clip_by_global_norm, static_argnums=1)
+
+
+@pytest.mark.usefixtures("x64")
+class TestClipping(ClippingTests):
+    def clip(self, gradients: Sequence[Array], max_norm: float) -> tuple[list[Array], Any]:
+        found, norm = _compiled(list(gradients), max_norm)
+        return [np.asarray(array) for array in found], np.asarray(norm)
+
+    def can_be_squared(self, norm: Any, max_norm: float) -> bool:
+        return bool(can_be_squared(jnp.asarray(norm), max_norm))
+
+
+class TestClippingWithoutJit(TestClipping):
+    def clip(self, gradients: Sequence[Array], max_norm: float) -> tuple[list[Array], Any]:
+        with jax.disable_jit():
+            found, norm = clip_by_global_norm([jnp.asarray(g) for g in gradients], max_norm)
+        return [np.asarray(array) for array in found], np.asarray(norm)
+
+
+def _plainly(gradients: Any, max_norm: float) -> Any:
+    """With the norm of optax, right or wrong."""
+    norm = optax.tree.norm(gradients)
+    factor = jnp.minimum(1.0, max_norm / (norm + 1e-6))
+    return jax.tree.map(lambda gradient: gradient * factor, gradients), norm
+
+
+@pytest.mark.parametrize("size", [1e15, 1e3, 1.0, 1e-3, 1e-8])
+def test_ordinary_gradients_keep_their_bits(size: float) -> None:
+    given = gradients_like(size, size)
+    found = _compiled(given, 1.0)
+    wanted = jax.jit(_plainly, static_argnums=1)(given, 1.0)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_ordinary_gradients_are_read_as_often_as_ever() -> None:
+    """The second sum of squares is in a branch of its own; beside it a product for each number."""
+    given = [np.zeros((512, 1024), np.float32)] * 2
+    count = 2 * 512 * 1024
+
+    def flops(function: Any) -> tuple[float, str, int]:
+        program = jax.jit(function).lower(given).compile()
+        memory = program.memory_analysis().temp_size_in_bytes
+        return program.cost_analysis()["flops"], program.as_text(), memory
+
+    ours, text, memory = flops(lambda g: clip_by_global_norm(g, 1.0))
+    plain, _, _ = flops(lambda g: _plainly(g, 1.0))
+    again, _, _ = flops(lambda g: optax.tree.norm(jax.tree.map(lambda x: x * g[0][0, 0], g)))
+    assert text.count(" conditional(") == 1
+    assert again == pytest.approx(3 * count, rel=1e-3)
+    assert ours - again - plain == pytest.approx(count, rel=1e-3)
+    assert memory < 4096
 
 
 @pytest.mark.usefixtures("x64")

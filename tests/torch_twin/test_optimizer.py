@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import diy_torch
 from diy_core.mapping import tensors
 from diy_core.training.config import OptimizerConfig
-from diy_torch.optimizer import build_optimizer, clip_by_global_norm
+from diy_torch.optimizer import build_optimizer, can_be_squared, clip_by_global_norm
+from tests.clipping_tests import ClippingTests, gradients_like
 from tests.oracles import CONFIGS, random_weights
 from tests.torch_twin.build import build
 from tests.training_oracles import Array, adamw, random_gradients
@@ -101,6 +106,45 @@ def test_the_norm_of_large_gradients_is_that_of_float64(mean: float) -> None:
     norm = clip_by_global_norm([torch.from_numpy(array) for array in arrays], 0.0)
     wanted = np.sqrt(sum((array.astype(np.float64) ** 2).sum() for array in arrays))
     assert float(norm) == pytest.approx(wanted, rel=8 * 2.0**-23)
+
+
+class TestClipping(ClippingTests):
+    def clip(self, gradients: Sequence[Array], max_norm: float) -> tuple[list[Array], Any]:
+        tensors = [torch.from_numpy(gradient) for gradient in gradients]
+        norm = clip_by_global_norm(tensors, max_norm)
+        return [tensor.numpy() for tensor in tensors], norm.numpy()
+
+    def can_be_squared(self, norm: Any, max_norm: float) -> bool:
+        return bool(can_be_squared(torch.tensor(norm), max_norm))
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is computed of whole gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> torch.Tensor:
+        if args and isinstance(args[0], torch.Tensor) and args[0].ndim == 2:
+            self.names.append(func.overloadpacket.__name__)
+        found: torch.Tensor = func(*args, **(kwargs or {}))
+        return found
+
+
+@pytest.mark.parametrize("size", [1e15, 1e3, 1.0, 1e-3, 1e-8])
+def test_ordinary_gradients_are_read_as_often_as_ever_and_keep_their_bits(size: float) -> None:
+    ours, other = ([torch.from_numpy(g) for g in gradients_like(size, size)] for _ in range(2))
+    with Operations() as counted:
+        norm = clip_by_global_norm(ours, 1.0)
+    assert counted.names == ["linalg_vector_norm"] * 2 + ["mul_"] * 2
+    rows = [torch.linalg.vector_norm(gradient, dim=-1) for gradient in other]
+    wanted = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(row) for row in rows]))
+    assert norm.equal(wanted)
+    for one, gradient in zip(ours, other, strict=True):
+        assert one.equal(gradient.mul(torch.clamp(1.0 / (wanted + 1e-6), max=1.0)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
