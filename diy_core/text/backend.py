@@ -110,7 +110,7 @@ def _load(path: Path) -> Backend:
         add_again(backend, [*tokens.special.values(), *tokens.extra], rebuilt.again)
     put_around = _put_around(path, backend, tokens, rebuilt)
     patched = patch_mistral(backend, config, settings)
-    notes += _alike(backend)
+    notes += _alike(path, backend)
     backend.encode_special_tokens = bool(settings.get("split_special_tokens"))
     same = alone == backend.get_added_tokens_decoder() and not backend.encode_special_tokens
     return Backend(
@@ -133,15 +133,24 @@ def _turn_dropout_off(backend: tokenizers.Tokenizer, notes: list[str]) -> None:
         backend.model.dropout = None
 
 
-def _alike(backend: tokenizers.Tokenizer) -> list[str]:
-    """Notes on added tokens that the normaliser makes one: the library takes any of them."""
+def _alike(path: Path, backend: tokenizers.Tokenizer) -> list[str]:
+    """Notes on added tokens that the normaliser makes one: the library takes any of them.
+
+    One of which it leaves nothing stands everywhere, and the library may search it without an end.
+    """
     if backend.normalizer is None:
         return []
     found: dict[str, list[str]] = {}
     for token in backend.get_added_tokens_decoder().values():
-        if token.normalized:
+        if token.normalized and token.content:
             text = backend.normalizer.normalize_str(token.content)
             found.setdefault(text, []).append(token.content)
+    if gone := found.get(""):
+        raise CheckpointError(
+            path,
+            f"has the added token {gone[0]!r}, of which the normaliser leaves nothing: it would "
+            "stand between any two characters; set its normalized to false, or remove it",
+        )
     return [
         f"the added tokens {', '.join(map(repr, sorted(texts)))} are all {text!r} to the "
         "normaliser: which of their ids a text gets may change each time the tokenizer is read"

@@ -180,6 +180,38 @@ def test_added_tokens_that_are_not_normalised_are_no_note(tmp_path):
     assert load(write(tmp_path, alike(TOOL=False))).notes == []
 
 
+def stripped():
+    """A tokenizer that takes the white space off the ends of a text."""
+    strip = {"type": "Strip", "strip_left": True, "strip_right": True}
+    return PLAIN | {"tokenizer": PLAIN["tokenizer"] | {"normalizer": strip}}
+
+
+@pytest.mark.parametrize("place", ["tokenizer", "added_tokens_decoder", "added_tokens"])
+def test_an_added_token_of_which_the_normaliser_leaves_nothing(tmp_path, place):
+    """Beside a second one, the library asks for all memory as it looks for nothing in a text."""
+    files = stripped()
+    line = entry("\n", special=False, normalized=True, lstrip=True)
+    if place == "tokenizer":
+        added = [*files["tokenizer"]["added_tokens"], line | {"id": END}]
+        files["tokenizer"] = files["tokenizer"] | {"added_tokens": added}
+    elif place == "added_tokens":
+        files["added_tokens"] = {"\n": END}
+    else:
+        decoder = {"added_tokens_decoder": {str(END): line}}
+        files["tokenizer_config"] = files["tokenizer_config"] | decoder
+    with pytest.raises(CheckpointError, match=r"added token '\\n', of which the normaliser"):
+        load(write(tmp_path, files))
+
+
+def test_one_that_is_not_normalised_is_found(tmp_path):
+    decoder = {"added_tokens_decoder": {str(END): entry("\n", special=False, normalized=False)}}
+    files = stripped()
+    files["tokenizer_config"] = files["tokenizer_config"] | decoder
+    ids = Tokenizer.read(write(tmp_path, files)).encode("the\nfox")
+    assert END in ids
+    assert ids == AutoTokenizer.from_pretrained(tmp_path)("the\nfox")["input_ids"]
+
+
 @pytest.mark.parametrize("rules", ["smollm", "llama-bpe", "gpt-2"])
 def test_a_class_that_splits_otherwise_than_the_file_is_noted(tmp_path, rules):
     files = ZOO[f"words of {rules}"]
