@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from tests.jax_twin.build import build
 from tests.oracles import tiny
 
 CONFIG = tiny(max_position_embeddings=70)
+SERVED = tiny(vocab_size=512, hidden_size=128, intermediate_size=256)
 MODEL = build(CONFIG, jnp.float32)
 IDS = np.array([[1, 2, 3], [4, 5, 6]], np.int32)
 
@@ -119,3 +121,24 @@ def test_a_label_outside_of_the_vocabulary_is_a_loss_of_nan(label: int) -> None:
     assert np.isnan(gradient(hidden, jnp.array([[1, label, -100]]))[0, 1]).all()
     with pytest.raises(ValueError, match="labels must lie in"):
         loss(jnp.array([[1, label, -100]]))
+
+
+@pytest.mark.parametrize("columns", [1, 64], ids=["a step", "a prompt"])
+def test_the_check_costs_nothing_beside_the_model(columns: int) -> None:
+    """By what XLA says that the compiled program computes and moves, with the check and without."""
+    model, params = diy_jax.DIYForCausalLM(SERVED), diy_jax.init_params(SERVED)
+    past = diy_jax.init_cache(SERVED, 8, 256)
+    ids, lengths = np.ones((8, columns), np.int32), np.full(8, columns, np.int32)
+
+    def cost() -> tuple[float, float]:
+        def logits(params: Any, ids: Any, lengths: Any, past: Any) -> Any:
+            return model.apply({"params": params}, ids, None, lengths, past, True)
+
+        found = jax.jit(logits).lower(params, ids, lengths, past).compile().cost_analysis()
+        return found["flops"], found["bytes accessed"]
+
+    checked = cost()
+    with mock.patch("diy_jax.model.wrong_rows", return_value=None):
+        unchecked = cost()
+    for more, fewer in zip(checked, unchecked, strict=True):
+        assert fewer < more < 1.001 * fewer

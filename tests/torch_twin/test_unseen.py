@@ -8,6 +8,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 import diy_torch
 from diy_torch.loss import cross_entropy
@@ -16,6 +19,7 @@ from tests.oracles import tiny
 from tests.torch_twin.build import build
 
 CONFIG = tiny(max_position_embeddings=70)
+SERVED = tiny(vocab_size=512, hidden_size=128, intermediate_size=256)
 MODEL = build(CONFIG, torch.float32)
 IDS = np.array([[1, 2, 3], [4, 5, 6]], np.int64)
 
@@ -134,3 +138,40 @@ def test_a_label_outside_of_the_vocabulary_is_a_loss_of_nan(label: int) -> None:
         assert torch.autograd.grad(wrong, hidden)[0][0, 1].isnan().all()
     with pytest.raises(ValueError, match="labels must lie in"):
         loss(torch.tensor([[1, label, -100]]))
+
+
+class Moved(TorchDispatchMode):
+    """Counts the bytes that operations read and write; views count, too, as if they were copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, found)) if isinstance(x, torch.Tensor)]
+        self.bytes += sum(x.numel() * x.element_size() for x in tensors)
+        return found
+
+
+@pytest.mark.parametrize("columns", [1, 64], ids=["a step", "a prompt"])
+def test_the_check_costs_nothing_beside_the_model(columns: int) -> None:
+    """By the products of matrices and the bytes that are moved, with the check and without."""
+    model, ids = build(SERVED, torch.float32), torch.ones((8, columns), dtype=torch.int64)
+    past, lengths = diy_torch.init_cache(SERVED, 8, 256), torch.full((8,), columns)
+
+    def cost() -> tuple[int, int]:
+        with (
+            torch.no_grad(),
+            mock.patch("torch.compiler.is_compiling", return_value=True),
+            FlopCounterMode(display=False) as products,
+            Moved() as moved,
+        ):
+            model(ids, None, lengths, past, True)
+        return products.get_total_flops(), moved.bytes
+
+    checked = cost()
+    with mock.patch("diy_torch.model.wrong_rows", return_value=None):
+        unchecked = cost()
+    assert checked[0] == unchecked[0] > 0
+    assert unchecked[1] < checked[1] < 1.005 * unchecked[1]
