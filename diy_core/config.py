@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from diy_core.config_keys import ABSENT_IN_FILE, classes, nearest, notes_on, refuse_unsupported
+from diy_core.config_keys import (
+    ABSENT_IN_FILE,
+    QUANTISED,
+    classes,
+    nearest,
+    notes_on,
+    refuse_unsupported,
+    says_nothing,
+)
 from diy_core.errors import shorten
 from diy_core.fields import require_float, require_int
 from diy_core.lfs import refuse_lfs_pointer
@@ -190,11 +198,16 @@ class DIYConfig:
             )
         fields = {key: values.get(key, absent) for key, absent in ABSENT_IN_FILE.items()}
         refuse_unsupported(values, fields["max_position_embeddings"])
-        if fields["attention_dropout"] is None:  # as transformers' config may have it
-            fields["attention_dropout"] = 0.0
+        for name in ("attention_dropout", "residual_dropout"):
+            if fields[name] is None:  # as transformers' config may have it
+                fields[name] = 0.0
         rope_theta, rope_scaling, notes = read_rope(values, fields["max_position_embeddings"])
         own = {*ABSENT_IN_FILE, *ROPE_KEYS}
-        extra = {key: value for key, value in values.items() if key not in own}
+        # transformers takes any such object for a quantisation, and misses its method.
+        empty = [key for key in QUANTISED if key in values and says_nothing(values[key])]
+        empty = [key for key in empty if values[key] is not None]
+        notes += [f"{key} {values[key]!r} says nothing and was left out" for key in empty]
+        extra = {key: value for key, value in values.items() if key not in {*own, *empty}}
         config = cls(**fields, rope_theta=rope_theta, rope_scaling=rope_scaling, extra=extra)
         object.__setattr__(config, "_of_reading", tuple(notes))
         return config

@@ -43,6 +43,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 HONOURED = frozenset({*ABSENT_IN_FILE, *CHOICES, *ROPE_KEYS, "original_max_position_embeddings"})
 
 # Keys that change the function, with the values that change nothing; a list counts item by item.
+# Where null changes nothing, neither does what is false or empty: it says nothing either.
 REFUSED: dict[str, tuple[Any, ...]] = {
     "is_causal": (True,),  # transformers takes null for false
     "use_bidirectional_attention": (None, False),
@@ -91,7 +92,8 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 }
 # Keys that change nothing where they are not less than max_position_embeddings.
 REACHES = ("sliding_window", "attention_chunk_size")
-_QUANTISED = ("quantization_config", "compression_config", "quantization")
+_SWITCHES = {"sliding_window": "use_sliding_window"}  # of relatives; false: it is off
+QUANTISED = ("quantization_config", "compression_config", "quantization")
 
 # Where a model came from, how it is stored and run, what its tokens and its training are about.
 _IDLE = """
@@ -144,14 +146,14 @@ def refuse_unsupported(values: Mapping[str, Any], max_position_embeddings: int) 
             raise ValueError(f"{key} {value!r} is not supported: this reads {listed(choices)}")
     for key in REFUSED.keys() & values.keys():
         value, neutral = values[key], REFUSED[key]
-        if any(item not in neutral for item in (value if isinstance(value, list) else [value])):
-            hint = ": dequantise the checkpoint first" if key in _QUANTISED else ""
+        if not _changes_nothing(value, neutral):
+            hint = ": dequantise the checkpoint first" if key in QUANTISED else ""
             raise ValueError(
                 f"{key} {value!r} is not supported; only {_list_of(neutral)} changes nothing{hint}"
             )
     for key in REACHES:
         value = values.get(key)
-        if value is not None and not _reaches(value, max_position_embeddings):
+        if not (_is_off(key, values) or _reaches(value, max_position_embeddings)):
             raise ValueError(
                 f"{key} {value!r} is not supported; only null changes nothing, or what is not less "
                 f"than max_position_embeddings ({max_position_embeddings})"
@@ -165,8 +167,12 @@ def refuse_unsupported(values: Mapping[str, Any], max_position_embeddings: int) 
 
 def notes_on(values: Mapping[str, Any]) -> list[str]:
     """A sentence about each key that does less than it may promise, and one about unknown ones."""
-    notes = [say(values[key]) for key, say in _NOTES.items() if values.get(key) is not None]
-    known = {*HONOURED, *REFUSED, *REACHES, *WITHOUT_EFFECT, *_NOTES}
+    notes = [
+        say(values[key])
+        for key, say in _NOTES.items()
+        if values.get(key) is not None and not (key in REACHES and _is_off(key, values))
+    ]
+    known = {*HONOURED, *REFUSED, *REACHES, *_SWITCHES.values(), *WITHOUT_EFFECT, *_NOTES}
     unknown = [key for key in values if key not in known]
     if unknown:
         shown = [f"{key!r:.{_LONGEST}}{_nearest(key)}" for key in unknown[:_SHOWN]]
@@ -188,6 +194,27 @@ def _nearest(key: str) -> str:
     # Names of the tables alone: of two unknown ones, neither is better.
     near = nearest(key, [*ABSENT_IN_FILE, *ROPE_KEYS]) if len(key) <= _LONGEST else None
     return f" (was {near} meant?)" if near else ""
+
+
+def says_nothing(value: Any) -> bool:
+    """True for null, false, an empty text, and for an object or a list of nothing else."""
+    if isinstance(value, (Mapping, list)):
+        return all(map(says_nothing, value.values() if isinstance(value, Mapping) else value))
+    return value is None or value is False or value == ""
+
+
+def _is_off(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether one of `REACHES` bounds nothing; 0 or less is no bound, as a token sees itself."""
+    value = values.get(key)
+    off = isinstance(value, int) and value <= 0 and value is not False
+    switched_off = key in _SWITCHES and values.get(_SWITCHES[key], True) is False
+    return switched_off or off or says_nothing(value)
+
+
+def _changes_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
+    if says_nothing(value):
+        return None in neutral
+    return all(item in neutral for item in (value if isinstance(value, list) else [value]))
 
 
 def _reaches(value: Any, length: int) -> bool:
@@ -237,6 +264,7 @@ def classes() -> dict[str, str]:
     return {
         **dict.fromkeys(WITHOUT_EFFECT, "without effect"),
         **dict.fromkeys(_NOTES, "noted"),
+        **dict.fromkeys(_SWITCHES.values(), "without effect"),
         **dict.fromkeys((*REFUSED, *REACHES), "refused"),
         **dict.fromkeys(HONOURED, "honoured"),
     }

@@ -40,5 +40,5 @@ def _llama3(frequencies: NDArray[np.float64], scaling: RopeScaling) -> NDArray[n
     assert high is not None
     assert original is not None
     turns = original * frequencies / (2 * math.pi)  # rotations within the original context
-    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0) if high > low else turns >= low
     return keep * frequencies + (1 - keep) * frequencies / scaling.factor

@@ -28,6 +28,16 @@ class RopeScaling:
     `llama3` divides the low frequencies, keeps the high ones and blends between (Llama 3.1,
     arXiv:2407.21783). Fields that a kind does not use must be None.
 
+    Attributes:
+        rope_type: `linear` or `llama3`.
+        factor: what frequencies are divided by, above 0; below 1 it moves positions apart.
+        low_freq_factor: `llama3`: a frequency that turns less often than this within the original
+            context is divided, above 0.
+        high_freq_factor: `llama3`: one that turns more often than this is kept, above 0. Where it
+            is not greater than `low_freq_factor` nothing is blended, as transformers has it: all
+            that turn less often than `low_freq_factor` are divided, all others kept.
+        original_max_position_embeddings: `llama3`: that original context in tokens, at least 1.
+
     Raises:
         ValueError: an unknown `rope_type`, or a field missing, out of range, or without a use.
     """
@@ -43,7 +53,7 @@ class RopeScaling:
             raise ValueError(
                 f"rope_type {self.rope_type!r} is not supported: this reads {listed(ROPE_TYPES)}"
             )
-        require_float(self, "factor", minimum=1.0)
+        require_float(self, "factor", positive=True)
         extras = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
         if self.rope_type == "linear":
             if used := [name for name in extras if getattr(self, name) is not None]:
@@ -52,13 +62,6 @@ class RopeScaling:
         require_float(self, "low_freq_factor", positive=True)
         require_float(self, "high_freq_factor", positive=True)
         require_int(self, "original_max_position_embeddings")
-        assert self.low_freq_factor is not None
-        assert self.high_freq_factor is not None
-        if self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError(
-                f"high_freq_factor ({self.high_freq_factor}) must be greater than "
-                f"low_freq_factor ({self.low_freq_factor})"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields in use, under the names of a `config.json`."""
@@ -77,7 +80,7 @@ def read_rope(
     named = False
     for key in ("rope_scaling", "rope_parameters"):
         block = values.get(key)
-        if block is None:
+        if block is None or (key == "rope_scaling" and not block):  # as transformers has it
             continue
         if not isinstance(block, Mapping):
             raise ValueError(f"{key} must be an object or null, got {block!r}")
@@ -121,7 +124,25 @@ def read_rope(
         return theta, None, notes
     if "factor" not in found:
         raise ValueError(f"rope_type {rope_type!r} needs a factor")
-    return theta, RopeScaling(rope_type=rope_type, **found), notes
+    scaling = RopeScaling(rope_type=rope_type, **found)
+    return theta, scaling, [*notes, *_oddities(scaling)]
+
+
+def _oddities(scaling: RopeScaling) -> list[str]:
+    """What a scaling may hold and hardly ever means, a sentence each."""
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    notes = []
+    if scaling.factor < 1:
+        notes.append(
+            f"the rope factor {scaling.factor} is less than 1: it moves positions apart, as "
+            "transformers has it, where others bring them closer together"
+        )
+    if low is not None and high is not None and high <= low:
+        notes.append(
+            f"high_freq_factor ({high}) is not greater than low_freq_factor ({low}): nothing is "
+            "blended between them, as transformers has it"
+        )
+    return notes
 
 
 def _meant(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +162,8 @@ def _drop_unread(block: dict[str, Any], rope_type: str, named: bool) -> list[str
     """
     unread = sorted(set(block) - _FIELDS[rope_type])
     nested = any(isinstance(block[name], Mapping) for name in unread)
-    if nested or (unread and not named):
+    divided = {name: block[name] for name in unread} != {"factor": 1}  # by 1, of whichever kind
+    if nested or (unread and not named and divided):
         hint = "" if nested else ": give the rope_type"
         raise ValueError(f"rope_type {rope_type!r} has no field {', '.join(unread)}{hint}")
     for name in unread:

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from diy_core import DIYConfig, RopeScaling
 from diy_core.config import require_config
+from diy_core.config_keys import QUANTISED, REACHES, REFUSED
 from diy_core.rope import inverse_frequencies
+from diy_core.rope_scaling import ROPE_KEYS
 
 SMALL: dict[str, Any] = {
     "vocab_size": 32,
@@ -105,12 +107,13 @@ def test_a_bad_value_is_refused_by_name(change: dict[str, Any], words: str) -> N
     [
         ({"rope_type": "yarn", "factor": 2.0}, "rope_type 'yarn' is not supported"),
         ({"rope_type": "default", "factor": 2.0}, "rope_type 'default' is not supported"),
-        (LINEAR | {"factor": 0.5}, "factor must be at least 1.0, got 0.5"),
+        (LINEAR | {"factor": 0}, "factor must be greater than 0, got 0"),
+        (LLAMA3 | {"factor": -1.0}, "factor must be greater than 0, got -1.0"),
         (LINEAR | {"factor": None}, "factor must be a finite number, got None"),
         (LINEAR | {"low_freq_factor": 1.0}, "'linear' has no use for low_freq_factor"),
         (LLAMA3 | {"low_freq_factor": None}, "low_freq_factor must be a finite number"),
         (LLAMA3 | {"low_freq_factor": 0.0}, "low_freq_factor must be greater than 0"),
-        (LLAMA3 | {"high_freq_factor": 1.0}, "(1.0) must be greater than low_freq_factor (1.0)"),
+        (LLAMA3 | {"high_freq_factor": 0.0}, "high_freq_factor must be greater than 0"),
         (LLAMA3 | {"original_max_position_embeddings": 8.0}, "must be a positive integer, got 8.0"),
     ],
 )
@@ -390,8 +393,15 @@ def test_an_absent_key_means_what_transformers_takes_it_to_mean() -> None:
         ),
         ({"attention_chunk_size": 8}, "or what is not less than max_position_embeddings (2048)"),
         ({"attention_chunk_size": True}, "attention_chunk_size True is not supported"),
+        ({"sliding_window": 1}, "sliding_window 1 is not supported"),
         ({"is_causal": False}, "is_causal False is not supported; only true changes nothing"),
-        ({"is_causal": None}, "is_causal None is not supported"),
+        *[({"is_causal": bad}, f"is_causal {bad!r} is not supported") for bad in (None, [], {}, 0)],
+        ({"quantization_config": {"bits": 4}}, "quantization_config {'bits': 4} is not supported"),
+        ({"num_experts": [0, 8]}, "num_experts [0, 8] is not supported"),
+        ({"per_layer_config": {"0": {}, "1": {"head_dim": 8}}}, "per_layer_config {'0': {}, '1'"),
+        ({"embedding_multiplier": 0}, "embedding_multiplier 0 is not supported"),
+        ({"sliding_window": 8, "use_sliding_window": True}, "sliding_window 8 is not supported"),
+        ({"attention_chunk_size": 8, "use_sliding_window": False}, "attention_chunk_size 8 is not"),
         ({"per_layer_config": {"0": {"rms_norm_eps": 0.5}}}, "per_layer_config {'0': "),
         ({"is_encoder_decoder": True}, "is_encoder_decoder True is not supported"),
         ({"text_config": {"hidden_size": 8}}, "text_config {'hidden_size': 8} is not supported"),
@@ -475,12 +485,51 @@ def test_what_the_model_does_not_do_is_refused(keys: dict[str, Any], words: str)
         {"num_experts": 0, "num_local_experts": None, "clip_qkv": None},
         {"layer_types": ["full_attention", "attention"], "no_rope_layers": [1, 1]},
         {"is_causal": True, "per_layer_config": {}, "is_encoder_decoder": False},
+        {"per_layer_config": {"0": {}}, "pruned_heads": {"0": []}, "no_rope_layers": []},
+        {"sliding_window": 0, "attention_chunk_size": -1},
+        {"sliding_window": 8, "use_sliding_window": False},
+        *[
+            {key: value}
+            for key, neutral in REFUSED.items()
+            if None in neutral and key not in QUANTISED
+            for value in (False, "", [], {})
+        ],
+        *[{key: False} for key in REACHES],
     ],
 )
 def test_neutral_values_of_such_keys_are_carried(keys: dict[str, Any]) -> None:
     config = DIYConfig.from_dict(FILE | keys)
     assert config.to_dict().items() >= keys.items()
     assert config.notes == []
+
+
+@pytest.mark.parametrize("value", [{}, [], False, "", {"quant_method": None}])
+def test_a_quantisation_of_nothing_is_left_out_as_transformers_stumbles_over_it(
+    value: Any,
+) -> None:
+    config = DIYConfig.from_dict(FILE | {"quantization_config": value})
+    assert config.notes == [f"quantization_config {value!r} says nothing and was left out"]
+    assert "quantization_config" not in config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[(key, value) for key in ROPE_KEYS[:2] for value in (None, {}, {"factor": 1.0})],
+        *[("rope_scaling", value) for value in ([], False, "")],
+    ],
+)
+def test_a_rope_block_of_nothing_scales_nothing(key: str, value: Any) -> None:
+    theirs = transformers.LlamaConfig.from_dict(FILE | {key: copy.deepcopy(value)})
+    table = transformers.LlamaForCausalLM(theirs).model.rotary_emb.inv_freq.numpy()
+    config = DIYConfig.from_dict(FILE | {key: value})
+    assert config.rope_scaling is None
+    assert np.allclose(table, inverse_frequencies(config), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_a_dropout_of_null_is_none(name: str) -> None:
+    assert getattr(DIYConfig.from_dict(FILE | {name: None}), name) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -513,9 +562,15 @@ def test_what_may_surprise_is_carried_and_noted(keys: dict[str, Any], words: str
         (LINEAR | {"beta_fast": 32}, "'linear' has no use for 'beta_fast'"),
         (LLAMA3 | {"mscale": 1, "attention_factor": 2.0}, "'attention_factor', 'mscale'"),
         ({"rope_type": "default", "factor": 8.0}, "'default' has no use for 'factor'"),
+        (LINEAR | {"factor": 0.5}, "the rope factor 0.5 is less than 1: it moves positions apart"),
+        (LLAMA3 | {"factor": 0.25}, "the rope factor 0.25 is less than 1"),
+        (LLAMA3 | {"low_freq_factor": 4.0}, "high_freq_factor (4.0) is not greater than low_freq_"),
+        (LLAMA3 | {"low_freq_factor": 5.0}, "low_freq_factor (5.0): nothing is blended"),
     ],
 )
-def test_what_a_kind_of_rope_does_not_read_is_left_out(block: dict[str, Any], left: str) -> None:
+def test_a_rope_that_may_surprise_is_that_of_transformers_and_noted(
+    block: dict[str, Any], left: str
+) -> None:
     config = DIYConfig.from_dict(FILE | {"rope_scaling": block})
     assert len(config.notes) == 1
     assert left in config.notes[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -36,9 +37,11 @@ SHORT = RopeScaling(
     high_freq_factor=3.0,
     original_max_position_embeddings=100,
 )
+APART = RopeScaling(rope_type="linear", factor=0.5)
+UNBLENDED = dataclasses.replace(SHORT, low_freq_factor=3.0, high_freq_factor=1.0)
 CASES = [
     (scaling, theta, head_dim)
-    for scaling in (None, LINEAR, LLAMA31, SHORT)
+    for scaling in (None, LINEAR, LLAMA31, SHORT, APART, UNBLENDED)
     for theta, head_dim in ((10000.0, 64), (5e5, 128), (1e4, 6), (3.0, 2))
 ]
 
@@ -56,7 +59,7 @@ def frequency(j: int, head_dim: int, theta: float, scaling: RopeScaling | None) 
     assert high is not None
     assert length is not None
     wavelength = 2 * math.pi / base
-    if wavelength < length / high:
+    if wavelength < length / max(low, high):
         return base
     if wavelength > length / low:
         return base / scaling.factor
