@@ -3,6 +3,7 @@
 # make demo           a real model in both frameworks: checked, converted, asked a question
 # make test           the test suite (WORKERS=n: processes; DEVICE=cuda: the parity tests on a GPU)
 # make lint           ruff and mypy
+# make docs           the documentation as HTML in build/docs, with pages from the docstrings
 # make torture        kills, full disks, damaged files, flipped bits, runs switched: for an hour
 # make witnesses      llama.cpp runs what is exported: compiles for minutes
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
@@ -22,7 +23,7 @@ EXTRA  := $(if $(GPU),dev$(comma)cuda,dev)
 MODEL_DIR := models/SmolLM2-135M-Instruct
 READY  := $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
 
-.PHONY: setup model demo test lint torture witnesses clean
+.PHONY: setup model demo test lint docs torture witnesses clean
 
 setup: $(STAMP)
 
@@ -54,6 +55,15 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.ready-docs
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going \
+		--doctree-dir build/doctrees docs build/docs
+	@echo 'The documentation is in build/docs/index.html.'
+
+$(VENV)/.ready-docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 torture: $(READY)
 	$(BIN)/python -m tests.torture $(TORTURE_ARGS)
 
@@ -62,4 +72,4 @@ witnesses: $(VENV)/.ready
 	$(BIN)/python -m pytest -m witnesses -rA $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist *.egg-info
+	rm -rf $(VENV) $(OUT) build dist docs/generated *.egg-info

@@ -196,9 +196,9 @@ class Tokenizer:
             add_special_tokens: as in `encode`, for the rows that are texts.
 
         Returns:
-            input_ids: int32 (B, S). Padding is `pad_token_id`; without one the first end-of-text
-                id, or 0: the mask is what says that it is padding.
-            attention_mask: int32 (B, S), 1 = token, 0 = padding.
+            The pair (input_ids, attention_mask), both int32 (B, S). Padding is `pad_token_id`;
+            without one the first end-of-text id, or 0: the mask, 1 = token and 0 = padding, is what
+            says that it is padding.
 
         Raises:
             ValueError: no rows, an empty row, a bad id, or an unknown `padding_side`.

@@ -1,9 +1,11 @@
 """Text to training batches: `prepare` writes token files once, `Batches` reads them.
 
-prepare("corpus/", "data/corpus", tokenizer="models/smollm2", validation=0.01)
-data = TokenData("data/corpus")
-for batch in Batches(data, batch_size=32, sequence_length=1024, seed=0):
-    ...
+    prepare("corpus/", "data/corpus", tokenizer="models/smollm2", validation=0.01)
+    data = TokenData("data/corpus")
+    for batch in Batches(data, batch_size=32, sequence_length=1024, seed=0):
+        ...
+
+A batch is a dict of numpy arrays, see `Batch`.
 """
 
 from diy_core.byte_tokenizer import BYTES

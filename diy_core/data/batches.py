@@ -27,10 +27,11 @@ from diy_core.validate import IGNORED
 class Batch(TypedDict):
     """One optimizer step, cut into passes; each array is int32 (A, B, S).
 
-    input_ids: the tokens, padded with 0.
-    labels: the token that each position has to predict, already shifted; -100 is not counted:
-        padding, the last token of a document, what the assistant of a chat did not say.
-    segment_ids: 1, 2, ... for the pieces of documents in a row, 0 for padding.
+    Attributes:
+        input_ids: the tokens, padded with 0.
+        labels: the token that each position has to predict, already shifted; -100 is not counted:
+            padding, the last token of a document, what the assistant of a chat did not say.
+        segment_ids: 1, 2, ... for the pieces of documents in a row, 0 for padding.
     """
 
     input_ids: NDArray[np.int32]
@@ -49,10 +50,10 @@ class Batches:
     Args:
         data: the documents.
         batch_size: rows of a step, all passes and processes together.
-        sequence_length: S.
+        sequence_length: S, the tokens of a row.
         seed: of the order, 0 to 2**32 - 1; there are batches without end. None, for validation:
             the rows in order, once; the last batch is filled with padding.
-        accumulation_steps: A.
+        accumulation_steps: A, the passes that a step is cut into.
         packing: short documents share rows (see `diy_core.data.packing`); False: each its own row.
         process, processes: this process gets the rows that are its own of every pass.
         threads: read ahead with so many threads; 0 reads when asked.
