@@ -30,6 +30,7 @@ from diy_core.data.refusals import (
     refuse_other_kinds,
     refuse_read_by_template,
 )
+from diy_core.data.telling_names import may_tell
 from diy_core.data.turns import read_turns
 
 TEXT, MESSAGES, CONVERSATIONS, PROMPT = "text", "messages", "conversations", "prompt"
@@ -124,7 +125,9 @@ def columns_to_read(
     forms |= {*PREFERENCES, STEPWISE}
     known = forms | {_COMPLETION, *OF_CHATS, *COLUMNS, *template_names}
     listed = list(names)
-    return [name for name in listed if name in known] if forms & {*listed} else []
+    if not forms & {*listed}:
+        return []
+    return [name for name in listed if name in known or may_tell(name)]
 
 
 def without_nulls(value: Any) -> Any:

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from diy_core.data.json_values import parse
+from diy_core.data.telling_names import defines_tools, tells_what_is_learnt
 from diy_core.data.turns import OPPOSITE
 
 # Columns of other kinds of training, where they hold texts or lists; of KTO_TAG true or false.
@@ -136,6 +138,7 @@ def refuse_beside_a_chat(held: Mapping[str, Any]) -> None:
             f"holds {_EARLIER} beside a chat: put those turns at the beginning of the chat, or "
             "remove it"
         )
+    _refuse_telling(held, "a chat")
 
 
 def refuse_beside_a_completion(held: Mapping[str, Any]) -> None:
@@ -160,6 +163,7 @@ def refuse_beside_a_completion(held: Mapping[str, Any]) -> None:
             f"holds {found[0]} beside a prompt and a completion that are texts, and only a chat "
             "template writes it: write both as lists of messages, or make it part of the prompt"
         )
+    _refuse_telling(held, "a completion")
 
 
 def refuse_read_by_template(passed_over: Iterable[str], names: Collection[str]) -> None:
@@ -219,6 +223,25 @@ def _refuse_beside(held: Mapping[str, Any], what: str, remedy: str) -> None:
             f"has {found[0]} beside {what}, which counts single tokens, and the tokens are made "
             f"here: {remedy}"
         )
+
+
+def _refuse_telling(held: Mapping[str, Any], what: str) -> None:
+    """Raise for a column of no known name that tells by its words and by what it holds."""
+    for name in held.keys() - {*OF_CHATS, *_WEIGHTS}:
+        value = held[name]
+        if isinstance(value, list) and tells_what_is_learnt(name, value):
+            raise ValueError(
+                f"has {name} {value!r} beside {what}, which seems to say what is learnt: give each "
+                "message a weight of 0 or 1, or remove the column"
+            )
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            with contextlib.suppress(ValueError):  # a text that only begins with a bracket
+                value = parse(value)
+        if defines_tools(name, value):
+            raise ValueError(
+                f"holds {name} beside {what}, and definitions of tools are read from tools, beside "
+                "a chat: name it so, or remove it"
+            )
 
 
 def _refuse_reasoning(held: Mapping[str, Any], what: str, remedy: str) -> None:

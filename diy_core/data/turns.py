@@ -3,7 +3,7 @@
 Whether an answer is to be learnt stands beside it under several names: `weight` (OpenAI, Mistral),
 `train`, `training` and `train_on_turn` (axolotl), `loss` and `loss_scale` (ms-swift), a `loss_mask`
 that is one number, and others. All take 0 and 1, false and true. `masked` (torchtune), `ignore` and
-the like say the opposite.
+the like say the opposite. Any other name that seems to say it is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diy_core.data.json_values import parse
+from diy_core.data.telling_names import tells_what_is_learnt
 
 Turns = tuple[list[dict[str, Any]], list[bool]]
 
@@ -85,6 +86,13 @@ def _is_counted(turn: dict[str, Any], said: dict[str, Any], i: int) -> bool | No
             f"message {i} has {found[0]}, which counts parts of an answer: split the answer into "
             "messages with a weight of 0 and 1"
         )
+    other = turn.keys() - said.keys() - {*_PARTLY, _EITHER, *_CALLS}
+    for key in sorted(other):
+        if tells_what_is_learnt(key, turn[key]):
+            raise ValueError(
+                f"message {i} has {key} {turn[key]!r}, which seems to say whether it is learnt: "
+                "call it weight (0 or 1), or remove it"
+            )
     for key, value in said.items():
         if value not in (0, 1):
             raise ValueError(

@@ -288,6 +288,26 @@ def test_what_is_empty_beside_a_chat_is_not_there(empty: Any) -> None:
     assert document == Chat(CHAT, [True, True])
 
 
+def test_what_only_sounds_like_flags_or_tools_is_passed_over() -> None:
+    """Measures, settings and names: words of a list, and none of what it holds."""
+    beside = {
+        "train_loss": [1.7, 2],
+        "masks": "a",
+        "loss": 1.7,
+        "weights": [1, 1],
+        "grad": [],
+        "tool_choice": "auto",
+        "parallel_tool_calls": False,
+        "functions_used": ["f"],
+        "plugins": [{"name": "f", "stars": 3}],
+        "api_notes": "[1] see the docs",
+        "training": 1,
+    }
+    document, others = read_record({"messages": CHAT, **beside})
+    assert document == Chat(CHAT, [True, True])
+    assert set(others) == set(beside)
+
+
 def test_labels_of_a_chat_that_are_words_are_passed_over() -> None:
     found = read_record({"messages": CHAT, "labels": ["good"]})
     assert found == (Chat(CHAT, [True, True]), ["labels"])
@@ -432,6 +452,27 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
         (
             {"messages": [{"role": "system", "content": "a"}, *CHAT], "system": "b"},
             "another system message",
+        ),
+        (
+            {"messages": [USER, ANSWER | {"is_train": False}]},
+            "has is_train False, .* call it weight",
+        ),
+        ({"messages": [USER, ANSWER | {"cal_loss": 0}]}, "message 1 has cal_loss 0, which seems"),
+        ({"messages": [USER, ANSWER | {"turnMask": [0, 1]}]}, r"message 1 has turnMask \[0, 1\]"),
+        ({"messages": [USER | {"train_here": 0.5}, ANSWER]}, "message 0 has train_here 0.5"),
+        ({"messages": CHAT, "train_on_turn": [False]}, r"train_on_turn \[False\] beside a chat"),
+        (
+            {"messages": CHAT, "turn_loss": [0, 1]},
+            r"turn_loss \[0, 1\] beside a chat.* weight of",
+        ),
+        (
+            {"prompt": "a", "completion": "b", "supervised": [1]},
+            "has supervised .* beside",
+        ),
+        ({"messages": CHAT, "tool_defs": [TOOL]}, "holds tool_defs beside a chat.*from tools"),
+        (
+            {"messages": CHAT, "availableFunctions": json.dumps([TOOL["function"]])},
+            "holds availableFunctions beside a chat.*from tools",
         ),
         ({"messages": [USER, ANSWER | {"weight": 0.5}]}, "message 1 has weight 0.5"),
         ({"messages": [USER, ANSWER | {"train": "no"}]}, "message 1 has train 'no'"),
