@@ -19,6 +19,7 @@ class Counts:
     Attributes:
         documents: that were read, by kind: `text`, `chat` and `completion`.
         empty: records and files of nothing but white space, which are left out.
+        without_tokens: documents of which the tokenizer makes no token, which are left out.
         marks: byte order marks within a file, as where files were joined; they are left out.
         columns: that were passed over, each with the number of records that hold something there.
         records: that were read, of JSON lines and parquet.
@@ -27,6 +28,7 @@ class Counts:
 
     documents: Counter[str] = dataclasses.field(default_factory=Counter)
     empty: int = 0
+    without_tokens: int = 0
     marks: int = 0
     columns: Counter[str] = dataclasses.field(default_factory=Counter)
     records: int = 0
@@ -44,6 +46,7 @@ class Counts:
         """Add what was counted elsewhere."""
         self.documents += other.documents
         self.empty += other.empty
+        self.without_tokens += other.without_tokens
         self.marks += other.marks
         self.columns += other.columns
         self.records += other.records

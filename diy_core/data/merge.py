@@ -43,7 +43,10 @@ def merge(
     heads = [shard.load("lengths", "hashes") for shard in shards]
     hashes = np.concatenate([np.empty(0, np.uint64), *(head.hashes for head in heads)])
     if hashes.size == 0:
-        raise DataError(SOURCES, "hold no documents: every text is empty or white space")
+        silent = "the tokenizer has no token for anything in the texts: take another"
+        empty = "every text is empty or white space"
+        fault = silent if report["without_tokens"] else empty
+        raise DataError(SOURCES, f"hold no documents: {fault}")
     held_out = _held_out(hashes, validation)
     chats = any(shard.load("counted").counted.size for shard in shards)
     _write(out, shards, ~held_out, chats, description | {"report": report})

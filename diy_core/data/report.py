@@ -47,7 +47,8 @@ def report(
         same_name: groups that differ in how they are packed alone.
         splits: how many files of each split, where there are several.
         json_texts: `count` and first `names` of text files that hold JSON lines.
-        documents, empty, marks, columns: of `Counts` (the others decide what is refused).
+        documents, empty, without_tokens, marks, columns: of `Counts`, whose others decide what is
+            refused.
     """
     endings = Counter(
         source.path if source.path == BUILTIN else form_of(source.path).ending or "no ending"
@@ -156,6 +157,11 @@ def what_was_not(told: Mapping[str, Any]) -> list[str]:
         )
     if told["empty"]:
         said.append(f"left out, nothing but white space: {counted(told['empty'], 'document')}")
+    if silent := told.get("without_tokens", 0):
+        said.append(
+            "left out, as the tokenizer has no token for anything in them: "
+            f"{counted(silent, 'document')}"
+        )
     if columns := told["columns"]:
         names = [f"{name} ({number:,})" for name, number in columns.items()]
         said.append(f"passed over, columns (and how many records have them): {folded(names, 10)}")

@@ -78,12 +78,14 @@ def tokenise(parts: Sequence[Part], encoder: Encoder, reader: Documents) -> Shar
                 continue
             except ValueError as error:
                 raise DataError(where, str(error)) from error
-            if ids.size:
-                rows.append(ids.astype(dtype))
-                flags.append(counted)
-                content = ids.astype("<u4", copy=False).data
-                digest = hashlib.blake2b(content, digest_size=8).digest()
-                hashes.append(int.from_bytes(digest, "little"))
+            if not ids.size:
+                reader.counts.without_tokens += 1
+                continue
+            rows.append(ids.astype(dtype))
+            flags.append(counted)
+            content = ids.astype("<u4", copy=False).data
+            digest = hashlib.blake2b(content, digest_size=8).digest()
+            hashes.append(int.from_bytes(digest, "little"))
     if unlearnt:
         raise _nothing_to_learn(unlearnt)
     chats = any(counted is not None for counted in flags)

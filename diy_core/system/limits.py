@@ -20,7 +20,7 @@ _DEFAULTS = {
     # Of the largest Llama (126 layers) header and index have 0.15 MB; Python needs 20 times that.
     "header_bytes": 2 << 20,
     "json_depth": 100,
-    "json_items": 4_000_000,  # 262,144 tokens and their merges in pairs are 1,800,000
+    "json_items": 4_000_000,  # 262,144 tokens and 514,000 merges in pairs are 3,200,000
     "document_bytes": 128 << 20,  # a text for training; it is tokenised at 100 bytes a token
     "record_bytes": 24 << 20,  # a line of JSON; with one rare character it takes 4 times that
     "record_items": 500_000,  # beside its texts; each takes up to 200 bytes
@@ -38,7 +38,7 @@ _DEFAULTS = {
     "tokenizer_output": 1 << 18,  # characters that all of its steps write, of 4,000
     "template_characters": 1 << 18,
     "template_seconds": 3,  # of a processor, for one text
-    "template_bytes": 512 << 20,  # of memory
+    "template_bytes": 256 << 20,  # of memory; a text of 32 MB takes less
     "template_output": 1 << 26,  # characters of one text
 }
 

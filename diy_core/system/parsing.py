@@ -20,6 +20,7 @@ from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.translated import translated, words_of
 
 _LONG_NUMBER = re.compile(r"\d[\d_]{4299,}")  # more than Python makes a number of
+_OF_A_NAME = 5  # items: of what one takes, a name in an object and its place take as much
 _Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
@@ -146,8 +147,9 @@ def _with_line(what: str, said: str, line: int | None, text: str, error: BaseExc
 
 
 def _require_few(text: str, where: object) -> None:
-    """Of a text such as `[[],[],...`, values take 25 times the memory."""
-    if sum(map(text.count, ",[{")) > (most := limit("json_items")):
+    """Of a text such as `[[],[],...`, values take 25 times the memory; of names, each 300 bytes."""
+    items = sum(map(text.count, ",[{")) + _OF_A_NAME * text.count(":")
+    if items > (most := limit("json_items")):
         how = how_to_raise("json_items")
         raise CheckpointError(where, f"has more than {most} items: {how}")
 

@@ -87,9 +87,11 @@ def _load(path: Path) -> Backend:
     state = parse(file, text)
     require_moderate(file, state)
     name = class_of(path, config, settings, byte_level=BYTE_LEVEL in text)
-    rebuilt = REBUILT.get(name)
+    rebuilt, own = REBUILT.get(name), own_tokens(file, state)
+    if rebuilt is None:
+        state = {}  # the library reads the text anew: both would take twice the memory
     written = tokenizers.Tokenizer.from_str(text if rebuilt is None else without_words(state))
-    own, doubled = own_tokens(file, state), rebuilt.doubled if rebuilt else ()
+    doubled = rebuilt.doubled if rebuilt else ()
     tokens = read_tokens(path, settings, own, _silent(written, rebuilt), doubled)
     notes: list[str] = []
     backend = written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from diy_core.errors import CheckpointError
 from diy_core.tokenizer import Tokenizer
 from tests.tiny_checkpoints import put_tokenizer
 
+ROOT = Path(__file__).parents[2]
 TEMPLATES = sorted((Path(__file__).parent / "chat_templates").glob("*.jinja"))
 WEATHER = {
     "type": "function",
@@ -624,3 +626,20 @@ def test_a_template_may_be_given_more(monkeypatch: pytest.MonkeyPatch) -> None:
         render(source, [{"role": "user", "content": "hi"}], {}, "X")
     monkeypatch.setenv("DIY_LIMITS", "template_characters=1000000")
     assert render(source, [{"role": "user", "content": "hi"}], {}, "X").strip() == "x" * 1000
+
+
+def test_a_template_that_asks_for_all_memory_takes_little() -> None:
+    """In the process that fills it in."""
+    program = (
+        "import resource, sys\n"
+        "from diy_core.chat_template import render\n"
+        "try: render(sys.argv[1], [{'role': 'user', 'content': 'hi'}], {}, 'X')\n"
+        "except ValueError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    growing = "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}"
+    words = [sys.executable, "-c", program, growing + "{% endfor %}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    said, kilobytes = done.stdout.splitlines()
+    assert said.startswith("X takes more than 256 MB of memory")
+    assert int(kilobytes) < 260_000

@@ -28,6 +28,7 @@ EXPECTED = {
     "same_name": [],
     "documents": {"completion": 1, "text": 33},
     "empty": 3,
+    "without_tokens": 0,
     "marks": 1,
     "columns": {"id": 32, "url": 1},
 }
@@ -98,6 +99,31 @@ def test_the_report_says_what_was_read_and_what_was_not(
     assert len(documents) == 34
     assert "one\ntwo" in documents  # files that were joined have their marks in the middle
     assert "last" in documents
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_documents_that_the_tokenizer_has_no_token_for_are_counted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    workers: int,
+) -> None:
+    """As one does that knows no bytes and has no token for what it does not know."""
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 30)
+    model = {"type": "BPE", "vocab": {"h": 0, "e": 1}, "merges": []}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    source = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in ("xyz", "he", "?", " ", "z")])
+    words = ["data", str(source), "--tokenizer", str(tmp_path), f"--workers={workers}", "--out"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    said = "left out, as the tokenizer has no token for anything in them: 3 documents\n"
+    assert said in capsys.readouterr().err
+    data = TokenData(tmp_path / "out")
+    assert data.report is not None
+    assert (data.report["without_tokens"], data.report["empty"]) == (3, 1)
+    assert data.tokens[:].tolist() == [0, 1]
+    jsonl(source, [{"text": "xyz"}])
+    assert main([*words, str(tmp_path / "none")]) == 2
+    assert "hold no documents: the tokenizer has no token for anything" in capsys.readouterr().err
 
 
 def test_the_command_says_it_in_lines_or_as_json(

@@ -38,6 +38,7 @@ def test_json_is_read(content: bytes | str) -> None:
         ),
         (b'{"a":' * 300 + b"1" + b"}" * 300, "is nested more than 100 levels deep"),
         (b"[" + b"[]," * 2_000_000 + b"[]]", "has more than 4000000 items: .*json_items=N"),
+        (b"{" + b'"a":1,' * 700_000 + b'"a":1}', "has more than 4000000 items: .*json_items=N"),
         (b'{"a": ["\\uD800"]}', r"holds the escape \\ud800, which is half a character"),
         (b'{"\\udfff": 1}', r"holds the escape \\udfff"),
     ],
@@ -61,6 +62,15 @@ def test_json_may_be_as_deep_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("DIY_LIMITS", "json_depth=99")
     with pytest.raises(CheckpointError, match="99 levels"):
         parse_json(text, "x")
+
+
+def test_the_largest_tokenizers_are_within_the_limit() -> None:
+    """As those of Gemma 3: names and numbers, merges in pairs, and added tokens."""
+    vocabulary = ",".join(f'"{i}":{i}' for i in range(262_144))
+    token = '{"id":1,"content":"a","single_word":true,"lstrip":true,"rstrip":true,"special":true}'
+    merges, added = ",".join(['["a","b"]'] * 514_000), ",".join([token] * 6_400)
+    text = f'{{"added_tokens":[{added}],"model":{{"vocab":{{{vocabulary}}},"merges":[{merges}]}}}}'
+    assert len(parse_object(text, "x")["model"]["vocab"]) == 262_144
 
 
 def test_only_an_object_is_one() -> None:
