@@ -3,6 +3,8 @@
 # make demo           a real model in both frameworks: checked, converted, asked a question
 # make test           the test suite (WORKERS=n: processes; DEVICE=cuda: the parity tests on a GPU)
 # make lint           ruff and mypy
+# make format         ruff: what it can mend, and the layout of the code
+# make quick          make lint and the tests that most changes break: a minute
 # make docs           the documentation as HTML in build/docs, with pages from the docstrings
 # make torture        kills, full disks, damaged files, flipped bits, runs switched: for an hour
 # make witnesses      llama.cpp runs what is exported: compiles for minutes
@@ -23,7 +25,7 @@ EXTRA  := $(if $(GPU),dev$(comma)cuda,dev)
 MODEL_DIR := models/SmolLM2-135M-Instruct
 READY  := $(if $(wildcard $(VENV)/.ready-cuda),,$(STAMP))
 
-.PHONY: setup model demo test lint docs torture witnesses clean
+.PHONY: setup model demo test lint format quick docs torture witnesses clean
 
 setup: $(STAMP)
 
@@ -54,6 +56,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quick: lint
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(shell grep -v '^#' tests/quick.txt)
 
 docs: $(VENV)/.ready-docs
 	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going \
