@@ -21,6 +21,8 @@ _SIGNS = {
     b"\x00\x05\x16\x07": "a resource fork of macOS: leave it out",
     b"version https://git-lfs.github.com/spec/": "a Git LFS pointer and not the file itself: fetch "
     "it with git lfs pull",
+    b"/annex/objects/": "a pointer of git-annex and not the file itself: fetch it with git "
+    "annex get",
 }
 _BZIP2 = b"1AY&SY"  # from byte 4 on: a text may begin with BZh
 _PEEK = 4096  # bytes

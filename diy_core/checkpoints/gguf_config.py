@@ -44,6 +44,22 @@ _IDLE = {
     "expert_used_count",
     "tensor_data_layout",
 }
+# Entries that change nothing where they have this value.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.sliding_window": (0,),
+    "use_parallel_residual": (False,),
+    "pooling_type": (0,),
+}
+
+
+def _neutral(entries: Mapping[str, Any]) -> set[str]:
+    """The entries whose values change nothing; a window reaches as far as the context, or not."""
+    found = {name for name, values in _NEUTRAL.items() if entries.get(name) in values}
+    window, context = entries.get("attention.sliding_window"), entries.get("context_length")
+    if isinstance(window, int) and isinstance(context, int) and window >= context:
+        found.add("attention.sliding_window")
+    return found
 
 
 def read_config(
@@ -68,7 +84,7 @@ def read_config(
     entries = {k.removeprefix("llama."): v for k, v in metadata.items() if k.startswith("llama.")}
     if experts := entries.get("expert_count"):
         raise ValueError(f"llama.expert_count is {experts}: experts are not supported, only 0 is")
-    if unknown := sorted(set(entries) - _READ - _IDLE):
+    if unknown := sorted(set(entries) - _READ - _IDLE - _neutral(entries)):
         raise ValueError(f"llama.{unknown[0]} is not supported: it may change what is computed")
 
     def get(name: str, absent: Any = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -33,6 +33,7 @@ _OTHERS = {
     r"model\.\w+-\d+-of-\d+\.safetensors": "shards of a variant: rename its index to "
     f"{INDEX} if it is the one that is meant",
 }
+_SHARD = re.compile(r"(.+)-\d{5}(-of-\d{5}\.safetensors)")
 _SHOWN = 3  # names of files in an error
 
 
@@ -112,6 +113,7 @@ def _indexed(path: Path, index: Path, passed_over: Callable[[str], bool]) -> Fou
             files[file] = path / file
         elif not passed_over(name):
             absent.setdefault(file, []).append(name)
+    files |= {name: path / name for name in _of_the_same_set(names_in(path), weight_map.values())}
     for missing, of in absent.items():
         few = of if len(of) <= _SHOWN else of[:1]
         more = f" and {len(of) - 1} others" if len(of) > _SHOWN else ""
@@ -130,6 +132,17 @@ def _indexed(path: Path, index: Path, passed_over: Callable[[str], bool]) -> Fou
         _disagreements(held, {n: files.get(f) for n, f in weight_map.items()}, passed_over),
         {n: f for n, f in weight_map.items() if n not in held and not passed_over(n)},
     )
+
+
+def _of_the_same_set(names: Iterable[str], named: Iterable[str]) -> list[str]:
+    """Shards that an index does not name, and that count themselves to those that it names."""
+    sets = {match.group(1, 2) for name in named if (match := _SHARD.fullmatch(name))}
+    known = {*named}
+    return [
+        name
+        for name in names
+        if (match := _SHARD.fullmatch(name)) and match.group(1, 2) in sets and name not in known
+    ]
 
 
 def inside(name: Any) -> str | None:

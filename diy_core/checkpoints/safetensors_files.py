@@ -61,6 +61,20 @@ class Slot:
     end: int
 
 
+# What other files begin with.
+_PICKLED = (
+    "of pickled weights, as torch.save writes them: save them with safetensors.torch.save_file"
+)
+_SIGNS = {
+    b"PK\x03\x04": f"a zip archive {_PICKLED}",
+    b"\x80": f"a file {_PICKLED}",
+    b"GGUF": "a GGUF file: give it by itself, under a name that ends in .gguf",
+    b"\x89HDF": "a file of HDF5, as Keras writes them: save it from there as safetensors",
+    b"\x1f\x8b": "packed with gzip: unpack it first",
+    b"(\xb5/\xfd": "packed with Zstandard: unpack it first",
+}
+
+
 def _no_header(head: bytes, length: int, size: int) -> str:
     """What a file begins with in place of the length of a header."""
     if re.fullmatch(rb"[\t\n\r -~]{8,}", head) and (text := head.decode("ascii").strip()):
@@ -69,6 +83,9 @@ def _no_header(head: bytes, length: int, size: int) -> str:
             f"it is a text that begins with {first!r}, such as an error that came in place of the "
             "file: download it again"
         )
+    for sign, what in _SIGNS.items():
+        if head.startswith(sign):
+            return f"it is {what}"
     said = f"a header of {length} bytes, in a file of {size}"
     most = limit("header_bytes")
     if most < length <= size - 8:

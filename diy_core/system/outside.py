@@ -226,11 +226,23 @@ def _reach(path: StrPath, act: Callable[[], _Result]) -> _Result:
         raise CheckpointError(path, _why_not(path, error)) from error
 
 
+def _how_to_get(target: str) -> str:
+    """What brings the file that a link leads to, where its name says what made the link."""
+    if "annex/objects/" in target:
+        return ": run `git annex get` where it was cloned"
+    if "../blobs/" in target:
+        return (
+            ": it was not downloaded to the end, or was removed from the cache; download it again"
+        )
+    return ""
+
+
 def _why_not(path: StrPath, error: OSError | ValueError) -> str:
     if not isinstance(error, OSError):
         return f"cannot be read: {error}"
     if (leads := _LEADS.get(error.errno or 0)) is not None:
         with contextlib.suppress(OSError):
-            return f"is a link to {os.readlink(path)}, which {leads}"
+            target = os.readlink(path)
+            return f"is a link to {target}, which {leads}{_how_to_get(target)}"
         return f"cannot be read: it {leads}"
     return f"cannot be read: {error.strerror or error}"

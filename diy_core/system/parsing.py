@@ -18,6 +18,7 @@ from typing import Any
 from diy_core.errors import CheckpointError, shorten
 from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.translated import translated, words_of
+from diy_core.utf8 import recognise
 
 _LONG_NUMBER = re.compile(r"\d[\d_]{4299,}")  # more than Python makes a number of
 _OF_A_NAME = 5  # items: of what one takes, a name in an object and its place take as much
@@ -44,8 +45,7 @@ def parse_json(
     Raises:
         CheckpointError: it is not JSON, is nested too deeply, or holds half a character.
     """
-    with translated(where, said):  # also bytes that are not UTF-8
-        text = content if isinstance(content, str) else content.decode("utf-8")
+    text = content if isinstance(content, str) else _decoded(content, where, said)
     with translated(where, functools.partial(_fault_in_json, said, text)):
         _require_few(text, where)
         values = json.loads(text, object_pairs_hook=pairs)
@@ -135,7 +135,18 @@ def _fault_in_yaml(text: str, error: BaseException) -> str:
     return _with_line("is not valid YAML", said, line, text, error)
 
 
+def _decoded(content: bytes, where: object, said: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        seen = recognise(content)
+        why = f"it looks like {seen}" if seen else str(error)
+        raise CheckpointError(where, f"{said}: {why}") from error
+
+
 def _fault_in_json(said: str, text: str, error: BaseException) -> str:
+    if text.startswith("\ufeff"):
+        return f"{said}: it begins with a byte order mark; save it as UTF-8 without one"
     return _with_line(said, words_of(error), None, text, error)
 
 

@@ -634,6 +634,19 @@ def test_a_file_without_a_tokenizer_has_none_left_out(source, target, model):
     assert not (target / "tokenizer.json").exists()
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"llama__attention__sliding_window": 0},
+        {"llama__attention__sliding_window": CONFIG.max_position_embeddings},
+        {"llama__attention__causal": True},
+        {"llama__use_parallel_residual": False},
+    ],
+)
+def test_entries_that_change_nothing_are_no_fault(source, metadata):
+    assert GGUFReader(tiny(source, **metadata)).config == GGUFReader(tiny(source)).config
+
+
 # What is refused
 
 
@@ -643,6 +656,11 @@ def test_a_file_without_a_tokenizer_has_none_left_out(source, target, model):
         ({"llama__expert_count": 8}, ["expert_count is 8", "not supported"]),
         ({"tokenizer__chat_template__default": "other"}, ["'default' stands there twice"]),
         ({"llama__attention__sliding_window": 64}, ["llama.attention.sliding_window"]),
+        (
+            {"llama__attention__sliding_window": CONFIG.max_position_embeddings - 1},
+            ["llama.attention.sliding_window"],
+        ),
+        ({"llama__attention__causal": False}, ["llama.attention.causal is not supported"]),
         ({"llama__rope__scaling__type": "yarn"}, ["'yarn'", "linear"]),
         ({"llama__rope__dimension_count": 4}, ["rope.dimension_count is 4", "32"]),
         ({"llama__attention__value_length": 16}, ["value_length is 16", "32"]),

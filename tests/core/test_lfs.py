@@ -26,13 +26,30 @@ def test_a_pointer_is_refused(tmp_path):
         refuse_lfs_pointer(tmp_path / "x")
 
 
+@pytest.mark.parametrize("folder", ["/annex", "../.git/annex", ".git/annex"])
+def test_a_pointer_of_git_annex_is_refused(tmp_path, folder):
+    (tmp_path / "x").write_text(f"{folder}/objects/SHA256E-s12345--0a1b.safetensors\n")
+    with pytest.raises(CheckpointError, match=r"is a pointer of git-annex .* run `git annex get`"):
+        refuse_lfs_pointer(tmp_path / "x")
+
+
 def test_a_pointer_without_a_size_is_one_too(tmp_path):
     (tmp_path / "x").write_text(POINTER.partition("size")[0])
     with pytest.raises(CheckpointError, match="is a Git LFS pointer to a file and not the file it"):
         refuse_lfs_pointer(tmp_path / "x")
 
 
-@pytest.mark.parametrize("content", ["", "version 1", "{}", "version https://git-lfs.github.com"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "version 1",
+        "{}",
+        "/annex/objects",
+        "see /annex/objects/a b",
+        "version https://git-lfs.github.com",
+    ],
+)
 def test_other_files_are_not(tmp_path, content):
     (tmp_path / "x").write_text(content)
     refuse_lfs_pointer(tmp_path / "x")

@@ -89,6 +89,21 @@ def test_a_text_is_utf8(tmp_path: Path) -> None:
         read_text(tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("target", "advice"),
+    [
+        ("../../blobs/0a1b", "not downloaded to the end, or was removed from the cache; download"),
+        (".git/annex/objects/Fx/0k/SHA256E-s3--0a/SHA256E-s3--0a", "run `git annex get` where it"),
+    ],
+)
+def test_of_a_link_to_nothing_the_remedy_follows_from_what_made_it(
+    tmp_path: Path, target: str, advice: str
+) -> None:
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(CheckpointError, match=f"is a link to {target}, .*not exist: .*{advice}"):
+        read_bytes(tmp_path / "link")
+
+
 def test_names_in_a_directory(tmp_path: Path) -> None:
     for name in ("b", "a", ".c"):
         (tmp_path / name).touch()

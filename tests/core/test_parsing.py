@@ -28,6 +28,11 @@ def test_json_is_read(content: bytes | str) -> None:
         (b"", "is not valid JSON: Expecting value"),
         (b"\xff", "is not valid JSON: 'utf-8' codec"),
         (
+            b"\xef\xbb\xbf{}",
+            "is not valid JSON: it begins with a byte order mark; save it as UTF-8",
+        ),
+        ("{}".encode("utf-16"), r"is not valid JSON: it looks like UTF-16 \(.*iconv -f UTF-16 -t"),
+        (
             b"[1,\n" + b"9" * 5000 + b"]",
             r"is not valid JSON: it has a number of 5000 .*\(line 2\)$",
         ),

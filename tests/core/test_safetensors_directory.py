@@ -102,6 +102,23 @@ def test_a_weight_may_be_missing_in_the_index_and_not_in_the_shards(
     assert reader.notes == [f"the index does not list {name}: read from the shards all the same"]
 
 
+def test_a_shard_that_the_index_does_not_name_is_one_of_its_set(tmp_path: Path) -> None:
+    arrays = weights()
+    put_shards(tmp_path, tmp_path, arrays)
+    names = list(safetensors.numpy.load_file(tmp_path / FILES[0]))
+    index = json.loads((tmp_path / INDEX).read_text())
+    for name in names:
+        del index["weight_map"][name]
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    reader = HFReader(tmp_path)
+    assert same(dict(reader.read_all()), arrays)
+    (note,) = reader.notes
+    assert note.startswith("the index does not list ")
+    # One of another set is what an older model left there.
+    (tmp_path / FILES[0]).rename(tmp_path / "model-00001-of-00009.safetensors")
+    assert any(fault.startswith("missing tensor") for fault in faults(tmp_path))
+
+
 def test_a_tied_head_may_be_in_the_index_alone(tmp_path: Path) -> None:
     both = weights() | {HEAD: weights()[EMBEDDING].copy()}
     reader = HFReader(put_shards(tmp_path, tmp_path, weights(), both))

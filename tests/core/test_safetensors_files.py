@@ -148,6 +148,13 @@ def test_shards_are_as_full_as_they_may_be(tmp_path: Path, limit: int) -> None:
     ("content", "said"),
     [
         (b"<!DOCTYPE html>\n<html>", "it is a text that begins with '<!DOCTYPE html>', such as an"),
+        (
+            b"PK\x03\x04" + b"\0" * 60,
+            "it is a zip archive of pickled weights, as torch.save writes",
+        ),
+        (b"\x80\x02}q\0" + b"\0" * 60, "it is a file of pickled weights, as torch.save writes"),
+        (b"GGUF\x03\0\0\0" + b"\0" * 60, "it is a GGUF file: give it by itself"),
+        (b"\x1f\x8b\x08\0" + b"\xff" * 60, "it is packed with gzip: unpack it first"),
         (b"\nEntry not found\n", "it is a text that begins with 'Entry not found', such as an"),
         (b"<!DOCTYPE \x00html>", "a header of"),
         (b" " * 9, "a header of"),

@@ -34,6 +34,7 @@ def test_other_files_are_named_and_text_is_not() -> None:
         (b"BZh91AY&SY\x00", "bzip2 data: add .bz2"),
         (pointer, "a Git LFS pointer and not the file itself: fetch it with git lfs pull"),
         (b"PK\x03\x04..", "a zip archive: unpack it"),
+        (b"/annex/objects/MD5E-s3--0a.jsonl\n", "a pointer of git-annex and not the file itself"),
     ):
         assert (recognise(content) or "").startswith(named)
     for text in ("BZh is a word", "{}", "", "你好" * 50, "\ufeffmarked", "version 1"):
