@@ -23,6 +23,7 @@ from diy_core.config_keys import (
 )
 from diy_core.errors import shorten
 from diy_core.fields import require_float, require_int
+from diy_core.hub_cache import hint
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
 from diy_core.system.outside import is_there, read_bytes
@@ -240,7 +241,9 @@ class DIYConfig:
         """
         file = as_path(path) / "config.json"
         if not is_there(file):
-            raise ValueError(f"{file} does not exist: a model directory needs a config.json")
+            raise ValueError(
+                f"{file} does not exist: a model directory needs a config.json{hint(file.parent)}"
+            )
         refuse_lfs_pointer(file)
         values = parse_object(read_bytes(file, "config_bytes"), file)
         try:

@@ -105,10 +105,7 @@ class Tokenizer:
         """The same, with the notes unsaid."""
         path = as_path(path)
         if not is_there(path / "tokenizer.json"):
-            raise CheckpointError(
-                path,
-                f"has no tokenizer.json{files.other_kind(path)}; copy it from the model's source",
-            )
+            raise CheckpointError(path, f"has no tokenizer.json{files.what_instead(path)}")
         with unchanged_sources(path):
             found = load(path)
             ends = read_ends(path, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from diy_core.hub_cache import hint
 from diy_core.lfs import refuse_lfs_pointer
 from diy_core.system.outside import is_there, read_bytes
 from diy_core.system.parsing import parse_object
@@ -21,6 +22,7 @@ VOCABULARIES = (
     "sentencepiece.bpe.model",
     "vocab.txt",
 )
+_COPY = "; copy it from the model's source"
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -36,12 +38,14 @@ def read_json(file: Path) -> dict[str, Any]:
     return parse_object(read_bytes(file), file)
 
 
-def other_kind(path: Path) -> str:
-    """What the directory has instead, for the error."""
+def what_instead(path: Path) -> str:
+    """What a directory without `tokenizer.json` has instead, and what to do, for the error."""
+    if said := hint(path):
+        return said
     for name in VOCABULARIES:
         if is_there(path / name):
             return (
                 f", only {name}: transformers' AutoTokenizer.from_pretrained(...)"
-                ".save_pretrained(...) turns it into one"
+                f".save_pretrained(...) turns it into one{_COPY}"
             )
-    return ""
+    return _COPY

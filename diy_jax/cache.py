@@ -40,7 +40,7 @@ def init_cache(
         config: of the model.
         batch_size: B, the rows.
         max_length: tokens of a row.
-        dtype: of the keys and values, that of the model, or its name, such as `bfloat16`.
+        dtype: of the keys and values, that of the model: one of any library, or its name.
 
     Returns:
         For each layer a pair: a dict of `key` and `value`, zeros (B, K, T, H) with the capacity T;

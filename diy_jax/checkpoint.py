@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.dtypes import dtype_of, rounded
+from diy_core.checkpoints.dtypes import any_dtype, rounded
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import Reader, Stored
 from diy_core.checkpoints.memory_reader import MemoryReader
@@ -93,14 +92,12 @@ def build_params(named: Iterable[tuple[Tensor, NDArray[Any]]], dtype: Any) -> di
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """A dtype that weights may have, itself or by its name: `float32`, `bfloat16`, ...
+    """A dtype that weights may have, of whichever library, or its name: `float32`, `bfloat16`, ...
 
     Raises:
-        ValueError: weights cannot have it.
+        ValueError: it is none, or weights cannot have it.
     """
-    with contextlib.suppress(TypeError):  # of another framework
-        dtype = dtype if dtype is None or isinstance(dtype, str) else np.dtype(dtype)
-    return dtype_of(str(dtype))
+    return any_dtype(dtype)
 
 
 def require_held(dtype: np.dtype[Any]) -> np.dtype[Any]:

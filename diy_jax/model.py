@@ -134,13 +134,22 @@ class DIYForCausalLM(nn.Module):
 
     Args:
         config: sizes and switches.
-        dtype: of the computation.
-        param_dtype: of the weights that `init` makes.
+        dtype: of the computation: one of any library, or its name, such as `bfloat16`.
+        param_dtype: of the weights that `init` makes, likewise.
+
+    Raises:
+        ValueError: a dtype that weights cannot have.
     """
 
     config: DIYConfig
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Take the dtypes of any library, and their names."""
+        self.dtype = checkpoint.float_dtype(self.dtype)
+        self.param_dtype = checkpoint.float_dtype(self.param_dtype)
+        super().__post_init__()
 
     def setup(self) -> None:
         """The trunk, and the head unless it is tied."""
@@ -228,8 +237,8 @@ class DIYForCausalLM(nn.Module):
             path: a directory with `config.json` and safetensors files, one that `parity convert`
                 wrote for Orbax, or a GGUF file, of which quantised tensors become what they stand
                 for, in float32.
-            dtype: of weights and computation, or its name, such as `bfloat16`; None keeps the dtype
-                of the file.
+            dtype: of weights and computation: one of any library, or its name, such as `bfloat16`;
+                None keeps the dtype of the file.
             verify: compare every tensor with its SHA-256 in the manifest.
             strict: refuse what is odd but means the same; else it is read with a warning, a
                 `CheckpointNote`.

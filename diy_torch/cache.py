@@ -25,7 +25,7 @@ def init_cache(
     config: DIYConfig,
     batch_size: int,
     max_length: int = SMALLEST,
-    dtype: torch.dtype | str = torch.float32,
+    dtype: Any = torch.float32,
     device: torch.device | str | None = None,
 ) -> PastKeyValues:
     """An empty cache with room for `max_length` tokens a row, rounded up to a capacity.
@@ -37,7 +37,7 @@ def init_cache(
         config: of the model.
         batch_size: B, the rows.
         max_length: tokens of a row.
-        dtype: of the keys and values, that of the model, or its name, such as `bfloat16`.
+        dtype: of the keys and values, that of the model: one of any library, or its name.
         device: where the cache lives; None is the CPU.
 
     Returns:

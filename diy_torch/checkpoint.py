@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diy_core.checkpoints.dtypes import dtype_of, rounded
+from diy_core.checkpoints.dtypes import any_dtype, dtype_of, rounded
 from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE, HFWriter
 from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.memory_reader import MemoryReader
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def load(
     cls: type[Model],
     path: str | Path,
-    dtype: torch.dtype | str | None,
+    dtype: Any,
     device: torch.device | str | None,
     verify: bool = False,
     strict: bool = False,
@@ -75,7 +75,7 @@ def save(model: DIYForCausalLM, path: str | Path, max_shard_size: int = MAX_SHAR
 def assign_weights(
     model: DIYForCausalLM,
     named: Iterable[tuple[str, NDArray[Any]]],
-    dtype: torch.dtype | str | None,
+    dtype: Any,
     device: torch.device | str | None,
 ) -> None:
     """Give a model that was built without storage its weights, one by one, and tie them."""
@@ -90,14 +90,13 @@ def assign_weights(
         model.lm_head.weight = model.model.embed_tokens.weight
 
 
-def float_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A dtype that weights may have, itself or by its name: `float32`, `bfloat16`, ...
+def float_dtype(dtype: Any) -> torch.dtype:
+    """A dtype that weights may have, of whichever library, or its name: `float32`, `bfloat16`, ...
 
     Raises:
-        ValueError: weights cannot have it.
+        ValueError: it is none, or weights cannot have it.
     """
-    name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
-    found: torch.dtype = getattr(torch, str(dtype_of(name)))
+    found: torch.dtype = getattr(torch, str(any_dtype(dtype)))
     return found
 
 

@@ -128,7 +128,7 @@ class DIYForCausalLM(nn.Module):
     Args:
         config: sizes and switches.
         seed: of the first weights; the Flax twin draws the same bits from the same seed.
-        dtype: of weights and computation, or its name, such as `bfloat16`.
+        dtype: of weights and computation: one of any library, or its name, such as `bfloat16`.
         device: where the weights live; None is the CPU.
     """
 
@@ -137,7 +137,7 @@ class DIYForCausalLM(nn.Module):
         config: DIYConfig,
         seed: int = 0,
         *,
-        dtype: torch.dtype | str = torch.float32,
+        dtype: Any = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class DIYForCausalLM(nn.Module):
     def from_pretrained(
         cls,
         path: str | Path,
-        dtype: torch.dtype | str | None = torch.float32,
+        dtype: Any = torch.float32,
         device: torch.device | str | None = None,
         *,
         verify: bool = False,
@@ -249,8 +249,8 @@ class DIYForCausalLM(nn.Module):
         Args:
             path: a directory with `config.json` and safetensors files, or a GGUF file, of which
                 quantised tensors become what they stand for, in float32.
-            dtype: of weights and computation, or its name, such as `bfloat16`; None keeps the dtype
-                of the file.
+            dtype: of weights and computation: one of any library, or its name, such as `bfloat16`;
+                None keeps the dtype of the file.
             device: where the weights go; None is the CPU.
             verify: compare every tensor with its SHA-256 in the manifest.
             strict: refuse what is odd but means the same; else it is read with a warning, a

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -236,7 +237,7 @@ def test_a_trained_head_of_a_tied_model_is_not_left_behind(tmp_path: Path) -> No
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("name", ["auto", "fp16", "int8", "f4", "torch.float32"])
+@pytest.mark.parametrize("name", ["auto", "fp16", "int8", "f4", "float8_e4m3fn"])
 def test_a_dtype_that_weights_cannot_have_is_refused_in_the_same_words(
     tmp_path: Path, name: str
 ) -> None:
@@ -245,12 +246,35 @@ def test_a_dtype_that_weights_cannot_have_is_refused_in_the_same_words(
     other = words(lambda: diy_jax.DIYForCausalLM.from_pretrained(tmp_path / "model", name))
     assert one == other
     assert f"dtype {name!r} is not supported; choose one of bfloat16, float16, float32" in one
-    for load, dtype, said in (
-        (diy_torch.DIYForCausalLM.from_pretrained, torch.int8, "dtype 'int8' is not supported"),
-        (diy_jax.DIYForCausalLM.from_pretrained, jnp.int8, "dtype 'int8' is not supported"),
-        (diy_jax.DIYForCausalLM.from_pretrained, torch.float32, "dtype 'torch.float32' is not"),
-    ):
-        assert said in words(functools.partial(load, tmp_path / "model", dtype))
+    for dtype in (torch.int8, jnp.int8, np.int8):
+        for load in (
+            diy_torch.DIYForCausalLM.from_pretrained,
+            diy_jax.DIYForCausalLM.from_pretrained,
+        ):
+            said = words(functools.partial(load, tmp_path / "model", dtype))
+            assert "dtype 'int8' is not supported" in said
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.bfloat16, jnp.bfloat16, ml_dtypes.bfloat16, jnp.dtype("bfloat16")),
+        *("bfloat16", "torch.bfloat16"),
+    ],
+    ids=str,
+)
+def test_both_take_a_dtype_of_any_library(dtype: Any, tmp_path: Path) -> None:
+    TORCH.save_pretrained(tmp_path / "model")
+    one = diy_torch.DIYForCausalLM.from_pretrained(tmp_path / "model", dtype)
+    model, params = diy_jax.DIYForCausalLM.from_pretrained(tmp_path / "model", dtype)
+    assert {p.dtype for p in one.parameters()} == {torch.bfloat16}
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    assert diy_torch.DIYForCausalLM(CONFIG, dtype=dtype).lm_head.weight.dtype == torch.bfloat16
+    built = diy_jax.DIYForCausalLM(CONFIG, dtype=dtype, param_dtype=dtype)
+    assert (built.dtype, built.param_dtype) == (model.dtype, model.param_dtype)
+    assert jax.tree.leaves(diy_jax.init_params(CONFIG, dtype=dtype))[0].dtype == jnp.bfloat16
+    assert diy_torch.init_cache(CONFIG, 1, 4, dtype)[0][0]["key"].dtype == torch.bfloat16
+    assert diy_jax.init_cache(CONFIG, 1, 4, dtype)[0][0]["key"].dtype == jnp.bfloat16
 
 
 def test_weights_that_are_not_finite_are_saved_by_neither(tmp_path: Path) -> None:

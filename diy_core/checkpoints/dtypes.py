@@ -5,6 +5,7 @@ All work in pieces of a few megabytes, so that no tensor is held twice for the s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,13 @@ FLOATS = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 FLOAT_NAMES = {str(dtype): name for name, dtype in FLOATS.items()}  # "float32" is "F32"
+# What others call them; `auto` of transformers is None here.
+_OTHER_NAMES = {
+    **dict.fromkeys(("bf16", "BF16"), "bfloat16"),
+    **dict.fromkeys(("fp16", "f16", "F16", "half"), "float16"),
+    **dict.fromkeys(("fp32", "f32", "F32", "float", "single"), "float32"),
+    **dict.fromkeys(("fp64", "f64", "F64", "double"), "float64"),
+}
 _PIECE = 1 << 20  # elements
 _TILE = 64  # rows and columns
 _EXPONENT = {"float16": 0x7C00, "bfloat16": 0x7F80}  # the bits of the exponent
@@ -34,10 +42,35 @@ def dtype_of(name: str) -> np.dtype[Any]:
         ValueError: no float dtype of checkpoints has this name.
     """
     if name not in FLOAT_NAMES:
+        near = f" (did you mean {_OTHER_NAMES[name]}?)" if name in _OTHER_NAMES else ""
         raise ValueError(
-            f"dtype {name!r} is not supported; choose one of {listed(sorted(FLOAT_NAMES))}"
+            f"dtype {name!r} is not supported; choose one of {listed(sorted(FLOAT_NAMES))}{near}"
         )
     return FLOATS[FLOAT_NAMES[name]]
+
+
+def any_dtype(dtype: Any) -> np.dtype[Any]:
+    """A dtype that weights may have, of whichever library: `torch.bfloat16`, `jnp.bfloat16`, ...
+
+    Args:
+        dtype: of torch, JAX, numpy or ml_dtypes, or its name, such as `bfloat16`.
+
+    Raises:
+        ValueError: it is none, or weights cannot have it.
+    """
+    if isinstance(dtype, str):
+        return dtype_of(dtype.removeprefix("torch."))
+    name = str(dtype).removeprefix("torch.")
+    if type(dtype).__module__.partition(".")[0] == "torch" and name in FLOAT_NAMES:
+        return dtype_of(name)
+    if hasattr(dtype, "shape") and not isinstance(dtype, (np.dtype, type)):
+        raise ValueError(
+            f"dtype must be a dtype, got an array or tensor: pass its dtype {dtype.dtype}"
+        )
+    if isinstance(dtype, np.dtype) or callable(dtype):  # a class, as those of numpy and JAX are
+        with contextlib.suppress(TypeError):  # it is none that numpy knows
+            name = str(np.dtype(dtype))
+    return dtype_of(name)
 
 
 def fault_of_dtype(dtype: object) -> str | None:

@@ -15,6 +15,7 @@ from diy_core.checkpoints.orbax_layout import STATE, config_directory, is_orbax,
 from diy_core.checkpoints.pickles import PICKLES, is_pickle
 from diy_core.checkpoints.training_run import place_in_run, refuse_training_run
 from diy_core.errors import CheckpointError
+from diy_core.hub_cache import snapshots_below
 from diy_core.shell import command
 
 KINDS = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint", "gguf": "GGUF file"}
@@ -100,9 +101,8 @@ def kind_of(path: str | Path) -> str:
 
 def _what_is_below(path: Path) -> str:
     """What of a known kind lies in a directory that is of none, such as `runs`."""
-    snapshots = path / "snapshots"  # of a cache of the Hugging Face hub
-    inside = snapshots if snapshots.is_dir() else path
-    folders = sorted(item for item in inside.iterdir() if item.is_dir())[:_MOST_BELOW]
+    folders = snapshots_below(path) or sorted(item for item in path.iterdir() if item.is_dir())
+    folders = folders[:_MOST_BELOW]
     found = [f"{folder} is {what}" for folder in folders if (what := _known(folder)) is not None]
     if not found:
         return ""

@@ -18,7 +18,7 @@ def read_yaml(file: Path) -> Mapping[str, Any]:
         ValueError: no file there, no YAML, something else than names and values, a name that is
             given twice, of which YAML would take the last, or more than a config has.
     """
-    if not file.exists():
+    if not file.exists() and not file.is_symlink():  # of a link, reading says where it leads
         raise ValueError(f"--config: there is no file {file}")
     if file.is_dir():
         raise ValueError(f"--config: {file} is a directory: give one file")

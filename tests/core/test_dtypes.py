@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from diy_core import CheckpointError
 from diy_core.checkpoints import dtypes
 from diy_core.checkpoints.dtypes import (
+    any_dtype,
     as_bytes,
     cast,
     contiguous,
@@ -34,6 +36,29 @@ def test_dtypes_have_the_names_that_people_write() -> None:
     assert {name: dtype_of(name) for name in DTYPES} == DTYPES
     with pytest.raises(ValueError, match=r"'int8' is not supported; choose one of bfloat16, "):
         dtype_of("int8")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("bf16", "bfloat16"), ("fp16", "float16"), ("half", "float16"), ("F32", "float32")],
+)
+def test_other_names_of_a_dtype_are_told_the_one_here(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name!r} is not.* float64 \(did you mean {meant}\?\)$"):
+        dtype_of(name)
+
+
+def test_dtypes_of_any_library_are_taken_and_others_named() -> None:
+    for name, dtype in DTYPES.items():
+        given = (dtype, dtype.type, getattr(torch, name), getattr(jnp, name), name, f"torch.{name}")
+        assert {any_dtype(one) for one in given} == {dtype}
+    for other in (torch.int8, np.int8, jnp.int8, "int8"):
+        with pytest.raises(ValueError, match="'int8' is not supported"):
+            any_dtype(other)
+    for array in (torch.zeros(2), jnp.zeros(2), np.zeros(2, np.float32)):
+        with pytest.raises(ValueError, match=r"got an array or tensor: pass its dtype \S*float32"):
+            any_dtype(array)
+    with pytest.raises(ValueError, match="dtype '16' is not supported"):
+        any_dtype(16)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 29, 30, 1 << 20])

@@ -223,6 +223,25 @@ def test_a_wrong_option_is_refused_in_one_line_or_two(
     assert len(said.splitlines()) <= 3
 
 
+@pytest.mark.parametrize(
+    ("leads", "words"),
+    [("two.yaml", "which leads in a circle"), ("nowhere", "which does not exist")],
+)
+def test_a_config_that_is_a_link_to_nothing_says_where_it_leads(
+    leads: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = tmp_path / "one.yaml"
+    one.symlink_to(leads)
+    (tmp_path / "two.yaml").symlink_to("one.yaml")
+    try:
+        code = run("diy train", ["--config", str(one)], assemble, FakeStore.verify)
+    except SystemExit as error:
+        code = error.code  # type: ignore[assignment]
+    assert code == 2
+    said = capsys.readouterr().err
+    assert said == f"diy train: {one}: is a link to {leads}, {words}\n"
+
+
 def test_a_wrong_name_in_a_file_is_refused_with_the_nearest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

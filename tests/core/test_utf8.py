@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import io
+import pickle
+import sqlite3
+import tarfile
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.orc
+import pyarrow.parquet
 import pytest
+import safetensors.numpy
 
 from diy_core.utf8 import NotUTF8, as_utf8, decode, recognise, writable
 
@@ -39,6 +50,62 @@ def test_other_files_are_named_and_text_is_not() -> None:
         assert (recognise(content) or "").startswith(named)
     for text in ("BZh is a word", "{}", "", "你好" * 50, "\ufeffmarked", "version 1"):
         assert recognise(text.encode()) is None
+    for word in ("PAR1", "ARROW1", "FEA1", "ORC", "GGUF", "GIF89a", "ID3", "RIFF"):
+        assert recognise(f'{word} {{"may be": "a word"}} ftyp WAVE\n'.encode()) is None
+
+
+def test_files_that_libraries_write_are_named(tmp_path: Path) -> None:
+    table, file = pa.table({"text": ["a", "b"]}), tmp_path / "file"
+    stream, members = io.BytesIO(), io.BytesIO()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    with tarfile.open(fileobj=members, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("x"))
+    database = sqlite3.connect(file)
+    database.execute("create table a(b)")
+    database.commit()
+    database.close()
+    written: dict[bytes, str] = {
+        stream.getvalue(): "an Arrow stream: save it as parquet or JSON lines first",
+        members.getvalue(): "a tar archive: unpack it first",
+        file.read_bytes(): "an SQLite database: save it as parquet",
+        pickle.dumps({"a": 1}): "a Python pickle: write its texts",
+        safetensors.numpy.save({"a": np.ones(3)}): "safetensors: that is a model and no text",
+    }
+    for write, what in (
+        (pa.parquet.write_table, "parquet: add .parquet to its name"),
+        (pa.feather.write_feather, "an Arrow file: save it as"),
+        (pa.orc.write_table, "an ORC file: save it as"),
+        (lambda _, to: np.save(to, np.ones(3)), "a numpy array: write its texts"),
+    ):
+        target = tmp_path / f"{what[:5].strip()}.npy"
+        write(table, target)
+        written[target.read_bytes()] = what
+    for content, what in written.items():
+        assert (recognise(content) or "").startswith(what)
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"GGUF\x03\0\0\0", "a GGUF file: that is a model"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"Obj\x01\x04", "an Avro file"),
+        (b"\x04\x22\x4d\x18", "LZ4 data"),
+        (b"Rar!\x1a\x07\x01\0", "a RAR archive"),
+        (b"{\\rtf1\\ansi text}", "an RTF document"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document"),
+        (b"\xff\xd8\xff\xe0", "a picture"),
+        (b"GIF89a\x01\0", "a picture"),
+        (b"RIFF\x24\0\0\0WEBP", "a picture"),
+        (b"RIFF\x24\0\0\0WAVE", "a sound recording"),
+        (b"ID3\x04\0", "a sound recording"),
+        (b"\0\0\0\x18ftypisom", "a video"),
+        (b"\x7fELF\x02", "a program"),
+    ],
+)
+def test_binary_files_are_named_by_how_they_begin(head: bytes, what: str) -> None:
+    assert (recognise(head) or "").startswith(what)
 
 
 @pytest.mark.parametrize(
