@@ -23,10 +23,10 @@ from diy_core.notes import add_strict, notes_of_command
 from diy_core.requirements import missing, require
 from diy_core.shell import command
 from diy_core.system.places import made_directory, place
-from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
+from diy_core.system.standard_output import escape_what_cannot_be_shown, outlive_reader
 from diy_core.system.stopping import Stop, end_early, leave
 from parity.check_kinds import DTYPES, KINDS, chosen_kinds, require_supported
-from parity.checkpoint_commands import add_checkpoint_commands
+from parity.checkpoint_commands import JSON, add_checkpoint_commands
 from parity.model_command import add_model_command
 from parity.progress import spinner
 from parity.targets import require_targets
@@ -113,6 +113,7 @@ def build_parser() -> ArgumentParser:
     demo.add_argument(
         "--out", default="demo-output", metavar="DIR", help="where files go (default: demo-output)"
     )
+    demo.add_argument("--json", metavar="FILE", help=JSON)
     _add_device(demo)
     demo.set_defaults(run=_demo, both=True)
     return parser
@@ -131,6 +132,7 @@ def _add_switch(commands: argparse._SubParsersAction[ArgumentParser]) -> None:
     switch.add_argument(
         "--step", type=int, metavar="N", help="the step of the checkpoint (default: the newest)"
     )
+    switch.add_argument("--json", metavar="FILE", help=JSON)
     switch.set_defaults(run=_switch, both=True)
 
 
@@ -239,18 +241,20 @@ def _command(arguments: argparse.Namespace) -> str:
 def _switch(arguments: argparse.Namespace) -> int:
     from diy_core.training.resuming import next_command
     from diy_core.training.run_directory import RunDirectory, whole_checkpoints
+    from parity import report
     from parity.switch import switch
 
     new_run = arguments.destination
 
-    def report(text: str) -> None:
+    def say(text: str) -> None:
         print(text, file=sys.stderr)
 
-    program = switch(arguments.source, new_run, step=arguments.step, report=report)
-    with RunDirectory(new_run, report) as directory:
+    program = switch(arguments.source, new_run, step=arguments.step, report=say)
+    with RunDirectory(new_run, say) as directory:
         step = whole_checkpoints(directory.checkpoints)[-1]
         then = next_command(f"{program} train", new_run, step, directory.read_config())
-    announce(f"{new_run} is a run of {program}, at step {step}\n{then}")
+    record = {"path": new_run, "program": program, "step": step, "next": then.splitlines()}
+    report.tell(arguments.json, record, f"{new_run} is a run of {program}, at step {step}\n{then}")
     return 0
 
 
@@ -263,6 +267,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         max_new_tokens=arguments.max_new_tokens,
         out=place(arguments.out, "--out"),
         device_choice=arguments.device,
+        json=arguments.json,
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import re
 from typing import TYPE_CHECKING, Any
 
 from diy_core.notes import add_strict, settle
-from diy_core.system.standard_output import announce
 from parity.progress import amount, bar
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SMALLEST = 10**6  # bytes that a number without a unit may mean
 _KINDS = ("hf", "orbax", "gguf")
 _STEP = "the step of the checkpoint, for a training run (default: the newest)"
-_JSON = "write a record here; - is stdout, which then has nothing else"
+JSON = "write a record here; - is stdout, which then has nothing else"
 
 
 def add_checkpoint_commands(commands: Any) -> None:
@@ -70,6 +70,7 @@ def add_checkpoint_commands(commands: Any) -> None:
         help="give a model whose output head is tied to its embedding a head of its own: the "
         "lm_head.weight of the file, else a copy of the embedding",
     )
+    convert.add_argument("--json", metavar="FILE", help=JSON)
     _add_config(convert)
     add_strict(convert)
     convert.set_defaults(run=_convert)
@@ -87,7 +88,7 @@ def add_checkpoint_commands(commands: Any) -> None:
         "path", metavar="PATH", help="a checkpoint or a training run; its kind is recognised"
     )
     inspect.add_argument("--step", type=int, metavar="N", help=_STEP)
-    inspect.add_argument("--json", metavar="FILE", help=_JSON)
+    inspect.add_argument("--json", metavar="FILE", help=JSON)
     inspect.add_argument(
         "--verify", action="store_true", help="also read all weights and check their sums"
     )
@@ -108,7 +109,7 @@ def add_checkpoint_commands(commands: Any) -> None:
     diff.add_argument("one", metavar="A", help="a checkpoint or a run; its kind is recognised")
     diff.add_argument("other", metavar="B", help="another, of the same or another kind")
     diff.add_argument("--step", type=int, metavar="N", help=_STEP)
-    diff.add_argument("--json", metavar="FILE", help=_JSON)
+    diff.add_argument("--json", metavar="FILE", help=JSON)
     diff.add_argument(
         "--verify",
         action="store_true",
@@ -147,6 +148,7 @@ def size(text: str) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from parity import report
     from parity.convert import convert
 
     with bar() as progress:
@@ -164,8 +166,14 @@ def _convert(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     settle(arguments.source, done.notes)
-    announce(outcome(arguments.destination, done))
+    destination = arguments.destination
+    report.tell(arguments.json, record_of(destination, done), outcome(destination, done))
     return 0
+
+
+def record_of(destination: object, done: Summary) -> dict[str, Any]:
+    """A conversion that was done, for `--json`."""
+    return {"path": str(destination), **dataclasses.asdict(done)}
 
 
 def outcome(destination: object, done: Summary) -> str:

@@ -51,19 +51,30 @@ def demo(
     max_new_tokens: int,
     out: Path,
     device_choice: DeviceChoice = "auto",
+    json: str | None = None,
 ) -> int:
     """Run the whole path and print what was proven; 0 where everything was equal, else 1.
+
+    Args:
+        model: a Hugging Face directory; None: SmolLM2-135M-Instruct.
+        prompt: what both twins are asked.
+        max_new_tokens: of each answer at most.
+        out: a directory for what is made.
+        device_choice: where to compute.
+        json: also write the record here; `-`: to standard output, and all else to standard error.
 
     Raises:
         ValueError: a model that cannot be loaded, or no place to write to.
     """
     device = choose_device(device_choice)
     with made_directory(out):
-        return _demo(model, prompt, max_new_tokens, out, device)
+        return _demo(model, prompt, max_new_tokens, out, device, json)
 
 
-def _demo(model: str | None, prompt: str, max_new_tokens: int, out: Path, device: Device) -> int:
-    begin, console = time.monotonic(), Console()
+def _demo(
+    model: str | None, prompt: str, max_new_tokens: int, out: Path, device: Device, json: str | None
+) -> int:
+    begin, console = time.monotonic(), Console(stderr=json == "-")
     source = Path(model) if model else _import_smollm2(out, console)
     for made in (out / "orbax", out / "from-orbax"):
         if real(source) == real(made):
@@ -89,7 +100,9 @@ def _demo(model: str | None, prompt: str, max_new_tokens: int, out: Path, device
     console.print(report.table(checks, "What was proven", console))
     report.verdict(checks, console)
     record = out / "check.json"
-    report.write_json(str(record), report.as_json(checks, describe(device)))
+    found = report.as_json(checks, describe(device))
+    for target in filter(None, (str(record), json)):
+        report.write_json(target, found)
     files = Table.grid(padding=(0, 2))
     files.add_row("model, Hugging Face directory", str(source))
     files.add_row("the same as an Orbax checkpoint", str(out / "orbax"))

@@ -8,8 +8,7 @@ from typing import Any
 from diy_core.requirements import is_installed
 from diy_core.shell import command
 from diy_core.system.places import made_directory, place
-from diy_core.system.standard_output import announce
-from parity.checkpoint_commands import outcome
+from parity.checkpoint_commands import JSON, outcome, record_of
 from parity.progress import bar
 
 DEFAULT = "models/SmolLM2-135M-Instruct"
@@ -29,19 +28,23 @@ def add_model_command(commands: Any) -> None:
         "--out", default=DEFAULT, metavar="DIR", help=f"the directory to write (default: {DEFAULT})"
     )
     model.add_argument("--overwrite", action="store_true", help="replace a model at DIR")
+    model.add_argument("--json", metavar="FILE", help=JSON)
     model.set_defaults(run=_model)
 
 
 def _model(arguments: argparse.Namespace) -> int:
     from diy_core.checkpoints.gguf_import import find_smollm2
+    from parity import report
     from parity.convert import convert
 
     source, out = find_smollm2(), place(arguments.out, "--out")
     with made_directory(out.parent), bar() as progress:
         done = convert(source, out, to="hf", overwrite=arguments.overwrite, progress=progress)
-    announce(outcome(out, done))
     more = ["--overwrite"] if arguments.overwrite else []
-    announce(f"what was run: {command('parity', 'convert', source, out, *more)}")
     program = "diy-torch" if is_installed("torch") else "diy-jax"
-    announce(f"to ask it: {command(program, 'generate', out, QUESTION, '--chat')}")
+    run = command("parity", "convert", source, out, *more)
+    ask = command(program, "generate", out, QUESTION, "--chat")
+    lines = (outcome(out, done), f"what was run: {run}", f"to ask it: {ask}")
+    record = record_of(out, done) | {"run": run, "ask": ask}
+    report.tell(arguments.json, record, "\n".join(lines))
     return 0

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from diy_core.checkpoints.atomic import atomic_file
 from diy_core.system.places import is_stream, place
+from diy_core.system.standard_output import announce
 from diy_core.utf8 import writable
 from parity.compare import Check, passed
 
@@ -59,6 +60,22 @@ def write_json(target: str, record: dict[str, Any]) -> None:
         return
     with atomic_file(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def tell(target: str | None, record: dict[str, Any], text: str) -> None:
+    """Say what a command has done: a text, or its record.
+
+    Args:
+        target: of `--json`: a file, besides the text; `-`: standard output, without the text.
+        record: what was done.
+        text: the same for people.
+    """
+    if target == "-":
+        announce(as_text(record).rstrip())
+        return
+    announce(text)
+    if target is not None:
+        write_json(target, record)
 
 
 def table(checks: Sequence[Check], title: str, console: Console) -> Table:

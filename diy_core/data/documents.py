@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from diy_core.data.chat_shapes import without_nulls
 from diy_core.data.contents import Contents
 from diy_core.data.counts import Counts
 from diy_core.data.files import DataError
@@ -16,7 +17,6 @@ from diy_core.data.records import (
     Document,
     columns_to_read,
     read_record,
-    without_nulls,
 )
 from diy_core.data.sources import Part, builtin_documents
 from diy_core.data.tables import Tables

@@ -4,7 +4,8 @@
     messages, conversations  a chat, also as JSON in a text, or as a list of all roles and one of
                              all contents; beside it tools (or functions), documents, system (or
                              system_prompt, system_message) and chat_template_kwargs
-    prompt and completion    two texts, or two stretches of a chat; the completion is learnt
+    prompt and completion    two texts, or two stretches of a chat, also as JSON in two texts; the
+                             completion is learnt
 
 All other columns are passed over and named. A record that could be read in two ways, that is made
 for another kind of training, or that holds what the chat template reads by name, is an error.
@@ -16,6 +17,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diy_core.data.chat_shapes import (
+    are_turns,
+    is_python,
+    pair_of_turns,
+    refuse_other_shapes,
+    turns_in,
+)
 from diy_core.data.json_values import parse
 from diy_core.data.refusals import (
     COLUMNS,
@@ -95,7 +103,10 @@ def read_record(
     if len(held) < len(row) and _has_nothing(row, held, wanted):
         return "", list(held)
     for name in (MESSAGES, CONVERSATIONS):
-        held |= {name: _chat_in(held[name])} if name in held else {}
+        if name in held:
+            held[name] = turns_in(held[name])
+            if wanted in (None, name):
+                refuse_other_shapes(name, held[name])
     form = wanted if wanted in held else _only_form(held, wanted)
     value = held[form]
     if form == PROMPT and wanted != PROMPT:
@@ -128,38 +139,6 @@ def columns_to_read(
     if not forms & {*listed}:
         return []
     return [name for name in listed if name in known or may_tell(name)]
-
-
-def without_nulls(value: Any) -> Any:
-    """Nested data without keys that have no value: parquet gives every object every key."""
-    if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _chat_in(value: Any) -> Any:
-    """The turns of a chat as tables hold it: JSON in a text, or a list for each key of a turn."""
-    if isinstance(value, str):
-        return _chat_in_text(value)
-    there = without_nulls(value) if isinstance(value, dict) else {}
-    lengths = {len(one) if isinstance(one, list) else None for one in there.values()}
-    if len(lengths) != 1 or None in lengths:
-        return value
-    return [dict(zip(there, turn, strict=True)) for turn in zip(*there.values(), strict=True)]
-
-
-def _chat_in_text(text: str) -> str | list[Any]:
-    if not text.lstrip().startswith("["):
-        return text
-    try:
-        turns = parse(text)
-    except ValueError:
-        return text  # it only begins with a bracket
-    return turns if _are_turns(turns) else text
-
-
-def _are_turns(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
 def _has_nothing(row: Mapping[str, Any], held: Mapping[str, Any], wanted: str | None) -> bool:
@@ -197,7 +176,7 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
             f"holds {pair[0]} and {pair[1]}: call them {PROMPT} and {_COMPLETION}, of which the "
             "second is learnt, or write messages"
         )
-    texts = [key for key, value in held.items() if _are_turns(value)] or texts
+    texts = [key for key, value in held.items() if are_turns(value)] or texts
     listed = ", ".join(f"{key} ({type(value).__name__})" for key, value in held.items())
     raise ValueError(
         f"has no text in {wanted or TEXT!r} and no list in 'messages', but {listed or 'nothing'}: "
@@ -207,7 +186,10 @@ def _only_form(held: Mapping[str, Any], wanted: str | None) -> str:
 
 
 def _completion(held: Mapping[str, Any]) -> tuple[Document, set[str]]:
-    prompt, completion = held[PROMPT], held[_COMPLETION]
+    prompt, completion = pair_of_turns(held[PROMPT], held[_COMPLETION])
+    for name in (PROMPT, _COMPLETION):
+        if isinstance(held[name], str) and is_python(held[name]):
+            refuse_other_shapes(name, held[name])
     if isinstance(prompt, str) and isinstance(completion, str):
         refuse_beside_a_completion(held)
         return Completion(prompt, completion), {PROMPT, _COMPLETION}

@@ -12,8 +12,9 @@ import pyarrow.parquet
 import pytest
 
 from diy_core.data import DataError, prepare
+from diy_core.data.chat_shapes import without_nulls
 from diy_core.data.encoding import Encoder
-from diy_core.data.records import Chat, Completion, columns_to_read, read_record, without_nulls
+from diy_core.data.records import Chat, Completion, columns_to_read, read_record
 from diy_core.tokenizer import Tokenizer
 from tests.tiny_checkpoints import put_tokenizer
 
@@ -728,10 +729,56 @@ def test_a_chat_that_is_json_in_a_text_is_a_chat(wanted: str | None) -> None:
     assert [m["content"] for m in document.messages] == ["a", "b"]
 
 
+IN_COLUMNS = {key: [turn[key] for turn in CHAT] for key in ("role", "content")}
+EACH_AS_JSON = [json.dumps(turn) for turn in CHAT]
+
+
+@pytest.mark.parametrize("name", ["messages", "conversations"])
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (str(CHAT), "a text that Python's str() wrote"),
+        (str(CHAT[0]), "a text that Python's str() wrote"),
+        (EACH_AS_JSON, "a list of texts, one for each turn"),
+        ([str(turn) for turn in CHAT], "a list of texts, one for each turn"),
+        (json.dumps(EACH_AS_JSON), "a list of texts, one for each turn"),
+        (json.dumps(json.dumps(CHAT)), "JSON within JSON"),
+        ({"messages": CHAT}, "an object with the turns inside"),
+        (json.dumps({"messages": CHAT}), "an object with the turns inside"),
+        (CHAT[0], "an object, a single turn"),
+        ("\n".join(EACH_AS_JSON), "objects in a text that is no JSON list"),
+    ],
+)
+def test_a_chat_in_another_shape_is_refused_by_name(name: str, value: Any, what: str) -> None:
+    for field in (None, name):
+        with pytest.raises(ValueError) as error:
+            read_record({name: value}, field)
+        assert str(error.value).startswith(f"holds {name} as {what}")
+        assert "write it as a list of objects with role and content" in str(error.value)
+    assert read_record({name: value, "text": "the"}, "text")[0] == "the"
+
+
+def test_a_prompt_and_a_completion_as_json_are_two_stretches_of_a_chat() -> None:
+    wanted = read_record({"prompt": CHAT[:1], "completion": CHAT[1:]})
+    as_json = {"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])}
+    assert read_record(as_json) == wanted
+    alone = as_json | {"completion": "the"}
+    assert read_record(alone)[0] == Completion(**alone)
+    for name in as_json:
+        with pytest.raises(ValueError, match=f"holds {name} as a text that Python's str"):
+            read_record({"prompt": "the", "completion": "the"} | {name: str(CHAT[:1])})
+
+
+def test_a_text_that_only_begins_like_a_chat_is_a_text() -> None:
+    for text in ("[the] 20", "{'a': 1}", '"the"', "[", "{}", "user: the"):
+        assert read_record({"messages": text}, "messages")[0] == text
+
+
 def test_a_chat_whose_turns_stand_in_columns_is_a_chat() -> None:
+    assert read_record({"messages": json.dumps(IN_COLUMNS)}) == read_record({"messages": CHAT})
     columns = {key: [turn[key] for turn in CHAT] for key in ("role", "content")}
     assert read_record({"messages": columns | {"name": None}}) == read_record({"messages": CHAT})
-    for odd in ({"role": ["user"], "content": []}, {"role": "user", "content": "a"}, {}):
+    for odd in ({"role": ["user"], "content": []}, {"content": "a"}, {}):
         with pytest.raises(ValueError, match="no list in 'messages'"):
             read_record({"messages": odd})
 

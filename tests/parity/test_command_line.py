@@ -561,3 +561,7 @@ def test_the_demo_runs_on_a_model_of_ones_own(
     for part in ("PyTorch", "JAX", "HF -> Orbax -> HF", "chat tokens", "The twins are equal"):
         assert part in printed
     assert json.loads((out / "check.json").read_text())["passed"] is True
+    assert main(["demo", *arguments, "--json", "-"]) == 0
+    printed, said = capsys.readouterr()
+    assert json.loads(printed)["passed"] is True
+    assert "The twins are equal" in said

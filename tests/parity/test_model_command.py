@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -44,6 +45,26 @@ def test_it_is_what_the_printed_conversion_gives(packaged: Path, capsys: Capture
     program, *words = shlex.split(ask.removeprefix("to ask it: "))
     asked = build_parser(program).parse_args(words)
     assert (asked.model, asked.chat) == ("a folder/m", True)
+
+
+def test_machines_get_one_object_and_nothing_else(packaged: Path, capsys: Capture) -> None:
+    assert main(["model", "--out", "m", "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["path"], record["kind"], record["tensors"]) == ("m", "hf", 20)
+    assert record["verified"] is True
+    assert record["run"].endswith(" m")
+    assert record["ask"].endswith(" --chat")
+    assert main(["convert", "m", "n", "--to", "hf", "--json", "-"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done.keys() == record.keys() - {"run", "ask"}
+    assert (done["path"], done["source_verified"], done["notes"]) == ("n", True, [])
+    assert main(["convert", "m", "o", "--to", "hf", "--json", "record.json"]) == 0
+    assert json.loads(Path("record.json").read_text())["path"] == "o"
+    assert capsys.readouterr().out.startswith("o: Hugging Face directory, 20 tensors")
+    assert main(["convert", "m", "o", "--to", "hf", "--json", "-"]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "exists already" in error
 
 
 def test_what_is_there_stays_unless_it_may_be_replaced(packaged: Path, capsys: Capture) -> None:

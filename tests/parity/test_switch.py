@@ -244,6 +244,16 @@ def written(tmp_path: Path) -> Path:
     return run
 
 
+def test_machines_get_one_object_and_nothing_else(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = str(tmp_path / "new")
+    assert main(["switch", str(written), new, "--step", "2", "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record | {"next": []} == {"path": new, "program": "diy-jax", "step": 2, "next": []}
+    assert record["next"][0].startswith("to go on: diy-jax train --config ")
+
+
 def test_all_of_a_run_goes_over(written: Path, tmp_path: Path) -> None:
     new = tmp_path / "größer" / "deep" / "new"
     before = {path: path.read_bytes() for path in written.rglob("*") if path.is_file()}
