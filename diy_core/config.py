@@ -236,6 +236,12 @@ class DIYConfig:
     def from_pretrained(cls, path: str | Path) -> DIYConfig:
         """Read `config.json` of a Hugging Face directory.
 
+        Args:
+            path: of the directory.
+
+        Returns:
+            The config, as `from_dict` reads the file.
+
         Raises:
             ValueError: no such file, not JSON, or a config that cannot be honoured.
         """

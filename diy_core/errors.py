@@ -46,7 +46,12 @@ class CheckpointError(ValueError):
         return type(self), (self.where, self.faults)
 
     def rename(self, old: str, new: str) -> None:
-        """Call a place by another name, wherever it is named."""
+        """Call a place by another name, wherever it is named.
+
+        Args:
+            old: as it stands in the message, such as a temporary file.
+            new: as the user knows it.
+        """
         where = str(self.where)
         renamed = CheckpointError(
             where.replace(old, new) if old in where else self.where,

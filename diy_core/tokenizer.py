@@ -29,7 +29,7 @@ from diy_core.system.outside import is_there
 from diy_core.system.places import as_path
 from diy_core.system.sources import unchanged_sources
 from diy_core.system.translated import translated
-from diy_core.text.backend import load
+from diy_core.text.backend import load, unbounded
 from diy_core.text.clean_up import clean_up
 from diy_core.text.ends import read_ends
 from diy_core.text.stream import TextStream, flat_ids, spoiler_of
@@ -68,9 +68,7 @@ class Tokenizer:
         wishes: Sequence[str] = (),
         where: str = "tokenizer",
     ) -> None:
-        backend.no_truncation()
-        backend.no_padding()
-        self.backend = backend
+        self.backend = unbounded(backend)
         self._where = where
         self.special_tokens = dict(special_tokens or {})
         one = {DEFAULT: chat_template} if isinstance(chat_template, str) else chat_template

@@ -24,7 +24,13 @@ _ATTENDED, _FED = 1, 2
 
 
 class ModelBlock(nn.Module):
-    """One layer: h = x + attention(norm(x)), then h + feedforward(norm(h))."""
+    """One layer: h = x + attention(norm(x)), then h + feedforward(norm(h)).
+
+    Args:
+        config: of the model: D, F, N, K and H, the eps of the norms, biases and dropouts.
+        dtype: of the computation.
+        param_dtype: of the weights that `init` makes.
+    """
 
     config: DIYConfig
     dtype: Any = jnp.float32

@@ -30,7 +30,16 @@ from diy_jax.unseen import spoil, wrong_rows
 
 
 class DIYModel(nn.Module):
-    """The trunk: embedding, blocks, final norm."""
+    """The trunk: embedding, blocks, final norm.
+
+    Args:
+        config: sizes and switches.
+        dtype: of the computation.
+        param_dtype: of the weights that `init` makes.
+
+    Raises:
+        TypeError: `config` is no `DIYConfig`.
+    """
 
     config: DIYConfig
     dtype: Any = jnp.float32
@@ -216,7 +225,14 @@ class DIYForCausalLM(nn.Module):
         return (logits, presents) if use_cache else logits
 
     def project(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
-        """Logits of hidden states: hidden times the head, or the embedding where they are tied."""
+        """Logits of hidden states: hidden times the head, or the embedding where they are tied.
+
+        Args:
+            hidden: (B, S, D), what the trunk returned, in the dtype of the model.
+
+        Returns:
+            Logits (B, S, V) in the same dtype.
+        """
         if self.config.tie_word_embeddings:
             return self.model.embed_tokens.attend(hidden)
         return self.lm_head(hidden)

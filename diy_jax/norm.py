@@ -33,7 +33,14 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        """Normalise x; shape and dtype stay."""
+        """Normalise x.
+
+        Args:
+            x: (..., D), of any float dtype.
+
+        Returns:
+            The same shape and dtype; the mean is taken in float32, or float64 where x is.
+        """
         scale = self.param("scale", nn.initializers.ones, (self.hidden_size,), self.param_dtype)
         wide = x.astype(np.promote_types(x.dtype, jnp.float32))
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)

@@ -21,7 +21,11 @@ _ATTENDED, _FED = 1, 2
 
 
 class ModelBlock(nn.Module):
-    """One layer: h = x + attention(norm(x)), then h + feedforward(norm(h))."""
+    """One layer: h = x + attention(norm(x)), then h + feedforward(norm(h)).
+
+    Args:
+        config: of the model: D, F, N, K and H, the eps of the norms, biases and dropouts.
+    """
 
     def __init__(self, config: DIYConfig) -> None:
         super().__init__()

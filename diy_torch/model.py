@@ -28,7 +28,14 @@ from diy_torch.unseen import spoil, wrong_rows
 
 
 class DIYModel(nn.Module):
-    """The trunk: embedding, blocks, final norm."""
+    """The trunk: embedding, blocks, final norm.
+
+    Args:
+        config: sizes and switches.
+
+    Raises:
+        TypeError: `config` is no `DIYConfig`.
+    """
 
     def __init__(self, config: DIYConfig) -> None:
         super().__init__()
@@ -230,7 +237,14 @@ class DIYForCausalLM(nn.Module):
             """See `forward`."""
 
     def project(self, hidden: Float[Tensor, "B S D"]) -> Float[Tensor, "B S V"]:
-        """Logits of hidden states: hidden times the head, or the embedding where they are tied."""
+        """Logits of hidden states: hidden times the head, or the embedding where they are tied.
+
+        Args:
+            hidden: (B, S, D), what the trunk returned, in the dtype of the model.
+
+        Returns:
+            Logits (B, S, V) in the same dtype.
+        """
         return self.lm_head(hidden)
 
     @classmethod

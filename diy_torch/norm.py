@@ -26,7 +26,14 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden_size))
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """Normalise x; shape and dtype stay."""
+        """Normalise x.
+
+        Args:
+            x: (..., D), of any float dtype.
+
+        Returns:
+            The same shape and dtype; the mean is taken in float32, or float64 where x is.
+        """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean_square = wide.square().mean(dim=-1, keepdim=True)
         normalised = wide * torch.rsqrt(mean_square + self.eps)

@@ -169,6 +169,12 @@ def decay_mask(
 ) -> dict[str, Any]:
     """Which parameters a torch optimizer decays, as `optax.adamw(mask=...)` takes it.
 
+    Args:
+        state_dict: of the torch optimizer, with its `param_groups`.
+        config: of the model.
+        names: of the model's parameters in the order in which the optimizer was given them; None:
+            that of the model.
+
     Returns:
         Bools in the shape of the Flax params, True where the group's `weight_decay` is not zero.
 

@@ -104,8 +104,7 @@ def _load(path: Path) -> Backend:
             backend.post_processor = written.post_processor
             if BYTE_LEVEL in text and _words(backend) != _words(written):
                 notes.append(_OTHER_WORDS.format(name))
-    backend.no_truncation()
-    backend.no_padding()
+    unbounded(backend)
     alone = backend.get_added_tokens_decoder()
     _add(backend, tokens, settings, notes)
     if rebuilt:
@@ -122,6 +121,13 @@ def _load(path: Path) -> Backend:
         as_written=same and rebuilt is None and not put_around and not patched,
         notes=notes,
     )
+
+
+def unbounded(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The same, which from now on cuts no text and pads none: both are of how it was trained."""
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _turn_dropout_off(backend: tokenizers.Tokenizer, notes: list[str]) -> None:

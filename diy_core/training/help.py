@@ -47,6 +47,10 @@ _MODEL_ENTRY = """\
                         --model.hidden-size 192 (default: what --config says)
 """
 _EXAMPLES = """
+for machines: a line of JSON a step in RUN_DIR/metrics.jsonl (losses, norms, tokens), for each
+evaluation in RUN_DIR/evaluations.jsonl, and of speed in RUN_DIR/timings.jsonl; nothing is printed
+on standard output
+
 examples:
   PROGRAM --config examples/tiny.yaml --optimizer.learning-rate 1e-3
   PROGRAM --config examples/tiny.yaml --run-dir runs/wide --model.hidden-size 192

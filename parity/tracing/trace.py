@@ -125,6 +125,9 @@ def infer_rules(torch_module: torch.nn.Module, params: Any) -> Inferred:
     Returns:
         The rules as `links`, with the evidence for each, and the tensors of either side that have
         no partner. None of it is tried: `trace` does that.
+
+    Raises:
+        TypeError: `params` is no dict of arrays, nor what holds one.
     """
     variables = as_variables(params)
     theirs = flax_tensors(variables)
