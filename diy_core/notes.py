@@ -16,6 +16,8 @@ from typing import Any
 from diy_core.errors import CheckpointError, shorten
 from diy_core.standard_error import complain
 
+_SAID = 100  # of one thing; a file with an oddity in each of its tokens would flood the screen
+
 
 class CheckpointNote(UserWarning):
     """Something odd about a checkpoint that does not change the function it describes."""
@@ -56,7 +58,7 @@ def refuse(where: object, notes: Sequence[str], *, strict: bool = False) -> None
 def settle(
     where: object, notes: Sequence[str], *, strict: bool = False, stacklevel: int = 3
 ) -> None:
-    """Say each note, or refuse all of them.
+    """Say each note, of very many the first ones and how many more there are; or refuse them.
 
     Args:
         where: what the notes are about, usually a path.
@@ -69,7 +71,10 @@ def settle(
     """
     refuse(where, notes, strict=strict)
     command = _COMMAND.get()
-    for note in map(shorten, notes):
+    said, more = [*map(shorten, notes[:_SAID])], len(notes) - _SAID
+    if more > 0:
+        said.append(f"and {more:,} more such notes" if more > 1 else "and one more such note")
+    for note in said:
         if command is None:
             warnings.warn(f"{where}: {note}", CheckpointNote, stacklevel=stacklevel)
         else:

@@ -50,6 +50,23 @@ def test_a_note_with_a_flood_in_it_is_cut() -> None:
     assert len(str(said[0].message)) < 3000
 
 
+@pytest.mark.parametrize(
+    ("count", "last"),
+    [
+        (100, "model: note 99"),
+        (101, "model: and one more such note"),
+        (200_000, "model: and 199,900 more such notes"),
+    ],
+)
+def test_of_very_many_notes_the_first_are_said_and_how_many_more(count: int, last: str) -> None:
+    notes = [f"note {i}" for i in range(count)]
+    with pytest.warns(CheckpointNote) as said:
+        settle("model", notes)
+    assert len(said) == min(count, 101)
+    assert [str(said[i].message) for i in (0, 99)] == ["model: note 0", "model: note 99"]
+    assert str(said[-1].message) == last
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_without_notes_nothing_is_said(strict: bool) -> None:
     with warnings.catch_warnings():
