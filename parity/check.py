@@ -1,4 +1,4 @@
-"""`parity check`: thirteen kinds of proof that the two twins are one function.
+"""`parity check`: fifteen kinds of proof that the two twins are one function.
 
 float64 is for the logic: relative L2 per tensor, position or parameter against the bounds below.
 float32 and bfloat16 are for the rounding: each twin's error against the float64 truth, pooled,
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, tensors
 from diy_core.notes import notes_refused
 from diy_core.system.sources import unchanged_sources
-from parity import cache_gradients, lines, whole_tables
+from parity import cache_gradients, kept, lines, own_steps, whole_tables
 from parity.adamw import run_optimizers
 from parity.batch import Batch
 from parity.check_inputs import Inputs
@@ -28,15 +30,8 @@ from parity.findings import Findings, Result
 from parity.long_context import Far, far_logits
 from parity.packing import Packed, packed_logits
 from parity.pair import Observation, Pair, release_memory
-from parity.plan import (
-    Plan,
-    left_out,
-    make_batch,
-    plan_for,
-)
-from parity.series import (
-    loss_curves,
-)
+from parity.plan import Plan, left_out, make_batch, plan_for
+from parity.series import loss_curves
 from parity.training import Run, train_flax, train_torch
 
 __all__ = [
@@ -131,7 +126,7 @@ class _Run:
         if "chunked" in wanted:
             self.progress("float64: prompts in chunks")
             chunked = self.inputs.decoding.in_chunks(self.plan.chunks)
-            for twin, logits in cached_logits(pair, chunked).items():
+            for twin, logits in cached_logits(pair, chunked, masks=True).items():
                 self.findings.positions(
                     f"chunked {twin}", self.inputs.decoding.batch, logits, self.full
                 )
@@ -143,6 +138,9 @@ class _Run:
                 self.findings.positions(
                     f"ragged {twin}", self.inputs.ragged, found, np.concatenate(alone)
                 )
+        if "kept" in wanted:
+            self.progress("float64: the last logits of each row")
+            self.findings.add(kept.checks(pair, self.inputs.ragged, self.device.name))
         if "packed" in wanted:
             self._packed(pair)
         if "context" in wanted:
@@ -156,6 +154,10 @@ class _Run:
         if "cache-gradients" in wanted:
             self.progress("float64: gradients through the cache")
             self.findings.add(cache_gradients.checks(pair, self.plan, self.device.name))
+        if "step" in wanted:
+            self.progress("float64: the twins' own training step")
+            pair.drop_torch()
+            self.findings.add([own_steps.check(pair, _weights(pair), self.plan.seed)])
         if "optimizer" in wanted:
             self._optimizer(pair)
         if "training" in self.kinds:
@@ -186,10 +188,8 @@ class _Run:
     def _optimizer(self, pair: Pair) -> None:
         self.progress("float64: optimizers")
         pair.drop_torch()
-        flat, rows = flatten(pair.params), tensors(pair.config)
-        first = {row.hf: row.to_flax.inverse(np.asarray(flat[row.flax])) for row in rows}
         one, other = run_optimizers(
-            first,
+            _weights(pair),
             pair.config,
             self.plan.recipe,
             self.plan.optimizer_steps,
@@ -245,6 +245,9 @@ class _Run:
             self.findings.add([line], batch.reach)
             for twin, found in logits.items():
                 self.findings.decode_positions(dtype, twin, found, self.full)
+        if "rotations" in wanted:
+            rotations = whole_tables.rounded_rotations
+            self.findings.add([rotations(pair, dtype, self.device.name, control)])
         if "training" in wanted:
             self._training_rounding(pair, dtype, control)
 
@@ -276,3 +279,9 @@ class _Run:
         found = far_logits(pair, far)
         self.findings.logits("context flax", far.place, found["flax"], found["torch"], far.reach)
         release_memory(self.config)
+
+
+def _weights(pair: Pair) -> dict[str, NDArray[Any]]:
+    """By Hugging Face name, in the torch layout."""
+    flat = flatten(pair.params)
+    return {t.hf: t.to_flax.inverse(np.asarray(flat[t.flax])) for t in tensors(pair.config)}

@@ -30,11 +30,13 @@ class Decoding:
         prompts: how many tokens of each row the first call takes, (B,).
         widths: how many tokens of every row each further call takes; the last of them until all
             rows are done.
+        pauses: in each further call another row waits, which takes no token, and now and then none.
     """
 
     batch: Batch
     prompts: NDArray[np.int32]
     widths: tuple[int, ...] = (64, 1)
+    pauses: bool = False
 
     @classmethod
     def make(
@@ -51,17 +53,18 @@ class Decoding:
     def in_chunks(self, widths: Sequence[int]) -> Decoding:
         """The same batch in chunks of these sizes; the rows' first chunks are of uneven size too.
 
-        The first chunk of row i is a 2**i-th of the first width.
+        The first chunk of row i is a 2**i-th of the first width. Later on rows wait in turn.
         """
         first = [max(1, widths[0] >> row) for row in range(len(self.prompts))]
         return dataclasses.replace(
-            self, prompts=_within(first, self.batch), widths=tuple(widths[1:])
+            self, prompts=_within(first, self.batch), widths=tuple(widths[1:]), pauses=True
         )
 
     def chunks(self) -> Iterator[Chunk]:
         """What the model is fed, call by call: ids (B, S) and how many of them count, (B,)."""
         start, columns = np.zeros_like(self.prompts), self.batch.ids.shape[1]
         width, wanted, further = int(self.prompts.max()), self.prompts, list(self.widths)
+        rows, turn = len(self.prompts), 0
         while (start < self.batch.lengths).any():
             new = np.minimum(wanted, self.batch.lengths - start)
             index = np.minimum(start[:, None] + np.arange(width)[None, :], columns - 1)
@@ -69,6 +72,9 @@ class Decoding:
             width = min(further.pop(0) if len(further) > 1 else further[0], columns)
             start = start + new
             wanted = np.full_like(start, width)
+            if self.pauses:
+                wanted[np.arange(rows) == turn % (rows + 1)] = 0
+            turn += 1
 
 
 def _within(prompts: Sequence[int], batch: Batch) -> NDArray[np.int32]:
@@ -76,15 +82,27 @@ def _within(prompts: Sequence[int], batch: Batch) -> NDArray[np.int32]:
     return np.minimum(prompts, np.maximum(batch.lengths - 2, 1)).astype(np.int32)
 
 
-def cached_logits(pair: Pair, decoding: Decoding) -> dict[str, NDArray[np.float64]]:
-    """Logits of both twins by cached decoding, at the valid tokens: (tokens, V) float64 each."""
+def cached_logits(
+    pair: Pair, decoding: Decoding, *, masks: bool = False
+) -> dict[str, NDArray[np.float64]]:
+    """Logits of both twins by cached decoding, at the valid tokens: (tokens, V) float64 each.
+
+    Args:
+        pair: the twins.
+        decoding: what they decode.
+        masks: say how many tokens count by `attention_mask`, not by `seq_lengths`.
+    """
     limit = pair.config.max_position_embeddings
+    counted = "attention_mask" if masks else "seq_lengths"
+
+    def count(ids: Any, new: Any) -> Any:
+        return (np.arange(ids.shape[1]) < new[:, None]).astype(np.int32) if masks else new
 
     def torch_step(ids: Any, new: Any, past: Any, _: int) -> Any:
         with torch.inference_mode():
             logits, past = pair.torch(
                 torch.from_numpy(ids).to(pair.device.torch),
-                seq_lengths=torch.from_numpy(new).to(pair.device.torch),
+                **{counted: torch.from_numpy(count(ids, new)).to(pair.device.torch)},
                 past_key_values=past,
                 use_cache=True,
             )
@@ -96,17 +114,16 @@ def cached_logits(pair: Pair, decoding: Decoding) -> dict[str, NDArray[np.float6
         if past is None:
             past = diy_jax.init_cache(pair.config, len(ids), needed, pair.flax.dtype)
         past = diy_jax.grow_cache(past, needed, limit)
-        logits, past = _flax_step(pair.flax, params, ids, new, past)
+        given = {counted: count(ids, new)}
+        logits, past = _flax_step(pair.flax, params, ids, given, past)
         return np.asarray(logits, np.float64), past
 
     return {"torch": _collect(decoding, torch_step), "flax": _collect(decoding, flax_step)}
 
 
 @partial(jax.jit, static_argnames="model", donate_argnames="past")
-def _flax_step(model: Any, params: Any, ids: Any, new: Any, past: Any) -> Any:
-    return model.apply(
-        {"params": params}, ids, seq_lengths=new, past_key_values=past, use_cache=True
-    )
+def _flax_step(model: Any, params: Any, ids: Any, given: Any, past: Any) -> Any:
+    return model.apply({"params": params}, ids, **given, past_key_values=past, use_cache=True)
 
 
 def _collect(decoding: Decoding, step: Callable[..., Any]) -> NDArray[np.float64]:

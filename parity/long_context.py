@@ -2,8 +2,8 @@
 
 A forward pass over a whole context takes memory that grows with its square. Here the context is
 drawn: random keys and values stand in the cache of both twins, and four tokens at a time are
-decoded at positions ever further out. What is wrong about a position shows, and no token before it
-has to be computed.
+decoded at positions ever further out, the fourth alone. What is wrong about a position shows, and
+no token before it has to be computed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from parity.batch import Batch, random_ids
 from parity.first_layers import first_layers
 from parity.pair import Pair
 
-_STEP = 4  # tokens of a call
+_STEP = 4  # tokens at a place: a few in one call, and the last one in another, which goes on
+_LAST = 1  # from the positions that the first returned
 _FIRST = 256  # the first position that is looked at; others are twice as far, each time
 _ROOM = 1 << 28  # bytes of random keys and values: of as many layers as they are enough for
 
@@ -103,10 +104,10 @@ def _torch(pair: Pair, far: Far) -> NDArray[np.float64]:
         for start, ids in zip(far.starts, far.ids, strict=True):
             at = torch.tensor([start], dtype=torch.int32, device=device.torch)
             past = [(cached, at) for cached, _ in past]
-            logits, past = model(
-                torch.from_numpy(ids[None]).to(device.torch), past_key_values=past, use_cache=True
-            )
-            found.append(to_numpy(logits)[0])
+            for part in _calls(ids):
+                given = torch.from_numpy(part[None]).to(device.torch)
+                logits, past = model(given, past_key_values=past, use_cache=True)
+                found.append(to_numpy(logits)[0])
     return np.concatenate(found)
 
 
@@ -118,13 +119,18 @@ def _flax(pair: Pair, far: Far) -> NDArray[np.float64]:
     ]
     found = []
     for start, ids in zip(far.starts, far.ids, strict=True):
-        logits, cached = _step(pair.flax, params, ids[None], cached, jnp.full(1, start, jnp.int32))
-        found.append(np.asarray(logits)[0])
+        past = [(layer, jnp.full(1, start, jnp.int32)) for layer in cached]
+        for part in _calls(ids):
+            logits, past = _step(pair.flax, params, part[None], past)
+            found.append(np.asarray(logits)[0])
+        cached = [layer for layer, _ in past]
     return np.concatenate(found)
 
 
-@partial(jax.jit, static_argnames="model", donate_argnames="cached")
-def _step(model: Any, params: Any, ids: Any, cached: Any, position: Any) -> Any:
-    past = [(layer, position) for layer in cached]
-    logits, past = model.apply({"params": params}, ids, past_key_values=past, use_cache=True)
-    return logits, [layer for layer, _ in past]
+def _calls(ids: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    return [part for part in (ids[:-_LAST], ids[-_LAST:]) if len(part)]
+
+
+@partial(jax.jit, static_argnames="model", donate_argnames="past")
+def _step(model: Any, params: Any, ids: Any, past: Any) -> Any:
+    return model.apply({"params": params}, ids, past_key_values=past, use_cache=True)

@@ -16,6 +16,11 @@ from diy_torch.checkpoint import to_numpy
 from parity.batch import Batch, random_ids
 from parity.pair import Pair
 
+# What stands in `segment_ids`, document by document and then again from the front: each row has
+# numbers that come back, and neighbours that are one number once they are cut to 8 or 16 bits, or
+# rounded to float32.
+_NUMBERS = (3, 3 + (1 << 8), 3, 3 + (1 << 16), 1 << 24, (1 << 24) + 1, -1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
@@ -23,7 +28,7 @@ class Packed:
 
     Attributes:
         ids: tokens (B, S).
-        segments: of which document each is, (B, S).
+        segments: the number of the document of each, (B, S); a number may come back.
         documents: the same tokens, a document a row, padded on the right; in the order of `ids`.
     """
 
@@ -45,12 +50,17 @@ class Packed:
         columns = min(sum(lengths) for lengths in rows)
         generator = np.random.default_rng([seed, 5])
         ids = random_ids(generator, config.vocab_size, (len(rows), columns))
-        segments = np.stack([np.repeat(range(len(r)), r)[:columns] for r in rows]).astype(np.int32)
+        ends = [np.cumsum(lengths).clip(max=columns) for lengths in rows]
         alone = [
-            row[own == number]
-            for row, own in zip(ids, segments, strict=True)
-            for number in range(own.max() + 1)
+            document
+            for row, own in zip(ids, ends, strict=True)
+            for document in np.split(row, own)
+            if len(document)
         ]
+        numbers = [np.resize(_NUMBERS, len(lengths)) for lengths in rows]
+        segments = np.stack(
+            [np.repeat(own, r)[:columns] for own, r in zip(numbers, rows, strict=True)]
+        ).astype(np.int32)
         lengths = np.array([len(document) for document in alone], np.int32)
         padded = np.zeros((len(alone), lengths.max()), np.int32)
         for place, document in zip(padded, alone, strict=True):

@@ -25,24 +25,54 @@ from diy_core.norms import norms
 from diy_core.rope import inverse_frequencies
 from diy_torch.checkpoint import to_numpy
 from parity import lines
-from parity.compare import Check
-from parity.metrics import NothingProven, TensorError, tensor_error
+from parity.compare import Check, ratio
+from parity.environment import TORCH_DTYPES
+from parity.metrics import NothingProven, TensorError, machine_epsilon, tensor_error
 from parity.pair import Pair
 
 _ROWS = 4096  # of a part
 _TABLES = "rope_tables"  # as the model knows it
 Part = tuple[NDArray[np.float64], NDArray[np.float64]]
+Table = Callable[[NDArray[np.int32]], NDArray[np.float64]]
 
 
 def rotations(pair: Pair, device: str) -> list[Check]:
     """Cosines and sines of each position, in both twins, against those of numpy."""
     positions, found = pair.config.max_position_embeddings, []
     reach = f"positions 0-{positions - 1}"
-    for twin, table in {"torch": _torch_table(pair), "flax": _flax_table(pair)}.items():
+    for twin, table in _tables(pair, "float64").items():
         parts = ((table(rows), rotation_table(pair.config, rows)) for rows in _parts(positions))
         name = f"rotations {twin}", "float64", device
         found.append(lines.provable(*name, _worst_row, *name, parts, "position", reach))
     return found
+
+
+def rounded_rotations(pair: Pair, dtype: str, device: str, control: tuple[float, float]) -> Check:
+    """The same tables in a dtype that rounds: both twins' errors over each other.
+
+    Part by part, and the worst of them: positions far out have the largest errors, and would hide
+    what is wrong with the first ones.
+
+    Args:
+        pair: the twins, of any dtype.
+        dtype: of the tables.
+        device: where.
+        control: what is allowed beyond a ratio of 2, see `parity.control`.
+    """
+    positions, floor = pair.config.max_position_embeddings, machine_epsilon(dtype) / 4
+    tables, seen, ways = _tables(pair, dtype), [], []
+    for rows in _parts(positions):
+        truth = rotation_table(pair.config, rows)
+        where = f"positions {rows[0]}-{rows[-1]}"
+        seen.append([tensor_error(where, table(rows), truth, s) for s, table in tables.items()])
+        one, other = (max(side.relative_l2, floor) for side in seen[-1])
+        ways.append((*ratio(one, other, control), where))
+    value, bound, where = max(ways, key=lambda way: way[0] / way[1])
+    return Check(
+        "rotations", dtype, device, positions * pair.config.head_size, value, bound,
+        value <= bound, where, tensors=tuple(e for part in zip(*seen, strict=True) for e in part),
+        reach=f"positions 0-{positions - 1}",
+    )  # fmt: skip
 
 
 def embeddings(pair: Pair, device: str) -> list[Check]:
@@ -66,23 +96,30 @@ def _parts(size: int) -> Iterator[NDArray[np.int32]]:
         yield np.arange(start, min(start + _ROWS, size), dtype=np.int32)
 
 
-def _torch_table(pair: Pair) -> Callable[[NDArray[np.int32]], NDArray[np.float64]]:
+def _tables(pair: Pair, dtype: str) -> dict[str, Table]:
+    """What makes the table of some positions, by twin; of values in this dtype."""
+    return {"torch": _torch_table(pair, dtype), "flax": _flax_table(pair, dtype)}
+
+
+def _torch_table(pair: Pair, dtype: str) -> Table:
     make = getattr(diy_torch.model, _TABLES)
 
     def table(positions: NDArray[np.int32]) -> NDArray[np.float64]:
         places = torch.from_numpy(positions[None]).to(pair.device.torch)
-        return to_numpy(torch.cat(make(pair.config, places, torch.float64), -1))[0]
+        tables = make(pair.config, places, TORCH_DTYPES[dtype])
+        return to_numpy(torch.cat(tables, -1))[0].astype(np.float64)
 
     return table
 
 
-def _flax_table(pair: Pair) -> Callable[[NDArray[np.int32]], NDArray[np.float64]]:
+def _flax_table(pair: Pair, dtype: str) -> Table:
     function = getattr(diy_jax.model, _TABLES)
-    make = jax.jit(lambda places: function(pair.config, places, jnp.float64))
+    make = jax.jit(lambda places: function(pair.config, places, jnp.dtype(dtype)))
 
     def table(positions: NDArray[np.int32]) -> NDArray[np.float64]:
         places = jax.device_put(positions[None], pair.device.jax)
-        return np.concatenate([np.asarray(part)[0] for part in make(places)], axis=-1)
+        parts = [np.asarray(part)[0].astype(np.float64) for part in make(places)]
+        return np.concatenate(parts, axis=-1)
 
     return table
 

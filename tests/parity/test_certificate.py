@@ -66,9 +66,9 @@ def test_it_is_json_with_every_value_and_bound(model: Path) -> None:
     assert found["divergence"] == {"error": 1.0}
     (one,) = found["models"]
     assert one["not_checked"] == [
-        *("gradients", "decode", "chunked", "ragged", "packed", "context"),
+        *("gradients", "decode", "chunked", "ragged", "kept", "packed", "context"),
         *("rotations", "embeddings"),
-        *("cache-gradients", "optimizer", "training"),
+        *("cache-gradients", "step", "optimizer", "training"),
     ]
     assert one["plan"]["recipe"]["eps"] == 2**-17
     assert [(c["value"], c["bound"], c["passed"], c["control"]) for c in one["checks"]] == [

@@ -80,14 +80,14 @@ def test_every_kind_of_check_is_made_also_where_positions_are_few(
     names = [[check.name for check in result.checks if check.dtype == dtype] for dtype in DTYPES]
     rounded = ["logits", "blocks", "gradients", "decode"]
     twins = ("torch", "flax")
-    twice = [f"{kind} {twin}" for kind in ("chunked", "ragged", "packed") for twin in twins]
+    twice = [f"{kind} {twin}" for kind in ("chunked", "ragged", "kept", "packed") for twin in twins]
     decoded = ["decode torch", "decode flax", "greedy tokens"]
     cached = [f"cache-gradients{what} {t}" for what in ("", " prefix") for t in ("torch", "flax")]
     whole = ["context flax", "rotations torch", "rotations flax", "embeddings flax"]
     assert names == [
-        [*rounded[:3], *decoded, *twice, *whole, *cached, "optimizer", "training"],
-        [*rounded, "training"],
-        rounded,
+        [*rounded[:3], *decoded, *twice, *whole, *cached, "step", "optimizer", "training"],
+        [*rounded, "rotations", "training"],
+        [*rounded, "rotations"],
     ]
     for check in result.checks:
         assert check.compared > 0
@@ -95,7 +95,15 @@ def test_every_kind_of_check_is_made_also_where_positions_are_few(
         assert (check.control is not None) == (check.name == "training")
         assert bool(check.tensors) == (check.name != "greedy tokens")
         sides = {one.side for one in check.agreement}
-        if check.name.split()[0] in ("logits", "decode", "chunked", "ragged", "packed", "context"):
+        if check.name.split()[0] in (
+            "logits",
+            "decode",
+            "chunked",
+            "ragged",
+            "kept",
+            "packed",
+            "context",
+        ):
             one_twin = check.dtype == "float64"
             assert sides == ({check.name.split()[-1]} - {"logits"} or {"flax"}) or not one_twin
             assert len(sides) == (1 if one_twin else 2)
@@ -216,12 +224,86 @@ def one_id_misread(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def segments_cut(patch: pytest.MonkeyPatch) -> None:
+    """Numbers of documents lose their upper bits."""
+    true = diy_jax.inputs.prepare_segments
+    patch.setattr(
+        "diy_jax.inputs.prepare_segments",
+        lambda segments, ids, cached: (
+            None if segments is None else true(segments, ids, cached).astype(jnp.int16)
+        ),
+    )
+
+
+def documents_come_back(patch: pytest.MonkeyPatch) -> None:
+    """A document sees an earlier one of the same number."""
+    true = importlib.import_module("diy_jax.model").attention_mask_from_positions
+
+    def mask(queries: Any, keys: Any, own: Any = None, other: Any = None) -> Any:
+        if own is None:
+            return true(queries, keys)
+        return true(queries, keys, own % 2, other % 2)  # numbers from 0 on: every second is one
+
+    patch.setattr("diy_jax.model.attention_mask_from_positions", mask)
+
+
+def sixth_document_sees_the_fifth(patch: pytest.MonkeyPatch) -> None:
+    true = importlib.import_module("diy_jax.model").attention_mask_from_positions
+
+    def mask(queries: Any, keys: Any, own: Any = None, other: Any = None) -> Any:
+        few = [None if one is None else jnp.minimum(one, 4) for one in (own, other)]
+        return true(queries, keys, *few)
+
+    patch.setattr("diy_jax.model.attention_mask_from_positions", mask)
+
+
+def fourth_row_of_packed_documents(patch: pytest.MonkeyPatch) -> None:
+    true = diy_jax.inputs.prepare_segments
+
+    def segments(given: Any, ids: Any, cached: bool) -> Any:
+        found = true(given, ids, cached)
+        return found if found is None else found.at[3:].set(0)
+
+    patch.setattr("diy_jax.inputs.prepare_segments", segments)
+
+
+def waiting_rows_advance(patch: pytest.MonkeyPatch) -> None:
+    true = importlib.import_module("diy_jax.cache").update_cache
+
+    def update(cached: Any, position: Any, key: Any, value: Any, lengths: Any) -> Any:
+        slots, _ = true(cached, position, key, value, lengths)
+        return slots, position + jnp.maximum(lengths, 1)
+
+    patch.setattr("diy_jax.attention.update_cache", update)
+
+
+def masks_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("diy_jax.inputs.lengths_from_mask", lambda mask, lengths, ids, has_cache: lengths)
+
+
+def positions_returned_are_cut(patch: pytest.MonkeyPatch) -> None:
+    true = importlib.import_module("diy_jax.cache").update_cache
+
+    def update(*arguments: Any) -> Any:
+        slots, position = true(*arguments)
+        return slots, position % 62
+
+    patch.setattr("diy_jax.attention.update_cache", update)
+
+
 FAULTY: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], set[str]]] = {
     "padding is seen": ("ragged", padding_seen, {"ragged torch", "ragged flax"}),
     "positions begin anew": ("chunked", positions_forgotten, {"chunked torch", "chunked flax"}),
     "decoding forgets positions": ("decode", positions_forgotten, {"decode torch", "decode flax"}),
     "a third row": ("ragged", third_row_moved, {"ragged flax"}),
     "segments are ignored": ("packed", segments_ignored, {"packed flax"}),
+    "numbers of documents are cut": ("packed", segments_cut, {"packed flax"}),
+    "numbers of documents come back": ("packed", documents_come_back, {"packed flax"}),
+    "a sixth document": ("packed", sixth_document_sees_the_fifth, {"packed flax"}),
+    "a fourth packed row": ("packed", fourth_row_of_packed_documents, {"packed flax"}),
+    "rows that wait": ("chunked", waiting_rows_advance, {"chunked flax"}),
+    "masks of chunks": ("chunked", masks_forgotten, {"chunked flax"}),
+    "positions after a call": ("context", positions_returned_are_cut, {"context flax"}),
     "far out, in Flax": ("context", far_positions_moved("diy_jax"), {"context flax"}),
     "far out, in PyTorch": ("context", far_positions_moved("diy_torch"), {"context flax"}),
     "some positions, in Flax": (
@@ -310,7 +392,9 @@ def test_large_models_are_checked_by_the_kinds_that_take_minutes(tmp_path: Path)
     tmp_path.joinpath("config.json").write_text(json.dumps(config.to_dict()))
     plan = plan_for(tmp_path)
     assert set(KINDS) - set(plan.kinds) == {"optimizer", "training"}
-    assert re.search("left out, since the model is large: optimizer, training", left_out(plan))
+    assert re.search(
+        "left out, since the model is large: step, optimizer, training", left_out(plan)
+    )
     assert left_out(Plan()) == ""
 
 

@@ -87,8 +87,8 @@ def test_check_writes_the_record_and_the_table(
     assert all(set(check) == wanted for check in record["checks"])
     assert record["environment"]["versions"]["jax"]
     assert "The twins are equal" in err
-    kinds = "chunked, ragged, packed, context, rotations, embeddings, cache-gradients, "
-    kinds += "optimizer, training"
+    kinds = "chunked, ragged, kept, packed, context, rotations, embeddings, cache-gradients, "
+    kinds += "step, optimizer, training"
     assert f"left out, since the model is large: {kinds}" in err
     # The same model with a bound that nothing can meet: the command says so and fails.
     monkeypatch.setattr(parity.lines, "ACTIVATION_BOUND", 1e-20)

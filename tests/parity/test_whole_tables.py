@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diy_jax.model
+from diy_core.config import DIYConfig
 from parity import whole_tables
 from parity.environment import Device, exact
 from parity.pair import Pair
@@ -65,3 +69,37 @@ def test_a_row_of_zeros_is_right_but_a_table_of_them_proves_nothing(
         (check,) = whole_tables.embeddings(pair, "cpu")
     assert check.passed == passed
     assert passed or "nothing can be told" in check.where
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rotations_that_round_are_no_worse_in_one_twin(
+    dtype: str, pair: Pair, device: Device
+) -> None:
+    with exact(device):
+        found = whole_tables.rounded_rotations(pair, dtype, "cpu", (1.0, 1.0))
+    assert found.passed
+    assert 1 <= found.value < 1.2
+    assert (found.name, found.dtype, found.reach) == ("rotations", dtype, "positions 0-20")
+    assert found.compared == 21 * CONFIG.head_size
+    assert [error.side for error in found.tensors] == ["torch"] * 3 + ["flax"] * 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_positions_that_are_rounded_are_seen_where_they_are_large(
+    dtype: str, tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = {"float32": jnp.float16, "bfloat16": jnp.bfloat16}[dtype]
+    monkeypatch.setattr(whole_tables, "_ROWS", 256)
+    write_random_model(tmp_path / "model", tiny(max_position_embeddings=5000), "fan-in")
+    tables = diy_jax.model.rope_tables
+
+    def rounded(config: DIYConfig, positions: Any, wanted: Any) -> Any:
+        return tables(config, positions.astype(narrow).astype(jnp.int32), wanted)
+
+    with exact(device):
+        pair = Pair(tmp_path / "model", dtype, device)
+        assert whole_tables.rounded_rotations(pair, dtype, "cpu", (1.0, 1.0)).passed
+        monkeypatch.setattr(diy_jax.model, "rope_tables", rounded)
+        found = whole_tables.rounded_rotations(pair, dtype, "cpu", (1.0, 1.0))
+    assert not found.passed
+    assert found.value > 100
