@@ -23,7 +23,7 @@ MODULES = (
     "diy_torch",
     "diy_jax",
     "parity",
-    "parity.tracing",
+    "parity.tracing.result",
 )
 # Pages that stand in the root of the repository.
 FROM_ROOT = ("CONTRIBUTING", "CHANGELOG")

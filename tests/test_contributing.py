@@ -97,8 +97,12 @@ def test_ci_lints_before_it_tests() -> None:
 
 def test_the_quick_tests_exist_and_are_few() -> None:
     lines = (ROOT / "tests" / "quick.txt").read_text().splitlines()
-    files = [line for line in lines if line and not line.startswith("#")]
-    assert files == sorted(set(files))
+    tests = [line for line in lines if line and not line.startswith("#")]
+    assert tests == sorted(set(tests))
+    files = {test.partition("::")[0] for test in tests}
     assert [file for file in files if not (ROOT / file).is_file()] == []
     assert 30 <= len(files) < len(list((ROOT / "tests").rglob("test_*.py"))) / 1.5
+    known = "".join(file.read_text() for file in (ROOT / "tests").rglob("*.py"))
+    names = {name.partition("[")[0] for test in tests for name in test.split("::")[1:]}
+    assert [name for name in names if not re.search(rf"(?:class|def) {name}\b", known)] == []
     assert recipe("quick")[-1].endswith("$(shell grep -v '^#' tests/quick.txt)")
