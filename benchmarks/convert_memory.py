@@ -20,7 +20,7 @@ from rich.table import Table
 
 _PROGRAM = """
 import json, sys
-from parity.convert import convert
+from parity.convert.formats import convert
 import jax, torch
 from parity.environment import choose_device
 choose_device("cpu")
@@ -72,7 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("hf", type=Path, metavar="HF_DIR")
     parser.add_argument("work", type=Path, metavar="WORK_DIR")
     options = parser.parse_args()
-    from parity.convert import open_checkpoint
+    from parity.convert.formats import open_checkpoint
 
     sizes = [tensor.nbytes for tensor in open_checkpoint(options.hf).stored.values()]
     bound = 300e6 + 3 * max(sizes)

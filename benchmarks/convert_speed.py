@@ -25,7 +25,7 @@ from rich.table import Table
 _SETUP = """
 import shutil, subprocess, sys, time
 from pathlib import Path
-from parity.convert import convert
+from parity.convert.formats import convert
 import jax, torch
 from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import load_file, save_file

@@ -61,7 +61,7 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def import_model(destination: Path) -> None:
-    from diy_core.checkpoints.gguf_import import find_smollm2, import_gguf
+    from diy_core.checkpoints.gguf.conversion import find_smollm2, import_gguf
 
     import_gguf(find_smollm2(), destination)
 

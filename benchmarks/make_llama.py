@@ -15,7 +15,7 @@ import numpy as np
 from rich.filesize import decimal
 
 from diy_core.checkpoints.dtypes import dtype_of
-from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.hf.writer import HFWriter
 from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.transfer import Summary, transfer

@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.hf_writer import write_hf_directory
+from diy_core.checkpoints.hf.writer import write_hf_directory
 from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
 from diy_core.first_weights import first_weights

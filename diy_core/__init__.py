@@ -1,6 +1,6 @@
 """The contract that both twins sign: config, names, validation, files. Never torch, never jax."""
 
-import diy_core.beginning  # noqa: F401  before all else, which takes time
+import diy_core.commands.beginning  # noqa: F401  before all else, which takes time
 
 # isort: split
 from diy_core.config import DIYConfig

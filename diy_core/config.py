@@ -23,9 +23,9 @@ from diy_core.config_keys import (
 )
 from diy_core.errors import shorten
 from diy_core.fields import require_float, require_int
-from diy_core.hub_cache import hint
-from diy_core.lfs import refuse_lfs_pointer
 from diy_core.rope_scaling import ROPE_KEYS, RopeScaling, read_rope
+from diy_core.system.hub_cache import hint
+from diy_core.system.lfs import refuse_lfs_pointer
 from diy_core.system.outside import is_there, read_bytes
 from diy_core.system.parsing import parse_object
 from diy_core.system.places import as_path

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from diy_core.errors import CheckpointError, shorten
-from diy_core.standard_error import complain
+from diy_core.system.standard_error import complain
 
 _SAID = 100  # of one thing; a file with an oddity in each of its tokens would flood the screen
 

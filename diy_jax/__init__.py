@@ -7,13 +7,13 @@
 
 Padding is on the right. A new model is `DIYForCausalLM(config)` with `init_params(config, seed=0)`,
 and `DIYConfig.from_pretrained(DIR)` or `DIYConfig.from_dict(config.to_dict())` of one of
-transformers. Text becomes ids in `diy_core.tokenizer.Tokenizer`; weights go to the PyTorch twin and
-back with `parity.to_torch` and `parity.to_flax`.
+transformers. Text becomes ids in `diy_core.text.tokenizer.Tokenizer`; weights go to the PyTorch
+twin and back with `parity.to_torch` and `parity.to_flax`.
 """
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
 from diy_core.generation import GenerateOutput
-from diy_core.requirements import importing
+from diy_core.system.requirements import importing
 
 with importing("diy_jax"):
     from diy_jax.cache import PastKeyValues, grow_cache, init_cache

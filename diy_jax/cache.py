@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from diy_core.capacity import SMALLEST, capacity_for
 from diy_core.config import DIYConfig, require_config
 from diy_core.validate_cache import check_size
-from diy_jax.checkpoint import float_dtype, require_held
+from diy_jax.tensors import float_dtype, require_held
 
 Cached = dict[str, Array]
 PastKeyValues = list[tuple[Cached, Array]]

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from diy_core.command_line import Commands
-from diy_core.generate_command import Generate
+from diy_core.commands.command_line import Commands
+from diy_core.commands.generate import Generate
 from diy_jax.device import choose_device
 from diy_jax.generate import generate
 from diy_jax.model import DIYForCausalLM
 
 if TYPE_CHECKING:
     from diy_core.training.config import TrainConfig
-    from diy_core.training.interfaces import Pieces
-    from diy_core.training.restoring import Verify
-    from diy_core.training.starting import Assemble
+    from diy_core.training.protocols import Pieces
+    from diy_core.training.start.begin import Assemble
+    from diy_core.training.start.restore import Verify
 
 
 def load(path: str, dtype: str, device: str | None) -> Generate:

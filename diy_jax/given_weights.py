@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from diy_core.checkpoints.dropped_buffers import note_on_biases
 from diy_core.checkpoints.dtypes import fault_of_dtype
-from diy_core.checkpoints.orbax_params import is_stacked, on_stacked
+from diy_core.checkpoints.hf.dropped_buffers import note_on_biases
+from diy_core.checkpoints.orbax.params import is_stacked, on_stacked
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, match_flax, tensors, unflatten

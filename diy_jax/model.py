@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from diy_core import validate
-from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE
+from diy_core.checkpoints.hf.writer import MAX_SHARD_SIZE
 from diy_core.config import DIYConfig, require_config
 from diy_core.first_weights import first_weights
 from diy_jax import checkpoint, inputs
@@ -26,6 +26,7 @@ from diy_jax.linear import Linear
 from diy_jax.norm import RMSNorm
 from diy_jax.random import fold_in
 from diy_jax.rope import rope_tables
+from diy_jax.tensors import build_params, float_dtype
 from diy_jax.unseen import spoil, wrong_rows
 
 
@@ -156,8 +157,8 @@ class DIYForCausalLM(nn.Module):
 
     def __post_init__(self) -> None:
         """Take the dtypes of any library, and their names."""
-        self.dtype = checkpoint.float_dtype(self.dtype)
-        self.param_dtype = checkpoint.float_dtype(self.param_dtype)
+        self.dtype = float_dtype(self.dtype)
+        self.param_dtype = float_dtype(self.param_dtype)
         super().__post_init__()
 
     def setup(self) -> None:
@@ -270,7 +271,11 @@ class DIYForCausalLM(nn.Module):
                 `verify`, no manifest, or values that changed since it was written; or, with
                 `strict`, anything odd; or a `config` for what has its own.
         """
-        return checkpoint.load(cls, path, dtype, verify, strict, config)
+        return checkpoint.load(cls._of, path, dtype, verify, strict, config)
+
+    @classmethod
+    def _of(cls, config: DIYConfig, dtype: Any) -> DIYForCausalLM:
+        return cls(config, dtype=dtype, param_dtype=dtype)
 
     def save_pretrained(
         self, path: str | Path, params: Any, *, max_shard_size: int = MAX_SHARD_SIZE
@@ -288,7 +293,7 @@ class DIYForCausalLM(nn.Module):
         Raises:
             CheckpointError: weights not finite, or `path` exists and is no model directory.
         """
-        checkpoint.save(self, path, params, max_shard_size)
+        checkpoint.save(params, self.config, path, max_shard_size)
 
 
 def init_params(config: DIYConfig, seed: int = 0, dtype: Any = jnp.float32) -> dict[str, Any]:
@@ -306,4 +311,4 @@ def init_params(config: DIYConfig, seed: int = 0, dtype: Any = jnp.float32) -> d
         TypeError: `config` is no `DIYConfig`.
     """
     require_config(config)
-    return checkpoint.build_params(first_weights(config, seed), dtype)
+    return build_params(first_weights(config, seed), dtype)

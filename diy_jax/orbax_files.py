@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from diy_core.checkpoints.orbax_tree import require_regular_tree
+from diy_core.checkpoints.orbax.tree import require_regular_tree
 from diy_core.mapping import unflatten
-from diy_core.memory import returning_buffers
+from diy_core.system.memory import returning_buffers
 from diy_core.system.translated import translated, words_of
 
 # Orbax keeps an array as one chunk unless told otherwise, and then holds it several times.

@@ -19,25 +19,26 @@ import numpy as np
 from numpy.typing import NDArray
 from orbax.checkpoint import v1 as ocp
 
-from diy_core.checkpoints import hf_directory
 from diy_core.checkpoints.atomic import atomic_directory, recover, refuse_left_aside
 from diy_core.checkpoints.dtypes import contiguous, fault_of_dtype
+from diy_core.checkpoints.hf import directory as hf_directory
+from diy_core.checkpoints.hf.side_files import copy_side_files, is_side_name
 from diy_core.checkpoints.interface import Reader, Stored, Writer
 from diy_core.checkpoints.manifest import MANIFEST, Manifest
-from diy_core.checkpoints.orbax_layout import (
+from diy_core.checkpoints.orbax.layout import (
     config_directory,
     is_made_by_orbax,
     is_whole,
     locate,
     require_regular_files,
 )
-from diy_core.checkpoints.orbax_params import find_params
-from diy_core.checkpoints.side_files import copy_side_files, is_side_name
+from diy_core.checkpoints.orbax.params import find_params
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError, naming
 from diy_core.mapping import flatten, match_flax, tensors, unflatten
-from diy_core.memory import returning_buffers
 from diy_core.notes import settle
+from diy_core.system.json_file import write_json
+from diy_core.system.memory import returning_buffers
 from diy_core.system.places import place
 from diy_core.system.snapshots import snapshot
 from diy_jax.orbax_files import (
@@ -48,6 +49,7 @@ from diy_jax.orbax_files import (
     settled,
     without_reports,
 )
+from diy_jax.tensors import build_params
 
 # Every group that is written costs a round of metadata, so a few are better than many.
 _GROUP = 64 << 20  # bytes
@@ -209,7 +211,7 @@ class OrbaxWriter(Writer):
         self._orbax.rmdir()
         dtypes = sorted({str(tensor.dtype) for tensor in self._layout.values()})
         values = hf_directory.with_dtype(self._source.config.to_dict(), dtypes)
-        hf_directory.write_json(here / hf_directory.CONFIG, values)
+        write_json(here / hf_directory.CONFIG, values)
         (here / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         self._source.copy_side_files(here)
         return OrbaxReader(here)
@@ -229,8 +231,6 @@ def load_params(
         CheckpointError: not a checkpoint, or its params are not those of its config; or, with
             `verify`, no manifest, or another tensor.
     """
-    from diy_jax.checkpoint import build_params
-
     reader = OrbaxReader(path)
     by_name = {tensor.hf: tensor for tensor in tensors(reader.config)}
     named = ((by_name[name], array) for name, array in reader.read_all(verify))

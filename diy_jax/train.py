@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from diy_core.checkpoints.dtypes import contiguous
 from diy_core.mapping import flatten, tensors, unflatten
-from diy_core.training.assembling import assemble_parts
 from diy_core.training.config import TrainConfig
-from diy_core.training.interfaces import Batch, Pieces
-from diy_core.training.progress import flops_per_token, measure_peak
-from diy_core.training.run_directory import RunDirectory
-from diy_jax.checkpoint import to_array, to_numpy
+from diy_core.training.log.progress import flops_per_token, measure_peak
+from diy_core.training.protocols import Batch, Pieces
+from diy_core.training.run.directory import RunDirectory
+from diy_core.training.start.parts import assemble_parts
 from diy_jax.device import choose_device
 from diy_jax.loss import cross_entropy
 from diy_jax.model import DIYForCausalLM, init_params
 from diy_jax.optimizer import build_optimizer
 from diy_jax.step import StepResult, build_step
+from diy_jax.tensors import to_array, to_numpy
 from diy_jax.training_store import TrainingStore
 
 
@@ -40,7 +40,7 @@ class Trainer:
         params: as they are now.
         model_config: of the model.
         master: dtype of weights and moments.
-        flops_per_token: of `diy_core.training.progress`.
+        flops_per_token: of `diy_core.training.log.progress`.
         matmul_peak: floating point operations per second of a large matrix product in the dtype of
             the run; None: not measured.
         compiles: the first step is compiled, which takes a while.
@@ -125,7 +125,7 @@ class Trainer:
 
 
 def assemble(config: TrainConfig, directory: RunDirectory, device: str | None) -> Pieces:
-    """Everything for `diy_core.training.starting`.
+    """Everything for `diy_core.training.start.begin`.
 
     Args:
         config: of the run.

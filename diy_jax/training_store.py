@@ -9,8 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.interface import Stored
-from diy_core.training.checkpoint_files import Arrays
-from diy_core.training.checkpoint_store import CheckpointStore
+from diy_core.training.checkpoints.files import Arrays
+from diy_core.training.checkpoints.store import CheckpointStore
 from diy_jax.orbax_files import load_tree, save_tree
 
 

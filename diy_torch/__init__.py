@@ -7,13 +7,13 @@
 
 A new model is `DIYForCausalLM(config, seed=0)`, with `DIYConfig.from_pretrained(DIR)` or
 `DIYConfig.from_dict(config.to_dict())` of one of transformers. Text becomes ids in
-`diy_core.tokenizer.Tokenizer`; weights go to the Flax twin and back with `parity.to_flax` and
+`diy_core.text.tokenizer.Tokenizer`; weights go to the Flax twin and back with `parity.to_flax` and
 `parity.to_torch`.
 """
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
 from diy_core.generation import GenerateOutput
-from diy_core.requirements import importing
+from diy_core.system.requirements import importing
 
 with importing("diy_torch"):
     from diy_torch.cache import PastKeyValues, grow_cache, init_cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from diy_core import launch
+from diy_core.commands import launch
 
 
 def main(argv: Sequence[str] | None = None) -> int:

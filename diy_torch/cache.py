@@ -17,7 +17,7 @@ from torch.nn import functional
 from diy_core.capacity import SMALLEST, capacity_for
 from diy_core.config import DIYConfig, require_config
 from diy_core.validate_cache import check_size
-from diy_torch.checkpoint import float_dtype
+from diy_torch.tensors import float_dtype
 
 Cached = dict[str, Tensor]
 PastKeyValues = list[tuple[Cached, Tensor]]

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diy_core.command_line import Commands
-from diy_core.generate_command import Generate
+from diy_core.commands.command_line import Commands
+from diy_core.commands.generate import Generate
 from diy_torch.device import choose_device
 from diy_torch.generate import generate
 from diy_torch.model import DIYForCausalLM
 
 if TYPE_CHECKING:
-    from diy_core.training.restoring import Verify
-    from diy_core.training.starting import Assemble
+    from diy_core.training.start.begin import Assemble
+    from diy_core.training.start.restore import Verify
 
 
 def load(path: str, dtype: str, device: str | None) -> Generate:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
-from diy_core.checkpoints.dropped_buffers import notes_on_dropped
 from diy_core.checkpoints.dtypes import fault_of_dtype
+from diy_core.checkpoints.hf.dropped_buffers import notes_on_dropped
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, tensors

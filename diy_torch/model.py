@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diy_core import validate
-from diy_core.checkpoints.hf_writer import MAX_SHARD_SIZE
+from diy_core.checkpoints.hf.writer import MAX_SHARD_SIZE
 from diy_core.config import DIYConfig, require_config
 from diy_core.first_weights import first_weights
 from diy_torch import checkpoint, inputs
@@ -24,6 +24,7 @@ from diy_torch.cache import PastKeyValues
 from diy_torch.norm import RMSNorm
 from diy_torch.random import fold_in
 from diy_torch.rope import rope_tables
+from diy_torch.tensors import assign_weights
 from diy_torch.unseen import spoil, wrong_rows
 
 
@@ -150,7 +151,7 @@ class DIYForCausalLM(nn.Module):
         super().__init__()
         self._build(config)
         drawn = ((tensor.torch, array) for tensor, array in first_weights(config, seed))
-        checkpoint.assign_weights(self, drawn, dtype, device)
+        assign_weights(self, drawn, dtype, device, tied=config.tie_word_embeddings)
 
     def _build(self, config: DIYConfig) -> None:
         """All modules, their weights on no device yet: whoever builds assigns them."""
@@ -158,6 +159,13 @@ class DIYForCausalLM(nn.Module):
         with torch.device("meta"):
             self.model = DIYModel(config)
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @classmethod
+    def _without_weights(cls, config: DIYConfig) -> DIYForCausalLM:
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._build(config)
+        return model
 
     def forward(
         self,
@@ -281,7 +289,7 @@ class DIYForCausalLM(nn.Module):
                 `verify`, no manifest, or values that changed since it was written; or, with
                 `strict`, anything odd; or a `config` for what has its own.
         """
-        return checkpoint.load(cls, path, dtype, device, verify, strict, config)
+        return checkpoint.load(cls._without_weights, path, dtype, device, verify, strict, config)
 
     def save_pretrained(self, path: str | Path, *, max_shard_size: int = MAX_SHARD_SIZE) -> None:
         """Write a Hugging Face directory, whole or not at all; transformers loads it.
@@ -295,4 +303,4 @@ class DIYForCausalLM(nn.Module):
         Raises:
             CheckpointError: weights not finite, or `path` exists and is no model directory.
         """
-        checkpoint.save(self, path, max_shard_size)
+        checkpoint.save(self, self.config, path, max_shard_size)

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from torch.func import functional_call
 
 from diy_core.mapping import tensors
-from diy_core.training.assembling import assemble_parts
 from diy_core.training.config import TrainConfig
-from diy_core.training.interfaces import Batch, Pieces
-from diy_core.training.progress import flops_per_token, measure_peak
-from diy_core.training.run_directory import RunDirectory
-from diy_torch.checkpoint import to_numpy, to_tensor
+from diy_core.training.log.progress import flops_per_token, measure_peak
+from diy_core.training.protocols import Batch, Pieces
+from diy_core.training.run.directory import RunDirectory
+from diy_core.training.start.parts import assemble_parts
 from diy_torch.device import choose_device
 from diy_torch.loss import cross_entropy
 from diy_torch.model import DIYForCausalLM
 from diy_torch.optimizer import build_optimizer
 from diy_torch.step import StepResult, build_step
+from diy_torch.tensors import to_numpy, to_tensor
 from diy_torch.training_store import TrainingStore
 
 
@@ -36,7 +36,7 @@ class Trainer:
         model: as it is now.
         model_config: of the model.
         master: dtype of weights and moments.
-        flops_per_token: of `diy_core.training.progress`.
+        flops_per_token: of `diy_core.training.log.progress`.
         matmul_peak: floating point operations per second of a large matrix product in the dtype of
             the run; None: not measured.
         compiles: the first step is compiled, which takes a while.
@@ -127,7 +127,7 @@ class Trainer:
 
 
 def assemble(config: TrainConfig, directory: RunDirectory, device: str | None) -> Pieces:
-    """Everything for `diy_core.training.starting`.
+    """Everything for `diy_core.training.start.begin`.
 
     Args:
         config: of the run.

@@ -9,9 +9,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from diy_core.checkpoints.interface import Stored
-from diy_core.training import state_file
-from diy_core.training.checkpoint_files import Arrays
-from diy_core.training.checkpoint_store import CheckpointStore
+from diy_core.training.checkpoints import state_file
+from diy_core.training.checkpoints.files import Arrays
+from diy_core.training.checkpoints.store import CheckpointStore
 
 
 class TrainingStore(CheckpointStore):

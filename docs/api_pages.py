@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A page each, in this order. What is public in several of them is described in the first.
 MODULES = (
     "diy_core",
-    "diy_core.tokenizer",
+    "diy_core.text.tokenizer",
     "diy_core.data",
     "diy_core.training.config",
     "diy_torch",

@@ -8,14 +8,14 @@ Hugging Face directories and GGUF files.
 
 from __future__ import annotations
 
-import diy_core.beginning  # noqa: F401  before all else, which takes time
+import diy_core.commands.beginning  # noqa: F401  before all else, which takes time
 
 # isort: split
 import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from diy_core.requirements import require
+from diy_core.system.requirements import require
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 for _flag in ("--xla_allow_excess_precision=false", "--xla_gpu_deterministic_ops=true"):
@@ -23,14 +23,15 @@ for _flag in ("--xla_allow_excess_precision=false", "--xla_gpu_deterministic_ops
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 
 if TYPE_CHECKING:
-    from parity.convert import convert as convert_checkpoint
-    from parity.in_memory import to_flax, to_torch
-    from parity.optimizer_state import (
+    from parity.convert.formats import convert as convert_checkpoint
+    from parity.convert.memory import to_flax, to_torch
+    from parity.convert.optimizer_state import (
         decay_mask,
         optimizer_state_to_optax,
         optimizer_state_to_torch,
     )
-    from parity.tracing import Rule, infer_rules, trace
+    from parity.tracer import infer_rules, trace
+    from parity.tracing.match.rules import Rule
 
 __all__ = [
     "Rule",
@@ -43,15 +44,17 @@ __all__ = [
     "to_torch",
     "trace",
 ]
-# The module of each, and its name there where that is another.
 _HOMES = {
-    **dict.fromkeys(("Rule", "infer_rules", "trace"), "tracing"),
-    "convert_checkpoint": "convert.convert",
-    **dict.fromkeys(("to_flax", "to_torch"), "in_memory"),
+    "Rule": "parity.tracing.match.rules",
+    **dict.fromkeys(("infer_rules", "trace"), "parity.tracer"),
+    "convert_checkpoint": "parity.convert.formats",
+    **dict.fromkeys(("to_flax", "to_torch"), "parity.convert.memory"),
     **dict.fromkeys(
-        ("decay_mask", "optimizer_state_to_optax", "optimizer_state_to_torch"), "optimizer_state"
+        ("decay_mask", "optimizer_state_to_optax", "optimizer_state_to_torch"),
+        "parity.convert.optimizer_state",
     ),
 }
+_NAMES = {"convert_checkpoint": "convert"}  # in its module, where it has another
 
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of them
@@ -60,10 +63,9 @@ if not TYPE_CHECKING:  # a type checker would take every misspelt name for one o
         """What the package offers, imported when it is asked for."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module, _, other = _HOMES[name].partition(".")
         if name != "convert_checkpoint":
             require(f"parity.{name}", "torch", "jax", extra="all")
-        return getattr(importlib.import_module(f"parity.{module}"), other or name)
+        return getattr(importlib.import_module(_HOMES[name]), _NAMES.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -9,28 +9,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diy_core.arguments import (
+from diy_core.commands.beginning import end_by_signals
+from diy_core.errors import CheckpointError, listed
+from diy_core.notes import add_strict, notes_of_command
+from diy_core.system.arguments import (
     EXIT_BAD_INPUT,
     ArgumentParser,
     Version,
     in_shell_words,
     positive,
 )
-from diy_core.beginning import end_by_signals
-from diy_core.disk import described
-from diy_core.errors import CheckpointError, listed
-from diy_core.notes import add_strict, notes_of_command
-from diy_core.requirements import missing, require
-from diy_core.shell import command
+from diy_core.system.disk import described
 from diy_core.system.places import made_directory, place
+from diy_core.system.requirements import missing, require
+from diy_core.system.shell import command
 from diy_core.system.standard_output import escape_what_cannot_be_shown, outlive_reader
 from diy_core.system.stopping import Stop, end_early, leave
-from parity.check_kinds import DTYPES, KINDS, chosen_kinds, require_supported
-from parity.checkpoint_commands import JSON, add_checkpoint_commands
-from parity.model_command import add_model_command
-from parity.progress import spinner
-from parity.targets import require_targets
-from parity.trace_commands import add_trace_commands
+from parity.check.kinds import DTYPES, KINDS, chosen_kinds, require_supported
+from parity.commands.checkpoints import JSON, add_checkpoint_commands
+from parity.commands.model import add_model_command
+from parity.commands.progress import spinner
+from parity.commands.targets import require_targets
+from parity.commands.trace import add_trace_commands
 
 EXIT_FAILED = 1
 
@@ -147,7 +147,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     require_supported(arguments.dtype or DTYPES, chosen_kinds(arguments.checks))
-    from parity.directories import as_directory
+    from parity.convert.directories import as_directory
 
     with contextlib.ExitStack() as stack:
         given = arguments.model
@@ -162,8 +162,13 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
     from rich.console import Console
 
     from diy_core.system.sources import unchanged_sources
-    from parity import certificate, check, compare, report, report_page, sweep
+    from parity.check import compare, sweep
+    from parity.check import model as check
+    from parity.check.identity import Proven, identify
     from parity.environment import choose_device, describe
+    from parity.report import certificate
+    from parity.report import page as report_page
+    from parity.report import table as report
 
     device = choose_device(arguments.device)
     dtypes = arguments.dtype or check.DTYPES
@@ -174,18 +179,18 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
     # With the record on standard output, what people read goes to standard error.
     console = Console(stderr=arguments.json == "-")
     checks: list[compare.Check] = []
-    proven: list[certificate.Proven] = []
+    proven: list[Proven] = []
     with spinner() as progress:
         if model:
             with unchanged_sources(model):
                 found = check.check_model(model, device, dtypes, plan, progress)
-                identity = certificate.identify(model) if arguments.report else None
+                identity = identify(model) if arguments.report else None
             console.print(
                 report.table(found.checks, f"{arguments.model} on {device.name}", console)
             )
             checks = found.checks
             if identity is not None:
-                proven = [certificate.Proven(arguments.model, identity, plan, found)]
+                proven = [Proven(arguments.model, identity, plan, found)]
         else:
             progress("16 small random models")
             for one in sweep.check_small_models(arguments.device, dtypes, plan):
@@ -201,7 +206,7 @@ def _check_one_or_all(arguments: argparse.Namespace, model: Path | None) -> int:
     report.verdict(checks, console)
     divergence = None
     if model and not compare.passed(checks):
-        from parity.twin_trace import trace_twins
+        from parity.twin_tracer import trace_twins
 
         divergence = trace_twins(model, model, device).first_divergence
         console.print(
@@ -239,10 +244,10 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _switch(arguments: argparse.Namespace) -> int:
-    from diy_core.training.resuming import next_command
-    from diy_core.training.run_directory import RunDirectory, whole_checkpoints
-    from parity import report
-    from parity.switch import switch
+    from diy_core.training.run.directory import RunDirectory, whole_checkpoints
+    from diy_core.training.run.resume import next_command
+    from parity.convert.switch import switch
+    from parity.report import table as report
 
     new_run = arguments.destination
 

@@ -18,19 +18,19 @@ from rich.table import Table
 
 import diy_jax
 import diy_torch
-from diy_core.checkpoints.gguf_import import find_smollm2, import_gguf
-from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.generate_command import printer
+from diy_core.checkpoints.gguf.conversion import find_smollm2, import_gguf
+from diy_core.checkpoints.hf.directory import HFReader
+from diy_core.commands.generate import printer
 from diy_core.mapping import tensors
 from diy_core.system.held import real
 from diy_core.system.places import made_directory
-from diy_core.tokenizer import Tokenizer
-from parity import report
-from parity.check import Plan, check_model
-from parity.compare import Check
-from parity.convert import convert
+from diy_core.text.tokenizer import Tokenizer
+from parity.check.compare import Check
+from parity.check.model import Plan, check_model
+from parity.convert.formats import convert
 from parity.environment import Device, DeviceChoice, choose_device, describe, exact
-from parity.pair import Pair
+from parity.report import table as report
+from parity.twins import Pair
 
 # Enough to prove equality and little enough for two cores: `parity check` compares more.
 PLAN = Plan(

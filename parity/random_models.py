@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.hf_writer import write_hf_directory
+from diy_core.checkpoints.hf.writer import write_hf_directory
 from diy_core.config import DIYConfig
 from diy_core.errors import listed
 from diy_core.mapping import Tensor, tensors

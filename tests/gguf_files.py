@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from diy_core.checkpoints.gguf_writer import add_entry
+from diy_core.checkpoints.gguf.writer import add_entry
 
 
 def split(whole: Path, name: str, tensors: int = 8) -> list[Path]:

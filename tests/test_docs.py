@@ -19,7 +19,7 @@ import torch
 
 import diy_torch
 import parity
-from diy_core.command_line import build_parser as twin_parser
+from diy_core.commands.command_line import build_parser as twin_parser
 from diy_core.data import prepare
 from diy_core.training import options
 from parity.__main__ import build_parser as parity_parser

@@ -114,7 +114,7 @@ def test_with_torch_alone_it_runs_and_orbax_is_told_what_it_needs(
 
 
 _SCRIPT = """
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 import diy_jax, diy_torch, parity
 reveal_type(diy_torch.DIYForCausalLM.from_pretrained("x"))
 reveal_type(diy_jax.DIYForCausalLM.from_pretrained("x")[0])

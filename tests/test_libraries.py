@@ -30,16 +30,16 @@ METHODS = {"iter_batches", "to_pylist", "decompress"}
 HARMLESS = {"token_to_id", "get_vocab_size", "no_truncation", "no_padding"}
 # Calls that stand elsewhere, and why: `file: call`, or a file.
 ALLOWED = {
-    "diy_core/byte_tokenizer.py": "of constants",
-    "diy_core/checkpoints/gguf_rules.py": "of constants",
+    "diy_core/text/byte_tokenizer.py": "of constants",
+    "diy_core/checkpoints/gguf/rules.py": "of constants",
     "diy_core/text/rebuilt.py": "of constants, and through a table, in `text.backend.load`",
-    "diy_core/chat_environment.py": "in a process of its own, which answers with any error",
+    "diy_core/text/chat/environment.py": "in a process of its own, which answers with any error",
     "diy_core/text/trial_run.py": "the same",
     "diy_core/data/table_server.py": "the same",
-    "diy_core/checkpoints/gguf_config.py: gguf.dequantize": "in `GGUFReader`; it is of its bytes",
-    "diy_core/checkpoints/gguf_writer.py: gguf.GGUFWriter": "of a path of its own",
-    "diy_core/training/run_directory.py: yaml.safe_dump": "of a config that was read",
-    "parity/switch.py: yaml.safe_dump": "the same",
+    "diy_core/checkpoints/gguf/config.py: gguf.dequantize": "in `GGUFReader`; it is of its bytes",
+    "diy_core/checkpoints/gguf/writer.py: gguf.GGUFWriter": "of a path of its own",
+    "diy_core/training/run/directory.py: yaml.safe_dump": "of a config that was read",
+    "parity/convert/switch.py: yaml.safe_dump": "the same",
     "diy_jax/orbax_files.py: ocp.Context": "settings of its own",
     **dict.fromkeys(
         (
@@ -49,7 +49,7 @@ ALLOWED = {
         ),
         "writes arrays of its own; errors are those of the disk",
     ),
-    "parity/report_page.py": "templates of the package",
+    "parity/report/page.py": "templates of the package",
 }
 
 

@@ -21,7 +21,7 @@ import pytest
 import diy_jax.__main__
 import diy_torch.__main__
 import parity.__main__
-from diy_core.command_line import build_parser as twin_parser
+from diy_core.commands.command_line import build_parser as twin_parser
 from diy_core.training.options import parse
 from tests.jax_cache import compiled_once
 from tests.tiny_checkpoints import CONFIG, put, put_tokenizer, weights

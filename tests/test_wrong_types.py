@@ -21,7 +21,7 @@ import diy_torch
 import parity
 from diy_core.config import DIYConfig
 from diy_core.data import TokenData, prepare, tokenizer_hash
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 
 ids = jnp.zeros((1, 1), jnp.int32)
 doors = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from diy_core import disk
 from diy_core.checkpoints.training_run import FORMS
 from diy_core.errors import CheckpointError
+from diy_core.system import disk
 from diy_core.training.export import export
 from tests.training_runs import STEPS, Runs, same_bits
 from tests.training_twin_tests import Twin

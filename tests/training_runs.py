@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from diy_core.checkpoints.training_run import FORMS, checkpoint_path
 from diy_core.config import DIYConfig
-from diy_core.training.checkpoint_store import CheckpointStore
+from diy_core.training.checkpoints.files import whole_checkpoints
+from diy_core.training.checkpoints.store import CheckpointStore
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig
-from diy_core.training.run_directory import whole_checkpoints
-from diy_core.training.starting import Assemble, train_config
+from diy_core.training.start.begin import Assemble, train_config
 
 ROOT = Path(__file__).parents[1]
 STEPS = 20

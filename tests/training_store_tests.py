@@ -17,7 +17,7 @@ from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.system import workplaces
-from diy_core.training.checkpoint_store import CheckpointStore
+from diy_core.training.checkpoints.store import CheckpointStore
 from diy_core.training.state import Position, state_shapes
 
 CONFIG = DIYConfig(

@@ -17,14 +17,14 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.checkpoints.training_run import FORMS
 from diy_core.errors import CheckpointError
-from diy_core.training.checkpoint_store import CheckpointStore
+from diy_core.training.checkpoints.store import CheckpointStore
 from diy_core.training.config import DataConfig, OptimizerConfig
 from diy_core.training.export import export
-from diy_core.training.opening_data import open_data
-from diy_core.training.starting import Assemble
+from diy_core.training.start.begin import Assemble
+from diy_core.training.start.data import open_data
 from tests.training_runs import (
     STEPS,
     Runs,
@@ -254,7 +254,7 @@ class RunTests(Twin):
             return opened
 
         with monkeypatch.context() as patch:
-            patch.setattr("diy_core.training.assembling.open_data", replaced)
+            patch.setattr("diy_core.training.start.parts.open_data", replaced)
             with pytest.raises(CheckpointError, match="was changed or replaced while it was read"):
                 own.train_config(config)
         assert not own.steps("run")

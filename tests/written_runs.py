@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
-from diy_core.training.checkpoint_store import CheckpointStore
+from diy_core.training.checkpoints.store import CheckpointStore
 from diy_core.training.config import as_dict
 from diy_core.training.state import Position, state_shapes
 from diy_jax.training_store import TrainingStore as JaxStore

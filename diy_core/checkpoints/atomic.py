@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from diy_core.disk import FULL, naming_full_disks
 from diy_core.errors import CheckpointError, naming
+from diy_core.system.disk import FULL, naming_full_disks
 from diy_core.system.held import real
 from diy_core.system.leaving import clean_up, leave, left_aside
 from diy_core.system.mounts import mounts_at_or_below, refuse_mounts

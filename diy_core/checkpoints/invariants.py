@@ -5,7 +5,7 @@ go through: names, shapes, heads and buffers by `diy_core.stored_names.read_name
 Flax and in a checkpoint of a training run by the same `diy_core.mapping.match`), floats by
 `diy_core.checkpoints.dtypes.fault_of_dtype`, values by `fault_of_values` there, which
 `diy_core.checkpoints.interface.Reader.read_group` asks, and
-`diy_core.training.checkpoint_files.Checkpoint.read` for training runs.
+`diy_core.training.checkpoints.files.Checkpoint.read` for training runs.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diy_core.checkpoints.atomic import refuse_left_aside
-from diy_core.checkpoints.orbax_layout import STATE, config_directory, is_orbax, is_whole
+from diy_core.checkpoints.orbax.layout import STATE, config_directory, is_orbax, is_whole
 from diy_core.checkpoints.pickles import PICKLES, is_pickle
 from diy_core.checkpoints.training_run import place_in_run, refuse_training_run
 from diy_core.errors import CheckpointError
-from diy_core.hub_cache import snapshots_below
-from diy_core.shell import command
+from diy_core.system.hub_cache import snapshots_below
+from diy_core.system.shell import command
 
 KINDS = {"hf": "Hugging Face directory", "orbax": "Orbax checkpoint", "gguf": "GGUF file"}
 CONFIG, ADAPTER = "config.json", "adapter_config.json"

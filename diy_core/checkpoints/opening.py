@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.checkpoints.interface import Reader
 from diy_core.checkpoints.kinds import KINDS, article, kind_of, refuse_kind
-from diy_core.checkpoints.orbax_layout import config_directory
+from diy_core.checkpoints.orbax.layout import config_directory
 from diy_core.errors import CheckpointError, naming
-from diy_core.shell import command
 from diy_core.system.places import as_path
-from diy_core.tokenizer import Tokenizer
+from diy_core.system.shell import command
+from diy_core.text.tokenizer import Tokenizer
 
 MakeReader = Callable[..., Reader]
 
 
 def _open_gguf(path: Path, **options: Any) -> Reader:
-    from diy_core.checkpoints.gguf_reader import GGUFReader  # other kinds do without its library
+    from diy_core.checkpoints.gguf.reader import GGUFReader  # other kinds do without its library
 
     return GGUFReader(path, **options)
 

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from diy_core.errors import CheckpointError
-from diy_core.shell import command
 from diy_core.system.outside import names_in, read_text
+from diy_core.system.shell import command
 
 # What each twin calls its arrays in a checkpoint of a run, and its program.
 FORMS = {"state.safetensors": "diy-torch", "orbax": "diy-jax"}

@@ -21,8 +21,8 @@ from diy_core.checkpoints.dtypes import cast, sha256
 from diy_core.checkpoints.interface import GROUP, Reader, Stored, Writer, groups
 from diy_core.checkpoints.manifest import Entry, Manifest
 from diy_core.errors import CheckpointError
-from diy_core.memory import trim
 from diy_core.notes import refuse
+from diy_core.system.memory import trim
 
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, bytes of it so far, bytes in all

@@ -8,12 +8,12 @@
 A batch is a dict of numpy arrays, see `Batch`.
 """
 
-from diy_core.byte_tokenizer import BYTES
 from diy_core.data.batches import Batch, Batches, BatchIterator
 from diy_core.data.encoding import require_tokenizer, tokenizer_hash
 from diy_core.data.files import VALIDATION, DataError
 from diy_core.data.preparation import prepare
 from diy_core.data.token_data import TokenData
+from diy_core.text.byte_tokenizer import BYTES
 
 __all__ = [
     "BYTES",

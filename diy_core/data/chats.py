@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core import chat_template
-from diy_core.chat_messages import REASONING
-from diy_core.chat_template import keys_read, undeclared_names
-from diy_core.chat_templates import choose
 from diy_core.data.marked_answers import Span, flags_of, marks_answers, spans_of
 from diy_core.data.records import Chat
 from diy_core.data.refusals import FIXED
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.chat import template as chat_template
+from diy_core.text.chat.messages import REASONING
+from diy_core.text.chat.template import keys_read, undeclared_names
+from diy_core.text.chat.templates import choose
+from diy_core.text.tokenizer import Tokenizer
 
 _CALLS = ("tool_calls", "function_call")
 # What an answer was made from, where a message holds it itself.

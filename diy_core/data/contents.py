@@ -22,7 +22,7 @@ from diy_core.data.forms import form_of
 from diy_core.system.outside import open_regular
 from diy_core.system.sources import CHANGED
 from diy_core.system.translated import translated, words_of
-from diy_core.utf8 import recognise
+from diy_core.system.utf8 import recognise
 
 BLOCK = 1 << 20  # bytes that are unpacked at a time
 _PIECE = 16 << 10  # packed bytes that a decoder is given at a time

@@ -21,7 +21,7 @@ from diy_core.data.records import (
 from diy_core.data.sources import Part, builtin_documents
 from diy_core.data.tables import Tables
 from diy_core.system.limits import how_to_raise, limit
-from diy_core.utf8 import NotUTF8, decode
+from diy_core.system.utf8 import NotUTF8, decode
 
 _KINDS: dict[type, str] = {str: "text", Chat: "chat", Completion: "completion"}
 _MARK = "\ufeff"  # where a file begins it says UTF-8 and is no text

@@ -9,9 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diy_core.byte_tokenizer import BYTES, END_TOKEN_ID, is_byte_tokenizer
-from diy_core.chat_template import undeclared_names
-from diy_core.chat_templates import DEFAULT, TOOL_USE
 from diy_core.checkpoints.kinds import refuse_gguf_file
 from diy_core.data.chats import NothingToLearn, encode_chat, unread_keys
 from diy_core.data.files import file_hash
@@ -19,10 +16,13 @@ from diy_core.data.records import Chat, Completion, Document
 from diy_core.errors import CheckpointError
 from diy_core.system.places import as_path
 from diy_core.system.translated import translated
+from diy_core.system.utf8 import as_utf8
 from diy_core.text.backend import load
-from diy_core.tokenizer import Tokenizer
-from diy_core.tokenizer_files import read_json
-from diy_core.utf8 import as_utf8
+from diy_core.text.byte_tokenizer import BYTES, END_TOKEN_ID, is_byte_tokenizer
+from diy_core.text.chat.template import undeclared_names
+from diy_core.text.chat.templates import DEFAULT, TOOL_USE
+from diy_core.text.tokenizer import Tokenizer
+from diy_core.text.tokenizer_files import read_json
 
 
 def tokenizer_hash(tokenizer: str | Path) -> str:

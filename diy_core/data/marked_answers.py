@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diy_core.system.translated import translated
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 
 Span = tuple[int, int]
 # Names that no template uses and characters that no text should hold; the result is checked.

@@ -18,7 +18,7 @@ from diy_core.data import files
 from diy_core.data.files import DataError, counted
 from diy_core.data.shard_files import ShardFile
 from diy_core.data.sources import SOURCES
-from diy_core.utf8 import writable
+from diy_core.system.utf8 import writable
 
 
 def merge(

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from diy_core.data.files import DataError
 from diy_core.data.shard_files import MORE_ROOM
-from diy_core.disk import room_for
 from diy_core.errors import naming
-from diy_core.standard_error import complain
+from diy_core.system.disk import room_for
 from diy_core.system.outside import is_there, read_bytes
 from diy_core.system.places import unchangeable
+from diy_core.system.standard_error import complain
 
 _PLAN = "plan.json"
 _OWN = re.compile(r"\d{8}\.(npz|tmp)|plan\.(json|tmp)")

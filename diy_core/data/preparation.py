@@ -32,11 +32,11 @@ from diy_core.data.shards import Reading, tokenise
 from diy_core.data.sources import Part, Source, plan, unused, with_escapes
 from diy_core.data.token_data import TokenData
 from diy_core.data.workers import tokenise_all
-from diy_core.disk import room_for
-from diy_core.standard_error import complain, standard_error
+from diy_core.system.disk import room_for
 from diy_core.system.places import made_directory, place
 from diy_core.system.sources import Sources
-from diy_core.utf8 import as_utf8
+from diy_core.system.standard_error import complain, standard_error
+from diy_core.system.utf8 import as_utf8
 
 _SHARDS = 5  # of what shards hold: counts up where the same sources make other ones
 

@@ -24,8 +24,8 @@ from diy_core.checkpoints.dtypes import as_bytes
 from diy_core.data.files import DataError
 from diy_core.data.shards import Shard
 from diy_core.data.sources import Part
-from diy_core.disk import room_for
 from diy_core.errors import CheckpointError
+from diy_core.system.disk import room_for
 from diy_core.system.outside import open_regular
 from diy_core.system.sources import Identity
 

@@ -25,7 +25,7 @@ from diy_core.data.tables import Tables
 from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.outside import open_regular
 from diy_core.system.sources import Identity
-from diy_core.utf8 import recognise
+from diy_core.system.utf8 import recognise
 
 SHARD_BYTES = 4 << 20  # seconds of work: what a killed run loses, and what Ctrl-C waits for
 

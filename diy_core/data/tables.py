@@ -22,7 +22,7 @@ from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.outside import open_regular
 from diy_core.system.sources import CHANGED, Identity
 from diy_core.system.translated import translated, words_of
-from diy_core.utf8 import recognise
+from diy_core.system.utf8 import recognise
 
 _MAGIC = b"PAR1"
 

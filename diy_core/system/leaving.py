@@ -8,10 +8,10 @@ import json
 import os
 from pathlib import Path
 
-from diy_core.standard_error import complain
 from diy_core.system.permissions import hand_on_entry
 from diy_core.system.renaming import sync, sync_tree
 from diy_core.system.snapshots import Snapshot, carry, remove_entries, snapshot
+from diy_core.system.standard_error import complain
 from diy_core.system.stopping import uninterrupted
 from diy_core.system.workplaces import Workplace, abandoned, workplaces
 

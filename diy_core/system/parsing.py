@@ -18,7 +18,7 @@ from typing import Any
 from diy_core.errors import CheckpointError, shorten
 from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.translated import translated, words_of
-from diy_core.utf8 import recognise
+from diy_core.system.utf8 import recognise
 
 _LONG_NUMBER = re.compile(r"\d[\d_]{4299,}")  # more than Python makes a number of
 _OF_A_NAME = 5  # items: of what one takes, a name in an object and its place take as much

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from diy_core.standard_error import complain
+from diy_core.system.standard_error import complain
 
 _GROUP, _OTHERS = stat.S_IRWXG | stat.S_ISGID, stat.S_IRWXO
 _OWNER = stat.S_IRWXU

@@ -83,3 +83,9 @@ def made_directory(path: Path) -> Iterator[None]:
 def is_stream(path: Path) -> bool:
     """Whether something is there that is written to and not replaced, such as a pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def unused_name(path: str) -> str:
+    """A name for something new: this, or with the first number after it that is free."""
+    names = (f"{path}{number}" for number in itertools.chain([""], itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(name))

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any
 
-from diy_core.standard_error import complain
+from diy_core.system.standard_error import complain
 
 
 def escape_what_cannot_be_shown() -> None:

@@ -24,7 +24,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from diy_core.standard_error import complain
+from diy_core.system.standard_error import complain
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 2.0  # seconds from the first signal to a Ctrl-C that means it

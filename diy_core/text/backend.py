@@ -23,6 +23,7 @@ from diy_core.system.translated import translated
 from diy_core.text.classes import class_of
 from diy_core.text.rebuilt import REBUILT, Rebuilt
 from diy_core.text.settings import patch_mistral, refuse_settings
+from diy_core.text.tokenizer_files import SETTINGS, read_json
 from diy_core.text.tokenizer_json import (
     BYTE_LEVEL,
     FILE,
@@ -34,7 +35,6 @@ from diy_core.text.tokenizer_json import (
 )
 from diy_core.text.tokens import Tokens, add_again, read_tokens
 from diy_core.text.trial import require_moderate
-from diy_core.tokenizer_files import SETTINGS, read_json
 
 _OTHER_WORDS = (
     "{} splits text into words otherwise than tokenizer.json, and was taken, as transformers 5 "

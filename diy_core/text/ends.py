@@ -8,7 +8,7 @@ from typing import Any
 
 from diy_core.errors import CheckpointError
 from diy_core.text.backend import Backend
-from diy_core.tokenizer_files import read_json
+from diy_core.text.tokenizer_files import read_json
 
 _NONE = -1  # what SentencePiece, and the first Llama's config.json, write for "no such token"
 

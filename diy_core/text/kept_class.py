@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diy_core.checkpoints.hf_directory import write_json
+from diy_core.system.json_file import write_json
 from diy_core.system.outside import is_there
 from diy_core.text.classes import AS_WRITTEN, class_of
+from diy_core.text.tokenizer_files import SETTINGS, read_json
 from diy_core.text.tokenizer_json import BYTE_LEVEL, FILE, read_text
-from diy_core.tokenizer_files import SETTINGS, read_json
 
 
 def keep_class(source: Path, copy: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from diy_core.errors import CheckpointError
-from diy_core.lfs import refuse_lfs_pointer
+from diy_core.system.lfs import refuse_lfs_pointer
 from diy_core.system.outside import read_bytes
 from diy_core.system.parsing import parse_json
 from diy_core.text.tokens import token_of

@@ -21,7 +21,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from diy_core.errors import CheckpointError
-from diy_core.tokenizer_files import ROLES, SETTINGS, read_json
+from diy_core.text.tokenizer_files import ROLES, SETTINGS, read_json
 
 MAP, ADDED = "special_tokens_map.json", "added_tokens.json"
 Token = str | AddedToken

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diy_core.system.outside import is_there
-from diy_core.tokenizer_files import read_json
+from diy_core.text.tokenizer_files import read_json
 
 # With the values that change nothing; null is one for all.
 _CHANGES: dict[str, tuple[Any, ...]] = {

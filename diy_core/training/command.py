@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from diy_core.arguments import EXIT_BAD_INPUT
-from diy_core.disk import described
-from diy_core.standard_error import complain
-from diy_core.training.option_errors import as_given
+from diy_core.system.arguments import EXIT_BAD_INPUT
+from diy_core.system.disk import described
+from diy_core.system.standard_error import complain
 from diy_core.training.options import UnknownOption, parse
+from diy_core.training.start.option_errors import as_given
 
 if TYPE_CHECKING:
-    from diy_core.training.restoring import Verify
-    from diy_core.training.starting import Assemble
+    from diy_core.training.start.begin import Assemble
+    from diy_core.training.start.restore import Verify
 
 
 def run(program: str, argv: Sequence[str], assemble: Assemble, verify: Verify) -> int:
@@ -38,7 +38,9 @@ def run_late(program: str, argv: Sequence[str], load: Callable[[], tuple[Assembl
     """`run` with a twin that `load` imports, for seconds, once the words of `argv` were read."""
     try:
         config, resume, device, strict, allowed = parse(program, argv)
-        from diy_core.training.starting import start  # late: NumPy and Rich take longer than help
+        from diy_core.training.start.begin import (
+            start,  # late: NumPy and Rich take longer than help
+        )
 
         return start(
             program,

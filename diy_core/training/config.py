@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from diy_core.errors import listed
 from diy_core.fields import require_float, require_int
-from diy_core.utf8 import as_utf8
+from diy_core.system.utf8 import as_utf8
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 Schedule = Literal["cosine", "linear", "constant"]

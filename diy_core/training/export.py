@@ -8,25 +8,24 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.hf.side_files import copy_side_files
+from diy_core.checkpoints.hf.writer import HFWriter
 from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.kinds import KINDS, UnknownKind, kind_of
 from diy_core.checkpoints.memory_reader import MemoryReader
-from diy_core.checkpoints.side_files import copy_side_files
 from diy_core.checkpoints.training_run import checkpoint_path, place_in_run
 from diy_core.checkpoints.transfer import transfer
 from diy_core.config import DIYConfig
-from diy_core.disk import require_room
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
-from diy_core.shell import command
+from diy_core.system.disk import require_room
 from diy_core.system.held import real
 from diy_core.system.places import made_directory, place
+from diy_core.system.shell import command
 from diy_core.system.sources import Sources
-from diy_core.training.checkpoint_files import Checkpoint
-from diy_core.training.checkpoint_store import CheckpointStore, OtherTwinError
-from diy_core.training.run_directory import whole_checkpoints
-from diy_core.training.sealing import require_same_model
+from diy_core.training.checkpoints.files import Checkpoint, whole_checkpoints
+from diy_core.training.checkpoints.store import CheckpointStore, OtherTwinError
+from diy_core.training.run.seal import require_same_model
 from diy_core.training.state import Position
 
 

@@ -11,18 +11,18 @@ import dataclasses
 import math
 from typing import Any
 
+from diy_core.training.checkpoints.retention import Keeper
 from diy_core.training.config import TrainConfig
-from diy_core.training.evaluating import evaluate, evaluation_line, is_evaluation_due
-from diy_core.training.interfaces import Batch, Pieces, StepResult, TrainingError, is_ready
-from diy_core.training.json_lines import JsonLines
-from diy_core.training.metrics import Events, Metrics
-from diy_core.training.plot import Plot
-from diy_core.training.progress import Clock, Report, process_memory
-from diy_core.training.run_directory import RunDirectory
-from diy_core.training.saving import Keeper
+from diy_core.training.evaluation import evaluate, evaluation_line, is_evaluation_due
+from diy_core.training.log.json_lines import JsonLines
+from diy_core.training.log.metrics import Events, Metrics
+from diy_core.training.log.plot import Plot
+from diy_core.training.log.progress import Clock, Report, process_memory
+from diy_core.training.log.skipped_steps import Uncounted, skipped_line, too_many_skipped
+from diy_core.training.protocols import Batch, Pieces, StepResult, TrainingError, is_ready
+from diy_core.training.run.directory import RunDirectory
 from diy_core.training.schedule import learning_rate
 from diy_core.training.signals import Interruption
-from diy_core.training.skipping import Uncounted, skipped_line, too_many_skipped
 from diy_core.training.state import Position
 
 _PAUSE = 30.0  # seconds between two drawings of the curves

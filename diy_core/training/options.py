@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from diy_core.arguments import EXIT_BAD_INPUT, did_you_mean, option_name, print_help, spelled
 from diy_core.notes import add_strict
-from diy_core.standard_error import complain
+from diy_core.system.arguments import EXIT_BAD_INPUT, did_you_mean, option_name, print_help, spelled
 from diy_core.system.held import real
-from diy_core.training.allowed_changes import Allowed
+from diy_core.system.standard_error import complain
 from diy_core.training.config import DataConfig, TrainConfig, as_dict
-from diy_core.training.option_errors import PARTS, plain, shown
-from diy_core.training.resuming import MAY_DIFFER
-from diy_core.training.yaml_file import read_yaml
+from diy_core.training.run.allowed_changes import Allowed
+from diy_core.training.run.resume import MAY_DIFFER
+from diy_core.training.run.yaml_file import read_yaml
+from diy_core.training.start.option_errors import PARTS, plain, shown
 
 
 def build_parser(program: str, argv: Sequence[str] = ()) -> Any:
@@ -27,7 +27,7 @@ def build_parser(program: str, argv: Sequence[str] = ()) -> Any:
     """
     from jsonargparse import ArgumentParser  # late: only training needs it
 
-    from diy_core.training.help import HelpFormatter, explain, spelled_out
+    from diy_core.training.start.help import HelpFormatter, explain, spelled_out
 
     class Parser(ArgumentParser):
         """Errors without the usage, which would fill the screen, and in plain words."""
@@ -115,7 +115,7 @@ def parse(program: str, argv: Sequence[str]) -> tuple[TrainConfig, bool, str | N
         values["run_dir"] = _moved(file, values["run_dir"])
     config = TrainConfig(**values)
     if not isinstance(config.model, str):  # a directory may be on the machine that shall train
-        from diy_core.training.opening_model import model_config  # late: `--help` does without
+        from diy_core.training.run.model import model_config  # late: `--help` does without
 
         model_config(config)
     if checked != list(argv):

@@ -38,7 +38,7 @@ class Position:
         skipped_in_a_row: the last so many steps were not finite; one in which no token counted
             neither adds to them nor ends them.
         data: the position in the data, JSON of the data's own making; None: at its beginning.
-        made_with: the seal of `diy_core.training.sealing`; None in checkpoints of earlier versions.
+        made_with: the seal of `diy_core.training.run.seal`; None in earlier checkpoints.
     """
 
     seed: int
@@ -88,7 +88,7 @@ class Position:
 
 
 def _require_seal(values: Any, where: object) -> None:
-    """Raise for what does not have the form that `diy_core.training.sealing` says."""
+    """Raise for what does not have the form that `diy_core.training.run.seal` says."""
     if values is None:
         return
     if (

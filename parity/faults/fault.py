@@ -9,7 +9,7 @@ from typing import Any, Literal
 from unittest import mock
 
 from diy_core.config import DIYConfig
-from parity.listed_faults import LISTED
+from parity.faults.listed import LISTED
 
 Scenario = Literal["forward", "backward", "decode"]
 Params = dict[str, Any]
@@ -26,7 +26,7 @@ class Patch:
 
 @dataclasses.dataclass(frozen=True)
 class ListedFault:
-    """What every fault has: its name, under which `parity.listed_faults` says what it is."""
+    """What every fault has: its name, under which `parity.faults.listed` says what it is."""
 
     name: str
 

@@ -22,7 +22,8 @@ from parity.faults.fault import Fault
 from parity.faults.trainers import HEALTHY, trace_training
 from parity.faults.training import TrainingFault
 from parity.random_models import small_configs, write_random_model
-from parity.tracing import trace, twin_rules
+from parity.tracer import trace
+from parity.tracing.match.rules import twin_rules
 from parity.tracing.result import Divergence, TraceResult
 
 _LENGTHS = ((24, 17), (5, 3))  # valid tokens of each row: of a prompt, then of a cached call

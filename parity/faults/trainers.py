@@ -18,10 +18,11 @@ import diy_jax
 import diy_torch
 from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, tensors, unflatten
-from diy_torch.checkpoint import to_numpy
+from diy_torch.tensors import to_numpy
 from parity.environment import Device
 from parity.tracing.result import Divergence
-from parity.tracing.steps import AdamW, MicroStep, Step, trace_steps
+from parity.training_steps.steps import AdamW, MicroStep, Step
+from parity.training_steps.tracer import trace_steps
 
 Array = NDArray[Any]
 Rates = Callable[[Any], Any]

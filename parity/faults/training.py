@@ -13,7 +13,7 @@ import optax
 
 from parity.faults.fault import ListedFault
 from parity.faults.trainers import optax_adamw, rate, token_loss, torch_clip
-from parity.tracing.steps import AdamW
+from parity.training_steps.steps import AdamW
 
 
 @dataclasses.dataclass(frozen=True)

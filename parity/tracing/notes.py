@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from parity.tracing.align import Alignment, Pair
-from parity.tracing.calls import Call, Kind, Site
-from parity.tracing.comparison import Comparison
-from parity.tracing.errors import FORWARD, worst
-from parity.tracing.flax_side import FlaxCalls
-from parity.tracing.operations import candidates
+from parity.tracing.compare.comparison import Comparison
+from parity.tracing.compare.errors import FORWARD, worst
+from parity.tracing.match.align import Alignment, Pair
+from parity.tracing.match.operations import candidates
+from parity.tracing.match.rules import Link
+from parity.tracing.record.calls import Call, Kind, Site
+from parity.tracing.record.flax_side import FlaxCalls
+from parity.tracing.record.torch_side import TorchRecord
 from parity.tracing.result import Note
-from parity.tracing.rules import Link
-from parity.tracing.torch_side import TorchRecord
 
 _CLEARLY = 10
 _MOMENTUM = 1e-9

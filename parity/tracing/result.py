@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from parity.tracing.infer import Inferred
+from parity.tracing.match.infer import Inferred
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ is the call's own code. Backward: the same with the gradients of outputs, from t
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,21 +17,36 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parity.tracing.align import Alignment, Pair
-from parity.tracing.calls import Kind
-from parity.tracing.comparison import Comparison, Shapes
-from parity.tracing.errors import BACKWARD, FORWARD, worst
-from parity.tracing.flax_model import FlaxModel
-from parity.tracing.parameter_gradients import gradient_errors, parameter_gradients
+from parity.tracing.compare.comparison import Comparison, Shapes
+from parity.tracing.compare.errors import BACKWARD, FORWARD, worst
+from parity.tracing.compare.flax_model import FlaxModel
+from parity.tracing.compare.parameter_gradients import gradient_errors, parameter_gradients
+from parity.tracing.match.align import Alignment, Pair
+from parity.tracing.match.rules import Link
+from parity.tracing.record.calls import Kind
+from parity.tracing.record.spool import Spool
+from parity.tracing.record.tensors import flax_tensors, tied_names, torch_tensors
+from parity.tracing.record.torch_side import TorchRecord
 from parity.tracing.result import Divergence
-from parity.tracing.rules import Link
-from parity.tracing.spool import Spool
-from parity.tracing.suspects import find_backward_suspects, find_suspects
-from parity.tracing.tensors import flax_tensors, tied_names, torch_tensors
-from parity.tracing.torch_side import TorchRecord
 
 _PARTS = 4
 _LARGER = 1000.0  # times the error of a narrower dtype: that is something else
+
+
+@dataclasses.dataclass(frozen=True)
+class Culprit:
+    """Where the search ended.
+
+    Attributes:
+        pair: the call that goes wrong by itself.
+        stage: the part of it that gets something else; None where its own output, or the gradient
+            of its parameters or inputs, differs.
+        divergence: what is said of it, with no suspects yet.
+    """
+
+    pair: Pair
+    stage: Pair | None
+    divergence: Divergence
 
 
 class Walk:
@@ -73,8 +89,8 @@ class Walk:
         """Further names of tied parameters of the PyTorch side."""
         return tied_names(self.torch_module)
 
-    def run(self, backward: bool) -> Divergence | None:
-        """The first divergence, forward before backward, or None."""
+    def run(self, backward: bool) -> Culprit | None:
+        """The first culprit, forward before backward, or None."""
         root = self.alignment.pairs[0]
         if not backward:
             self.model.forward(self.natural)
@@ -84,27 +100,30 @@ class Walk:
         del gradients  # as large as the model
         return self._first(root) or self._backward(root, self.natural, self.gradient_errors)
 
-    def _first(self, root: Pair) -> Divergence | None:
+    def _first(self, root: Pair) -> Culprit | None:
         """The first culprit forward; a narrower dtype is none where much larger errors follow.
 
         Some models compute their norms in float32, whatever dtype they are given.
         """
         found = self._forward(root, self.natural)
         least = FORWARD["float32"]
-        if found is None or found.dtype != "float64" or found.alone_error > least / 4:
+        if found is None:
+            return None
+        said = found.divergence
+        if said.dtype != "float64" or said.alone_error > least / 4:
             return found
-        if self._error(self.natural, root, "outputs") > _LARGER * found.alone_error:
+        if self._error(self.natural, root, "outputs") > _LARGER * said.alone_error:
             self.least = least
             if further := self._forward(root, self.natural):
-                self.rounding = f"{found.torch or '(root)'}: {found.where} is off by "
-                self.rounding += f"{found.alone_error:.1e} alone, as in a narrower dtype"
+                self.rounding = f"{said.torch or '(root)'}: {said.where} is off by "
+                self.rounding += f"{said.alone_error:.1e} alone, as in a narrower dtype"
                 return further
             self.least = 0.0
         return found
 
     # Forward.
 
-    def _forward(self, pair: Pair, alone: Comparison) -> Divergence | None:
+    def _forward(self, pair: Pair, alone: Comparison) -> Culprit | None:
         """The culprit in a call that has been run on the PyTorch side's inputs, or None."""
         bound = self._bound(FORWARD, pair)
         if self._error(alone, pair, "outputs") <= bound:
@@ -119,7 +138,7 @@ class Walk:
                 return found
         return self._culprit(pair, alone, self._error(self.natural, pair, "outputs"))
 
-    def _inside(self, pair: Pair, alone: Comparison) -> Divergence | None:
+    def _inside(self, pair: Pair, alone: Comparison) -> Culprit | None:
         """The culprit among the calls made in a call, or what it hands to one of them."""
         clean = True  # whatever ended before this agrees
         for child in self.alignment.children(pair):
@@ -169,11 +188,11 @@ class Walk:
 
     def _culprit(
         self, pair: Pair, alone: Comparison, error: float, stage: Pair | None = None
-    ) -> Divergence:
+    ) -> Culprit:
         dtype = self.natural.dtype.get(pair, "float64")
         parts = [e.error for e in alone.errors.get((pair, "outputs"), [])]
         worst_part = int(np.argmax(parts)) if len(parts) > 1 else 0
-        return Divergence(
+        divergence = Divergence(
             torch=pair.torch[worst_part if len(pair.torch) > 1 else 0].path,
             flax=pair.flax[worst_part if len(pair.flax) > 1 else 0].path,
             direction="forward",
@@ -183,8 +202,8 @@ class Walk:
             alone_error=self._error(alone, pair, "outputs"),
             dtype=dtype,
             bound=FORWARD[dtype],
-            suspects=find_suspects(self, pair, stage),
         )
+        return Culprit(pair, stage, divergence)
 
     def _bound(self, table: Mapping[str, float], pair: Pair) -> float:
         """What is allowed; in narrow dtypes more for a call whose parts all add their rounding."""
@@ -200,7 +219,7 @@ class Walk:
 
     def _backward(
         self, pair: Pair, alone: Comparison, errors: Mapping[str, float]
-    ) -> Divergence | None:
+    ) -> Culprit | None:
         """The culprit in a call whose outputs had the PyTorch side's gradients, or None.
 
         Args:
@@ -239,14 +258,14 @@ class Walk:
         alone: Comparison,
         errors: Mapping[str, float],
         stage: Pair | None = None,
-    ) -> Divergence:
+    ) -> Culprit:
         dtype = self.natural.dtype.get(pair, "float64")
         found = max(self._error(alone, pair, "input_gradients"), self._own(pair, errors))
         natural = max(
             self._error(self.natural, pair, "input_gradients"),
             self._own(pair, self.gradient_errors),
         )
-        return Divergence(
+        divergence = Divergence(
             torch=pair.torch[0].path,
             flax=pair.flax[0].path,
             direction="backward",
@@ -256,8 +275,8 @@ class Walk:
             alone_error=found,
             dtype=dtype,
             bound=BACKWARD[dtype],
-            suspects=find_backward_suspects(self, pair, stage),
         )
+        return Culprit(pair, stage, divergence)
 
     def _own(self, pair: Pair, errors: Mapping[str, float]) -> float:
         """The largest error of the gradients of a call's parameters."""

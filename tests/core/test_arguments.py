@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from diy_core.arguments import ArgumentParser, did_you_mean, in_shell_words, spelled
-from diy_core.command_line import build_parser
+from diy_core.commands.command_line import build_parser
+from diy_core.system.arguments import ArgumentParser, did_you_mean, in_shell_words, spelled
 from diy_core.training import options
 from parity.__main__ import build_parser as parity_parser
 

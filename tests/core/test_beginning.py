@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diy_core.beginning import end_by_signals, is_program
+from diy_core.commands.beginning import end_by_signals, is_program
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,11 +24,11 @@ class Sends:
 sys.meta_path.insert(0, Sends())
 """
 SCRIPTS = {  # as pip writes them
-    "diy-torch": "from diy_core.launch import diy_torch as main",
-    "diy-jax": "from diy_core.launch import diy_jax as main",
+    "diy-torch": "from diy_core.commands.launch import diy_torch as main",
+    "diy-jax": "from diy_core.commands.launch import diy_jax as main",
     "parity": "from parity.__main__ import main",
 }
-MODULES = {"diy_torch": "torch", "diy_jax": "jax", "parity": "parity.checkpoint_commands"}
+MODULES = {"diy_torch": "torch", "diy_jax": "jax", "parity": "parity.commands.checkpoints"}
 CHILD = """
 import multiprocessing, signal, sys
 def handler(queue):
@@ -66,7 +66,7 @@ def script(folder: Path, name: str, source: str) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("at", ["diy_core.config", "diy_core.arguments"])
+@pytest.mark.parametrize("at", ["diy_core.config", "diy_core.system.arguments"])
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_console_script_ends_by_the_signal_and_in_silence(
     name: str, at: str, number: signal.Signals, tmp_path: Path

@@ -13,7 +13,7 @@ import transformers
 
 from diy_core import CheckpointError
 from diy_core.buffers import is_buffer
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.mapping import tensors
 from diy_core.rope_scaling import RopeScaling
 from tests.tiny_checkpoints import CONFIG, HEAD, UNTIED, Arrays, put, same, weights

@@ -10,11 +10,11 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diy_core.byte_tokenizer import is_byte_tokenizer, write_byte_tokenizer
-from diy_core.checkpoints.gguf_vocabulary import vocabulary_metadata
+from diy_core.checkpoints.gguf.vocabulary import vocabulary_metadata
 from diy_core.data import BYTES, prepare, tokenizer_hash
 from diy_core.errors import CheckpointError
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.byte_tokenizer import is_byte_tokenizer, write_byte_tokenizer
+from diy_core.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from diy_core.chat_template import render
-from diy_core.chat_templates import write_chat_templates
 from diy_core.errors import CheckpointError
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.chat.template import render
+from diy_core.text.chat.templates import write_chat_templates
+from diy_core.text.tokenizer import Tokenizer
 from tests.tiny_checkpoints import put_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -632,7 +632,7 @@ def test_a_template_that_asks_for_all_memory_takes_little() -> None:
     """In the process that fills it in."""
     program = (
         "import resource, sys\n"
-        "from diy_core.chat_template import render\n"
+        "from diy_core.text.chat.template import render\n"
         "try: render(sys.argv[1], [{'role': 'user', 'content': 'hi'}], {}, 'X')\n"
         "except ValueError as error: print(error)\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from diy_core.ctrl_c import plain_ctrl_c
+from diy_core.commands.ctrl_c import plain_ctrl_c
 
 
 def test_afterwards_ctrl_c_is_pythons_again() -> None:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from diy_core.data import Batches, DataError, TokenData, prepare
 from diy_core.data.chats import encode_chat
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from tests.tiny_checkpoints import put_tokenizer
 
 CHATS = [

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from diy_core.data import DataError, TokenData, prepare, tokenizer_hash
-from diy_core.training import opening_data
-from diy_core.training.assembling import Parts, assemble_parts
 from diy_core.training.config import DataConfig
-from diy_core.training.opening_model import keep_model, kept_tokenizer
-from diy_core.training.run_directory import RunDirectory
+from diy_core.training.run.directory import RunDirectory
+from diy_core.training.run.model import keep_model, kept_tokenizer
+from diy_core.training.start import data as opening_data
+from diy_core.training.start.parts import Parts, assemble_parts
 from diy_torch.__main__ import main
 from tests.core.tokenizer_zoo import zoo
 from tests.data_files import files, jsonl
@@ -181,5 +181,5 @@ def test_a_run_keeps_a_tokenizer_that_its_own_config_would_make_another(
     config = run_config(tmp_path / "run", tmp_path / "a.jsonl", data=data)
     with RunDirectory(tmp_path / "run", lambda text: None) as directory:
         directory.begin(config, resume=True)
-        keep_model(config, directory)
-        assert kept_tokenizer(directory) == tokenizer_hash(tmp_path)
+        keep_model(config, directory.model)
+        assert kept_tokenizer(directory.model) == tokenizer_hash(tmp_path)

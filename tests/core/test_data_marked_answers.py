@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from diy_core.data.chats import NothingToLearn, encode_chat
 from diy_core.data.marked_answers import marks_answers
 from diy_core.data.records import Chat
-from diy_core.tokenizer import Tokenizer as Ours
+from diy_core.text.tokenizer import Tokenizer as Ours
 from tests.core.tokenizer_kinds import pieces, unigram
 from tests.tiny_checkpoints import MERGES, PIECES, SPECIAL, build_tokenizer, put_tokenizer
 

@@ -279,7 +279,7 @@ def begin(tmp_path: Path, source: Path) -> subprocess.Popen[str]:
     program = tmp_path / "program.py"
     program.write_text(
         "import sys\n"
-        "from diy_core.command_line import build_parser, run\n"
+        "from diy_core.commands.command_line import build_parser, run\n"
         "from diy_core.data import sources\n"
         "if __name__ == '__main__':\n"
         "    sources.SHARD_BYTES = 300_000\n"

@@ -15,7 +15,7 @@ from diy_core.data import DataError, prepare
 from diy_core.data.chat_shapes import without_nulls
 from diy_core.data.encoding import Encoder
 from diy_core.data.records import Chat, Completion, columns_to_read, read_record
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from tests.tiny_checkpoints import put_tokenizer
 
 TEMPLATE = (

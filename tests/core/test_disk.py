@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diy_core.disk import DiskFull, described, naming_full_disks, require_room, room_for
+from diy_core.system.disk import DiskFull, described, naming_full_disks, require_room, room_for
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

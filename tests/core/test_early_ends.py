@@ -24,7 +24,7 @@ sys.torn_down = Dies()
 """
 GENERATES = """
 import numpy as np
-from diy_core.command_line import Commands, build_parser, run
+from diy_core.commands.command_line import Commands, build_parser, run
 from diy_core.generation import GenerateOutput
 def model(prompts, *, on_tokens, **options):
     for token in range(3, 9):
@@ -80,8 +80,14 @@ def test_generate_leaves_without_taking_anything_apart(
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        ("from diy_core.launch import diy_torch as main", ["export", "run", "--out", "out"]),
-        ("from diy_core.launch import diy_jax as main", ["train", "--config", "none.yaml"]),
+        (
+            "from diy_core.commands.launch import diy_torch as main",
+            ["export", "run", "--out", "out"],
+        ),
+        (
+            "from diy_core.commands.launch import diy_jax as main",
+            ["train", "--config", "none.yaml"],
+        ),
         ("from parity.__main__ import main", ["inspect", "none"]),
     ],
 )

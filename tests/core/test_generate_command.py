@@ -11,8 +11,8 @@ import pytest
 
 import diy_jax.__main__
 import diy_torch.__main__
-from diy_core.command_line import build_parser
-from diy_core.generate_command import generate
+from diy_core.commands.command_line import build_parser
+from diy_core.commands.generate import generate
 from diy_core.generation import GenerateOutput
 from tests.oracles import tiny
 from tests.tiny_checkpoints import PIECES, put, put_tokenizer, weights

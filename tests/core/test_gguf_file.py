@@ -13,8 +13,8 @@ import gguf
 import numpy as np
 import pytest
 
-from diy_core.checkpoints import gguf_file
-from diy_core.checkpoints.gguf_file import metadata_of, open_gguf
+from diy_core.checkpoints.gguf import file as gguf_file
+from diy_core.checkpoints.gguf.file import metadata_of, open_gguf
 from diy_core.errors import CheckpointError
 from tests.odd_files import ODD_FILES, put_odd_file
 

@@ -16,18 +16,18 @@ from safetensors.numpy import load_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from diy_core.checkpoints.gguf_import import find_smollm2, import_gguf
-from diy_core.checkpoints.gguf_reader import GGUFReader
-from diy_core.checkpoints.gguf_writer import GGUFWriter
-from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.checkpoints.hf_writer import write_hf_directory
+from diy_core.checkpoints.gguf.conversion import find_smollm2, import_gguf
+from diy_core.checkpoints.gguf.reader import GGUFReader
+from diy_core.checkpoints.gguf.writer import GGUFWriter
+from diy_core.checkpoints.hf.directory import HFReader
+from diy_core.checkpoints.hf.writer import write_hf_directory
 from diy_core.checkpoints.opening import tokenizer_of
 from diy_core.checkpoints.transfer import transfer
 from diy_core.config import DIYConfig, RopeScaling
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
 from diy_core.rope import inverse_frequencies
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from diy_core import CheckpointError
-from diy_core.checkpoints.gguf_file import metadata_of, open_gguf
-from diy_core.checkpoints.gguf_parts import open_parts
-from diy_core.checkpoints.gguf_reader import GGUFReader
-from diy_core.checkpoints.gguf_writer import GGUFWriter, add_entry
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.gguf.file import metadata_of, open_gguf
+from diy_core.checkpoints.gguf.parts import open_parts
+from diy_core.checkpoints.gguf.reader import GGUFReader
+from diy_core.checkpoints.gguf.writer import GGUFWriter, add_entry
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.checkpoints.transfer import transfer
 from tests.gguf_files import split
 from tests.oracles import tiny

@@ -11,9 +11,9 @@ from tokenizers import SentencePieceBPETokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import generate_merges
 
-from diy_core.checkpoints.gguf_special_tokens import SpecialTokens
-from diy_core.checkpoints.gguf_tokenizer import GGUFTokenizer
-from diy_core.tokenizer import Tokenizer
+from diy_core.checkpoints.gguf.special_tokens import SpecialTokens
+from diy_core.checkpoints.gguf.tokenizer import GGUFTokenizer
+from diy_core.text.tokenizer import Tokenizer
 
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
 SPECIAL = ["<unk>", "<s>", "</s>"]

@@ -19,13 +19,13 @@ import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
-from diy_core.checkpoints import gguf_writer
-from diy_core.checkpoints.gguf_reader import GGUFReader
-from diy_core.checkpoints.gguf_writer import GGUFWriter
-from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.gguf import writer as gguf_writer
+from diy_core.checkpoints.gguf.reader import GGUFReader
+from diy_core.checkpoints.gguf.writer import GGUFWriter
+from diy_core.checkpoints.hf.directory import HFReader
+from diy_core.checkpoints.hf.writer import HFWriter
 from diy_core.checkpoints.transfer import transfer
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from tests.oracles import CONFIGS, LLAMA3, tiny
 from tests.tiny_checkpoints import (
     CONFIG,

@@ -11,11 +11,11 @@ import pytest
 
 from diy_core.checkpoints.atomic import atomic_directory, atomic_file, remove_directory
 from diy_core.errors import CheckpointError
-from diy_core.standard_error import complain
 from diy_core.system import held
 from diy_core.system.held import HeldDirectory, named, real, with_names
-from diy_core.training.interfaces import TrainingError
-from diy_core.training.run_directory import RunDirectory
+from diy_core.system.standard_error import complain
+from diy_core.training.protocols import TrainingError
+from diy_core.training.run.directory import RunDirectory
 from tests.core.training_fake import FakeTrainer, Result, Runner
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")

@@ -29,10 +29,10 @@ import transformers
 
 from diy_core import CheckpointError, DIYConfig, RopeScaling
 from diy_core.checkpoints.atomic import recover
-from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.checkpoints.hf_writer import HFWriter, write_hf_directory
+from diy_core.checkpoints.hf.directory import HFReader
+from diy_core.checkpoints.hf.side_files import copy_side_files
+from diy_core.checkpoints.hf.writer import HFWriter, write_hf_directory
 from diy_core.checkpoints.kinds import kind_of
-from diy_core.checkpoints.side_files import copy_side_files
 from diy_core.checkpoints.transfer import transfer
 from diy_core.first_weights import first_weights
 from tests.killed_writers import kill_between_moves

@@ -10,8 +10,8 @@ import pytest
 
 from diy_core import CheckpointError, DIYConfig
 from diy_core.checkpoints.kinds import kind_of
-from diy_core.hub_cache import snapshots_below
-from diy_core.tokenizer import Tokenizer
+from diy_core.system.hub_cache import snapshots_below
+from diy_core.text.tokenizer import Tokenizer
 
 
 def put(cache: Path, name: str, *revisions: str, main: str = "") -> None:

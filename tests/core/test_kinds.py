@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diy_core import CheckpointError
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.checkpoints.kinds import kind_of, lacks_config, refuse_kind, require_name
 from diy_core.data import prepare
 from diy_core.data.encoding import require_tokenizer

@@ -17,7 +17,9 @@ PROGRAMS = {"diy_torch": "torch", "diy_jax": "jax"}
 
 def start(program: str, *words: str, before: str = "") -> subprocess.Popen[str]:
     """The console script, with a line on standard error for each module that was imported."""
-    source = f"import sys\n{before}\nfrom diy_core.launch import {program} as p\nsys.exit(p())"
+    source = (
+        f"import sys\n{before}\nfrom diy_core.commands.launch import {program} as p\nsys.exit(p())"
+    )
     return subprocess.Popen(
         [sys.executable, "-X", "importtime", "-c", source, *words],
         stdout=subprocess.PIPE,

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from diy_core.checkpoints.gguf_reader import GGUFReader
-from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.checkpoints.side_files import copy_side_files
+from diy_core.checkpoints.gguf.reader import GGUFReader
+from diy_core.checkpoints.hf.directory import HFReader
+from diy_core.checkpoints.hf.side_files import copy_side_files
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
-from diy_core.lfs import refuse_lfs_pointer
-from diy_core.tokenizer import Tokenizer
+from diy_core.system.lfs import refuse_lfs_pointer
+from diy_core.text.tokenizer import Tokenizer
 from tests.core.test_text_sweep import ZOO, write
 from tests.tiny_checkpoints import put, weights
 

@@ -14,8 +14,8 @@ import safetensors.numpy
 
 from diy_core import CheckpointError
 from diy_core.checkpoints import manifest as module
-from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.checkpoints.hf_writer import write_hf_directory
+from diy_core.checkpoints.hf.directory import HFReader
+from diy_core.checkpoints.hf.writer import write_hf_directory
 from diy_core.checkpoints.manifest import Entry, Manifest
 from tests.odd_files import ODD_FILES, put_odd_file
 from tests.tiny_checkpoints import (

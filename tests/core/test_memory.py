@@ -10,7 +10,7 @@ import pytest
 _HOLES = """
 import contextlib, sys
 import numpy as np
-from diy_core.memory import returning_buffers, trim
+from diy_core.system.memory import returning_buffers, trim
 
 def resident():
     lines = open("/proc/self/status").read().splitlines()

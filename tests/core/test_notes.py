@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from diy_core import CheckpointError, CheckpointNote
-from diy_core.command_line import build_parser, run
+from diy_core.commands.command_line import build_parser, run
 from diy_core.notes import notes_of_command, refuse, settle
 from diy_core.training.config import DataConfig, TrainConfig
-from diy_core.training.opening_model import keep_model
-from diy_core.training.run_directory import RunDirectory
+from diy_core.training.run.directory import RunDirectory
+from diy_core.training.run.model import keep_model
 from tests.oracles import tiny
 from tests.tiny_checkpoints import put, put_tokenizer, weights
 
@@ -128,6 +128,6 @@ def test_a_run_tells_of_its_model_before_it_keeps_it(
         refused if strict else contextlib.nullcontext(),
         RunDirectory(config.run_dir, lambda text: None) as directory,
     ):
-        keep_model(config, directory)
+        keep_model(config, directory.model)
     assert (tmp_path / "run" / "model").exists() != strict
     assert ("note: " in capsys.readouterr().err) != strict

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from diy_core import CheckpointError
-from diy_core.checkpoints.gguf_writer import GGUFWriter
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.gguf.writer import GGUFWriter
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.checkpoints.opening import READERS, open_with, tokenizer_of
 from diy_core.checkpoints.transfer import transfer
 from tests.oracles import tiny

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diy_core.checkpoints.kinds import kind_of
-from diy_core.checkpoints.orbax_layout import locate
+from diy_core.checkpoints.orbax.layout import locate
 from diy_core.errors import CheckpointError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diy_core.checkpoints.orbax_tree import require_regular_tree
+from diy_core.checkpoints.orbax.tree import require_regular_tree
 from diy_core.errors import CheckpointError
 from tests.odd_files import ODD_FILES, put_odd_file
 

@@ -12,7 +12,7 @@ import pytest
 
 from diy_core.errors import CheckpointError
 from diy_core.system.parsing import parse_json, parse_object, parse_yaml
-from diy_core.training.yaml_file import read_config_of_run, read_yaml
+from diy_core.training.run.yaml_file import read_config_of_run, read_yaml
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from diy_core.prompt import read_prompt
+from diy_core.commands.prompt import read_prompt
 
 
 def given(monkeypatch: pytest.MonkeyPatch, content: bytes) -> str:

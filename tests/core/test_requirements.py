@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from diy_core.requirements import (
+from diy_core.system.requirements import (
     NotInstalled,
     importing,
     is_installed,

@@ -11,7 +11,7 @@ import safetensors.numpy
 import transformers
 
 from diy_core import CheckpointError
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from tests.tiny_checkpoints import EMBEDDING, HEAD, NORM, QUERY, Arrays, put, same, weights
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

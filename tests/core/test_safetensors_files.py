@@ -17,15 +17,15 @@ import safetensors
 import safetensors.numpy
 
 from diy_core import CheckpointError
-from diy_core.checkpoints import safetensors_files
-from diy_core.checkpoints.hf_writer import plan_shards
-from diy_core.checkpoints.interface import Stored
-from diy_core.checkpoints.safetensors_files import (
+from diy_core.checkpoints.hf import safetensors_files
+from diy_core.checkpoints.hf.safetensors_files import (
     SafetensorsWriter,
     read_header,
     read_slot,
     sum_of_slot,
 )
+from diy_core.checkpoints.hf.writer import plan_shards
+from diy_core.checkpoints.interface import Stored
 from tests.tiny_checkpoints import DTYPES, Arrays, same, weights
 
 

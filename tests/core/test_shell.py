@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diy_core.shell import command
+from diy_core.system.shell import command
 
 
 @pytest.mark.parametrize(

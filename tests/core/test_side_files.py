@@ -11,24 +11,24 @@ from typing import Any
 import gguf
 import pytest
 
-from diy_core.checkpoints.gguf_import import import_gguf
-from diy_core.checkpoints.gguf_reader import GGUFReader
-from diy_core.checkpoints.gguf_writer import GGUFWriter
-from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.checkpoints.hf_writer import HFWriter
-from diy_core.checkpoints.side_files import (
+from diy_core.checkpoints.gguf.conversion import import_gguf
+from diy_core.checkpoints.gguf.reader import GGUFReader
+from diy_core.checkpoints.gguf.writer import GGUFWriter
+from diy_core.checkpoints.hf.directory import HFReader
+from diy_core.checkpoints.hf.side_files import (
     copy_side_files,
     left_behind,
     read_side_files,
     side_files,
     write_side_files,
 )
+from diy_core.checkpoints.hf.writer import HFWriter
 from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from diy_core.training.config import DataConfig, TrainConfig
-from diy_core.training.opening_model import keep_model
-from diy_core.training.run_directory import RunDirectory
+from diy_core.training.run.directory import RunDirectory
+from diy_core.training.run.model import keep_model
 from tests.oracles import tiny
 from tests.tiny_checkpoints import put, put_tokenizer, snapshot, weights
 
@@ -221,5 +221,5 @@ def test_a_training_run_keeps_named_templates(tmp_path: Path) -> None:
     )
     os.mkdir(tmp_path / "run")
     directory = RunDirectory(tmp_path / "run", print)
-    keep_model(config, directory)
+    keep_model(config, directory.model)
     assert templates_in(directory.model) == TEMPLATES

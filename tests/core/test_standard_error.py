@@ -11,7 +11,7 @@ import pytest
 
 LINES = """
 import sys
-from diy_core.standard_error import StandardError, complain
+from diy_core.system.standard_error import StandardError, complain
 """
 
 

@@ -96,7 +96,7 @@ def test_a_full_disk_is_an_error_all_the_same() -> None:
 @pytest.mark.parametrize("program", ["diy-torch", "diy-jax", "parity"])
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])
 def test_help_that_nobody_reads_is_no_failure(program: str, words: list[str]) -> None:
-    start = "parity.__main__:main" if program == "parity" else f"diy_core.launch:{program}"
+    start = "parity.__main__:main" if program == "parity" else f"diy_core.commands.launch:{program}"
     module, _, function = start.replace("-", "_").partition(":")
     read, write = os.pipe()
     os.close(read)
@@ -112,8 +112,8 @@ def test_help_that_nobody_reads_is_no_failure(program: str, words: list[str]) ->
     [
         ("parity.__main__:main", "parity check --help"),
         ("parity.__main__:main", "parity faults --list"),
-        ("diy_core.launch:diy_torch", "diy-torch train --help"),
-        ("diy_core.launch:diy_jax", "diy-jax --version"),
+        ("diy_core.commands.launch:diy_torch", "diy-torch train --help"),
+        ("diy_core.commands.launch:diy_jax", "diy-jax --version"),
     ],
 )
 def test_what_was_asked_for_and_cannot_be_written_is_an_error(

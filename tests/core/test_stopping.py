@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from diy_core.checkpoints.atomic import atomic_directory
-from diy_core.ctrl_c import plain_ctrl_c
+from diy_core.commands.ctrl_c import plain_ctrl_c
 from diy_core.system.stopping import STOPPING, Stop, Stopped, leave, uninterrupted
 
 

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from diy_core import CheckpointError, DIYConfig
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.mapping import tensors
 from diy_core.stored_names import read_names
 from tests.tiny_checkpoints import (

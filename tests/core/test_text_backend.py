@@ -5,13 +5,13 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from diy_core.byte_tokenizer import write_byte_tokenizer
 from diy_core.data import tokenizer_hash
 from diy_core.data.files import file_hash
 from diy_core.errors import CheckpointError
 from diy_core.text.backend import load
+from diy_core.text.byte_tokenizer import write_byte_tokenizer
 from diy_core.text.kept_class import keep_class
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from tests.core.test_text_sweep import ZOO, write
 from tests.core.tokenizer_kinds import entry
 

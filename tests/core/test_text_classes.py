@@ -9,7 +9,7 @@ from diy_core.errors import CheckpointError
 from diy_core.text.class_names import MISTAKEN, OTHER_CLASSES, OTHER_MODEL_TYPES, REGISTERED
 from diy_core.text.classes import AS_WRITTEN
 from diy_core.text.rebuilt import REBUILT
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from tests.core.test_text_sweep import ZOO, write
 
 KNOWN = {*REBUILT, AS_WRITTEN}

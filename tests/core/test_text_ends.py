@@ -5,7 +5,7 @@ from transformers import AutoTokenizer
 
 from diy_core.errors import CheckpointError
 from diy_core.notes import CheckpointNote
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from tests.core.test_text_sweep import ZOO, write
 
 FILES = ZOO["words of gpt-2"]

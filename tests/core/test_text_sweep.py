@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer, logging
 
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from tests.core.tokenizer_kinds import TEXTS
 from tests.core.tokenizer_zoo import zoo
 

@@ -12,7 +12,7 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 
 from diy_core.errors import CheckpointError
 from diy_core.text import trial
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from tests.tiny_checkpoints import build_tokenizer, put_tokenizer
 
 SLOW = "(?:.|.){20}(?!)"  # tries a million ways at each character, and finds none

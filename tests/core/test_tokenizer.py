@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from diy_core.errors import CheckpointError
 from diy_core.notes import CheckpointNote
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 
 BOS, EOS, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 CORPUS = [

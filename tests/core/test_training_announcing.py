@@ -17,12 +17,12 @@ from rich.console import Console
 
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
-from diy_core.training import progress
-from diy_core.training.announcing import first_line
 from diy_core.training.command import run_late
-from diy_core.training.progress import Report
-from diy_core.training.run_directory import RunDirectory
+from diy_core.training.log import progress
+from diy_core.training.log.progress import Report
+from diy_core.training.run.directory import RunDirectory
 from diy_core.training.signals import Interruption
+from diy_core.training.start.announcement import first_line
 from tests.core.training_fake import MODEL, FakeStore, FakeTrainer, Runner, assemble
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")

@@ -15,9 +15,9 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.training.command import run, run_late
 from diy_core.training.config import TrainConfig, as_dict
-from diy_core.training.option_errors import as_given
+from diy_core.training.log.progress import Clock, flops_per_token, line, measure_peak
 from diy_core.training.options import build_parser, from_dict, parse
-from diy_core.training.progress import Clock, flops_per_token, line, measure_peak
+from diy_core.training.start.option_errors import as_given
 from diy_core.training.state import Position, state_shapes
 from tests.core.training_fake import FakeStore, Runner, assemble
 

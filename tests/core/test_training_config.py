@@ -9,7 +9,7 @@ import pytest
 
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig, as_dict
 from diy_core.training.options import from_dict
-from diy_core.training.resuming import MAY_DIFFER, differences
+from diy_core.training.run.resume import MAY_DIFFER, differences
 
 
 def config(**changes: Any) -> TrainConfig:

@@ -13,7 +13,7 @@ import yaml
 
 from diy_core.errors import CheckpointError
 from diy_core.training.config import as_dict
-from diy_core.training.json_lines import LONGEST, JsonLines, aside, logged_steps, parse_line
+from diy_core.training.log.json_lines import LONGEST, JsonLines, aside, logged_steps, parse_line
 from tests.core.training_fake import Runner
 from tests.tiny_checkpoints import snapshot
 

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diy_core.training.interfaces import Pieces, TrainingError
-from diy_core.training.run_directory import RunDirectory
+from diy_core.training.protocols import Pieces, TrainingError
+from diy_core.training.run.directory import RunDirectory
 from diy_core.training.schedule import learning_rate
-from diy_core.training.starting import train_config
+from diy_core.training.start.begin import train_config
 from tests.core.training_fake import FakeStore, Runner, assemble
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")
@@ -284,7 +284,7 @@ def test_a_directory_in_use_is_refused_with_the_process(runner: Runner) -> None:
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     script = """
 import os, signal, sys
-from diy_core.training.run_directory import RunDirectory
+from diy_core.training.run.directory import RunDirectory
 reading, writing = os.pipe()
 with RunDirectory(sys.argv[1], print):
     child = os.fork()

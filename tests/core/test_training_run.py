@@ -11,7 +11,7 @@ from diy_core.checkpoints.kinds import kind_of
 from diy_core.checkpoints.training_run import place_in_run
 from diy_core.errors import CheckpointError
 from diy_core.training.config import as_dict
-from diy_core.training.run_directory import require_run_directory
+from diy_core.training.run.directory import require_run_directory
 from tests.core.training_fake import Runner
 
 

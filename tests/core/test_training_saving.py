@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import yaml
 
-from diy_core import disk
 from diy_core.errors import CheckpointError
+from diy_core.system import disk
 from diy_core.training.command import run
 from diy_core.training.config import OptimizerConfig, as_dict
-from diy_core.training.interfaces import TrainingError
-from diy_core.training.json_lines import JsonLines
-from diy_core.training.metrics import Metrics
+from diy_core.training.log.json_lines import JsonLines
+from diy_core.training.log.metrics import Metrics
+from diy_core.training.protocols import TrainingError
 from tests.core.training_fake import MODEL, FakeStore, FakeTrainer, Runner, assemble
 
 pytestmark = pytest.mark.usefixtures("without_waiting_for_the_disk")

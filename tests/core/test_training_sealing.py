@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from diy_core.errors import CheckpointError
-from diy_core.training.allowed_changes import Allowed
-from diy_core.training.checkpoint_files import position_text
+from diy_core.training.checkpoints.files import position_text
 from diy_core.training.config import OptimizerConfig, TrainConfig
-from diy_core.training.interfaces import Pieces
-from diy_core.training.opening_model import keep_model
 from diy_core.training.options import parse
-from diy_core.training.run_directory import RunDirectory
-from diy_core.training.sealing import (
+from diy_core.training.protocols import Pieces
+from diy_core.training.run.allowed_changes import Allowed
+from diy_core.training.run.directory import RunDirectory
+from diy_core.training.run.model import keep_model
+from diy_core.training.run.seal import (
     changes_between,
     made_anew,
     newest_seal,
@@ -26,7 +26,7 @@ from diy_core.training.sealing import (
     require_same_model,
     seal_of,
 )
-from diy_core.training.starting import train_config
+from diy_core.training.start.begin import train_config
 from diy_core.training.state import Position
 from tests.core.training_fake import MODEL, FakeStore, Runner, assemble
 from tests.oracles import tiny
@@ -130,7 +130,7 @@ def test_what_follows_from_a_change_is_refused_before_anything_is_made_again(
 
     def assemble_kept(config: TrainConfig, directory: RunDirectory, device: str | None) -> Pieces:
         anew.append(directory.made_anew)
-        keep_model(config, directory)
+        keep_model(config, directory.model)
         return assemble(dataclasses.replace(config, model=MODEL), directory, device)
 
     def run(name: str, *keys: str, **changes: Any) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from diy_core.training.interfaces import TrainingError
-from diy_core.training.skipping import Uncounted, skipped_line
+from diy_core.training.log.skipped_steps import Uncounted, skipped_line
+from diy_core.training.protocols import TrainingError
 from diy_core.training.state import Position
 from tests.core.training_fake import FakeStore, FakeTrainer, Runner
 
@@ -108,7 +108,7 @@ def test_a_signal_in_a_streak_saves_and_the_checkpoints_before_stay(
     assert runner.checkpoints == [4, 6]
     with monkeypatch.context() as patch:  # a signal before the first step
         patch.setattr(
-            "diy_core.training.saving.Keeper.say_if_there_is_no_room",
+            "diy_core.training.checkpoints.retention.Keeper.say_if_there_is_no_room",
             lambda keeper: os.kill(os.getpid(), signal.SIGTERM),
         )
         assert runner(resume=True, **options) == 143

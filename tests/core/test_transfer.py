@@ -17,10 +17,10 @@ import torch
 
 from diy_core import CheckpointError
 from diy_core.checkpoints import transfer as module
-from diy_core.checkpoints.gguf_reader import GGUFReader
-from diy_core.checkpoints.gguf_writer import GGUFWriter
-from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.gguf.reader import GGUFReader
+from diy_core.checkpoints.gguf.writer import GGUFWriter
+from diy_core.checkpoints.hf.directory import HFReader
+from diy_core.checkpoints.hf.writer import HFWriter
 from diy_core.checkpoints.interface import Reader, Stored, groups
 from diy_core.checkpoints.manifest import Manifest
 from diy_core.checkpoints.transfer import Summary, transfer

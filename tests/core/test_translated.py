@@ -12,7 +12,7 @@ import tokenizers
 
 from diy_core.errors import CheckpointError
 from diy_core.system.translated import translated
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from tests.tiny_checkpoints import put_tokenizer
 
 # What panics, in the `tokenizers` library of today.

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 
-from diy_core.utf8 import NotUTF8, as_utf8, decode, recognise, writable
+from diy_core.system.utf8 import NotUTF8, as_utf8, decode, recognise, writable
 
 TEXT = 'Ein Text, der "größer" ist.\n' * 3
 

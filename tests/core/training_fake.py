@@ -21,12 +21,13 @@ import numpy as np
 from diy_core.checkpoints.atomic import atomic_directory
 from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.errors import CheckpointError
-from diy_core.training.checkpoint_store import drop_remains
+from diy_core.training.checkpoints.files import whole_checkpoints
+from diy_core.training.checkpoints.store import drop_remains
 from diy_core.training.command import run
 from diy_core.training.config import DataConfig, OptimizerConfig, TrainConfig
-from diy_core.training.interfaces import Batch, Pieces
-from diy_core.training.run_directory import RunDirectory, whole_checkpoints
-from diy_core.training.starting import train_config
+from diy_core.training.protocols import Batch, Pieces
+from diy_core.training.run.directory import RunDirectory
+from diy_core.training.start.begin import train_config
 
 # The command line refuses a model that cannot be built. Here only the last entry counts.
 MODEL: dict[str, Any] = {

@@ -13,7 +13,7 @@ import numpy as np
 import diy_jax
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
-from diy_jax.checkpoint import build_params
+from diy_jax.tensors import build_params
 from tests.oracles import Array, random_weights
 
 

@@ -9,7 +9,7 @@ import pytest
 from diy_jax.attention import Attention, attention_mask_from_positions
 from diy_jax.cache import init_cache
 from diy_jax.rope import rope_tables
-from parity.metrics import relative_l2
+from parity.check.measures import relative_l2
 from tests.jax_twin.build import build
 from tests.oracles import CONFIGS, Array, NumpyModel, random_weights, softmax, tiny
 

@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import diy_jax
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors
 from diy_core.notes import CheckpointNote
-from parity.metrics import relative_l2
+from parity.check.measures import relative_l2
 from tests.jax_twin.build import Built, build, run
 from tests.oracles import CONFIGS, random_ids, tiny
 from tests.tiny_checkpoints import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diy_jax.feedforward import FeedForward
-from parity.metrics import relative_l2
+from parity.check.measures import relative_l2
 from tests.jax_twin.build import build
 from tests.oracles import CONFIGS, NumpyModel, random_weights, silu, tiny
 

@@ -16,7 +16,7 @@ import diy_jax
 from diy_core.config import DIYConfig, RopeScaling
 from diy_core.mapping import flatten
 from diy_jax.random import key
-from parity.metrics import relative_l2
+from parity.check.measures import relative_l2
 from tests.jax_twin.build import Built, build, run, run_cached
 from tests.oracles import (
     CONFIGS,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diy_jax import RMSNorm
-from parity.metrics import relative_l2
+from parity.check.measures import relative_l2
 from tests.oracles import Array, rms_norm
 
 pytestmark = pytest.mark.usefixtures("strict", "x64")

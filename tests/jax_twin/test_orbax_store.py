@@ -21,9 +21,9 @@ from orbax.checkpoint import v1 as ocp
 
 import diy_jax
 from diy_core.checkpoints.atomic import recover
-from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.checkpoints.hf_writer import HFWriter
-from diy_core.checkpoints.orbax_layout import is_whole
+from diy_core.checkpoints.hf.directory import HFReader
+from diy_core.checkpoints.hf.writer import HFWriter
+from diy_core.checkpoints.orbax.layout import is_whole
 from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors

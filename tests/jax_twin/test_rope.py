@@ -6,7 +6,7 @@ import pytest
 
 from diy_core.config import DIYConfig
 from diy_jax.rope import apply_rope, rope_tables
-from parity.metrics import relative_l2
+from parity.check.measures import relative_l2
 from tests.oracles import LINEAR, LLAMA3, Array, frequencies, rotate, tiny
 
 pytestmark = pytest.mark.usefixtures("strict", "x64")

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from diy_torch.checkpoint import to_numpy
+from diy_torch.tensors import to_numpy
 from parity.environment import TORCH_DTYPES
-from parity.tracing import Rule
+from parity.tracing.match.rules import Rule
 
 Faults = dict[str, tuple[str, str, str]]  # direction, path in PyTorch, path in Flax
 

@@ -13,9 +13,9 @@ import parity
 from diy_core.config import DIYConfig
 from diy_core.rope_scaling import RopeScaling
 from parity.environment import choose_device, exact
-from parity.pair import Pair
 from parity.random_models import small_configs, write_random_model
-from parity.tracing import twin_rules
+from parity.tracing.match.rules import twin_rules
+from parity.twins import Pair
 
 IDS = np.random.default_rng(0).integers(0, 131, (2, 24)).astype(np.int32)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
-from parity.adamw import Recipe
+from parity.check.optimizers import Recipe
 
 Tensors = Mapping[str, NDArray[Any]]
 

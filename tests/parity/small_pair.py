@@ -11,7 +11,7 @@ from flax import linen as nn
 from torch import Tensor
 
 import parity
-from parity.tracing import TraceResult
+from parity.tracing.result import TraceResult
 from tests.parity.foreign_pairs import dense, drawn, layer_rules, values
 
 WIDTH = 6

@@ -12,9 +12,9 @@ import torch
 
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
-from parity.adamw import Recipe, clip_by_global_norm, gradients, run_optimizers
+from parity.check.measures import relative_l2
+from parity.check.optimizers import Recipe, clip_by_global_norm, gradients, run_optimizers
 from parity.environment import Device, exact
-from parity.metrics import relative_l2
 from parity.random_models import random_weights
 from tests.parity.numpy_adamw import updated
 

@@ -15,13 +15,13 @@ import torch
 
 from diy_core.config import DIYConfig
 from parity.batch import Batch
-from parity.cache_documents import ORDER, Document
-from parity.cache_gradients import checks, torch_prefix, whole_gradients, whole_prefix
+from parity.check.cache_documents import ORDER, Document
+from parity.check.cache_gradients import checks, torch_prefix, whole_gradients, whole_prefix
+from parity.check.measures import relative_l2
+from parity.check.plan import Plan
 from parity.environment import Device, exact
-from parity.metrics import relative_l2
-from parity.pair import Pair, torch_cross_entropy
-from parity.plan import Plan
 from parity.random_models import write_random_model
+from parity.twins import Pair, torch_cross_entropy
 
 CONFIG = DIYConfig(
     vocab_size=37,

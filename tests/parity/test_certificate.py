@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from parity.certificate import Proven, identify, make
-from parity.check import Plan, Result
-from parity.compare import Check, worst_tensor
+from parity.check.compare import Check, worst_tensor
+from parity.check.curves import Curve
+from parity.check.identity import Proven, identify
+from parity.check.model import Plan, Result
 from parity.random_models import small_configs, write_random_model
-from parity.report import as_text
-from parity.series import Curve
+from parity.report.certificate import make
+from parity.report.table import as_text
 
 
 @pytest.fixture

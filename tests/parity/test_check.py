@@ -22,16 +22,16 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, unflatten
 from diy_core.notes import CheckpointNote
-from parity.adamw import optax_adamw
-from parity.check import DTYPES, KINDS, Plan, check_model, left_out, make_batch, plan_for
-from parity.compare import worst_tensor
-from parity.decoding import Decoding, cached_logits
+from parity.check.compare import worst_tensor
+from parity.check.decoding import Decoding, cached_logits
+from parity.check.measures import relative_l2
+from parity.check.model import DTYPES, KINDS, Plan, check_model, left_out, make_batch, plan_for
+from parity.check.optimizers import optax_adamw
+from parity.convert.optimizer_state import optimizer_state_to_optax
 from parity.environment import Device, choose_device, exact
-from parity.metrics import relative_l2
-from parity.optimizer_state import optimizer_state_to_optax
-from parity.pair import LOGITS, Pair
 from parity.random_models import SCALES, small_configs, write_random_model
-from parity.twin_trace import trace_twins
+from parity.twin_tracer import trace_twins
+from parity.twins import LOGITS, Pair
 from tests.tiny_checkpoints import put, weights
 
 QUICK = Plan(
@@ -154,7 +154,7 @@ def positions_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def clipped_as_optax_does(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("parity.adamw.clip_by_global_norm", optax.clip_by_global_norm)
+    patch.setattr("parity.check.optimizers.clip_by_global_norm", optax.clip_by_global_norm)
 
 
 def steps_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -164,13 +164,13 @@ def steps_forgotten(patch: pytest.MonkeyPatch) -> None:
     def carried(*arguments: Any, **options: Any) -> Any:
         return optax.tree.set(true(*arguments, **options), count=jnp.zeros((), jnp.int32))
 
-    patch.setattr("parity.adamw.optimizer_state_to_optax", carried)
+    patch.setattr("parity.check.optimizers.optimizer_state_to_optax", carried)
 
 
 def another_beta(patch: pytest.MonkeyPatch) -> None:
     true = optax_adamw
     patch.setattr(
-        "parity.training.optax_adamw",
+        "parity.check.training.optax_adamw",
         lambda config, recipe: true(config, dataclasses.replace(recipe, beta2=0.9687501)),
     )
 

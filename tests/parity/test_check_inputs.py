@@ -7,11 +7,11 @@ import pytest
 
 from diy_core.config import DIYConfig
 from parity.batch import Batch, random_ids
-from parity.cache_documents import Document
-from parity.check_inputs import Inputs
-from parity.long_context import Far
-from parity.packing import Packed
-from parity.plan import Plan
+from parity.check.cache_documents import Document
+from parity.check.inputs import Inputs
+from parity.check.long_context import Far
+from parity.check.packing import Packed
+from parity.check.plan import Plan
 from tests.oracles import tiny
 
 LAST = 1_000_002  # chance does not draw it, nor 0

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import parity.check
+import parity.check.lines
+import parity.check.model
 import parity.demo
-import parity.lines
-from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.hf.writer import HFWriter
 from diy_core.config import DIYConfig
 from diy_torch import DIYForCausalLM
 from parity.__main__ import build_parser, main
-from parity.checkpoint_commands import size
+from parity.commands.checkpoints import size
 from parity.random_models import small_configs, write_random_model
 from tests.tiny_checkpoints import (
     DTYPES,
@@ -57,7 +57,7 @@ def test_what_ends_before_anything_is_written_leaves_no_directory(
         assert (tmp_path / "new" / "place").is_dir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parity.check, "check_model", interrupted)
+    monkeypatch.setattr(parity.check.model, "check_model", interrupted)
     monkeypatch.setattr(parity.demo, "HFReader", interrupted)
     words = ["demo", "--model"] if command == "demo" else ["check"]
     option = "--out" if command == "demo" else "--report"
@@ -68,14 +68,14 @@ def test_what_ends_before_anything_is_written_leaves_no_directory(
 def test_check_writes_the_record_and_the_table(
     model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = parity.check.Plan(
+    plan = parity.check.model.Plan(
         kinds=("logits", "blocks", "gradients", "decode"),
         sequence=40,
         decode_prompts=(5, 60),
         decode_positions=100,
         greedy_tokens=8,
     )
-    monkeypatch.setattr(parity.check, "plan_for", lambda path: plan)
+    monkeypatch.setattr(parity.check.model, "plan_for", lambda path: plan)
     arguments = ["check", str(model), "--dtype", "float64", "--device", "cpu", "--json", "-"]
     assert main(arguments) == 0
     out, err = capsys.readouterr()
@@ -91,7 +91,7 @@ def test_check_writes_the_record_and_the_table(
     kinds += "step, optimizer, training"
     assert f"left out, since the model is large: {kinds}" in err
     # The same model with a bound that nothing can meet: the command says so and fails.
-    monkeypatch.setattr(parity.lines, "ACTIVATION_BOUND", 1e-20)
+    monkeypatch.setattr(parity.check.lines, "ACTIVATION_BOUND", 1e-20)
     assert main([*arguments[:-1], str(model.parent / "record.json")]) == 1
     out, _ = capsys.readouterr()
     assert "The twins differ" in out
@@ -120,7 +120,7 @@ def test_checks_chooses_and_report_writes_both_files(
     assert [check["name"] for check in found["checks"]] == names
     assert found["name"] == str(model)
     # A failure is on the page too, which takes the place of the last.
-    monkeypatch.setattr(parity.lines, "ACTIVATION_BOUND", 1e-20)
+    monkeypatch.setattr(parity.check.lines, "ACTIVATION_BOUND", 1e-20)
     assert main(arguments) == 1
     assert "The twins differ" in (report / "report.html").read_text()
     assert json.loads((report / "certificate.json").read_text())["passed"] is False
@@ -522,7 +522,7 @@ def test_where_a_record_cannot_be_written_is_said_before_the_work(
     folder = plain.parent
     monkeypatch.chdir(folder)
     (folder / "README.md").touch()
-    monkeypatch.setattr("parity.check.check_model", None)
+    monkeypatch.setattr("parity.check.model.check_model", None)
     for arguments, words in (
         (["check", "plain", "--report", "README.md"], "--report README.md: README.md is a file:"),
         (["check", "plain", "--report", "README.md/x"], "is a file: give a directory, or a new"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.compare import Check, passed, ratio, rounding, worst_tensor
+from parity.check.compare import Check, passed, ratio, rounding, worst_tensor
 
 OPTIONS: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
 

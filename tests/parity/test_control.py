@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parity.control import allowance
+from parity.check.matmul_control import allowance
 from parity.environment import Device, exact
 from parity.random_models import small_configs
 
@@ -23,7 +23,9 @@ def test_a_result_as_exact_as_rounding_allows_needs_no_allowance(
     monkeypatch: pytest.MonkeyPatch, device: Device
 ) -> None:
     errors = {"float32": (1e-12, 2e-8)}
-    monkeypatch.setattr("parity.control._matmul_errors", lambda terms, dtype, device: errors[dtype])
+    monkeypatch.setattr(
+        "parity.check.matmul_control._matmul_errors", lambda terms, dtype, device: errors[dtype]
+    )
     assert allowance(small_configs()["gqa"], "float32", device) == (1.0, 1.0)
     errors["float32"] = (1e-7, 3e-7)
     assert allowance(small_configs()["gqa"], "float32", device) == (1.0, pytest.approx(3.0))

@@ -21,14 +21,14 @@ from orbax.checkpoint import v1 as ocp
 import diy_jax
 import diy_torch
 import parity
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten
 from diy_core.notes import CheckpointNote
 from diy_core.rope_scaling import RopeScaling
 from diy_jax import orbax_store
-from parity.convert import KINDS, WRITERS, convert, kind_of, open_checkpoint
+from parity.convert.formats import KINDS, WRITERS, convert, kind_of, open_checkpoint
 from parity.random_models import small_configs, write_random_model
 from tests.oracles import LLAMA3, tiny
 from tests.tiny_checkpoints import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parity.decoding import Decoding
+from parity.check.decoding import Decoding
 from parity.random_models import small_configs
 
 CONFIG = small_configs()["gqa"]

@@ -14,16 +14,16 @@ import pytest
 import diy_jax
 import diy_torch
 from diy_core.checkpoints import transfer
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.checkpoints.opening import tokenizer_of
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors, unflatten
-from diy_core.tokenizer import Tokenizer
-from diy_torch.checkpoint import to_numpy
+from diy_core.text.tokenizer import Tokenizer
+from diy_torch.tensors import to_numpy
 from parity.__main__ import main as parity
-from parity.certificate import identify
-from parity.convert import convert, open_checkpoint
-from parity.directories import as_directory
+from parity.check.identity import identify
+from parity.convert.directories import as_directory
+from parity.convert.formats import convert, open_checkpoint
 from tests.gguf_files import split
 from tests.oracles import tiny
 from tests.tiny_checkpoints import put, put_tokenizer, same, weights
@@ -70,9 +70,7 @@ def test_both_twins_hold_what_is_in_the_file(models: Path, kind: str) -> None:
     named = {tensor.hf: tensor for tensor in tensors(CONFIG)}
     _, params = diy_jax.DIYForCausalLM.from_pretrained(models / kind, None)
     flat = flatten(params)
-    found = {
-        n: t.to_flax.inverse(diy_jax.checkpoint.to_numpy(flat[t.flax])) for n, t in named.items()
-    }
+    found = {n: t.to_flax.inverse(diy_jax.tensors.to_numpy(flat[t.flax])) for n, t in named.items()}
     assert same(found, expected)
     if kind == "orbax":
         return

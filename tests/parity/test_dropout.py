@@ -18,7 +18,7 @@ import diy_jax.random
 import diy_torch.random
 from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, tensors
-from parity.metrics import relative_l2
+from parity.check.measures import relative_l2
 from tests.jax_twin.build import build as build_flax
 from tests.jax_twin.build import run as run_flax
 from tests.oracles import CONFIGS, Array, NumpyModel, random_ids, random_weights, rotate, softmax

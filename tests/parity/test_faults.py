@@ -12,15 +12,12 @@ import pytest
 from diy_torch import DIYForCausalLM
 from parity.__main__ import main
 from parity.environment import Device, exact
-from parity.faults import (
-    CATALOGUE,
-    Fault,
-    Outcome,
-    TrainingFault,
-    trace_fault,
-    trace_training,
-)
-from parity.listed_faults import LISTED
+from parity.faults.catalogue import CATALOGUE
+from parity.faults.fault import Fault
+from parity.faults.listed import LISTED
+from parity.faults.run import Outcome, trace_fault
+from parity.faults.trainers import trace_training
+from parity.faults.training import TrainingFault
 from parity.random_models import small_configs, write_random_model
 
 # The tracer finds these in their module, and has no hypothesis for them.

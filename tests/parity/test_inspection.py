@@ -16,15 +16,15 @@ import gguf
 import numpy as np
 import pytest
 
-from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.hf.writer import HFWriter
 from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.memory_reader import MemoryReader
 from diy_core.checkpoints.transfer import transfer
 from diy_core.mapping import tensors
-from parity import inspection
 from parity.__main__ import main
-from parity.convert import KINDS, convert
-from parity.diff_report import folded
+from parity.convert.formats import KINDS, convert
+from parity.inspect import models as inspection
+from parity.inspect.diff_report import folded
 from tests.oracles import LINEAR, tiny
 from tests.tiny_checkpoints import (
     CONFIG,

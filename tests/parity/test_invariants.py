@@ -22,7 +22,7 @@ import torch
 
 import diy_jax
 import diy_torch
-from diy_core.checkpoints.gguf_writer import add_entry
+from diy_core.checkpoints.gguf.writer import add_entry
 from diy_core.checkpoints.invariants import INVARIANTS
 from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
@@ -31,10 +31,10 @@ from diy_core.mapping import tensors, unflatten
 from diy_core.notes import CheckpointNote
 from diy_core.training.export import export
 from parity import to_flax, to_torch
-from parity.convert import convert, open_checkpoint
-from parity.run_diff import diff_runs
-from parity.run_inspection import inspect_run
-from parity.switch import switch
+from parity.convert.formats import convert, open_checkpoint
+from parity.convert.switch import switch
+from parity.inspect.run_diff import diff_runs
+from parity.inspect.runs import inspect_run
 from tests.oracles import tiny
 from tests.tiny_checkpoints import (
     EMBEDDING,

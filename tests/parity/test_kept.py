@@ -13,11 +13,11 @@ import pytest
 
 import diy_jax.inputs
 from parity.batch import Batch
+from parity.check.kept import checks, kept_tokens
+from parity.check.plan import random_batch
 from parity.environment import Device, exact
-from parity.kept import checks, kept_tokens
-from parity.pair import Pair
-from parity.plan import random_batch
 from parity.random_models import write_random_model
+from parity.twins import Pair
 from tests.oracles import tiny
 
 CONFIG = tiny(max_position_embeddings=32)

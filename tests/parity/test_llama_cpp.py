@@ -14,8 +14,8 @@ import torch
 
 import diy_jax
 import diy_torch
-from diy_core.tokenizer import Tokenizer
-from parity.convert import convert
+from diy_core.text.tokenizer import Tokenizer
+from parity.convert.formats import convert
 
 pytestmark = [pytest.mark.witnesses, pytest.mark.model]
 NEW = 64

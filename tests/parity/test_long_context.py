@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from parity import long_context
+from parity.check import long_context
+from parity.check.long_context import Far, far_logits
+from parity.check.measures import relative_l2
 from parity.environment import Device, exact
-from parity.long_context import Far, far_logits
-from parity.metrics import relative_l2
-from parity.pair import Pair
 from parity.random_models import write_random_model
+from parity.twins import Pair
 from tests.oracles import tiny
 
 CONFIG = tiny(max_position_embeddings=600, num_hidden_layers=3)

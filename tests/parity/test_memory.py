@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.convert_memory import ENDINGS, peak_memory
 from benchmarks.make_llama import make_llama, synthetic_config
-from parity.convert import open_checkpoint
+from parity.convert.formats import open_checkpoint
 
 SMALL, LARGE = 8, 44  # layers: 150 MB and 560 MB, with the same largest tensor
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity.metrics import (
+from parity.check.measures import (
     TensorError,
     agreement,
     kl_divergence,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diy_core.command_line import build_parser
+from diy_core.commands.command_line import build_parser
 from parity.__main__ import main
 from tests.oracles import tiny
 from tests.tiny_checkpoints import PIECES, put, put_tokenizer, read, same, weights
@@ -24,7 +24,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -
     put_tokenizer(model)
     assert main(["convert", str(model), str(tmp_path / "model.gguf")]) == 0
     monkeypatch.setattr(
-        "diy_core.checkpoints.gguf_import.find_smollm2", lambda: tmp_path / "model.gguf"
+        "diy_core.checkpoints.gguf.conversion.find_smollm2", lambda: tmp_path / "model.gguf"
     )
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()

@@ -11,8 +11,8 @@ from types import FrameType
 import pytest
 
 from diy_core.errors import CheckpointError
-from diy_core.tokenizer import Tokenizer
-from parity.convert import convert, open_checkpoint
+from diy_core.text.tokenizer import Tokenizer
+from parity.convert.formats import convert, open_checkpoint
 from tests.odd_files import ODD_FILES, as_nobody, put_odd_file
 from tests.oracles import tiny
 from tests.tiny_checkpoints import put, put_tokenizer, weights

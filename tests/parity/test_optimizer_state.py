@@ -22,8 +22,8 @@ import diy_torch
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, tensors, unflatten
-from diy_torch.checkpoint import to_numpy
-from parity.optimizer_state import (
+from diy_torch.tensors import to_numpy
+from parity.convert.optimizer_state import (
     decay_mask,
     optimizer_state_to_optax,
     optimizer_state_to_torch,

@@ -21,12 +21,12 @@ from orbax.checkpoint import v1
 
 import diy_jax
 import diy_torch
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors, unflatten
 from diy_core.notes import CheckpointNote
 from diy_jax.orbax_store import OrbaxReader
-from parity.convert import convert
+from parity.convert.formats import convert
 from tests.tiny_checkpoints import CONFIG, put, put_tokenizer, same, weights
 
 Tree = dict[str, Any]

@@ -17,10 +17,10 @@ import diy_jax.step
 from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, tensors
 from diy_core.validate import IGNORED
+from parity.check.own_steps import SKIPPED, STEPS, OwnSteps, check, train_torch
 from parity.environment import Device, exact
-from parity.own_steps import SKIPPED, STEPS, OwnSteps, check, train_torch
-from parity.pair import Pair
 from parity.random_models import random_weights, write_random_model
+from parity.twins import Pair
 
 CONFIG = DIYConfig(
     vocab_size=37,

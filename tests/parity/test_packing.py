@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parity.packing import Packed
-from parity.plan import Plan
+from parity.check.packing import Packed
+from parity.check.plan import Plan
 from tests.oracles import tiny
 
 SHARES = ((20, 13, 31), (1, 40, 23))

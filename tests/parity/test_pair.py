@@ -9,8 +9,8 @@ import pytest
 
 from parity.batch import Batch
 from parity.environment import Device, exact
-from parity.pair import Observation, Pair
 from parity.random_models import small_configs, write_random_model
+from parity.twins import Observation, Pair
 
 
 @pytest.mark.parametrize("side", ["torch", "flax"])

@@ -19,8 +19,9 @@ import diy_jax.__main__
 import diy_torch.__main__
 import parity.__main__
 from diy_core.data import prepare
-from diy_core.training import loop, opening_data
-from diy_core.training.run_directory import whole_checkpoints
+from diy_core.training import loop
+from diy_core.training.checkpoints.files import whole_checkpoints
+from diy_core.training.start import data as opening_data
 from tests.jax_cache import compiled_once
 from tests.tiny_checkpoints import CONFIG, put, put_tokenizer, read_config, weights
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import rich.progress
 
-from parity import progress
-from parity.progress import amount, duration
+from parity.commands import progress
+from parity.commands.progress import amount, duration
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ import diy_jax
 import diy_torch
 from diy_core.checkpoints.interface import Reader
 from diy_core.errors import CheckpointError
-from diy_core.tokenizer import Tokenizer
-from parity.certificate import identify
-from parity.check import check_model
-from parity.convert import convert
+from diy_core.text.tokenizer import Tokenizer
+from parity.check.identity import identify
+from parity.check.model import check_model
+from parity.check.plan import Plan
+from parity.convert.formats import convert
 from parity.environment import choose_device
-from parity.inspection import diff, inspect
-from parity.plan import Plan
-from parity.twin_trace import trace_twins
+from parity.inspect.models import diff, inspect
+from parity.twin_tracer import trace_twins
 from tests.oracles import tiny
 from tests.tiny_checkpoints import put, put_tokenizer, weights
 
@@ -136,7 +136,7 @@ def test_no_tokenizer_mixes_two(links: Path, monkeypatch: pytest.MonkeyPatch) ->
         os.replace(links / "next", links / "latest")
         return usual(*arguments)
 
-    from diy_core import tokenizer as module
+    from diy_core.text import tokenizer as module
 
     usual = module.read_ends
     monkeypatch.setattr(module, "read_ends", later)

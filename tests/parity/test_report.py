@@ -9,8 +9,8 @@ import json
 import pytest
 from rich.console import Console
 
-from parity.compare import Check
-from parity.report import as_json, as_text, number, table, verdict
+from parity.check.compare import Check
+from parity.report.table import as_json, as_text, number, table, verdict
 
 GOOD = Check("logits", "float64", "cpu", 1234, 2e-15, 1e-12, True, "logits")
 BAD = Check("blocks", "float64", "cpu", 10, 0.5, 1e-12, False, "model.norm")

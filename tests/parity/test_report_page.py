@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 
 from diy_core.errors import CheckpointError
-from parity.adamw import Recipe
 from parity.batch import Batch
-from parity.certificate import Identity, Proven, make
-from parity.check import Plan, Result
-from parity.compare import Check, worst_tensor
+from parity.check.compare import Check, worst_tensor
+from parity.check.curves import Curve
+from parity.check.identity import Identity, Proven
+from parity.check.lines import same_positions
+from parity.check.model import Plan, Result
+from parity.check.optimizers import Recipe
 from parity.environment import choose_device, describe
-from parity.lines import same_positions
-from parity.report_page import render, write_report
-from parity.series import Curve
+from parity.report.certificate import make
+from parity.report.page import render, write_report
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '<script>alert("x")</script>&\'"><img src=http://evil.example/x.png>'

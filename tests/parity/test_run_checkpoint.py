@@ -10,7 +10,13 @@ import pytest
 
 from diy_core.checkpoints.training_run import Place
 from diy_core.errors import CheckpointError
-from parity.run_checkpoint import GoneError, RunCheckpoint, config_of, place_of_run, steps_of
+from parity.inspect.run_checkpoint import (
+    GoneError,
+    RunCheckpoint,
+    config_of,
+    place_of_run,
+    steps_of,
+)
 from tests.tiny_checkpoints import put, weights
 from tests.written_runs import CONFIG, STORES, snapshot, state, write_run
 

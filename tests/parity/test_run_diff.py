@@ -13,10 +13,10 @@ import pytest
 from diy_core.errors import CheckpointError
 from diy_jax.train import assemble as assemble_jax
 from diy_torch.train import assemble as assemble_torch
-from parity.convert import convert
+from parity.convert.formats import convert
 from parity.environment import Device
-from parity.run_checkpoint import RunCheckpoint
-from parity.run_diff import diff_runs
+from parity.inspect.run_checkpoint import RunCheckpoint
+from parity.inspect.run_diff import diff_runs
 from tests.jax_cache import compiled_once
 from tests.tiny_checkpoints import put
 from tests.training_runs import Runs
@@ -241,7 +241,7 @@ def test_a_checkpoint_that_goes_while_others_are_compared_is_passed_over(
             shutil.rmtree(other / "checkpoints" / "00000002", ignore_errors=True)
         return opened(run, step)
 
-    monkeypatch.setattr("parity.run_diff.RunCheckpoint.open", deleting)
+    monkeypatch.setattr("parity.inspect.run_diff.RunCheckpoint.open", deleting)
     assert diff_runs(one, other)["checkpoints"] == {"both": [4], "equal": 4, "first": None}
 
 

@@ -14,12 +14,12 @@ import pytest
 from diy_core.checkpoints.kinds import kind_of
 from diy_core.errors import CheckpointError
 from diy_core.training.export import export as export_from
-from diy_core.training.sealing import resealed, seal_of
+from diy_core.training.run.seal import resealed, seal_of
 from diy_torch.training_store import TrainingStore as TorchStore
 from parity.__main__ import main
-from parity.run_checkpoint import config_of
-from parity.run_diff import diff_runs
-from parity.run_inspection import inspect_run
+from parity.inspect.run_checkpoint import config_of
+from parity.inspect.run_diff import diff_runs
+from parity.inspect.runs import inspect_run
 from tests.written_runs import STORES, add_checkpoint, line, snapshot, state, write_run
 
 Capture = pytest.CaptureFixture[str]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.run_log import compare_logs, read_log
+from parity.inspect.run_log import compare_logs, read_log
 from tests.written_runs import line
 
 

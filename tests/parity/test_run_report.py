@@ -283,7 +283,7 @@ def test_lines_that_cannot_be_read_are_named_with_their_side(capsys: Capture) ->
 def test_many_differences_are_the_worst_of_them(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parity.run_report.SHOWN", 3)
+    monkeypatch.setattr("parity.inspect.run_report.SHOWN", 3)
     one, other = state(4), state(4)
     names = [name for name in one if name.startswith("model/")]
     for number, name in enumerate(names, 1):

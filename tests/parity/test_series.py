@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 
 from parity.batch import Batch
-from parity.compare import worst_tensor
-from parity.metrics import relative_l2
-from parity.series import Curve, layer_curves, layer_name, loss_curves, position_curve, worst_of
+from parity.check.compare import worst_tensor
+from parity.check.curves import (
+    Curve,
+    layer_curves,
+    layer_name,
+    loss_curves,
+    position_curve,
+    worst_of,
+)
+from parity.check.measures import relative_l2
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from diy_core.mapping import flatten, tensors, unflatten
 from diy_core.training.config import TrainConfig
 from diy_jax.optimizer import build_optimizer as build_optax
 from diy_jax.step import build_step as build_jax_step
-from diy_torch.checkpoint import assign_weights, to_numpy
 from diy_torch.optimizer import build_optimizer
 from diy_torch.step import build_step
+from diy_torch.tensors import assign_weights, to_numpy
 from parity.environment import Device, exact
 from parity.random_models import random_weights, small_configs
 from tests.training_oracles import Array, random_batch, train_config
@@ -57,7 +57,8 @@ def run_torch(config: DIYConfig, options: TrainConfig, device: Device) -> Run:
     model = diy_torch.DIYForCausalLM(config)
     dtype = torch.float64 if options.dtype == "float64" else torch.float32
     first = weights(config)
-    assign_weights(model, ((t.torch, first[t.hf]) for t in tensors(config)), dtype, device.torch)
+    named = ((t.torch, first[t.hf]) for t in tensors(config))
+    assign_weights(model, named, dtype, device.torch, tied=config.tie_word_embeddings)
     step = build_step(model, build_optimizer(model, options.optimizer), options)
     results = [
         summary(step(batch, rate(number), number, 7))

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from parity.tracing.suspects import Evidence, explain
+from parity.diagnosis.evidence import Evidence
+from parity.diagnosis.explain import explain
 from tests.parity.test_suspects_evidence import both_sides, evidence_of, first, normal
 
 B, S, N, K, H = 2, 7, 4, 2, 8

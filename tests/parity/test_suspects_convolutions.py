@@ -12,9 +12,9 @@ from flax import linen as nn
 from torch.nn import functional
 
 import parity
+from parity.diagnosis.explain import explain
 from parity.environment import Device, exact
-from parity.tracing import TraceResult
-from parity.tracing.suspects import explain
+from parity.tracing.result import TraceResult
 from tests.parity.foreign_pairs import array
 from tests.parity.test_suspects_evidence import both_sides, evidence_of, normal
 

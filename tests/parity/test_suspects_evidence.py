@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from parity.tracing import suspects
-from parity.tracing.operations import Rearrange
+from parity.diagnosis import explain as suspects
+from parity.diagnosis.evidence import Evidence, Parameter, Part, Value, value_evidence, wide
+from parity.diagnosis.explain import explain
+from parity.tracing.match.operations import Rearrange
+from parity.tracing.match.rules import Link
 from parity.tracing.result import Suspect
-from parity.tracing.rules import Link
-from parity.tracing.suspects import Evidence, Value, explain
-from parity.tracing.suspects.evidence import Parameter, Part, value_evidence, wide
 
 SIDES = ("Flax", "PyTorch")
 both_sides = pytest.mark.parametrize("odd", SIDES)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from parity.tracing.suspects.evidence import Value
-from parity.tracing.suspects.gradients import gradient_suspects, missing_gradient
+from parity.diagnosis.evidence import Value
+from parity.diagnosis.values.gradients import gradient_suspects, missing_gradient
 from tests.parity.test_suspects_evidence import both_sides, normal, only, ordered
 
 BOUND = 1e-9

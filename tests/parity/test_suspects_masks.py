@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.tracing.suspects import explain
+from parity.diagnosis.explain import explain
 from tests.parity.test_suspects_evidence import both_sides, evidence_of, first
 
 B, S, T = 2, 6, 9

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity.tracing.suspects import explain
+from parity.diagnosis.explain import explain
 from tests.parity.test_suspects_evidence import both_sides, evidence_of, first, normal
 
 SHAPE = (2, 5, 8)

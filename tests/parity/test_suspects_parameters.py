@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.tracing.errors import relative_error
-from parity.tracing.suspects import Evidence, explain
-from parity.tracing.suspects.evidence import Parameter
+from parity.diagnosis.evidence import Evidence, Parameter
+from parity.diagnosis.explain import explain
+from parity.tracing.compare.errors import relative_error
 from tests.parity.test_suspects_evidence import (
     both_sides,
     evidence_of,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from parity.tracing.suspects import explain
+from parity.diagnosis.explain import explain
 from tests.parity.test_suspects_evidence import both_sides, evidence_of, first, normal
 
 Tensor = torch.Tensor

@@ -16,8 +16,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from diy_core.config import DIYConfig
 from diy_core.rope import inverse_frequencies
 from diy_core.rope_scaling import RopeScaling
-from parity.tracing.suspects import Evidence, explain
-from parity.tracing.suspects.rotary_frequencies import NOISE, Rotary, read
+from parity.diagnosis.attention.rotary_frequencies import NOISE, Rotary, read
+from parity.diagnosis.evidence import Evidence
+from parity.diagnosis.explain import explain
 from tests.parity.test_suspects_evidence import both_sides, first
 from tests.parity.test_suspects_tables import rotary
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.tracing.suspects import Evidence, Value
-from parity.tracing.suspects.evidence import Part
+from parity.diagnosis.evidence import Evidence, Part, Value
 from tests.parity.test_suspects_evidence import both_sides, evidence_of, first, normal, ordered
 
 S, HALF = 9, 4

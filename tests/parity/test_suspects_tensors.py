@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from parity.tracing.suspects.rows import levels, part_that_differs, place, rearranged, rows_alike
-from parity.tracing.suspects.tensors import describe, divisions, fitted, side_of
+from parity.diagnosis.tensors.changes import describe, divisions, fitted, side_of
+from parity.diagnosis.tensors.rows import levels, part_that_differs, place, rearranged, rows_alike
 from tests.parity.test_suspects_evidence import normal
 
 

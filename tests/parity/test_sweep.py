@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from parity.certificate import Proven
-from parity.check import Plan
+from parity.check.identity import Proven
+from parity.check.model import Plan
+from parity.check.sweep import check_small_models
 from parity.environment import Device
-from parity.sweep import check_small_models
 
 
 def test_several_processes_find_the_same_in_the_same_order(device: Device) -> None:

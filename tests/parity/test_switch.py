@@ -13,15 +13,15 @@ import pytest
 import yaml
 
 from diy_core.errors import CheckpointError
-from diy_core.training.run_directory import RunDirectory
+from diy_core.training.run.directory import RunDirectory
 from diy_jax.train import assemble as assemble_jax
 from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.train import assemble as assemble_torch
 from diy_torch.training_store import TrainingStore as TorchStore
 from parity.__main__ import main
+from parity.convert.switch import switch
 from parity.environment import Device, exact
-from parity.run_diff import diff_runs
-from parity.switch import switch
+from parity.inspect.run_diff import diff_runs
 from tests.jax_cache import compiled_once
 from tests.training_runs import STEPS, Runs, distance, losses, same_bits
 from tests.written_runs import line, state, write_run
@@ -62,7 +62,7 @@ def test_there_and_back_is_the_same_to_the_bit(
     twins: dict[str, Runs], device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In parts of a few arrays each, as the state of a large model goes over."""
-    monkeypatch.setattr("parity.switch._PART", 20_000)
+    monkeypatch.setattr("parity.convert.switch._PART", 20_000)
     runs, folder = twins["torch"], twins["torch"].folder
     with exact(device), compiled_once():
         runs.train("whole")
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_names_the_others(
     assert "there is no other checkpoint in this run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("where", ["shutil.copyfileobj", "parity.switch._compare"])
+@pytest.mark.parametrize("where", ["shutil.copyfileobj", "parity.convert.switch._compare"])
 def test_a_full_disk_is_told_with_the_file_and_what_is_needed(
     run: Path,
     tmp_path: Path,
@@ -217,7 +217,7 @@ def test_an_interrupt_leaves_one_line_and_nothing_half_written(
     def interrupted(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("parity.switch._compare", interrupted)
+    monkeypatch.setattr("parity.convert.switch._compare", interrupted)
     assert main(["switch", str(run), str(tmp_path / "new")]) == 130
     assert capsys.readouterr().err == "parity switch: interrupted\n"
     assert not list(tmp_path.iterdir())
@@ -366,7 +366,7 @@ def test_what_was_written_otherwise_is_not_kept(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("parity.switch._parts", lambda checkpoint: iter([state(4)]))
+    monkeypatch.setattr("parity.convert.switch._parts", lambda checkpoint: iter([state(4)]))
     said = refusal(capsys, written, tmp_path / "new")
     assert "does not hold what was to be written" in said
     assert not (tmp_path / "new").exists()

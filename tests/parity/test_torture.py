@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diy_core.system import renaming
-from parity.convert import convert
+from parity.convert.formats import convert
 from tests.torture import bits, disks, headers, kills, sources, writers
 from tests.torture.common import KINDS, TINY, shards, target_of, write_model
 from tests.torture.forks import ForkServer

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from parity.tracing.align import Alignment, align
-from parity.tracing.calls import Call, Numbering, Site
-from parity.tracing.fused import cut, views
-from parity.tracing.operations import permutation
-from parity.tracing.rules import Link
+from parity.tracing.match.align import Alignment, align
+from parity.tracing.match.fused import cut, views
+from parity.tracing.match.operations import permutation
+from parity.tracing.match.rules import Link
+from parity.tracing.record.calls import Call, Numbering, Site
 
 Tree = dict[str, Any]  # what is called in a call, by path; `path.method` and `path:Class` may be
 

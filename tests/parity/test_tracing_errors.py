@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from parity.tracing.errors import compare, not_finite, precision, relative_error, worst
+from parity.tracing.compare.errors import compare, not_finite, precision, relative_error, worst
 
 GENERATOR = np.random.default_rng(0)
 

@@ -13,8 +13,8 @@ import pytest
 from flax import linen as nn
 
 from parity.environment import Device, exact
-from parity.tracing.calls import Numbering, Site
-from parity.tracing.flax_side import calls_of, traced
+from parity.tracing.record.calls import Numbering, Site
+from parity.tracing.record.flax_side import calls_of, traced
 from tests.parity.foreign_pairs import FlaxCell, ForeignPair, repeated, values
 from tests.parity.small_pair import FlaxChain, small_pair
 

@@ -20,10 +20,9 @@ from diy_core.mapping import tensors
 from parity import infer_rules
 from parity.environment import Device, exact
 from parity.random_models import small_configs, write_random_model
-from parity.tracing import twin_rules
-from parity.tracing.infer import Inferred, infer
-from parity.tracing.rules import Link, links_of
-from parity.tracing.tensors import flax_tensors, torch_tensors
+from parity.tracing.match.infer import Inferred, infer
+from parity.tracing.match.rules import Link, links_of, twin_rules
+from parity.tracing.record.tensors import flax_tensors, torch_tensors
 from tests.parity.foreign_pairs import PAIRS
 
 

@@ -18,7 +18,7 @@ from flax.training.train_state import TrainState
 
 import parity
 from parity.environment import Device, exact
-from parity.tracing import Rule, RuleError
+from parity.tracing.match.rules import Rule, RuleError
 from tests.parity.foreign_pairs import cnn, dense, repeated, values
 from tests.parity.small_pair import RULES, SmallPair, TorchChain, small_pair
 

@@ -23,7 +23,8 @@ from diy_jax.norm import RMSNorm
 from diy_jax.rope import rope_tables
 from parity.environment import Device, exact
 from parity.random_models import small_configs
-from parity.tracing import Rule, TraceResult
+from parity.tracing.match.rules import Rule
+from parity.tracing.result import TraceResult
 from tests.parity.foreign_pairs import dense, drawn, values
 from tests.parity.small_pair import Layer, SmallPair, small_pair
 

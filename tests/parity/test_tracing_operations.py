@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity.tracing.operations import Rearrange, candidates, permutation
+from parity.tracing.match.operations import Rearrange, candidates, permutation
 
 
 def numbers(shape: tuple[int, ...]) -> Any:

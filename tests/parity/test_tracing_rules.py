@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.tracing import Rule, RuleError
-from parity.tracing.rules import Link, links_of, usual_operation
+from parity.tracing.match.rules import Link, Rule, RuleError, links_of, usual_operation
 
 
 def numbers(*shape: int) -> Any:

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from parity.tracing.spool import Spool
+from parity.tracing.record.spool import Spool
 
 ARRAYS: list[Any] = [
     np.arange(6.0).reshape(2, 3),

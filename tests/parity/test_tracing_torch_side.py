@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from parity.tracing.calls import Site
-from parity.tracing.spool import Spool
-from parity.tracing.torch_side import TorchRecord, record_torch
+from parity.tracing.record.calls import Site
+from parity.tracing.record.spool import Spool
+from parity.tracing.record.torch_side import TorchRecord, record_torch
 from tests.parity.foreign_pairs import PAIRS, repeated
 from tests.parity.small_pair import TorchChain, small_pair
 

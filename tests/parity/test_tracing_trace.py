@@ -22,10 +22,11 @@ import diy_jax
 import parity
 from diy_core.config import DIYConfig
 from parity.environment import TORCH_DTYPES, Device, choose_device, exact
-from parity.pair import Pair
 from parity.random_models import SCALES, small_configs, write_random_model
-from parity.tracing import TraceResult, twin_rules
-from parity.tracing.comparison import Comparison
+from parity.tracing.compare.comparison import Comparison
+from parity.tracing.match.rules import twin_rules
+from parity.tracing.result import TraceResult
+from parity.twins import Pair
 from tests.parity.healthy_models import IDS, configs, trace_healthy
 from tests.parity.small_pair import RULES, SmallPair, small_pair
 

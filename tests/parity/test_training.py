@@ -11,13 +11,13 @@ from safetensors.numpy import load_file
 
 from diy_core.config import DIYConfig
 from diy_core.mapping import flatten
-from parity.adamw import Recipe
-from parity.check import Plan, check_model
+from parity.check.measures import relative_l2
+from parity.check.model import Plan, check_model
+from parity.check.optimizers import Recipe
+from parity.check.training import one_ulp_moved, token_batches, train_flax, train_torch
 from parity.environment import Device, exact
-from parity.metrics import relative_l2
-from parity.pair import LOGITS, Pair
 from parity.random_models import write_random_model
-from parity.training import one_ulp_moved, token_batches, train_flax, train_torch
+from parity.twins import LOGITS, Pair
 from tests.parity.numpy_adamw import updated
 
 CONFIG = DIYConfig(

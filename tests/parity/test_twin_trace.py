@@ -13,7 +13,7 @@ import pytest
 
 from diy_core.rope_scaling import RopeScaling
 from parity.__main__ import main
-from parity.convert import convert
+from parity.convert.formats import convert
 from parity.random_models import small_configs, write_random_model
 from tests.tiny_checkpoints import QUERY, put, read
 

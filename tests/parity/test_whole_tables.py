@@ -11,10 +11,10 @@ import pytest
 
 import diy_jax.model
 from diy_core.config import DIYConfig
-from parity import whole_tables
+from parity.check import whole_tables
 from parity.environment import Device, exact
-from parity.pair import Pair
 from parity.random_models import write_random_model
+from parity.twins import Pair
 from tests.oracles import tiny
 
 CONFIG = tiny(vocab_size=29, max_position_embeddings=21, rope_theta=500.0)

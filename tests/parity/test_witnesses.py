@@ -15,13 +15,13 @@ import torch
 import diy_jax
 import diy_torch
 from diy_core.mapping import tensors
-from diy_core.tokenizer import Tokenizer
+from diy_core.text.tokenizer import Tokenizer
 from parity.batch import Batch
-from parity.check import Plan, make_batch
+from parity.check.measures import relative_l2
+from parity.check.model import Plan, make_batch
 from parity.environment import TORCH_DTYPES, Device, exact
-from parity.metrics import relative_l2
-from parity.pair import LOGITS, Pair
 from parity.random_models import SCALES, small_configs, write_random_model
+from parity.twins import LOGITS, Pair
 
 sys.path.insert(0, str(Path(__file__).parent))
 import transformers_oracle as oracle

@@ -11,11 +11,11 @@ import pytest
 from diy_core.data import prepare
 from diy_core.training.export import export
 from diy_torch.training_store import TrainingStore
-from parity import inspection
 from parity.__main__ import main as parity
-from parity.convert import convert
-from parity.run_checkpoint import place_of_run
-from parity.run_diff import diff_runs
+from parity.convert.formats import convert
+from parity.inspect import models as inspection
+from parity.inspect.run_checkpoint import place_of_run
+from parity.inspect.run_diff import diff_runs
 from tests.tiny_checkpoints import put, put_tokenizer, weights
 from tests.written_runs import state, write_run
 

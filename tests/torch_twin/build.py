@@ -9,7 +9,7 @@ import torch
 import diy_torch
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
-from diy_torch.checkpoint import assign_weights, to_numpy
+from diy_torch.tensors import assign_weights, to_numpy
 from tests.oracles import Array, random_weights
 
 
@@ -18,7 +18,13 @@ def build(
 ) -> diy_torch.DIYForCausalLM:
     weights, names = random_weights(config, seed), {t.hf: t.torch for t in tensors(config)}
     model = diy_torch.DIYForCausalLM(config)
-    assign_weights(model, ((names[hf], array) for hf, array in weights.items()), dtype, None)
+    assign_weights(
+        model,
+        ((names[hf], array) for hf, array in weights.items()),
+        dtype,
+        None,
+        tied=config.tie_word_embeddings,
+    )
     return model
 
 

@@ -7,9 +7,9 @@ import torch
 
 from diy_torch.attention import Attention, attention_mask_from_positions
 from diy_torch.cache import init_cache
-from diy_torch.checkpoint import to_numpy, to_tensor
 from diy_torch.rope import rope_tables
-from parity.metrics import relative_l2
+from diy_torch.tensors import to_numpy, to_tensor
+from parity.check.measures import relative_l2
 from tests.oracles import CONFIGS, Array, NumpyModel, random_weights, softmax, tiny
 from tests.torch_twin.build import build
 

@@ -11,12 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import diy_torch
-from diy_core.checkpoints.hf_directory import HFReader
+from diy_core.checkpoints.hf.directory import HFReader
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
 from diy_core.notes import CheckpointNote
-from diy_torch.checkpoint import to_numpy, to_tensor
-from parity.metrics import relative_l2
+from diy_torch.tensors import to_numpy, to_tensor
+from parity.check.measures import relative_l2
 from tests.oracles import CONFIGS, random_ids, tiny
 from tests.tiny_checkpoints import (
     EMBEDDING,

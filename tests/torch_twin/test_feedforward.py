@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from diy_torch.checkpoint import to_numpy, to_tensor
 from diy_torch.feedforward import FeedForward
-from parity.metrics import relative_l2
+from diy_torch.tensors import to_numpy, to_tensor
+from parity.check.measures import relative_l2
 from tests.oracles import CONFIGS, NumpyModel, random_weights, silu, tiny
 from tests.torch_twin.build import build
 

@@ -18,8 +18,8 @@ from torch.testing._internal.two_tensor import TwoTensor
 import diy_torch
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
-from diy_torch.checkpoint import to_numpy
 from diy_torch.given_weights import given_weights, plain_weights
+from diy_torch.tensors import to_numpy
 from tests.oracles import CONFIGS, tiny
 from tests.tiny_checkpoints import same, weights
 from tests.torch_twin.build import build

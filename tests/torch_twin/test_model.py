@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import diy_torch
 from diy_core.config import DIYConfig, RopeScaling
 from diy_torch.random import key
-from parity.metrics import relative_l2
+from parity.check.measures import relative_l2
 from tests.oracles import (
     CONFIGS,
     FIELD_CHANGES,

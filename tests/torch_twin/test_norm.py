@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diy_torch import RMSNorm
-from diy_torch.checkpoint import to_numpy, to_tensor
-from parity.metrics import relative_l2
+from diy_torch.tensors import to_numpy, to_tensor
+from parity.check.measures import relative_l2
 from tests.oracles import Array, rms_norm
 
 

@@ -6,7 +6,7 @@ import torch
 
 from diy_core.config import DIYConfig
 from diy_torch.rope import apply_rope, rope_tables
-from parity.metrics import relative_l2
+from parity.check.measures import relative_l2
 from tests.oracles import LINEAR, LLAMA3, Array, frequencies, rotate, tiny
 
 DEFAULT = tiny(head_dim=10, rope_theta=500.0)

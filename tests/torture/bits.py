@@ -15,7 +15,7 @@ import numpy as np
 
 from diy_core.checkpoints.transfer import check
 from diy_core.errors import CheckpointError
-from parity.convert import convert, open_checkpoint
+from parity.convert.formats import convert, open_checkpoint
 from tests.torture.common import (
     KINDS,
     MEDIUM,

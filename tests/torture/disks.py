@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from parity.convert import convert
+from parity.convert.formats import convert
 from tests.torture.common import (
     KINDS,
     MEDIUM,

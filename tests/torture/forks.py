@@ -128,7 +128,7 @@ class ForkServer:
 def _serve() -> None:
     import rich.progress  # noqa: F401  (parity imports it when it is needed)
 
-    import parity.convert  # noqa: F401
+    import parity.convert.formats  # noqa: F401
     from diy_core.checkpoints import interface
 
     # Small groups, so that there are moments between them: in one group all is read, then written.

@@ -36,10 +36,10 @@ import safetensors
 import tokenizers
 
 from diy_core.checkpoints.dtypes import FLOATS
-from diy_core.checkpoints.gguf_reader import GGUFReader
-from diy_core.checkpoints.gguf_writer import GGUFWriter
-from diy_core.checkpoints.hf_directory import HFReader
-from diy_core.checkpoints.hf_writer import HFWriter
+from diy_core.checkpoints.gguf.reader import GGUFReader
+from diy_core.checkpoints.gguf.writer import GGUFWriter
+from diy_core.checkpoints.hf.directory import HFReader
+from diy_core.checkpoints.hf.writer import HFWriter
 from diy_core.checkpoints.interface import Reader
 from diy_core.checkpoints.transfer import transfer
 from diy_core.errors import CheckpointError
@@ -193,7 +193,7 @@ def _serve(place: Path, name: str, seed: int, trials: int) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills, also where no Python runs
     target = TARGETS[name]
     if target.checkpoint == "orbax":
-        from parity.convert import convert
+        from parity.convert.formats import convert
 
         shutil.rmtree(place / "orbax", ignore_errors=True)
         convert(place / "single", place / "orbax", to="orbax")

@@ -183,7 +183,7 @@ def _convert(path: str, out: str) -> None:
 
 
 def _tokenizer(path: str) -> None:
-    from diy_core.tokenizer import Tokenizer
+    from diy_core.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_pretrained(path)
     ids = tokenizer.encode(f"{WORDS}\n\tit's 20 <end>")

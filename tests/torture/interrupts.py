@@ -25,8 +25,8 @@ from tests.tiny_checkpoints import put, put_tokenizer, weights
 from tests.torture.common import ROOT, Figures
 
 _START = {
-    "diy-torch": "from diy_core.launch import diy_torch as main",
-    "diy-jax": "from diy_core.launch import diy_jax as main",
+    "diy-torch": "from diy_core.commands.launch import diy_torch as main",
+    "diy-jax": "from diy_core.commands.launch import diy_jax as main",
     "parity": "from parity.__main__ import main",
 }
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

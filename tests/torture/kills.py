@@ -13,7 +13,7 @@ from pathlib import Path
 
 from diy_core.checkpoints.transfer import check
 from diy_core.errors import CheckpointError
-from parity.convert import convert, open_checkpoint
+from parity.convert.formats import convert, open_checkpoint
 from tests.torture.common import (
     KINDS,
     MEDIUM,

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
-from diy_core.training.run_directory import whole_checkpoints
+from diy_core.training.checkpoints.files import whole_checkpoints
 from diy_jax.training_store import TrainingStore as JaxStore
 from diy_torch.training_store import TrainingStore as TorchStore
-from parity.switch import switch
+from parity.convert.switch import switch
 from tests.torture.common import ROOT, Figures
 
 PACKAGES = ("diy_torch", "diy_jax")

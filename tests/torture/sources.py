@@ -19,7 +19,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from parity.convert import convert, open_checkpoint
+from parity.convert.formats import convert, open_checkpoint
 from tests.torture.common import (
     KINDS,
     MEDIUM,

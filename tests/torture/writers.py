@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diy_core.checkpoints.transfer import check
-from parity.convert import convert, open_checkpoint
+from parity.convert.formats import convert, open_checkpoint
 from tests.torture.common import (
     KINDS,
     TINY,

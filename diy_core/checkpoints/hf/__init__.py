@@ -1,0 +1,1 @@
+"""Hugging Face directories, and the safetensors files in them."""

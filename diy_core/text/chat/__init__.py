@@ -1,0 +1,1 @@
+"""Chats to text, as the template of a model says."""

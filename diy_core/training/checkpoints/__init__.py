@@ -1,0 +1,1 @@
+"""The checkpoints of a run: written, kept, compared, and read again."""

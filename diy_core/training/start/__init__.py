@@ -1,0 +1,1 @@
+"""From a config and options to a run that begins, or continues."""

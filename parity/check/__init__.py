@@ -1,0 +1,1 @@
+"""`parity check`: what is compared, how exactly, and the verdict."""

@@ -1,0 +1,1 @@
+"""Hypotheses about attention: masks, rotary embedding, the cache."""

@@ -1,0 +1,1 @@
+"""Hypotheses about what a layer, or the code around layers, computes."""

@@ -1,0 +1,1 @@
+"""Hypotheses about a value, whatever computed it."""

@@ -1,0 +1,1 @@
+"""What checkpoints and training runs hold, and where two of them differ."""

@@ -1,0 +1,1 @@
+"""How far the two sides are apart, array by array."""

@@ -1,0 +1,1 @@
+"""Which tensor and which call of one model is which of the other."""

@@ -1,0 +1,1 @@
+"""Every call of a model, as it happens, on either side."""

@@ -1,0 +1,1 @@
+"""A training step, stage by stage: the first at which two trainings part, and why."""
