@@ -126,8 +126,10 @@ class ForkServer:
 
 
 def _serve() -> None:
-    import rich.progress  # noqa: F401  (parity imports it when it is needed)
+    # What parity imports when it is needed; without it, each fork would import that again.
+    import rich.progress  # noqa: F401
 
+    import diy_jax.orbax_store  # noqa: F401
     import parity.convert.formats  # noqa: F401
     from diy_core.checkpoints import interface
 
