@@ -4,7 +4,7 @@
 # make test           the test suite (WORKERS=n: processes; DEVICE=cuda: the parity tests on a GPU)
 # make lint           ruff and mypy
 # make format         ruff: what it can mend, and the layout of the code
-# make quick          make lint and the tests that most changes break: a minute
+# make quick          make lint and the tests that most changes break: about a minute
 # make docs           the documentation as HTML in build/docs, with pages from the docstrings
 # make torture        kills, full disks, damaged files, flipped bits, runs switched: for an hour
 # make witnesses      llama.cpp runs what is exported: compiles for minutes
