@@ -49,6 +49,24 @@ def cross_entropy(
 
     Source of the second term: Chowdhery et al., arXiv:2204.02311, section 5.
     """
+    total, counted, _ = token_losses(
+        hidden, labels, project, z_loss=z_loss, chunk_tokens=chunk_tokens
+    )
+    return total, counted
+
+
+def token_losses(
+    hidden: Float[Array, "B S D"],
+    labels: Any,
+    project: Callable[[Array], Array],
+    *,
+    z_loss: float = 0.0,
+    chunk_tokens: int = 1024,
+) -> tuple[Float[Array, ""], Int[Array, ""], Float[Array, "B S"]]:
+    """What `cross_entropy` gives, and next to it the loss of each token, without gradients.
+
+    A token that is not counted has a loss of 0. The rest is as it is there.
+    """
     chunk_tokens = validate.check_chunk_tokens(chunk_tokens)
     labels = inputs.prepare_labels(labels, hidden.shape[:2])
     tokens, wide = labels.size, np.promote_types(hidden.dtype, np.float32)
@@ -63,18 +81,20 @@ def cross_entropy(
     targets = jnp.pad(labels.reshape(tokens), (0, padding), constant_values=IGNORED)
 
     @jax.checkpoint  # or each chunk's logits would be kept for the backward pass
-    def add_chunk(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
+    def add_chunk(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, Array]:
         states, wanted = chunk
         counted = wanted != IGNORED
         # Zeros in, and zeros out: a gradient of 0 times a NaN would be NaN.
         states = jnp.where(counted[:, None], states, 0)
         logits = project(states[None])[0].astype(wide)
         losses = _losses(logits, jnp.where(counted, wanted, 0), z_loss)
-        return total + jnp.where(counted, losses, 0).sum(), None
+        losses = jnp.where(counted, losses, 0)
+        return total + losses.sum(), jax.lax.stop_gradient(losses)
 
     parts = rows.reshape(chunks, length, -1), targets.reshape(chunks, length)
-    total, _ = jax.lax.scan(add_chunk, jnp.zeros((), wide), parts)
-    return total, (labels != IGNORED).sum(dtype=jnp.int32)
+    total, each = jax.lax.scan(add_chunk, jnp.zeros((), wide), parts)
+    counted = (labels != IGNORED).sum(dtype=jnp.int32)
+    return total, counted, each.reshape(-1)[:tokens].reshape(labels.shape)
 
 
 def _losses(

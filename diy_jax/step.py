@@ -8,7 +8,7 @@ Shapes: A accumulation passes, B rows of a pass, S sequence, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,11 +23,12 @@ from diy_core.config import DIYConfig
 from diy_core.training.config import TrainConfig
 from diy_core.validate import IGNORED
 from diy_jax.inputs import dtype_name, host_values, wide_labels
-from diy_jax.loss import cross_entropy
+from diy_jax.loss import token_losses
 from diy_jax.model import DIYForCausalLM, ModelBlock
 from diy_jax.optimizer import can_be_squared, clip_by_global_norm
 from diy_jax.random import fold_in, key
 
+WATCHABLE = ("token_losses", "gradients", "clipped")
 _BATCH = ("input_ids", "labels", "segment_ids")
 
 
@@ -40,12 +41,14 @@ class StepResult(NamedTuple):
         tokens: how many were counted.
         skipped: True where loss or norm were not finite, AdamW could not square the clipped
             gradient or no token was counted, and nothing was changed.
+        watched: what `build_step` was asked to hand out, by name.
     """
 
     loss: Any
     grad_norm: Any
     tokens: Any
     skipped: Any
+    watched: Any
 
 
 def check_batch(batch: Mapping[str, Any], config: DIYConfig, passes: int) -> None:
@@ -69,7 +72,11 @@ def check_batch(batch: Mapping[str, Any], config: DIYConfig, passes: int) -> Non
 
 
 def build_step(
-    model: DIYForCausalLM, optimizer: optax.GradientTransformationExtraArgs, config: TrainConfig
+    model: DIYForCausalLM,
+    optimizer: optax.GradientTransformationExtraArgs,
+    config: TrainConfig,
+    *,
+    watch: Collection[str] = (),
 ) -> Callable[..., tuple[Any, Any, StepResult]]:
     """The function of one step, compiled at its first call and not again for the same shapes.
 
@@ -94,10 +101,17 @@ def build_step(
         model: its dtypes are replaced by those of the config.
         optimizer: of `build_optimizer`.
         config: dtype, passes, remat, clipping and loss.
+        watch: of `WATCHABLE`, what each result hands out on top, for those who check the step:
+            `token_losses` (A, B, S), 0 where no token counts; the `gradients` of the whole step,
+            and what is `clipped` of them, as the params are.
+
+    Raises:
+        ValueError: a name that is not of `WATCHABLE`.
     """
+    _check_watch(watch)
     compute, master = jnp.dtype(config.dtype), _master(config.dtype)
     model = model.clone(dtype=compute, param_dtype=master)
-    run = jax.jit(partial(_step, model, optimizer, config), donate_argnums=(0, 1))
+    run = jax.jit(partial(_step, model, optimizer, config, frozenset(watch)), donate_argnums=(0, 1))
 
     def step(
         params: Any,
@@ -115,6 +129,11 @@ def build_step(
     return step
 
 
+def _check_watch(watch: Collection[str]) -> None:
+    if unknown := [name for name in watch if name not in WATCHABLE]:
+        raise ValueError(f"watch must be some of {', '.join(WATCHABLE)}, got {unknown[0]!r}")
+
+
 def _master(dtype: str) -> Any:
     """The dtype of parameters and moments."""
     return np.promote_types(jnp.dtype(dtype), np.float32)
@@ -124,6 +143,7 @@ def _step(
     model: DIYForCausalLM,
     optimizer: optax.GradientTransformationExtraArgs,
     config: TrainConfig,
+    watch: frozenset[str],
     params: Any,
     state: Any,
     batch: Mapping[str, Any],
@@ -135,25 +155,28 @@ def _step(
     tokens = (batch["labels"] != IGNORED).sum(dtype=jnp.int32)
     root = fold_in(root, number)
 
-    def add_pass(so_far: Any, one: tuple[Any, Any]) -> tuple[Any, None]:
+    def add_pass(so_far: Any, one: tuple[Any, Any]) -> tuple[Any, Any]:
         arrays, index = one
-        found = jax.value_and_grad(partial(_pass_loss, model, config))(
-            params, arrays, tokens, fold_in(root, index)
-        )
-        return jax.tree.map(jnp.add, so_far, found), None
+        (share, each), gradients = jax.value_and_grad(
+            partial(_pass_loss, model, config), has_aux=True
+        )(params, arrays, tokens, fold_in(root, index))
+        added = jax.tree.map(jnp.add, so_far, (share, gradients))
+        return added, each if "token_losses" in watch else None
 
     nothing = jnp.zeros((), _master(config.dtype)), jax.tree.map(jnp.zeros_like, params)
     passes = jnp.arange(config.accumulation_steps, dtype=jnp.uint32)
-    (loss, gradients), _ = jax.lax.scan(add_pass, nothing, (batch, passes))
+    (loss, gradients), each = jax.lax.scan(add_pass, nothing, (batch, passes))
 
     limit = config.optimizer.clip_norm
-    gradients, norm = clip_by_global_norm(gradients, limit)
-    updates, moved = optimizer.update(gradients, state, params, learning_rate=learning_rate)
+    clipped, norm = clip_by_global_norm(gradients, limit)
+    updates, moved = optimizer.update(clipped, state, params, learning_rate=learning_rate)
     sound = jnp.isfinite(loss) & jnp.isfinite(norm) & can_be_squared(norm, limit)
     params, state = jax.tree.map(
         partial(jnp.where, sound), (optax.apply_updates(params, updates), moved), (params, state)
     )
-    return params, state, StepResult(loss, norm, tokens, ~sound)
+    stages = {"token_losses": each, "gradients": gradients, "clipped": clipped}
+    watched = {name: stages[name] for name in watch}
+    return params, state, StepResult(loss, norm, tokens, ~sound, watched)
 
 
 def _pass_loss(
@@ -164,7 +187,7 @@ def _pass_loss(
     tokens: Any,
     dropout_key: Any,
 ) -> Any:
-    """The share of one pass in the loss of the step."""
+    """The share of one pass in the loss of the step, and the loss of each token."""
 
     def trunk(whole: DIYForCausalLM) -> Any:
         return whole.model(
@@ -174,14 +197,14 @@ def _pass_loss(
     variables = {"params": params}
     with nn.intercept_methods(partial(_intercept, config.remat)):
         hidden = model.apply(variables, method=trunk)
-    total, _ = cross_entropy(
+    total, _, each = token_losses(
         hidden,
         arrays["labels"],
         partial(model.apply, variables, method="project"),
         z_loss=config.loss.z_loss,
         chunk_tokens=config.loss.chunk_tokens,
     )
-    return total / tokens
+    return total / tokens, each
 
 
 def _intercept(

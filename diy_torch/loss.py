@@ -49,30 +49,50 @@ def cross_entropy(
 
     Source of the second term: Chowdhery et al., arXiv:2204.02311, section 5.
     """
+    total, counted, _ = token_losses(
+        hidden, labels, project, z_loss=z_loss, chunk_tokens=chunk_tokens
+    )
+    return total, counted
+
+
+def token_losses(
+    hidden: Float[Tensor, "B S D"],
+    labels: Any,
+    project: Callable[[Tensor], Tensor],
+    *,
+    z_loss: float = 0.0,
+    chunk_tokens: int = 1024,
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""], Float[Tensor, "B S"]]:
+    """What `cross_entropy` gives, and next to it the loss of each token, without gradients.
+
+    A token that is not counted has a loss of 0. The rest is as it is there.
+    """
     chunk_tokens = validate.check_chunk_tokens(chunk_tokens)
     labels = inputs.prepare_labels(labels, hidden.shape[:2])
     tokens, wide = labels.numel(), torch.promote_types(hidden.dtype, torch.float32)
     chunks = -(-tokens // chunk_tokens)
     length = -(-tokens // chunks)
 
-    def chunk_sum(states: Tensor, wanted: Tensor) -> Tensor:
+    def chunk_losses(states: Tensor, wanted: Tensor) -> Tensor:
         counted = wanted != IGNORED
         # Zeros in, and zeros out: a gradient of 0 times a NaN would be NaN.
         states = states.masked_fill(~counted[:, None], 0)
         logits = project(states[None])[0].to(wide)
         validate.check_labels(inputs.host_values(labels), logits.shape[-1])
         losses = _losses(logits, wanted, z_loss)
-        return losses.masked_fill(~counted, 0).sum()
+        return losses.masked_fill(~counted, 0)
 
-    total = torch.zeros((), dtype=wide, device=hidden.device)
+    total, each = torch.zeros((), dtype=wide, device=hidden.device), []
     rows, targets = hidden.flatten(0, 1), inputs.wide_labels(labels).flatten()
     for states, wanted in zip(rows.split(length), targets.split(length), strict=True):
         # Without it each chunk's logits would be kept for the backward pass. Nothing in it is
         # drawn, so no state of a generator has to be kept.
-        total = total + checkpoint(
-            chunk_sum, states, wanted, use_reentrant=False, preserve_rng_state=False
+        losses = checkpoint(
+            chunk_losses, states, wanted, use_reentrant=False, preserve_rng_state=False
         )
-    return total, (targets != IGNORED).sum()
+        total = total + losses.sum()
+        each.append(losses.detach())
+    return total, (targets != IGNORED).sum(), torch.cat(each).view(labels.shape)
 
 
 def _losses(

@@ -8,7 +8,7 @@ Shapes: A accumulation passes, B rows of a pass, S sequence, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -22,11 +22,12 @@ from diy_core.config import DIYConfig
 from diy_core.training.config import TrainConfig
 from diy_core.validate import IGNORED
 from diy_torch.inputs import dtype_name, host_values, wide_labels
-from diy_torch.loss import cross_entropy
+from diy_torch.loss import token_losses
 from diy_torch.model import DIYForCausalLM, DIYModel
 from diy_torch.optimizer import can_be_squared, clip_by_global_norm
 from diy_torch.random import fold_in, key
 
+WATCHABLE = ("token_losses", "gradients", "clipped")
 _BATCH = ("input_ids", "labels", "segment_ids")
 
 
@@ -39,12 +40,14 @@ class StepResult(NamedTuple):
         tokens: how many were counted.
         skipped: True where loss or norm were not finite, AdamW could not square the clipped
             gradient or no token was counted, and nothing was changed.
+        watched: what `build_step` was asked to hand out, by name.
     """
 
     loss: Any
     grad_norm: Any
     tokens: Any
     skipped: Any
+    watched: Any
 
 
 def check_batch(batch: Mapping[str, Any], config: DIYConfig, passes: int) -> None:
@@ -68,7 +71,11 @@ def check_batch(batch: Mapping[str, Any], config: DIYConfig, passes: int) -> Non
 
 
 def build_step(
-    model: DIYForCausalLM, optimizer: torch.optim.Optimizer, config: TrainConfig
+    model: DIYForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    *,
+    watch: Collection[str] = (),
 ) -> Callable[..., StepResult]:
     """The function of one step, which updates the model and the optimizer in place.
 
@@ -90,15 +97,19 @@ def build_step(
         model: its parameters are float32 (float64 for dtype float64).
         optimizer: of `build_optimizer`.
         config: dtype, passes, remat, compile, clipping and loss.
+        watch: of `WATCHABLE`, what each result hands out on top, for those who check the step:
+            `token_losses` (A, B, S), 0 where no token counts; the `gradients` of the whole step,
+            and what is `clipped` of them, by torch name.
 
     Raises:
-        ValueError: parameters of another dtype.
+        ValueError: parameters of another dtype, or a name that is not of `WATCHABLE`.
     """
+    _check_watch(watch)
     dtype: torch.dtype = getattr(torch, config.dtype)
     weight, master = model.model.embed_tokens.weight, torch.promote_types(dtype, torch.float32)
     if weight.dtype != master:
         raise ValueError(f"training in {dtype} needs parameters in {master}, got {weight.dtype}")
-    device, parameters = weight.device, list(model.parameters())
+    device, parameters = weight.device, dict(model.named_parameters())
     trunk, project = _trunk_in(model.model, dtype, config), _In(model.lm_head, dtype)
 
     def step(batch: Mapping[str, Any], learning_rate: float, number: int, seed: int) -> StepResult:
@@ -108,11 +119,13 @@ def build_step(
         tokens = (labels != IGNORED).sum()
         root = fold_in(key(seed, device), number)
         loss = torch.zeros((), dtype=master, device=device)
+        watched: dict[str, Any] = {}
+        losses = []
         for index in range(config.accumulation_steps):
             hidden = trunk(
                 ids[index], segment_ids=segments[index], dropout_key=fold_in(root, index)
             )
-            total, _ = cross_entropy(
+            total, _, each = token_losses(
                 hidden,
                 labels[index],
                 project,
@@ -122,10 +135,17 @@ def build_step(
             share = total / tokens
             share.backward()
             loss += share.detach()
+            losses.append(each)
 
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        if "token_losses" in watch:
+            watched["token_losses"] = torch.stack(losses)
+        if "gradients" in watch:
+            watched["gradients"] = {name: grad.clone() for name, grad in gradients.items()}
         limit = config.optimizer.clip_norm
-        norm = clip_by_global_norm(gradients, limit)
+        norm = clip_by_global_norm(list(gradients.values()), limit)
+        if "clipped" in watch:
+            watched["clipped"] = {name: grad.clone() for name, grad in gradients.items()}
         sound = bool(loss.isfinite() & norm.isfinite() & can_be_squared(norm, limit))
         if sound:
             for group in optimizer.param_groups:
@@ -133,9 +153,14 @@ def build_step(
             optimizer.step()
         # Their memory is free again while the next step's activations need it.
         optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, norm, tokens, not sound)
+        return StepResult(loss, norm, tokens, not sound, watched)
 
     return step
+
+
+def _check_watch(watch: Collection[str]) -> None:
+    if unknown := [name for name in watch if name not in WATCHABLE]:
+        raise ValueError(f"watch must be some of {', '.join(WATCHABLE)}, got {unknown[0]!r}")
 
 
 def _trunk_in(model: DIYModel, dtype: torch.dtype, config: TrainConfig) -> DIYModel:

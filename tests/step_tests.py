@@ -26,7 +26,9 @@ UNCLIPPED = {"clip_norm": 0.0}
 class StepTests:
     """To be inherited from."""
 
-    def training(self, model: DIYConfig, config: TrainConfig, weights: Any = None) -> Any:
+    def training(
+        self, model: DIYConfig, config: TrainConfig, weights: Any = None, watch: Any = ()
+    ) -> Any:
         """A model of these weights (None: `random_weights`), its optimizer and its step.
 
         It has `run(batch, number, seed)`, with learning rate 1e-2; `parameters()` and
@@ -106,6 +108,29 @@ class StepTests:
         assert bool(result.skipped)
         assert 1e20 < float(result.grad_norm) < 1e30
         _same(before, training.parameters(), 0.0)
+
+    def test_what_is_watched_is_what_the_step_went_through(self) -> None:
+        config = train_config(accumulation_steps=2, optimizer={"clip_norm": 0.01})
+        batch, watch = random_batch(23, passes=2), ("token_losses", "gradients", "clipped")
+        training = self.training(CONFIGS["gqa"], config, watch=watch)
+        result = training.run(batch)
+        assert result.watched.keys() == set(watch)
+        losses = np.asarray(result.watched["token_losses"])
+        assert losses.shape == (2, 2, 12)
+        assert not losses[batch["labels"] == IGNORED].any()
+        assert losses.sum() / int(result.tokens) == pytest.approx(float(result.loss), rel=1e-13)
+        norms = [
+            np.sqrt(sum((g**2).sum() for g in training.by_name(result.watched[name]).values()))
+            for name in ("gradients", "clipped")
+        ]
+        assert norms == pytest.approx([float(result.grad_norm), 0.01], rel=1e-3)
+        clipped, means = training.by_name(result.watched["clipped"]), training.moments("mean")
+        _same({name: 0.1 * gradient for name, gradient in clipped.items()}, means, 1e-15)
+
+    def test_nothing_is_watched_unless_it_is_asked_for(self) -> None:
+        assert not self.training(CONFIGS["gqa"], train_config()).run(random_batch(23)).watched
+        with pytest.raises(ValueError, match=r"some of token_losses, gradients, .* got 'logits'"):
+            self.training(CONFIGS["gqa"], train_config(), watch=("logits",))
 
     @pytest.mark.parametrize("passes", [2, 4])
     def test_passes_are_one_large_batch(self, passes: int) -> None:

@@ -155,14 +155,13 @@ def same_optimizer(one: Tensors, other: Tensors, device: str) -> Check:
 
 
 def same_training(truth: Run, other: Run, control: Run, device: str) -> Check:
-    """Float64: parameters after training; the control is the worst tensor of the moved run."""
-    check = worst_tensor(
-        "training", truth.parameters, other.parameters, TRAINING_BOUND, "float64", device
-    )
-    drift = max(
-        tensor_error(name, control.parameters[name], array).relative_l2
-        for name, array in other.parameters.items()
-    )
+    """Float64: parameters after training, and losses and norms that the steps reported.
+
+    The control is the worst of them in the moved run.
+    """
+    one, two, moved = (run.parameters | run.reported for run in (truth, other, control))
+    check = worst_tensor("training", one, two, TRAINING_BOUND, "float64", device)
+    drift = max(tensor_error(name, moved[name], array).relative_l2 for name, array in two.items())
     return dataclasses.replace(check, control=drift)
 
 

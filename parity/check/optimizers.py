@@ -1,14 +1,9 @@
-"""AdamW and clipping in both frameworks, made equal, and the check that they are.
-
-What differs by default is said here once: optax decays 1e-4 and torch 1e-2; torch clips by
-min(1, c / (norm + 1e-6)) and optax by c / norm.
-"""
+"""AdamW and clipping of both twins over the same gradients, and their states exchanged."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,123 +13,82 @@ import optax
 import torch
 from numpy.typing import NDArray
 
+import diy_jax
+import diy_jax.optimizer
+import diy_torch
+import diy_torch.optimizer
 from diy_core.config import DIYConfig
-from diy_core.mapping import Tensor, flatten, tensors, unflatten
-from diy_torch.tensors import to_numpy, to_tensor
+from diy_core.mapping import flatten, tensors, unflatten
+from diy_core.training.config import OptimizerConfig
+from diy_torch.tensors import assign_weights, to_numpy, to_tensor
 from parity.convert.optimizer_state import optimizer_state_to_optax, optimizer_state_to_torch
 from parity.environment import Device
 
 Tensors = dict[str, NDArray[Any]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Hyperparameters of AdamW, and the norm to which gradients are clipped.
-
-    Chosen so that training is stable enough to be compared in float32:
-
-    - Powers of two and their complements, because torch rounds 1 - learning_rate * weight_decay to
-      float32 before it multiplies. With 1e-3 and 0.1 that shrinks all weights by 1.7e-8 too much or
-      too little at each step, which was ten times the error of everything else.
-    - An eps well above the rounding of a gradient. With 1e-8 an element whose gradient is nearly
-      zero moves by a full step in a direction that rounding decides: single runs were off by 2e-6,
-      with 8e-6 none by more than 4e-8.
-    """
-
-    learning_rate: float = 2.0**-10
-    beta1: float = 1 - 2.0**-3
-    beta2: float = 1 - 2.0**-5
-    eps: float = 2.0**-17
-    weight_decay: float = 2.0**-3
-    max_norm: float = 1.0
-
-
-def decays(tensor: Tensor) -> bool:
-    """Matrices decay; norm scales and biases do not."""
-    return tensor.kind in ("embedding", "projection")
-
-
-def torch_adamw(
-    parameters: Mapping[str, torch.nn.Parameter], config: DIYConfig, recipe: Recipe
-) -> torch.optim.AdamW:
-    """`torch.optim.AdamW` over parameters by torch name, in two groups: decayed and not."""
-    groups = [
-        {
-            "params": [
-                (t.torch, parameters[t.torch]) for t in tensors(config) if decays(t) is flag
-            ],
-            "weight_decay": recipe.weight_decay if flag else 0.0,
-        }
-        for flag in (True, False)
-    ]
-    betas = recipe.beta1, recipe.beta2
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
-
-
-@functools.lru_cache(maxsize=8)
-def optax_adamw(config: DIYConfig, recipe: Recipe) -> optax.GradientTransformation:
-    """Clipping and AdamW as a chain of optax's, over Flax params."""
-    return optax.chain(
-        clip_by_global_norm(recipe.max_norm),
-        optax.adamw(
-            recipe.learning_rate,
-            b1=recipe.beta1,
-            b2=recipe.beta2,
-            eps=recipe.eps,
-            weight_decay=recipe.weight_decay,
-            mask=decay_mask(config),
-        ),
-    )
-
-
-def decay_mask(config: DIYConfig) -> dict[str, Any]:
-    """True for the params that decay, in the shape of the Flax params."""
-    return unflatten({tensor.flax: decays(tensor) for tensor in tensors(config)})
-
-
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scale all gradients by min(1, max_norm / (norm + 1e-6)), as `torch.nn.utils` does."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
-        return jax.tree.map(lambda update: update * factor, updates), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+# Chosen so that training is stable enough to be compared in float32:
+#
+# - Powers of two and their complements, because torch rounds 1 - learning_rate * weight_decay to
+#   float32 before it multiplies. With 1e-3 and 0.1 that shrinks all weights by 1.7e-8 too much or
+#   too little at each step, which was ten times the error of everything else.
+# - An eps well above the rounding of a gradient. With 1e-8 an element whose gradient is nearly zero
+#   moves by a full step in a direction that rounding decides: single runs were off by 2e-6, with
+#   8e-6 none by more than 4e-8.
+RECIPE = OptimizerConfig(
+    learning_rate=2.0**-10,
+    beta1=1 - 2.0**-3,
+    beta2=1 - 2.0**-5,
+    eps=2.0**-17,
+    weight_decay=2.0**-3,
+    decay_embeddings=True,
+    clip_norm=1.0,
+    schedule="constant",
+    final_learning_rate=1.0,
+)
 
 
 class _Both:
-    """The same parameters under both optimizers; `step` gives both the same gradients."""
+    """The same parameters under the optimizers of both twins, which get the same gradients."""
 
-    def __init__(self, first: Tensors, config: DIYConfig, recipe: Recipe, device: Device) -> None:
+    def __init__(
+        self, first: Tensors, config: DIYConfig, recipe: OptimizerConfig, device: Device
+    ) -> None:
         self.config, self.recipe, self.device = config, recipe, device
-        self.parameters = {
-            t.torch: torch.nn.Parameter(to_tensor(first[t.hf].copy()).to(device.torch))
-            for t in tensors(config)
-        }
-        self.torch = torch_adamw(self.parameters, config, recipe)
+        with torch.device("meta"):
+            model = diy_torch.DIYForCausalLM(config)
+        weights = ((t.torch, first[t.hf].copy()) for t in tensors(config))  # they are changed
+        assign_weights(model, weights, None, device.torch, tied=config.tie_word_embeddings)
+        self.parameters = dict(model.named_parameters())
+        self.torch = diy_torch.optimizer.build_optimizer(model, recipe)
         flax = {t.flax: jnp.asarray(t.to_flax(first[t.hf])) for t in tensors(config)}
         self.params = jax.device_put(unflatten(flax), device.jax)
-        self.optax = optax_adamw(config, recipe)
-        self.state = self.optax.init(self.params)
+        self.flax = diy_jax.optimizer.build_optimizer(diy_jax.DIYForCausalLM(config), recipe)
+        self.state = self.flax.init(self.params)
 
     def step(self, gradients: Tensors) -> None:
+        given = []
         for t in tensors(self.config):
-            grad = to_tensor(gradients[t.hf].copy())  # clipped in place
-            self.parameters[t.torch].grad = grad.to(self.device.torch)
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.max_norm)
+            grad = to_tensor(gradients[t.hf].copy()).to(self.device.torch)  # clipped in place
+            self.parameters[t.torch].grad = grad
+            given.append(grad)
+        diy_torch.optimizer.clip_by_global_norm(given, self.recipe.clip_norm)
         self.torch.step()
         flax = unflatten({t.flax: t.to_flax(gradients[t.hf]) for t in tensors(self.config)})
-        updates, self.state = self.optax.update(flax, self.state, self.params)
-        self.params = optax.apply_updates(self.params, updates)
+        rate = np.float64(self.recipe.learning_rate)
+        self.params, self.state = self._update(flax, self.state, self.params, rate)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _update(self, gradients: Any, state: Any, params: Any, rate: Any) -> tuple[Any, Any]:
+        clipped, _ = diy_jax.optimizer.clip_by_global_norm(gradients, self.recipe.clip_norm)
+        updates, state = self.flax.update(clipped, state, params, learning_rate=rate)
+        return optax.apply_updates(params, updates), state
 
     def exchange(self) -> None:
         """Each optimizer goes on with the state of the other."""
-        mask = decay_mask(self.config)
-        template = torch_adamw(self.parameters, self.config, self.recipe).state_dict()
-        for_torch = optimizer_state_to_torch(self.state, template, self.config, decay_mask=mask)
-        self.state = optimizer_state_to_optax(
-            self.torch.state_dict(), self.state, self.config, decay_mask=mask
-        )
+        state = self.torch.state_dict()
+        for_torch = optimizer_state_to_torch(self.state, state, self.config)
+        self.state = optimizer_state_to_optax(state, self.state, self.config)
         self.torch.load_state_dict(for_torch)
 
     def results(self) -> tuple[Tensors, Tensors]:
@@ -155,7 +109,12 @@ class _Both:
 
 
 def run_optimizers(
-    first: Tensors, config: DIYConfig, recipe: Recipe, steps: int, seed: int, device: Device
+    first: Tensors,
+    config: DIYConfig,
+    recipe: OptimizerConfig,
+    steps: int,
+    seed: int,
+    device: Device,
 ) -> tuple[Tensors, Tensors]:
     """Both optimizers over the same gradients, exchanging their states half way.
 

@@ -74,7 +74,7 @@ class OwnSteps:
             sequence_length=columns,
             accumulation_steps=_PASSES,
             remat=True,
-            # eps as in `Recipe`: with a small one, rounding decides where nearly nothing pulls.
+            # eps as in `RECIPE`: with a small one, rounding decides where nearly nothing pulls.
             optimizer=OptimizerConfig(
                 beta1=0.875, beta2=0.96875, eps=2.0**-17, weight_decay=0.125, clip_norm=0.5
             ),

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from diy_core.checkpoints.hf.directory import require_directory
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
+from diy_core.training.config import OptimizerConfig
 from parity.batch import Batch, random_ids
 from parity.check.kinds import KINDS
-from parity.check.optimizers import Recipe
+from parity.check.optimizers import RECIPE
 
 _LARGE = 20_000_000  # parameters: from here on less is compared, so that a check takes minutes
 _SLOW = ("step", "optimizer", "training")
@@ -41,7 +42,7 @@ class Plan:
         training_steps: updates of the training check.
         training_rows: sequences in a training batch.
         training_sequence: and their tokens.
-        recipe: the optimizer's hyperparameters.
+        recipe: of both optimizers; the learning rate stays what it is.
         seed: of all random tokens and gradients.
     """
 
@@ -67,7 +68,7 @@ class Plan:
     training_steps: int = 100
     training_rows: int = 4
     training_sequence: int = 32
-    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    recipe: OptimizerConfig = RECIPE
     seed: int = 0
 
 

@@ -1,6 +1,6 @@
 """Training both twins from the same weights on the same batches, and the control of that.
 
-    step = cross-entropy, clipped gradients, AdamW with decay of matrices alone
+The step is the one that users run: `build_step` of each twin, with its AdamW and its clipping.
 
 Training amplifies rounding. How much is measured and not guessed: the control is the same run from
 weights of which one is moved by one unit in the last place. Where it stays small (1e-14 after 100
@@ -11,36 +11,42 @@ two implementations could agree.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
-from typing import Any
+import functools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import torch
 from numpy.typing import NDArray
 
+import diy_jax
+import diy_jax.optimizer
+import diy_jax.step
+import diy_torch.optimizer
+import diy_torch.step
 from diy_core.mapping import flatten, tensors, unflatten
+from diy_core.training.config import DataConfig, Dtype, OptimizerConfig, TrainConfig
+from diy_core.validate import IGNORED
 from diy_torch.tensors import to_numpy
 from parity.batch import Batch, with_edges
-from parity.check.optimizers import Recipe, optax_adamw, torch_adamw
-from parity.twins import Pair, flax_cross_entropy, torch_cross_entropy
+from parity.twins import Pair
 
+_WATCHED = ("token_losses",)
 _FOLLOWERS = 4
 
 
 @dataclasses.dataclass
 class Run:
-    """What a training left: the loss of each step, and the parameters by Hugging Face name.
+    """What a training left: the losses of each step, and the parameters by Hugging Face name.
 
     A loss is the mean over the tokens in float64 of their losses in the dtype of the training. The
     float32 sum of a hundred losses alone has an error as large as all of the training (1e-7), which
-    would be hidden behind it.
+    would be hidden behind it. What the step itself reported, users see: loss and norm.
     """
 
     losses: NDArray[np.float64]
     parameters: dict[str, NDArray[Any]]
+    reported: dict[str, NDArray[Any]]
 
 
 def token_batches(vocab_size: int, steps: int, rows: int, columns: int, seed: int) -> list[Batch]:
@@ -59,52 +65,81 @@ def token_batches(vocab_size: int, steps: int, rows: int, columns: int, seed: in
     return [Batch(batch, np.full(rows, columns, np.int32)) for batch in ids]
 
 
-def train_torch(pair: Pair, recipe: Recipe, batches: list[Batch]) -> Run:
+def train_torch(pair: Pair, recipe: OptimizerConfig, batches: list[Batch]) -> Run:
     """Train the PyTorch twin, and drop it: its weights are the file's no longer."""
-    model = pair.torch
+    model, config = pair.torch, _train_config(pair.dtype, recipe, batches)
+    optimizer = diy_torch.optimizer.build_optimizer(model, recipe)
+    step = diy_torch.step.build_step(model, optimizer, config, watch=_WATCHED)
+    results = [
+        step(_arrays(batch), recipe.learning_rate, number, config.seed)
+        for number, batch in enumerate(batches)
+    ]
     named = dict(model.named_parameters())
-    optimizer, losses = torch_adamw(named, pair.config, recipe), []
-    for batch in batches:
-        logits = model(torch.from_numpy(batch.ids).to(pair.device.torch))
-        found = torch_cross_entropy(logits, torch.from_numpy(batch.labels).to(pair.device.torch))
-        optimizer.zero_grad()
-        found.mean().backward()
-        torch.nn.utils.clip_grad_norm_(named.values(), recipe.max_norm)
-        optimizer.step()
-        losses.append(found.detach().double().mean().item())
     parameters = {t.hf: to_numpy(named[t.torch].detach()) for t in tensors(pair.config)}
     pair.drop_torch()
-    return Run(np.array(losses), parameters)
+    return _run(results, batches, parameters)
 
 
-def train_flax(pair: Pair, recipe: Recipe, batches: list[Batch], *, moved: bool = False) -> Run:
+def train_flax(
+    pair: Pair, recipe: OptimizerConfig, batches: list[Batch], *, moved: bool = False
+) -> Run:
     """Train the Flax twin, or its control: `moved` begins with one weight moved by one ulp."""
     first = one_ulp_moved(pair.params) if moved else pair.params
     # Copies: the step is given its arguments' memory.
     params = jax.device_put(jax.tree.map(jnp.copy, first), pair.device.jax)
-    state, losses = optax_adamw(pair.config, recipe).init(params), []
-    for batch in batches:
-        labels = batch.labels.astype(np.int32)
-        params, state, loss = _step(pair.flax, recipe, params, state, batch.ids, labels)
-        losses.append(loss)
+    config = _train_config(pair.dtype, recipe, batches)
+    optimizer, step = flax_step(pair.flax, config)
+    state, results = optimizer.init(params), []
+    for number, batch in enumerate(batches):
+        params, state, result = step(
+            params, state, _arrays(batch), recipe.learning_rate, number, config.seed
+        )
+        results.append(result)
     flat = flatten(params)
     parameters = {t.hf: t.to_flax.inverse(np.asarray(flat[t.flax])) for t in tensors(pair.config)}
-    counted = [float((batch.labels >= 0).sum()) for batch in batches]
-    sums = [np.asarray(loss, np.float64).sum() for loss in losses]
-    return Run(np.array(sums) / counted, parameters)
+    return _run(results, batches, parameters)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
-def _step(model: Any, recipe: Recipe, params: Any, state: Any, ids: Any, labels: Any) -> Any:
-    """(params, optimizer state, losses (B, S) before); compiled once per config and shape."""
+@functools.lru_cache(maxsize=8)
+def flax_step(model: diy_jax.DIYForCausalLM, config: TrainConfig) -> tuple[Any, Any]:
+    """The optimizer and the step, which is compiled once for both runs of a check."""
+    optimizer = diy_jax.optimizer.build_optimizer(model, config.optimizer)
+    return optimizer, diy_jax.step.build_step(model, optimizer, config, watch=_WATCHED)
 
-    def loss_of(params: Any) -> Any:
-        losses = flax_cross_entropy(model.apply({"params": params}, ids), labels)
-        return losses.sum() / (labels >= 0).sum(), losses
 
-    gradients, losses = jax.grad(loss_of, has_aux=True)(params)
-    updates, state = optax_adamw(model.config, recipe).update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, losses
+def _train_config(dtype: str, recipe: OptimizerConfig, batches: list[Batch]) -> TrainConfig:
+    """What a step is built from; no run is made, so that directory, model and data name none."""
+    rows, columns = batches[0].ids.shape
+    return TrainConfig(
+        run_dir="none",
+        model="none",
+        data=DataConfig(train="none"),
+        steps=len(batches),
+        dtype=cast(Dtype, dtype),
+        batch_size=rows,
+        sequence_length=columns,
+        optimizer=recipe,
+    )
+
+
+def _arrays(batch: Batch) -> dict[str, NDArray[Any]]:
+    """One pass, as a step takes it: each row is one document."""
+    labels = np.where(batch.labels >= 0, batch.labels, IGNORED).astype(np.int32)
+    segments = batch.valid.astype(np.int32)
+    arrays = {"input_ids": batch.ids, "labels": labels, "segment_ids": segments}
+    return {name: array[None] for name, array in arrays.items()}
+
+
+def _run(results: list[Any], batches: list[Batch], parameters: dict[str, NDArray[Any]]) -> Run:
+    losses = [
+        np.asarray(result.watched["token_losses"]).sum(dtype=np.float64) / (batch.labels >= 0).sum()
+        for result, batch in zip(results, batches, strict=True)
+    ]
+    reported = {
+        "the losses that are reported": np.array([float(result.loss) for result in results]),
+        "the gradient norms": np.array([float(result.grad_norm) for result in results]),
+    }
+    return Run(np.array(losses), parameters, reported)
 
 
 def one_ulp_moved(params: Any) -> Any:

@@ -26,26 +26,28 @@ from tests.training_oracles import random_batch, train_config
 _STEPS: dict[tuple[DIYConfig, str], Any] = {}
 
 
-def compiled(model: DIYConfig, config: TrainConfig) -> Any:
+def compiled(model: DIYConfig, config: TrainConfig, watch: Any = ()) -> Any:
     """The optimizer and the step, one for all tests that want the same."""
-    key = model, json.dumps(as_dict(config), sort_keys=True)
+    key = model, json.dumps([as_dict(config), watch], sort_keys=True)
     if key not in _STEPS:
         twin = diy_jax.DIYForCausalLM(model)
         optimizer = build_optimizer(twin, config.optimizer)
-        _STEPS[key] = optimizer, build_step(twin, optimizer, config)
+        _STEPS[key] = optimizer, build_step(twin, optimizer, config, watch=watch)
     return _STEPS[key]
 
 
 class Training:
     """Params with their optimizer state and step; learning rate 1e-2."""
 
-    def __init__(self, model: DIYConfig, config: TrainConfig, weights: Any = None) -> None:
+    def __init__(
+        self, model: DIYConfig, config: TrainConfig, weights: Any = None, watch: Any = ()
+    ) -> None:
         self.config, dtype = model, "float64" if config.dtype == "float64" else "float32"
         weights = random_weights(model) if weights is None else weights
         self.params = unflatten(
             {t.flax: jnp.asarray(t.to_flax(weights[t.hf]), dtype) for t in tensors(model)}
         )
-        self.optimizer, self.step = compiled(model, config)
+        self.optimizer, self.step = compiled(model, config, watch)
         self.state = self.optimizer.init(self.params)
 
     def run(self, batch: Any, number: int = 0, seed: int = 3) -> StepResult:
@@ -55,12 +57,12 @@ class Training:
         return result
 
     def parameters(self) -> dict[str, Array]:
-        return self._by_name(self.params)
+        return self.by_name(self.params)
 
     def moments(self, name: str) -> dict[str, Array]:
-        return self._by_name(optax.tree.get(self.state, {"mean": "mu", "square": "nu"}[name]))
+        return self.by_name(optax.tree.get(self.state, {"mean": "mu", "square": "nu"}[name]))
 
-    def _by_name(self, tree: Any) -> dict[str, Array]:
+    def by_name(self, tree: Any) -> dict[str, Array]:
         flat = flatten(tree)
         return {t.hf: np.array(t.to_flax.inverse(flat[t.flax])) for t in tensors(self.config)}
 

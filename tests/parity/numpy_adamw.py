@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from diy_core.config import DIYConfig
 from diy_core.mapping import tensors
-from parity.check.optimizers import Recipe
+from diy_core.training.config import OptimizerConfig
 
 Tensors = Mapping[str, NDArray[Any]]
 
 
 def updated(
-    first: Tensors, config: DIYConfig, recipe: Recipe, gradients: Sequence[Tensors]
+    first: Tensors, config: DIYConfig, recipe: OptimizerConfig, gradients: Sequence[Tensors]
 ) -> dict[str, NDArray[Any]]:
     """Parameters and both moments (`exp_avg of NAME`) after these gradients (AdamW, 1711.05101)."""
     decayed = {t.hf: t.kind in ("embedding", "projection") for t in tensors(config)}
@@ -25,7 +25,7 @@ def updated(
     v = {name: np.zeros(array.shape) for name, array in first.items()}
     for step, drawn in enumerate(gradients, start=1):
         norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in drawn.values()))
-        factor = min(1.0, recipe.max_norm / (norm + 1e-6))
+        factor = min(1.0, recipe.clip_norm / (norm + 1e-6))
         for name in p:
             g = drawn[name] * factor
             m[name] = recipe.beta1 * m[name] + (1 - recipe.beta1) * g

@@ -18,6 +18,7 @@ import pytest
 import safetensors.numpy
 
 import diy_jax.inputs
+import diy_jax.optimizer
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import flatten, unflatten
@@ -26,7 +27,7 @@ from parity.check.compare import worst_tensor
 from parity.check.decoding import Decoding, cached_logits
 from parity.check.measures import relative_l2
 from parity.check.model import DTYPES, KINDS, Plan, check_model, left_out, make_batch, plan_for
-from parity.check.optimizers import optax_adamw
+from parity.check.training import flax_step
 from parity.convert.optimizer_state import optimizer_state_to_optax
 from parity.environment import Device, choose_device, exact
 from parity.random_models import SCALES, small_configs, write_random_model
@@ -154,7 +155,11 @@ def positions_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def clipped_as_optax_does(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("parity.check.optimizers.clip_by_global_norm", optax.clip_by_global_norm)
+    def clip(gradients: Any, max_norm: float) -> tuple[Any, Any]:
+        limit = optax.clip_by_global_norm(max_norm)
+        return limit.update(gradients, limit.init(gradients))[0], optax.tree.norm(gradients)
+
+    patch.setattr("diy_jax.optimizer.clip_by_global_norm", clip)
 
 
 def steps_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -168,10 +173,29 @@ def steps_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def another_beta(patch: pytest.MonkeyPatch) -> None:
-    true = optax_adamw
+    true = diy_jax.optimizer.build_optimizer
     patch.setattr(
-        "parity.check.training.optax_adamw",
-        lambda config, recipe: true(config, dataclasses.replace(recipe, beta2=0.9687501)),
+        "diy_jax.optimizer.build_optimizer",
+        lambda model, options: true(model, dataclasses.replace(options, beta2=0.9687501)),
+    )
+
+
+def step_that_does_not_clip(twin: str) -> Callable[[pytest.MonkeyPatch], None]:
+    def damage(patch: pytest.MonkeyPatch) -> None:
+        true = importlib.import_module(f"{twin}.optimizer").clip_by_global_norm
+        patch.setattr(f"{twin}.step.clip_by_global_norm", lambda found, limit: true(found, 0.0))
+
+    return damage
+
+
+def step_that_counts_other_tokens(twin: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """So that its loss and its gradient are divided by another number."""
+    return lambda patch: patch.setattr(f"{twin}.step.IGNORED", 0)
+
+
+def others_that_decay(twin: str) -> Callable[[pytest.MonkeyPatch], None]:
+    return lambda patch: patch.setattr(
+        f"{twin}.optimizer.decays", lambda tensor, options: tensor.kind != "projection"
     )
 
 
@@ -320,6 +344,14 @@ FAULTY: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], set[str]]] = 
     "clipping without 1e-6": ("optimizer", clipped_as_optax_does, {"optimizer"}),
     "a state without its step": ("optimizer", steps_forgotten, {"optimizer"}),
     "another beta2": ("training", another_beta, {"training"}),
+    "other tensors decay, in Flax": ("optimizer", others_that_decay("diy_jax"), {"optimizer"}),
+    "other tensors decay, in PyTorch": ("optimizer", others_that_decay("diy_torch"), {"optimizer"}),
+    "a step does not clip": ("training", step_that_does_not_clip("diy_jax"), {"training"}),
+    "a step counts other tokens": (
+        "training",
+        step_that_counts_other_tokens("diy_torch"),
+        {"training"},
+    ),
 }
 
 
@@ -384,7 +416,7 @@ def zero_weights(model: Path, *parts: str) -> None:
 def _forget_compiled() -> None:
     """What was traced with a damaged function, or before it was damaged."""
     jax.clear_caches()
-    optax_adamw.cache_clear()
+    flax_step.cache_clear()
 
 
 def test_large_models_are_checked_by_the_kinds_that_take_minutes(tmp_path: Path) -> None:

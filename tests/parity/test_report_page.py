@@ -21,7 +21,7 @@ from parity.check.curves import Curve
 from parity.check.identity import Identity, Proven
 from parity.check.lines import same_positions
 from parity.check.model import Plan, Result
-from parity.check.optimizers import Recipe
+from parity.check.optimizers import RECIPE
 from parity.environment import choose_device, describe
 from parity.report.certificate import make
 from parity.report.page import render, write_report
@@ -131,7 +131,7 @@ def proven(
         ),
     ]
     identity = Identity("c" * 64, {}, "agrees", 1234567)
-    return Proven(name, identity, Plan(recipe=Recipe()), Result(checks, list(drawn)))
+    return Proven(name, identity, Plan(recipe=RECIPE), Result(checks, list(drawn)))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from diy_core.config import DIYConfig
 from diy_core.mapping import flatten
 from parity.check.measures import relative_l2
 from parity.check.model import Plan, check_model
-from parity.check.optimizers import Recipe
+from parity.check.optimizers import RECIPE
 from parity.check.training import one_ulp_moved, token_batches, train_flax, train_torch
 from parity.environment import Device, exact
 from parity.random_models import write_random_model
@@ -52,8 +53,8 @@ def test_one_step_is_the_formula_with_the_gradients_of_the_check(
             if name in first
         }
         train = train_torch if twin == "torch" else train_flax
-        run = train(pair, Recipe(), [batch])
-    expected = updated(names, CONFIG, Recipe(), [first])
+        run = train(pair, RECIPE, [batch])
+    expected = updated(names, CONFIG, RECIPE, [first])
     assert max(relative_l2(run.parameters[n], expected[n]) for n in names) <= 1e-13
     logits = seen.activations[LOGITS].reshape(2, 8, -1)[:, :-1]
     top = np.log(np.exp(logits).sum(-1))
@@ -66,7 +67,7 @@ def test_training_leaves_the_pair_as_it_was(model: Path, device: Device) -> None
     with exact(device):
         pair = Pair(model, "float64", device)
         before = [pair.full_logits(batches[0], twin) for twin in ("torch", "flax")]
-        runs = [train(pair, Recipe(), batches) for train in (train_torch, train_flax)]
+        runs = [train(pair, RECIPE, batches) for train in (train_torch, train_flax)]
         after = [pair.full_logits(batches[0], twin) for twin in ("torch", "flax")]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     assert runs[0].losses[0] != runs[0].losses[2]
@@ -101,7 +102,10 @@ def test_a_systematic_rounding_error_of_one_optimizer_shows_in_the_loss_curve(
     model: Path, device: Device
 ) -> None:
     """At 1e-3 and 0.1, torch rounds 1 - 1e-4 to float32 and decays too little at each step."""
-    plan = Plan(kinds=("training",), recipe=Recipe(learning_rate=1e-3, weight_decay=0.1))
+    plan = Plan(
+        kinds=("training",),
+        recipe=dataclasses.replace(RECIPE, learning_rate=1e-3, weight_decay=0.1),
+    )
     (check,) = check_model(model, device, ("float32",), plan).checks
     if device.name == "cpu":
         assert not check.passed

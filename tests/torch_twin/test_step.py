@@ -28,7 +28,9 @@ from tests.training_oracles import random_batch, train_config
 class Training:
     """A model with its optimizer and step; learning rate 1e-2."""
 
-    def __init__(self, model: DIYConfig, config: TrainConfig, weights: Any = None) -> None:
+    def __init__(
+        self, model: DIYConfig, config: TrainConfig, weights: Any = None, watch: Any = ()
+    ) -> None:
         self.config, master = model, torch.float64 if config.dtype == "float64" else torch.float32
         self.model = build(model, master)
         self.named = dict(self.model.named_parameters())
@@ -37,13 +39,16 @@ class Training:
                 for t in tensors(model):
                     self.named[t.torch].copy_(torch.from_numpy(weights[t.hf]))
         self.optimizer = build_optimizer(self.model, config.optimizer)
-        self.step = build_step(self.model, self.optimizer, config)
+        self.step = build_step(self.model, self.optimizer, config, watch=watch)
 
     def run(self, batch: Any, number: int = 0, seed: int = 3) -> StepResult:
         return self.step(batch, 1e-2, number, seed)
 
     def parameters(self) -> dict[str, Array]:
-        return {t.hf: self.named[t.torch].detach().numpy().copy() for t in tensors(self.config)}
+        return self.by_name(self.named)
+
+    def by_name(self, named: Any) -> dict[str, Array]:
+        return {t.hf: named[t.torch].detach().numpy().copy() for t in tensors(self.config)}
 
     def moments(self, name: str) -> dict[str, Array]:
         state, key = self.optimizer.state, {"mean": "exp_avg", "square": "exp_avg_sq"}[name]
