@@ -71,7 +71,7 @@ def render(certificate: Record) -> str:
 
 
 def _template(name: str) -> str:
-    folder = importlib.resources.files("parity.report.table")
+    folder = importlib.resources.files("parity.report")
     return (folder / name).read_text(encoding="utf-8")
 
 
