@@ -14,11 +14,19 @@ def listed(values: Iterable[object]) -> str:
 
 
 _LONGEST = 2000  # characters: a damaged file may have names and values of megabytes
+_LONGEST_ECHO = 200  # a path in the wrong place is shown whole
 
 
 def shorten(text: str) -> str:
     """Text that a file had a hand in, cut to what a person reads."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def echoed(text: str) -> str:
+    """What somebody typed, in quotes, as an error repeats it: enough of it to be recognised."""
+    if len(text) <= _LONGEST_ECHO:
+        return repr(text)
+    return f"{text[:_LONGEST_ECHO]!r}... ({len(text):,} characters)"
 
 
 class CheckpointError(ValueError):

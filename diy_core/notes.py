@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from diy_core.errors import CheckpointError, shorten
 from diy_core.system.standard_error import complain
 
 _SAID = 100  # of one thing; a file with an oddity in each of its tokens would flood the screen
+
+_KEPT = 30  # of one kind
 
 
 class CheckpointNote(UserWarning):
@@ -73,12 +76,27 @@ def settle(
     command = _COMMAND.get()
     said, more = [*map(shorten, notes[:_SAID])], len(notes) - _SAID
     if more > 0:
-        said.append(f"and {more:,} more such notes" if more > 1 else "and one more such note")
+        said.append(_and_more(more))
     for note in said:
         if command is None:
             warnings.warn(f"{where}: {note}", CheckpointNote, stacklevel=stacklevel)
         else:
             command.say(f"{where}: {note}")
+
+
+def of_many(notes: Iterable[str]) -> list[str]:
+    """The first of notes of one kind, and a last one on how many more there are.
+
+    Whoever reads hundreds of thousands of odd tokens need not keep a sentence on each.
+    """
+    notes = iter(notes)
+    kept = list(itertools.islice(notes, _KEPT))
+    more = sum(1 for _ in notes)
+    return [*kept, _and_more(more)] if more else kept
+
+
+def _and_more(count: int) -> str:
+    return f"and {count:,} more such notes" if count > 1 else "and one more such note"
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def generate(arguments: argparse.Namespace, load: Load, reads: Collection[str]) 
     """
     from diy_core.checkpoints.kinds import kind_of, refuse_kind
     from diy_core.checkpoints.opening import tokenizer_of
-    from diy_core.commands.prompt import read_prompt
+    from diy_core.commands.prompt import read_prompt, require_short
 
     sources = Sources(arguments.model)
     with sources.recording():
@@ -102,13 +102,13 @@ def generate(arguments: argparse.Namespace, load: Load, reads: Collection[str]) 
     prompt = read_prompt(arguments.prompt)
     if not prompt:
         raise ValueError("the prompt is empty: there is nothing to continue")
-    ids = (
-        tokenizer.encode_chat(
-            [{"role": "user", "content": prompt}], chat_template=arguments.chat_template
-        )
-        if arguments.chat
-        else tokenizer.encode(prompt)
-    )
+    if arguments.chat:
+        turn = {"role": "user", "content": prompt}
+        written = tokenizer.chat([turn], chat_template=arguments.chat_template)
+        require_short(written, "the prompt, as the chat template writes it,")
+        ids = tokenizer.encode(written, add_special_tokens=False)
+    else:
+        ids = tokenizer.encode(prompt)
     if not ids:
         raise ValueError("the prompt holds nothing that the tokenizer has a token for")
     model = load(arguments.model, arguments.dtype, arguments.device)

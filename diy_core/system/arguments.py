@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from diy_core.errors import echoed, shorten
 from diy_core.system.disk import described
 from diy_core.system.requirements import versions
 from diy_core.system.standard_error import complain
@@ -21,6 +22,7 @@ from diy_core.system.standard_output import show
 EXIT_BAD_INPUT = 2
 _KINDS: dict[Any, str] = {int: "an integer", float: "a number"}
 _TEXTS = ("PROMPT", "TEXT")
+_TOO_LONG = re.compile(r"[+-]?\d{19,}")  # no count here has more than 18 digits
 _NEGATIVE = re.compile(r"-\.?\d")
 
 
@@ -48,7 +50,8 @@ class ArgumentParser(argparse.ArgumentParser):
         namespace, extras = super().parse_known_args(words, namespace)
         if extras:
             self.error(
-                f"too many arguments: {' '.join(extras)!r} (text of several words needs quotes)"
+                f"too many arguments: {echoed(' '.join(extras))} (text of several words needs "
+                "quotes)"
             )
         return namespace, []
 
@@ -71,7 +74,7 @@ class ArgumentParser(argparse.ArgumentParser):
         what = "the command" if commands else name
         self.error(
             f"{what} must be one of {', '.join(choices)}, "
-            f"got {value!r}{did_you_mean(str(value), choices)}"
+            f"got {echoed(str(value))}{did_you_mean(str(value), choices)}"
         )
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
@@ -81,12 +84,15 @@ class ArgumentParser(argparse.ArgumentParser):
             optional = action.nargs == "?" or (action.option_strings and not action.required)
             hint = ", or leave it out" if optional else ""
             raise argparse.ArgumentError(action, f"is empty: give a value{hint}")
+        if action.type in (int, positive) and _TOO_LONG.fullmatch(arg_string):
+            message = f"must have at most 18 digits, got {echoed(arg_string)}"
+            raise argparse.ArgumentError(action, message)
         try:
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:
             if action.type not in _KINDS:
                 raise
-            message = f"must be {_KINDS[action.type]}, got {arg_string!r}"
+            message = f"must be {_KINDS[action.type]}, got {echoed(arg_string)}"
             raise argparse.ArgumentError(action, message) from error
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -97,7 +103,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say how this command is used and what is wrong, and leave with 2."""
-        complain(f"{self.format_usage()}{self.prog}: error: {message}")
+        complain(f"{self.format_usage()}{self.prog}: error: {shorten(message)}")
         raise SystemExit(EXIT_BAD_INPUT)
 
 
@@ -182,8 +188,8 @@ def positive(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    if not text.isdecimal() or not text.strip("0"):
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {echoed(text)}")
     return int(text)
 
 

@@ -39,7 +39,8 @@ _DEFAULTS = {
     "template_characters": 1 << 18,
     "template_seconds": 3,  # of a processor, for one text
     "template_bytes": 256 << 20,  # of memory; a text of 32 MB takes less
-    "template_output": 1 << 26,  # characters of one text
+    "template_output": 1 << 24,  # characters of one text
+    "prompt_bytes": 1 << 20,  # of a text to continue; tokenizing it takes 2 s and 250 bytes each
 }
 
 

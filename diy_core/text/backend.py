@@ -19,6 +19,7 @@ import tokenizers
 from tokenizers import models, processors
 
 from diy_core.errors import CheckpointError
+from diy_core.notes import of_many
 from diy_core.system.translated import translated
 from diy_core.text.classes import class_of
 from diy_core.text.rebuilt import REBUILT, Rebuilt
@@ -40,6 +41,7 @@ _OTHER_WORDS = (
     "{} splits text into words otherwise than tokenizer.json, and was taken, as transformers 5 "
     "takes it: name PreTrainedTokenizerFast in tokenizer_config.json if tokenizer.json is meant"
 )
+_LISTED = 20  # tokens in one note
 # Rules for words that differ split this differently.
 _TELLING = "it's I'LL a1234 x_Y2 camelCase (a)  b,c\n\n\td... /\n你好 e\u0301 किताब"
 
@@ -159,12 +161,18 @@ def _alike(path: Path, backend: tokenizers.Tokenizer) -> list[str]:
             f"has the added token {gone[0]!r}, of which the normaliser leaves nothing: it would "
             "stand between any two characters; set its normalized to false, or remove it",
         )
-    return [
-        f"the added tokens {', '.join(map(repr, sorted(texts)))} are all {text!r} to the "
+    return of_many(
+        f"the added tokens {_some(texts)} are all {text!r} to the "
         "normaliser: which of their ids a text gets may change each time the tokenizer is read"
         for text, texts in found.items()
         if len(texts) > 1
-    ]
+    )
+
+
+def _some(texts: list[str]) -> str:
+    """Texts in quotes; of very many, the first ones."""
+    more = f" and {len(texts) - _LISTED:,} more" if len(texts) > _LISTED else ""
+    return ", ".join(map(repr, sorted(texts)[:_LISTED])) + more
 
 
 def _words(tokenizer: tokenizers.Tokenizer) -> list[str]:
@@ -191,18 +199,18 @@ def _add(
     known = {text for text in tokens.texts().values() if backend.token_to_id(text) is not None}
     tokens.add_to(backend)
     ids = {token.content: backend.token_to_id(token.content) for token in tokens.added.values()}
-    notes += [
+    notes += of_many(
         f"{token.content!r} has id {ids[token.content]}, as transformers gives it, and not the "
         f"{token_id} that the files say: tokens are added one after the other"
         for token_id, token in tokens.added.items()
         if ids[token.content] != token_id
-    ]
-    notes += [
+    )
+    notes += of_many(
         f"{role} {text!r} was in no vocabulary: it has the new id {backend.token_to_id(text)}, as "
         "transformers gives it"
         for role, text in tokens.texts().items()
         if text and text not in known and text not in ids and role in settings
-    ]
+    )
 
 
 def _put_around(

@@ -57,6 +57,7 @@ def said(program: str, words: list[str], capsys: Capture) -> str:
         ("diy-jax", ["export", "r", "--step", "x"], "export", "--step: must be an integer, got"),
         ("diy-jax", ["data", "s", "--validation", "x"], "data", "must be a number, got 'x'\n"),
         ("diy-jax", ["generate", "d"], "generate", "are required: PROMPT"),
+        ("parity", ["inspect", "r", "--step", "9" * 19], "inspect", "--step: must have at most 18"),
     ],
 )
 def test_a_wrong_word_is_told_the_nearest_and_the_usage_of_its_command(
@@ -70,6 +71,26 @@ def test_a_wrong_word_is_told_the_nearest_and_the_usage_of_its_command(
 
 # What may be empty here: it is refused where it is used, or its type has words for it.
 _TEXTS = {"PROMPT", "TEXT"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "d", "p", "--max-new-tokens", "9" * 5000],
+        ["generate", "d", "p", "--max-new-tokens", "9" * 4000],
+        ["generate", "d", "p", "--max-new-tokens", "x" * 5000],
+        ["generate", "d", "p", "--dtype", "x" * 5000],
+        ["generate", "d", "p", "x" * 5000],
+        ["generate", "d", "p", "--" + "x" * 50_000],
+        ["export", "r", "--step", "9" * 5000],
+        ["data", "s", "--validation", "x" * 5000],
+        ["x" * 5000],
+    ],
+)
+def test_of_a_long_word_the_beginning_is_repeated(words: list[str], capsys: Capture) -> None:
+    printed = said("diy-torch", words, capsys)
+    assert len(printed) < 3000
+    assert words[-1][:100] in printed
 
 
 @pytest.mark.parametrize("program", PARSERS)

@@ -14,6 +14,7 @@ import diy_torch.__main__
 from diy_core.commands.command_line import build_parser
 from diy_core.commands.generate import generate
 from diy_core.generation import GenerateOutput
+from diy_core.text.tokenizer import Tokenizer
 from tests.oracles import tiny
 from tests.tiny_checkpoints import PIECES, put, put_tokenizer, weights
 
@@ -117,3 +118,19 @@ def test_options_arrive_and_what_comes_back_is_printed(
         assert record["text"].startswith("he20")
     else:  # an end is not said, also where it is a word like others
         assert out == ("he\n" if end == "20" else "he20\n")
+
+
+def test_what_a_chat_template_writes_is_measured_before_it_is_tokenized(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(vocab_size=len(PIECES) + 1)
+    put_tokenizer(put(tmp_path, weights(config), config), chat_template="{{ 'the ' * 300_000 }}")
+    encoded: list[int] = []
+    monkeypatch.setattr(Tokenizer, "encode", lambda _, text, *__: encoded.append(len(text)) or [0])
+    words = ["generate", str(tmp_path), "the", "--chat", "--device", "cpu"]
+    assert diy_torch.__main__.main(words) == 2
+    assert (
+        "the prompt, as the chat template writes it, is longer than 1,048,576 bytes: shorten "
+        in (capsys.readouterr().err)
+    )
+    assert not encoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import time
 import tracemalloc
@@ -109,3 +110,27 @@ def test_sizes_are_not_believed(kind: str, tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 180 << 20
     assert time.process_time() - begin < 10
+
+
+_ONE = _text(b"x") + struct.pack("<IB", 7, 1)
+_TENSOR = _text(b"t") + struct.pack("<IQ", 1, 32)
+
+
+@pytest.mark.parametrize(
+    ("version", "tensors", "entries", "content", "said"),
+    [
+        (3, 0, 1, _text(b"x") + struct.pack("<II", 99, 0), "its entry 'x' is of type 99, which"),
+        (3, 0, 1, _text(b"x") + struct.pack("<IIQ", 9, 77, 1), "its entry 'x' is of type 77, wh"),
+        (3, 0, 2, _ONE + _ONE, "it has the entry 'x' twice"),
+        (3, 1, 0, _TENSOR + struct.pack("<IQ", 555, 0), "tensor t is of type 555, which is unkn"),
+        (7, 0, 0, b"", "is a GGUF file of version 7; versions 2 and 3 are read"),
+    ],
+)
+def test_what_gguf_has_not_is_named_in_our_words(
+    tmp_path: Path, version: int, tensors: int, entries: int, content: bytes, said: str
+) -> None:
+    head = b"GGUF" + struct.pack("<IQQ", version, tensors, entries)
+    (tmp_path / "x.gguf").write_bytes(head + content + bytes(64))
+    with pytest.raises(CheckpointError, match=said) as error:
+        open_gguf(tmp_path / "x.gguf")
+    assert not re.search(r"np\.|GGML|GGUFValue|KeyError", str(error.value))

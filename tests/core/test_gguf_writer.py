@@ -577,14 +577,29 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused(tmp_path: Path, kin
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_more_tokens_than_rows_are_refused(tmp_path: Path) -> None:
-    config = tiny(vocab_size=len(TOKENS) - 1)
+def test_more_tokens_than_rows_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = len(TOKENS) - 1
+    config = tiny(vocab_size=rows)
     source = put(tmp_path / "model", weights(config), config)
     put_tokenizer(source)
-    last = len(TOKENS) - 1
+    # Of many tokens, what is said of each takes more memory than a refusal may.
+    monkeypatch.setattr(tokenizers.Tokenizer, "to_str", None)
     with pytest.raises(
-        CheckpointError, match=f"has token id {last}, and the model's vocabulary has {last} rows"
+        CheckpointError,
+        match=f"has {rows + 1} tokens, and the model's vocabulary has {rows} rows",
     ):
+        export(source, tmp_path / "m.gguf")
+
+
+def test_ids_beyond_the_rows_are_refused(tmp_path: Path) -> None:
+    config = tiny(vocab_size=len(TOKENS) + 9)
+    source = put(tmp_path / "model", weights(config), config)
+    put_tokenizer(source)
+    file = source / "tokenizer.json"
+    state = json.loads(file.read_text())
+    state["model"]["vocab"]["far"] = 7777
+    file.write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=f"has token id 7777, and .* {len(TOKENS) + 9} rows"):
         export(source, tmp_path / "m.gguf")
 
 

@@ -1,5 +1,6 @@
 """The tokenizer of a directory: what is refused, what is noted, what tells tokenizers apart."""
 
+import itertools
 import json
 
 import pytest
@@ -158,11 +159,11 @@ def test_other_ids_than_the_files_say_are_noted(tmp_path):
     ).input_ids == [400]
 
 
-def alike(**normalized):
-    """Two added tokens that lower case makes one."""
+def alike(words=("TOOL", "tool"), **normalized):
+    """Added tokens that lower case makes one."""
     tokens = {
         str(END + i): entry(text, normalized=normalized.get(text, True))
-        for i, text in enumerate(("TOOL", "tool"))
+        for i, text in enumerate(words)
     }
     files = changed(added_tokens_decoder=tokens)
     return files | {"tokenizer": files["tokenizer"] | {"normalizer": {"type": "Lowercase"}}}
@@ -178,6 +179,22 @@ def test_added_tokens_that_the_normaliser_makes_one_are_noted(tmp_path):
 
 def test_added_tokens_that_are_not_normalised_are_no_note(tmp_path):
     assert load(write(tmp_path, alike(TOOL=False))).notes == []
+
+
+def test_of_very_many_odd_tokens_the_first_are_noted(tmp_path):
+    decoder = {str(500 + 2 * i): entry(f"<{i}>") for i in range(1000)}
+    notes = load(write(tmp_path, changed(added_tokens_decoder=decoder))).notes
+    assert notes[0].startswith("'<0>' has id ")
+    assert 10 < len(notes) < 50
+    assert notes[-1] == f"and {1000 - len(notes) + 1} more such notes"
+
+
+def test_of_very_many_tokens_that_are_alike_the_first_are_named(tmp_path):
+    pairs = ("Tt", "Oo", "Oo", "Ll", "Bb", "Aa", "Rr", "Ss")
+    words = ["".join(letters) for letters in itertools.product(*pairs)]
+    (note,) = load(write(tmp_path, alike(words))).notes
+    assert "'TOOLBARS', " in note
+    assert f" and {len(words) - 20} more are all 'toolbars' to the normaliser" in note
 
 
 def stripped():

@@ -18,6 +18,9 @@ from diy_core.system.translated import translated
 
 ROPE_FREQS = "rope_freqs.weight"
 _ARRAY, _STRING = int(gguf.GGUFValueType.ARRAY), int(gguf.GGUFValueType.STRING)
+_VALUE_TYPES = frozenset(map(int, gguf.GGUFValueType))
+_TENSOR_TYPES = frozenset(map(int, gguf.GGMLQuantizationType))
+_VERSIONS = (2, 3)
 _LEAST_ENTRY, _LEAST_TENSOR = 13, 24  # bytes
 _LONGEST_NAME, _MOST_AXES = 65_535, 4  # the format's own
 _AHEAD = 1 << 20  # bytes that are read at a time
@@ -40,7 +43,7 @@ class _StrictReader(gguf.GGUFReader):
         self._read = 0  # bytes of it that are there
         self._items = 0  # in lists, so far
         self._names: set[str] = set()
-        self._is_at_tensors = False
+        self._is_at_tensors, self._name = False, ""
         super().__init__(stream)
 
     @property
@@ -93,7 +96,20 @@ class _StrictReader(gguf.GGUFReader):
         length = int(self._get(offset, np.uint64)[0])
         if length > _LONGEST_NAME:
             raise ValueError(f"it has a name of {length} bytes, and {_LONGEST_NAME} are allowed")
-        return super()._get_str(offset)
+        length, name = super()._get_str(offset)
+        self._name = bytes(name).decode("utf-8", "replace")
+        return length, name
+
+    def _known(self, kind: Any) -> gguf.GGUFValueType:
+        """The type of a value, or of the items of a list."""
+        if int(kind) not in _VALUE_TYPES:
+            raise ValueError(f"its entry {self._name!r} is of type {kind}, which GGUF has not")
+        return gguf.GGUFValueType(int(kind))
+
+    def _push_field(self, field: gguf.ReaderField, *rest: Any, **more: Any) -> int:
+        if field.name in self.fields:
+            raise ValueError(f"it has the entry {field.name!r} twice")
+        return int(super()._push_field(field, *rest, **more))
 
     def _get_field_parts(self, orig_offs: Any, raw_type: Any) -> Any:
         """A value, of which the library makes two arrays for every item: here they are one.
@@ -105,13 +121,13 @@ class _StrictReader(gguf.GGUFReader):
             text = self._get(orig_offs + 8, np.uint8, length[0])
             return 8 + text.nbytes, [length, text], [1], [gguf.GGUFValueType.STRING]
         if raw_type != _ARRAY:
-            return super()._get_field_parts(orig_offs, raw_type)
+            return super()._get_field_parts(orig_offs, self._known(raw_type))
         item, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
         begin = at = int(orig_offs) + 12
         self._require_in_file(at + int(count[0]))  # an item has at least one byte
         self._items += int(count[0])
         _refuse_more("gguf_items", self._items, "items in lists of its metadata")
-        kind = gguf.GGUFValueType(item[0])
+        kind = self._known(item[0])
         types = [gguf.GGUFValueType.ARRAY, kind]
         if scalar := self.gguf_scalar_to_np.get(kind):
             values = self._get(at, scalar, count[0])
@@ -145,6 +161,10 @@ class _StrictReader(gguf.GGUFReader):
         field = super()._get_tensor_info_field(orig_offs)
         if len(field.parts[3]) > _MOST_AXES:
             raise ValueError(f"tensor {field.name} has {len(field.parts[3])} axes")
+        if int(field.parts[4][0]) not in _TENSOR_TYPES:
+            raise ValueError(
+                f"tensor {field.name} is of type {field.parts[4][0]}, which is unknown"
+            )
         if field.name in self._names:  # now, and not after millions of them, as a run of zeros is
             raise ValueError(f"Found duplicated tensor with name {field.name}")
         self._names.add(field.name)
@@ -195,6 +215,11 @@ def open_gguf(source: Path) -> gguf.GGUFReader:
         if head[4:6] == b"\0\0":  # the version, a small number in four bytes
             raise CheckpointError(
                 source, "is a big-endian GGUF file; only little-endian ones are read"
+            )
+        version = int.from_bytes(head[4:8], "little")
+        if len(head) == 8 and version not in _VERSIONS:
+            raise CheckpointError(
+                source, f"is a GGUF file of version {version}; versions 2 and 3 are read"
             )
         with translated(source, "is no readable GGUF file"):
             reader = _StrictReader(source, stream)

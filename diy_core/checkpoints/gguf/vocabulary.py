@@ -50,6 +50,10 @@ def _metadata(
     file: Path, tokenizer: Tokenizer, vocab_size: int, notes: list[str]
 ) -> dict[str, Any]:
     backend = tokenizer.backend
+    if (count := tokenizer.vocab_size) > vocab_size:  # before all of them are written out
+        raise CheckpointError(
+            file, f"has {count} tokens, and the model's vocabulary has {vocab_size} rows"
+        )
     state = json.loads(backend.to_str())
     pre = _name_of_rules(file, state)
     _refuse_unsaid(file, tokenizer, state)
