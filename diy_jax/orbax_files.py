@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from diy_core.checkpoints.orbax.tree import require_regular_tree
-from diy_core.mapping import unflatten
+from diy_core.mapping import flatten, unflatten
 from diy_core.system.memory import returning_buffers
 from diy_core.system.translated import translated, words_of
 
@@ -65,6 +65,21 @@ def load_tree(path: Path, layout: Any) -> Any:
         kind: {name: np.asarray(leaf) for name, leaf in leaves.items()}
         for kind, leaves in loaded.items()
     }
+
+
+def names_in_tree(path: Path) -> list[tuple[str, ...]]:
+    """The paths of all arrays in a tree, of which none is read.
+
+    Raises:
+        CheckpointError: Orbax cannot read it.
+    """
+    path = path.absolute()  # Orbax silently finds nothing at a relative path
+    require_regular_tree(path)
+    with as_unreadable(path), without_reports():
+        found = ocp.metadata(path).metadata
+        if not isinstance(found, Mapping):  # it failed without an error
+            raise ValueError(f"it finds no arrays: {found!r:.200}")
+    return list(flatten(found))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diy_core.checkpoints.interface import Stored
 from diy_core.training.checkpoints.files import Arrays
 from diy_core.training.checkpoints.store import CheckpointStore
-from diy_jax.orbax_files import load_tree, save_tree
+from diy_jax.orbax_files import load_tree, names_in_tree, save_tree
 
 
 class TrainingStore(CheckpointStore):
@@ -30,6 +30,15 @@ class TrainingStore(CheckpointStore):
             OSError: the disk is full, ...
         """
         save_tree(folder / TrainingStore.form, (_tree(part) for part in parts))
+
+    @staticmethod
+    def names_of_arrays(folder: Path) -> Sequence[str]:
+        """The names of all arrays in the tree.
+
+        Raises:
+            CheckpointError: Orbax cannot read it.
+        """
+        return ["/".join(path) for path in names_in_tree(folder / TrainingStore.form)]
 
     @staticmethod
     def read_arrays(folder: Path, layout: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:

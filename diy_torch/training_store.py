@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,15 @@ class TrainingStore(CheckpointStore):
             OSError: the disk is full, ...
         """
         state_file.write_arrays(folder, layout, parts)
+
+    @staticmethod
+    def names_of_arrays(folder: Path) -> Sequence[str]:
+        """The names of all arrays in the file.
+
+        Raises:
+            CheckpointError: the file cannot be read.
+        """
+        return state_file.names_of_arrays(folder)
 
     @staticmethod
     def read_arrays(folder: Path, layout: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:

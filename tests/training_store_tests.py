@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from diy_core.checkpoints.interface import Stored
 from diy_core.checkpoints.training_run import checkpoint_path
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
@@ -146,6 +147,22 @@ class StoreTests:
             refused += self.is_refused(store, trainer, wanted)
             aside.rename(file)
         assert refused >= 3
+
+    def test_an_array_that_the_manifest_does_not_list_is_refused_by_name(
+        self, tmp_path: Path
+    ) -> None:
+        self.saved(tmp_path)
+        trainer, store = self.make(tmp_path)
+        layout = {name: Stored(a.shape, a.dtype) for name, a in trainer.arrays.items()}
+        more = {"model/model.layers.0.self_attn.q_proj.bias": np.ones(8, np.float32)}
+        layout |= {name: Stored(array.shape, array.dtype) for name, array in more.items()}
+        path = checkpoint_path(tmp_path, 7)
+        (path / self.store.form).rename(tmp_path / "aside")
+        self.store.write_arrays(path, layout, [trainer.arrays | more])
+        before = trainer.snapshot()
+        with pytest.raises(CheckpointError, match=f"unexpected tensor {next(iter(more))}, not in"):
+            store.restore(7)
+        assert all(trainer.arrays[name].tobytes() == before[name].tobytes() for name in before)
 
     @pytest.mark.parametrize(
         ("changes", "words"),

@@ -19,7 +19,12 @@ from diy_core.checkpoints.training_run import FORMS, Place, form_of, place_in_ru
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.training.checkpoints import state_file
-from diy_core.training.checkpoints.files import Checkpoint, ReadArrays, whole_checkpoints
+from diy_core.training.checkpoints.files import (
+    Checkpoint,
+    NamesOfArrays,
+    ReadArrays,
+    whole_checkpoints,
+)
 from diy_core.training.export import find_checkpoint
 from diy_core.training.run.seal import changes_between, require_same_model, seal_of
 from diy_core.training.run.yaml_file import read_config_of_run
@@ -107,7 +112,7 @@ class RunCheckpoint:
                     path, f"is damaged: it has none of {', '.join(FORMS)}, its arrays"
                 )
             config = DIYConfig.from_pretrained(run / "model")
-            files = Checkpoint.open(path, _reader(form), config)
+            files = Checkpoint.open(path, *_reader(form), config)
             position = Position.from_json(files.position, path)
             require_same_model(path, position.made_with)
         return cls(run, int(path.name), FORMS[form], config, position, files)
@@ -165,8 +170,16 @@ def naming_the_gone(path: Path) -> Iterator[None]:
         raise GoneError(path) from error
 
 
-def _reader(form: str) -> ReadArrays:
-    return state_file.read_arrays if form == state_file.STATE_FILE else _read_orbax
+def _reader(form: str) -> tuple[NamesOfArrays, ReadArrays]:
+    if form == state_file.STATE_FILE:
+        return state_file.names_of_arrays, state_file.read_arrays
+    return _names_in_orbax, _read_orbax
+
+
+def _names_in_orbax(folder: Path) -> Sequence[str]:
+    from diy_jax.training_store import TrainingStore  # as below
+
+    return TrainingStore.names_of_arrays(folder)
 
 
 def _read_orbax(folder: Path, layout: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:

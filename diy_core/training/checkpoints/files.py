@@ -9,6 +9,7 @@ CHECKPOINTS/00000100/state.safetensors    the arrays of `state.py`, as the PyTor
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ from diy_core.training.state import state_shapes
 Arrays = Mapping[str, NDArray[Any]]
 # (new folder of a checkpoint, shape and dtype of all arrays, the arrays in parts)
 WriteArrays = Callable[[Path, Mapping[str, Stored], Iterable[Arrays]], None]
+# (folder of a checkpoint) -> the names of all arrays that it holds
+NamesOfArrays = Callable[[Path], Sequence[str]]
 # (folder of a checkpoint, shape and dtype of the arrays that are wanted) -> them
 ReadArrays = Callable[[Path, Mapping[str, Stored]], dict[str, NDArray[Any]]]
 
@@ -108,10 +111,17 @@ class Checkpoint:
     path: Path
     position: dict[str, Any]
     manifest: Manifest
+    _names_of_arrays: NamesOfArrays
     _read_arrays: ReadArrays
 
     @classmethod
-    def open(cls, path: Path, read_arrays: ReadArrays, config: DIYConfig) -> Checkpoint:
+    def open(
+        cls,
+        path: Path,
+        names_of_arrays: NamesOfArrays,
+        read_arrays: ReadArrays,
+        config: DIYConfig,
+    ) -> Checkpoint:
         """Open a checkpoint of a model with this config.
 
         Raises:
@@ -131,7 +141,8 @@ class Checkpoint:
             faults = [f"mixes the dtypes {', '.join(sorted(dtypes))}"]
         if faults:
             raise CheckpointError(path, faults)
-        return cls(path, read_position(path / POSITION), manifest, read_arrays)
+        position = read_position(path / POSITION)
+        return cls(path, position, manifest, names_of_arrays, read_arrays)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -142,13 +153,25 @@ class Checkpoint:
         """Some arrays, compared with their sums.
 
         Raises:
-            CheckpointError: they are not what was written, or not finite, which no run writes.
+            CheckpointError: they are not what was written, or not finite, which no run writes; or
+                others lie beside them.
         """
+        if self._unlisted:
+            raise CheckpointError(self.path, self._unlisted)
         arrays = self._read_arrays(self.path, {name: self.layout[name] for name in names})
         checked = (self.manifest.check(name, arrays[name]) for name in names)
         if faults := [fault for fault in checked if fault] or _faults_of_values(arrays):
             raise CheckpointError(self.path, faults)
         return arrays
+
+    @functools.cached_property
+    def _unlisted(self) -> list[str]:
+        """Faults: the arrays of which the manifest knows nothing."""
+        known = self.manifest.tensors
+        names = self._names_of_arrays(self.path)
+        return [
+            f"unexpected tensor {name}, not in {MANIFEST}" for name in names if name not in known
+        ]
 
     def read_all(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """All arrays, a few at a time; raises as `read` does."""

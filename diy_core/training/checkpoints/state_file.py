@@ -36,6 +36,15 @@ def write_arrays(folder: Path, layout: Mapping[str, Stored], parts: Iterable[Arr
         writer.close()
 
 
+def names_of_arrays(folder: Path) -> list[str]:
+    """The names of all arrays that the file holds.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    return list(read_header(folder / STATE_FILE))
+
+
 def read_arrays(folder: Path, layout: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
     """Read the arrays that `layout` names, as they are in the file.
 

@@ -6,7 +6,7 @@ import abc
 import functools
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -96,6 +96,11 @@ class CheckpointStore(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
+    def names_of_arrays(folder: Path) -> Sequence[str]:
+        """The names of all arrays in the folder, also of those that no run wrote."""
+
+    @staticmethod
+    @abc.abstractmethod
     def read_arrays(folder: Path, layout: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
         """Read the arrays that `layout` names; their values are compared elsewhere."""
 
@@ -121,7 +126,7 @@ class CheckpointStore(abc.ABC):
         other = form_of(path) or cls.form
         if other != cls.form:
             raise OtherTwinError(path, FORMS[other], FORMS[cls.form])
-        return Checkpoint.open(path, cls.read_arrays, config)
+        return Checkpoint.open(path, cls.names_of_arrays, cls.read_arrays, config)
 
     @classmethod
     def verify(cls, path: Path, model: Path) -> None:
