@@ -300,9 +300,9 @@ def test_what_was_not_asked_for_is_said(environment: dict[str, Any]) -> None:
 
 def test_the_template_is_installed() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    (pattern,) = patterns["package-data"]["parity"]
-    files = {path for path in (ROOT / "parity" / "templates").iterdir() if path.is_file()}
-    assert files == set((ROOT / "parity").glob(pattern)) != set()
+    (pattern,) = patterns["package-data"]["parity.report"]
+    files = set((ROOT / "parity" / "report").glob("*.jinja"))
+    assert files == set((ROOT / "parity" / "report").glob(pattern)) != set()
 
 
 def test_neither_file_is_replaced_where_one_is_a_directory(
