@@ -24,7 +24,7 @@ ALLOWED = {
     "diy_core/data/table_server.py: pyarrow.parquet.ParquetFile": "handed to it, open",
     "diy_core/data/table_server.py: _STATISTICS.read_text": "what the system says of the process",
     "diy_core/system/standard_error.py: os.open": "the null device",
-    "diy_core/training/run/directory.py: os.open": "the lock of a run",
+    "diy_core/training/run/lock.py: os.open": "the lock of a run",
     "parity/report/page.py: (folder / name).read_text": "templates of the package",
 }
 

@@ -64,16 +64,16 @@ ALLOWED = {
     "diy_core/training/log/json_lines.py: new.open": NEW,
     "diy_core/training/log/json_lines.py: open_own": OWN_RUN,
     "diy_core/training/log/json_lines.py: self._file.truncate": OWN_RUN,
-    "diy_core/training/log/metrics.py: (path / name).open": OWN_RUN,
+    "diy_core/training/log/metrics.py: (self._path / name).open": OWN_RUN,
     "diy_core/training/log/metrics.py: path.mkdir": OWN_RUN,
     "diy_core/training/log/metrics.py: self._file.truncate": OWN_RUN,
     "diy_core/training/log/plot.py: figure.savefig": NEW,
     "diy_core/training/run/directory.py: file.write_text": NEW,
-    "diy_core/training/run/directory.py: os.ftruncate": OWN_RUN,
     "diy_core/training/run/directory.py: self.checkpoints.mkdir": OWN_RUN,
     "diy_core/training/run/directory.py: self.path.mkdir": (
         "the run, if there is none; its lock follows"
     ),
+    "diy_core/training/run/lock.py: os.ftruncate": OWN_RUN,
     "diy_jax/orbax_store.py: (here / MANIFEST).write_text": NEW,
     "diy_jax/orbax_store.py: item.rename": NEW,
     "diy_jax/orbax_store.py: self._orbax.rmdir": NEW,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ from diy_core.checkpoints.kinds import kind_of
 from diy_core.checkpoints.training_run import place_in_run
 from diy_core.errors import CheckpointError
 from diy_core.training.config import as_dict
-from diy_core.training.run.directory import require_run_directory
+from diy_core.training.log.metrics import Events
+from diy_core.training.run.directory import RunDirectory, require_run_directory
 from tests.core.training_fake import Runner
+from tests.tiny_checkpoints import snapshot
 
 
 def put(folder: Path, *names: str) -> None:
@@ -90,3 +94,39 @@ def test_a_log_that_leads_elsewhere_is_not_written_through(
     file.unlink()
     file.write_bytes(content)
     assert runner(resume=True) == 0
+
+
+def test_copies_of_hard_links_are_locked_each_by_itself(tmp_path: Path) -> None:
+    """Such as `cp -al` makes, also of a run that goes on."""
+    run, before, meanwhile = (tmp_path / name for name in ("run", "before", "meanwhile"))
+    with RunDirectory(run, pytest.fail):
+        pass
+    shutil.copytree(run, before, copy_function=os.link)
+    with RunDirectory(run, pytest.fail):
+        shutil.copytree(run, meanwhile, copy_function=os.link)
+        with RunDirectory(before, pytest.fail), RunDirectory(meanwhile, pytest.fail):
+            for path in (run, before, meanwhile):
+                with pytest.raises(ValueError, match=f"{path} is in use by process {os.getpid()}"):
+                    RunDirectory(path, pytest.fail).__enter__()
+            assert len({(path / ".lock").stat().st_ino for path in (run, before, meanwhile)}) == 3
+    assert [item.name for item in before.iterdir()] == [".lock"]
+
+
+def test_a_run_that_was_copied_by_hard_links_while_it_goes_on_stays_locked(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run", pytest.fail):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy", copy_function=os.link)
+        lock = (tmp_path / "run" / ".lock").stat()
+        with pytest.raises(ValueError, match="is in use by process"):
+            RunDirectory(tmp_path / "run", pytest.fail).__enter__()
+        assert os.path.samestat(lock, (tmp_path / "run" / ".lock").stat())
+
+
+def test_events_are_not_added_to_a_copy_of_hard_links(tmp_path: Path) -> None:
+    events = Events(tmp_path / "tensorboard", 0)
+    events.write(1, {"loss": 1.0})
+    shutil.copytree(tmp_path / "tensorboard", tmp_path / "copy", copy_function=os.link)
+    copied = snapshot(tmp_path / "copy")
+    events.write(2, {"loss": 0.5})
+    events.close()
+    assert snapshot(tmp_path / "copy") == copied
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2

@@ -145,14 +145,21 @@ class Events:
 
         self._event, self._summary, self._records = Event, Summary, RecordWriter
         path.mkdir(exist_ok=True)
+        self._path = path
+        self._begin()
+        self._add(step=last_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def _begin(self) -> None:
         # TensorBoard reads the files in the order of their names.
         name = f"events.out.tfevents.{time.time_ns():020d}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (path / name).open("wb", buffering=0)
+        self._file = (self._path / name).open("wb", buffering=0)
         self._add(file_version="brain.Event:2")
-        self._add(step=last_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         """Add a point for each value that is not None; on a full disk they are lost."""
+        if os.fstat(self._file.fileno()).st_nlink > 1:  # a backup by `cp -al` keeps what it has
+            self._file.close()
+            self._begin()
         points = [
             self._summary.Value(tag=name, simple_value=value)
             for name, value in values.items()

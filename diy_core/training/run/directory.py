@@ -14,11 +14,8 @@ data/            the prepared tokens, where the config names a text; validation/
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -30,14 +27,14 @@ from diy_core.checkpoints.atomic import atomic_file
 from diy_core.checkpoints.training_run import has_marks_of_run
 from diy_core.errors import CheckpointError
 from diy_core.system.children import close_in_children, forget
-from diy_core.system.disk import DiskFull, naming_full_disks, require_room
+from diy_core.system.disk import require_room
 from diy_core.system.held import HeldDirectory, with_names
-from diy_core.system.outside import is_there, refuse_link
 from diy_core.training.checkpoints.files import whole_checkpoints
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.log.json_lines import refuse_own_link
 from diy_core.training.protocols import TrainingError
 from diy_core.training.run.allowed_changes import NOTHING, Allowed
+from diy_core.training.run.lock import LOCK, take_lock
 from diy_core.training.run.model import foreseen
 from diy_core.training.run.resume import lines_of_differences
 from diy_core.training.run.seal import (
@@ -51,10 +48,10 @@ from diy_core.training.run.seal import (
 from diy_core.training.run.yaml_file import read_config_of_run
 
 _ROOM = 1 << 20  # bytes, for the config and the first lines of metrics
-_CONFIG, _LOCK, _CHECKPOINTS, _METRICS = "config.yaml", ".lock", "checkpoints", "metrics.jsonl"
+_CONFIG, _CHECKPOINTS, _METRICS = "config.yaml", "checkpoints", "metrics.jsonl"
 # What a start that was killed may leave; and what a shell or a queue opens before a run begins.
 _BEGUN = re.compile(
-    rf"{_LOCK}|{_CHECKPOINTS}|\.{_CONFIG}\.tmp-[0-9a-f]{{8}}({_LOCK})?|.*\.(log|out|err)"
+    rf"{LOCK}|{_CHECKPOINTS}|\.({_CONFIG}|{LOCK})\.tmp-[0-9a-f]{{8}}(\.lock)?|.*\.(log|out|err)"
 )
 
 
@@ -71,7 +68,7 @@ def require_run_directory(path: str | Path) -> None:
             there, "is a file, and a run needs a directory: choose another run_dir"
         )
     names = {item.name for item in path.iterdir()} if path.is_dir() else set()
-    named = (path / _CONFIG).is_file() and names & {_LOCK, _CHECKPOINTS, _METRICS}
+    named = (path / _CONFIG).is_file() and names & {LOCK, _CHECKPOINTS, _METRICS}
     is_run = named and has_marks_of_run(path)
     if not is_run and (foreign := sorted(n for n in names if not _BEGUN.fullmatch(n))):
         raise CheckpointError(
@@ -139,37 +136,15 @@ class RunDirectory:
         self._held = HeldDirectory(self.path)
         self._lay_out(self._held.way)
         try:
-            self._take_lock(self._held)
+            self._lock = take_lock(self.path, self._held, self._report)
+            close_in_children(self._lock)
+            if not self._held.in_place:
+                raise ValueError(f"{self.path} was moved while it was opened: look where it is now")
         except BaseException as error:
             with_names(error)
             self._release()
             raise
         return self
-
-    def _take_lock(self, held: HeldDirectory) -> None:
-        is_there(self.root / _LOCK)  # or it is something that cannot be locked
-        refuse_link(self.root / _LOCK, "a run locks a file of its own: remove it")
-        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._lock = os.open(_LOCK, flags, 0o644, dir_fd=held.descriptor)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._lock, 1000, 0).decode("utf-8", "replace").strip()
-            raise ValueError(
-                f"{self.path} is in use by {holder or 'another process'}: wait for it, or choose "
-                "another run_dir"
-            ) from None
-        except OSError as error:
-            self._report(
-                f"{self.path} cannot be locked ({error.strerror}): see to it that no other process "
-                "trains there"
-            )
-        close_in_children(self._lock)
-        if not held.in_place:
-            raise ValueError(f"{self.path} was moved while it was opened: look where it is now")
-        with contextlib.suppress(DiskFull), naming_full_disks(self.path):
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def __exit__(
         self,
