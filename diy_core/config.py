@@ -259,7 +259,7 @@ class DIYConfig:
 
 
 def require_config(config: object) -> None:
-    """Raise for what is no config, such as one of transformers.
+    """Raise for what is not a config, such as one of transformers.
 
     Raises:
         TypeError: it is none; the message says how to make one.

@@ -204,7 +204,7 @@ def says_nothing(value: Any) -> bool:
 
 
 def _is_off(key: str, values: Mapping[str, Any]) -> bool:
-    """Whether one of `REACHES` bounds nothing; 0 or less is no bound, as a token sees itself."""
+    """Whether one of `REACHES` bounds nothing; 0 or less is not a bound, as a token sees itself."""
     value = values.get(key)
     off = isinstance(value, int) and value <= 0 and value is not False
     switched_off = key in _SWITCHES and values.get(_SWITCHES[key], True) is False

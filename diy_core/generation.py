@@ -21,7 +21,7 @@ _CALLS = {
     "diy_torch": "diy_torch.generate(model, input_ids, ...)",
     "diy_jax": "diy_jax.generate(model, params, input_ids, ...)",
 }
-NOT_FINITE = -1  # in place of a token, where the largest logit is no number
+NOT_FINITE = -1  # in place of a token, where the largest logit is not a number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GenerateOutput:
 
 
 def require_model(model: object, twin: str) -> None:
-    """Raise for the other twin's model, and for what is no model of ours.
+    """Raise for the other twin's model, and for what is not a model of ours.
 
     Args:
         model: what `generate` was given.
@@ -139,7 +139,7 @@ class Rows:
 def _token_ids(name: str, value: int | Sequence[int] | None, vocab_size: int) -> list[int]:
     if value is None:
         return []
-    given: Any = value[()] if isinstance(value, np.ndarray) else value  # one number is no array
+    given: Any = value[()] if isinstance(value, np.ndarray) else value  # one number is not an array
     several = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, (str, bytes))
     ids: list[Any] = list(given) if several else [given]
     for token in ids:

@@ -233,7 +233,9 @@ def flatten(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple
     flat: dict[tuple[str, ...], Any] = {}
     for key, value in tree.items():
         if not isinstance(key, str):
-            raise CheckpointError("params", f"key {key!r} under {'/'.join(prefix)!r} is no string")
+            raise CheckpointError(
+                "params", f"key {key!r} under {'/'.join(prefix)!r} is not a string"
+            )
         if isinstance(value, Mapping):
             flat |= flatten(value, (*prefix, key))
         else:

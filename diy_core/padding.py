@@ -28,7 +28,7 @@ def pad_right(
         max_new_tokens: that will follow.
 
     Raises:
-        ValueError: anything that is no prompt of this model, or is too long for it.
+        ValueError: anything that is not a prompt of this model, or is too long for it.
     """
     if isinstance(input_ids, Mapping):
         raise ValueError(

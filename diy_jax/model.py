@@ -291,7 +291,7 @@ class DIYForCausalLM(nn.Module):
             max_shard_size: bytes of one safetensors file; larger models get several.
 
         Raises:
-            CheckpointError: weights not finite, or `path` exists and is no model directory.
+            CheckpointError: weights not finite, or `path` exists and is not a model directory.
         """
         checkpoint.save(params, self.config, path, max_shard_size)
 

@@ -78,7 +78,7 @@ class OrbaxReader(Reader):
         _require_utf8(path)
         refuse_left_aside(path)
         if not path.is_dir():
-            raise CheckpointError(path, "is no Orbax checkpoint: it is not a directory")
+            raise CheckpointError(path, "is not an Orbax checkpoint: it is not a directory")
         whole = path.absolute()  # Orbax silently finds nothing at a relative path
         with naming(whole, path):
             self._location = locate(whole)
@@ -256,7 +256,7 @@ def _require_utf8(path: Path) -> None:
         str(path.absolute()).encode()
     except UnicodeEncodeError:
         raise CheckpointError(
-            path, "is no UTF-8 as a name, and Orbax takes no other: choose another, or rename it"
+            path, "is not UTF-8 as a name, and Orbax takes no other: choose another, or rename it"
         ) from None
 
 
@@ -272,6 +272,6 @@ def _refuse_foreign(path: Path) -> None:
     if other:
         raise CheckpointError(
             path,
-            f"holds {', '.join(other[:3])}, which is no part of an Orbax checkpoint: choose "
+            f"holds {', '.join(other[:3])}, which is not part of an Orbax checkpoint: choose "
             "another place, or remove it",
         )

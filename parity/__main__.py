@@ -71,7 +71,7 @@ def build_parser() -> ArgumentParser:
     check.add_argument(
         "--checks",
         metavar="NAME,...",
-        help=f"make these alone, of {listed(KINDS)} (default: all; the last two only for small "
+        help=f"run only these, of {listed(KINDS)} (default: all; the last two only for small "
         "models)",
     )
     check.add_argument(
@@ -122,7 +122,7 @@ def build_parser() -> ArgumentParser:
 def _add_switch(commands: argparse._SubParsersAction[ArgumentParser]) -> None:
     switch = commands.add_parser(
         "switch",
-        help="go on with a training run in the other framework",
+        help="continue a training run in the other framework",
         description="Make a run directory of diy-jax out of one of diy-torch, or the other way: "
         "weights, moments, counters and the position in the data, to the bit, and the curves so "
         "far. RUN stays as it is; NEW_RUN is written whole or not at all.",

@@ -136,7 +136,7 @@ def infer_rules(torch_module: torch.nn.Module, params: Any) -> Inferred:
         no partner. None of it is tried: `trace` does that.
 
     Raises:
-        TypeError: `params` is no dict of arrays, nor what holds one.
+        TypeError: `params` is not a dict of arrays, nor what holds one.
     """
     variables = as_variables(params)
     theirs = flax_tensors(variables)

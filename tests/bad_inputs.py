@@ -264,7 +264,7 @@ CASES = [
         Past(position=np.zeros(3, np.int32)),
     ),
     _case(
-        "a position that is no integer",
+        "a position that is not an integer",
         "past_key_values[0] position must be an integer...got float32 (2,)",
         Past(position=np.zeros(2, np.float32)),
     ),

@@ -285,7 +285,7 @@ class ProcessTests(Twin):
         process = start(self.package, words)
         said, _ = process.communicate(timeout=200)
         assert process.returncode == 0, said
-        assert "going on from step" in said
+        assert "continuing from step" in said
         assert same_bits(runs.state("run", 60), runs.state("long", 60))
         assert metrics.read_bytes() == (runs.folder / "long" / "metrics.jsonl").read_bytes()
         assert runs.steps("run") == runs.steps("long")

@@ -74,7 +74,7 @@ def any_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def fault_of_dtype(dtype: object) -> str | None:
-    """What is wrong with weights of a dtype of any library that is no float; None: nothing."""
+    """What is wrong with weights of a dtype of any library that is not a float; None: nothing."""
     name = str(dtype).removeprefix("torch.")
     if name in FLOAT_NAMES:
         return None

@@ -104,7 +104,7 @@ class Manifest:
         if len(text) > (most := limit("header_bytes")):
             how = how_to_raise("header_bytes")
             raise CheckpointError(where, f"has a manifest of more than {most} bytes: {how}")
-        values = parse_json(text, where, said="is no manifest")
+        values = parse_json(text, where, said="is not a manifest")
         try:
             if values["format"] != _FORMAT:
                 raise ValueError(f"the format is {values['format']!r}, expected {_FORMAT!r}")
@@ -113,10 +113,10 @@ class Manifest:
                 for name, e in values["tensors"].items()
             }
             if bad := [name for name, e in tensors.items() if not _SUM.fullmatch(e.sha256)]:
-                raise ValueError(f"the sum of {bad[0]} is no SHA-256")
+                raise ValueError(f"the sum of {bad[0]} is not a SHA-256")
             return cls(tensors, str(values["source"]), dict(values["versions"]))
         except _UNLIKE as error:
-            raise CheckpointError(where, f"is no manifest: {error!r}") from error
+            raise CheckpointError(where, f"is not a manifest: {error!r}") from error
 
     @classmethod
     def of_directory(cls, path: Path) -> Manifest | None:

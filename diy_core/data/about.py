@@ -63,7 +63,7 @@ def _is_about(file: Path) -> bool:
 
 
 def _may_be_data(file: Path) -> bool:
-    """False for a text that is no document of any collection, by its name."""
+    """False for a text that is not a document of any collection, by its name."""
     return not (_begins(file, _LEGAL) or " ".join(_words(file)) in _LISTS)
 
 

@@ -78,12 +78,12 @@ def without_nulls(value: Any) -> Any:
 def _other_shape(value: Any) -> str | None:
     if isinstance(value, str):
         if is_python(value):
-            return "a text that Python's str() wrote, which is no JSON"
+            return "a text that Python's str() wrote, which is not JSON"
         inside = _parsed(value)
         if isinstance(inside, str) and are_turns(turns_in(inside)):
             return "JSON within JSON"
         if inside is None:
-            return "objects in a text that is no JSON list" if _OBJECT.match(value) else None
+            return "objects in a text that is not a JSON list" if _OBJECT.match(value) else None
         return _other_shape(inside) if isinstance(inside, (list, dict)) else None
     if isinstance(value, list):
         texts = [item for item in value if isinstance(item, str) and _OBJECT.match(item)]

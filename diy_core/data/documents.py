@@ -24,7 +24,7 @@ from diy_core.system.limits import how_to_raise, limit
 from diy_core.system.utf8 import NotUTF8, decode
 
 _KINDS: dict[type, str] = {str: "text", Chat: "chat", Completion: "completion"}
-_MARK = "\ufeff"  # where a file begins it says UTF-8 and is no text
+_MARK = "\ufeff"  # where a file begins it says UTF-8 and is not text
 
 
 def advice_on_line(text: str) -> str | None:
@@ -127,7 +127,7 @@ class Documents:
                     raise DataError(where, str(error)) from error
                 except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits
                     why = advice_on_line(text) or "each line of a .jsonl file is one object"
-                    raise DataError(where, f"is no JSON ({error}): {why}") from error
+                    raise DataError(where, f"is not JSON ({error}): {why}") from error
                 yield where, self._document(row, where, may_hold_nul=NUL in text)
             at += len(line) + 1
 
@@ -167,7 +167,7 @@ class Documents:
     def _document(self, row: Any, where: str, *, may_hold_nul: bool = True) -> Document:
         if not isinstance(row, dict):
             advice = advice_on_line("[") if isinstance(row, list) else None
-            kind = f"is no object but {type(row).__name__}: "
+            kind = f"is not an object but {type(row).__name__}: "
             raise DataError(where, kind + (advice or str(row)[:80]))
         # A raw one was refused with its byte.
         if may_hold_nul and any("\0" in text for text in texts_in(row)):

@@ -68,7 +68,7 @@ def file_hash(path: Path) -> str:
     """The sha256 of a file, in hexadecimal.
 
     Raises:
-        DataError: it is no file that can be read.
+        DataError: it is not a file that can be read.
     """
     with data_errors(), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -94,8 +94,8 @@ class _Search:
             self._add_file(path, named=True)
         else:
             self.faults.append(
-                f"{shown(path)} is no regular file, and is read more than once: write it to a file "
-                "first"
+                f"{shown(path)} is not a regular file, and is read more than once: write it to a "
+                "file first"
             )
 
     def _add_matches(self, pattern: str) -> None:

@@ -33,7 +33,7 @@ class Values:
 
         Raises:
             Refused: a name stands twice in one object, or there are too many items, or too deep.
-            ValueError: it is no JSON.
+            ValueError: it is not JSON.
             RecursionError: it is nested too deeply to be read at all.
         """
         opened = text.count("{") + text.count("[")
@@ -61,10 +61,10 @@ def parse(text: str) -> Any:
     """The value of a text that is itself a value in a record, such as tools.
 
     Raises:
-        ValueError: `is no JSON`, is too large or too deep, or holds a NUL; that begins the message.
+        ValueError: `is not JSON`, is too large or too deep, or holds a NUL; so the message begins.
     """
     try:
-        value = parse_json(text, "", said="is no JSON", halves=True)
+        value = parse_json(text, "", said="is not JSON", halves=True)
     except CheckpointError as error:
         raise ValueError(error.faults[0]) from error
     if NUL in text and any("\0" in part for part in texts_in(value)):

@@ -199,7 +199,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
     if any(out.iterdir()) and not (out / DESCRIPTION).is_file():
         raise DataError(
             out,
-            f"is not replaced: it has no {DESCRIPTION}, so it is no prepared data: choose another "
+            f"is not replaced: it has no {DESCRIPTION}, so it is not prepared data: choose another "
             "place",
         )
     if not overwrite:

@@ -101,7 +101,7 @@ def refuse_beside_a_text(held: Mapping[str, Any], form: str) -> None:
     left_out = texts | {"labels", form}
     counting = {name: value for name, value in held.items() if name not in left_out}
     for name in texts.intersection(_WEIGHTS):
-        with contextlib.suppress(ValueError):  # a text that is no number is about something else
+        with contextlib.suppress(ValueError):  # a text that is not a number is about something else
             counting[name] = float(held[name])
     _refuse_beside(counting, "a text", "leave it out, and the records that should not count")
 

@@ -123,7 +123,7 @@ class Tables:
         def fault(error: BaseException) -> str:
             seen = recognise(self.content().read(4096))
             other = seen and not seen.startswith("parquet")
-            return f"is no parquet file: {f'it looks like {seen}' if other else words_of(error)}"
+            return f"is not a parquet file: {f'it looks like {seen}' if other else words_of(error)}"
 
         most = limit("parquet_bytes")
         with _reading(path, fault, "its description", most):

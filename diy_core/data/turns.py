@@ -123,7 +123,9 @@ def _calls_in_text(message: dict[str, Any], i: int) -> dict[str, Any]:
         try:
             calls = parse(text) if text.strip() else kind()
         except ValueError as error:
-            raise ValueError(f"message {i} has {key} as a text that is no JSON: {error}") from error
+            raise ValueError(
+                f"message {i} has {key} as a text that is not JSON: {error}"
+            ) from error
         calls = kind() if calls is None else calls
         if not isinstance(calls, kind):
             what = "a list of calls" if kind is list else "an object"

@@ -194,7 +194,7 @@ def positive(text: str) -> int:
 
 
 def option_name(word: str) -> str | None:
-    """`--steps` of `--steps=5`; None for a word that is no option: a value, a number, a text."""
+    """`--steps` of `--steps=5`; None for a word that is not an option, such as a number."""
     name = word.partition("=")[0]
     if len(word) < 2 or word[0] != "-" or word == "--" or " " in name or _NEGATIVE.match(word):
         return None

@@ -61,7 +61,7 @@ class Confined:
         """A forked child starts a process of its own: this one answers its parent."""
         self._lock = threading.Lock()
         if process := getattr(self, "_process", None):
-            process.returncode = 0  # it is no child of this one, which must not wait for it
+            process.returncode = 0  # it is not a child of this one, which must not wait for it
             for stream in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):
                     os.close(stream.fileno())

@@ -1,4 +1,4 @@
-"""Mount points: what is mounted below a directory is no part of it.
+"""Mount points: what is mounted below a directory is not part of it.
 
 Not even where both lie on the same disk, as after `mount --bind`. So it is neither emptied nor
 crossed, and what holds it is not replaced.

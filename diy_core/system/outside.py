@@ -148,8 +148,8 @@ def is_there(path: StrPath) -> bool:
     """Whether a regular file has that name; False only where nothing at all has it.
 
     Raises:
-        CheckpointError: something has that name and is no regular file, such as a link that leads
-            nowhere; or the directory may not be looked into.
+        CheckpointError: something has that name and is not a regular file, such as a link that
+            leads nowhere; or the directory may not be looked into.
     """
     if not _has_name(path):
         record(path, None)
@@ -171,7 +171,7 @@ def names_in(folder: StrPath) -> list[str]:
     """What a directory holds, sorted; empty also where nothing at all has that name.
 
     Raises:
-        CheckpointError: it is no directory, or may not be read.
+        CheckpointError: it is not a directory, or may not be read.
     """
     return sorted(_reach(folder, lambda: os.listdir(folder))) if _has_name(folder) else []
 

@@ -187,7 +187,7 @@ def _inner(value: Any) -> list[Any]:
 
 
 def _require_characters(values: Any, where: object) -> None:
-    """Half of a pair of escapes, as in "\\ud800", is no character: nothing could write it."""
+    """Half of a pair of escapes, as in "\\ud800", is not a character: nothing could write it."""
     try:
         json.dumps(values, ensure_ascii=False, default=str, skipkeys=True).encode("utf-8")
     except UnicodeEncodeError as error:

@@ -36,7 +36,7 @@ def place(path: str | os.PathLike[str], what: str = "the place to write to") -> 
 
     Raises:
         ValueError: it is empty.
-        TypeError: it is no path.
+        TypeError: it is not a path.
     """
     there = as_path(path, what)
     if not os.fspath(path):

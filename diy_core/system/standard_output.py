@@ -57,7 +57,7 @@ class _Closed(io.RawIOBase):
 
 
 def outlive_reader() -> None:
-    """From now on it is no error of this process that nobody reads its standard output.
+    """From now on it is not an error of this process that nobody reads its standard output.
 
     To have none that could be read is one, wherever something is written to it.
     """

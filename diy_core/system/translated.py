@@ -4,7 +4,7 @@ What a library raises for a damaged file is anything: bare exceptions, Recursion
 and from libraries in Rust panics, which derive from BaseException and print to standard error as
 well. So each call that has a library look at what came from outside stands inside of this:
 
-    with translated(file, "is no readable tokenizer"):
+    with translated(file, "is not a readable tokenizer"):
         tokenizers.Tokenizer.from_str(text)
 
 A test lists the libraries, and finds the calls that stand elsewhere.
@@ -43,8 +43,8 @@ class translated:
 
     Args:
         where: the file or directory.
-        what: what is wrong with it, such as "is no readable tokenizer", to which the words of the
-            error are added; or what makes all that is said of an error.
+        what: what is wrong with it, such as "is not a readable tokenizer", to which the words of
+            the error are added; or what makes all that is said of an error.
         may_panic: whether the library is one in Rust, whose reports of panics are not shown.
         raises: a CheckpointError, or a class of it.
 

@@ -176,7 +176,7 @@ def _guess(content: bytes, error: UnicodeDecodeError) -> str:
         return "the text ends in the middle of a character, so it was cut off. Copy it again"
     around = content[max(0, error.start - _AROUND) : error.start + _AROUND]
     if _holds_controls(around):
-        return "this is no text, or damaged. Leave it out, or copy it again"
+        return "this is not text, or damaged. Leave it out, or copy it again"
     western = any(0x80 <= byte < 0xA0 for byte in around)
     name, codec = ("Windows-1252", "CP1252") if western else ("Latin-1", "LATIN1")
     reading = around.decode(codec, "replace")

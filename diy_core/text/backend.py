@@ -77,7 +77,7 @@ def load(path: Path) -> Backend:
     Raises:
         CheckpointError: a file that cannot be read, or something in it that cannot be honoured.
     """
-    with translated(path / FILE, "is no readable tokenizer", may_panic=True):
+    with translated(path / FILE, "is not a readable tokenizer", may_panic=True):
         return _load(path)
 
 

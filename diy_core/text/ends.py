@@ -34,7 +34,7 @@ def read_ends(path: Path, backend: Backend) -> Ends:
     Where generation_config.json is silent, config.json speaks: so does transformers.
 
     Raises:
-        CheckpointError: something that is no id.
+        CheckpointError: something that is not an id.
     """
     values = read_json(path / "config.json")
     rows = values.get("vocab_size")
@@ -69,7 +69,7 @@ def _token_ids(path: Path, name: str, value: Any) -> list[int]:
 def _within(ids: list[int], name: str, limit: int, notes: list[str]) -> list[int]:
     """The ids that the model has a row for; of the others, a note."""
     if _NONE in ids:
-        notes.append(f"{name} is {_NONE}, which is no token: it was left out")
+        notes.append(f"{name} is {_NONE}, which is not a token: it was left out")
     if beyond := [i for i in ids if i >= limit]:
         notes.append(
             f"{name} {', '.join(map(str, beyond))} was left out: it is beyond the vocabulary of "

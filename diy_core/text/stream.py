@@ -99,5 +99,5 @@ def flat_ids(ids: Any, name: str) -> list[int]:
         raise ValueError(f"{name} must be a flat list of integers, got {ids!r}")
     if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
         bad = int(array.min() if array.min() < 0 else array.max())
-        raise ValueError(f"{name} holds {bad}, which is no token id: they are 0 to 2**31 - 1")
+        raise ValueError(f"{name} holds {bad}, which is not a token id: they are 0 to 2**31 - 1")
     return [int(i) for i in array]

@@ -30,7 +30,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; an absent file is an empty one.
 
     Raises:
-        CheckpointError: something is there that cannot be read, or is no JSON object.
+        CheckpointError: something is there that cannot be read, or is not a JSON object.
     """
     if not is_there(file):
         return {}

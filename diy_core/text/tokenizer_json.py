@@ -29,18 +29,18 @@ def read_text(file: Path) -> str:
     try:
         return read_bytes(file).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CheckpointError(file, f"is no readable tokenizer: {error}") from error
+        raise CheckpointError(file, f"is not a readable tokenizer: {error}") from error
 
 
 def parse(file: Path, text: str) -> dict[str, Any]:
     """The same as JSON.
 
     Raises:
-        CheckpointError: it is no JSON, or none of a tokenizer.
+        CheckpointError: it is not JSON, or none of a tokenizer.
     """
-    state = parse_json(text, file, said="is no readable tokenizer")
+    state = parse_json(text, file, said="is not a readable tokenizer")
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise CheckpointError(file, "is no readable tokenizer: it has no model")
+        raise CheckpointError(file, "is not a readable tokenizer: it has no model")
     return state
 
 
@@ -48,7 +48,7 @@ def own_tokens(file: Path, state: Mapping[str, Any]) -> dict[int, AddedToken]:
     """The added tokens by id.
 
     Raises:
-        CheckpointError: an entry that is no token with an id.
+        CheckpointError: an entry that is not a token with an id.
     """
     own = {}
     for entry in state.get("added_tokens") or []:
@@ -71,7 +71,7 @@ def vocabulary_of(
     """Vocabulary and merges: what a class that is built anew keeps of the model.
 
     Raises:
-        CheckpointError: the model is no BPE, as all of those classes are.
+        CheckpointError: the model is not BPE, as all of those classes are.
     """
     model = state["model"]
     kind = model.get("type") or ("BPE" if "merges" in model else None)  # old files name none

@@ -77,7 +77,7 @@ def read_tokens(
         doubled: those of them that it has among the tokens without a role, too.
 
     Raises:
-        CheckpointError: an entry that is no token.
+        CheckpointError: an entry that is not a token.
     """
     # Of these two, tokenizer.json's post-processor is the word, for transformers too.
     values = {k: v for k, v in settings.items() if k not in ("add_bos_token", "add_eos_token")}

@@ -1,7 +1,7 @@
 """What generation_config.json asks of whoever generates, and `generate` does not do.
 
-It takes the most probable token, and says so; sampling (`do_sample`, `temperature`, ...) is no part
-of it. Here are the keys by which transformers takes other tokens all the same.
+It takes the most probable token, and says so; sampling (`do_sample`, `temperature`, ...) is not
+part of it. Here are the keys by which transformers takes other tokens all the same.
 """
 
 from __future__ import annotations

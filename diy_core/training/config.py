@@ -28,8 +28,8 @@ class OptimizerConfig:
         beta1: decay per step of the mean of the gradients.
         beta2: decay per step of the mean of their squares.
         eps: added to the root of the mean of their squares.
-        weight_decay: per step and unit of learning rate, for matrices; vectors (the scales of the
-            norms, biases) are never decayed.
+        weight_decay: how much matrices shrink per step, times the learning rate; vectors (the
+            scales of norms, biases) are never decayed.
         decay_embeddings: whether the embedding and the output matrix are decayed too.
         clip_norm: gradients are scaled down to this global L2 norm; 0 leaves them as they are.
         schedule: how the learning rate falls after the warmup: along a half cosine, along a
@@ -139,7 +139,7 @@ class TrainConfig:
 
     Attributes:
         run_dir: the directory of the run; made if it does not exist.
-        model: a Hugging Face directory to go on from, or the content of a `config.json` to start
+        model: a Hugging Face directory to start from, or the content of a `config.json` to start
             from scratch, in JSON or in YAML.
         data: where the tokens come from.
         steps: optimizer steps of the whole run; the schedule ends there.

@@ -81,8 +81,8 @@ def add_checkpoint_commands(commands: Any) -> None:
         description="Say what PATH is (Hugging Face directory, Orbax checkpoint, GGUF file, or a "
         "training run, in which another process may be training), with its config, every tensor "
         "under its names in each world, and totals. Reads no weights. "
-        "Exits with 2 if it cannot be read or, with --verify, is not what it was; of a run, the "
-        "newest checkpoint that can be read is shown first.",
+        "Exits with 2 if it cannot be read or, with --verify, does not match its checksums; "
+        "of a run, the newest checkpoint that can be read is shown first.",
     )
     inspect.add_argument(
         "path", metavar="PATH", help="a checkpoint or a training run; its kind is recognised"
@@ -134,12 +134,12 @@ def size(text: str) -> int:
     """`2GB` in bytes (decimal units, as on a disk's label).
 
     Raises:
-        argparse.ArgumentTypeError: it is no size, or zero, or lacks a unit, as it is so small.
+        argparse.ArgumentTypeError: it is not a size, or zero, or lacks a unit, as it is so small.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
     count = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
     if not 1 <= count < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 2GB, 500MB or 1000000")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 2GB, 500MB or 1000000")
     if text.strip().isdecimal() and count < _SMALLEST:
         raise argparse.ArgumentTypeError(
             f"{text!r} means bytes: did you mean {text.strip()}GB? (if not: {text.strip()}B)"

@@ -27,12 +27,12 @@ def add_trace_commands(
     """Add the two commands to the subparsers of `parity`."""
     trace = commands.add_parser(
         "trace",
-        help="find the first module where two models part",
+        help="find the first module where two models diverge",
         description="Run the PyTorch twin on ONE and the Flax twin on OTHER (the same, unless it "
         "is given) with the same tokens, compare the inputs and outputs of every module and all "
         "gradients, and name the first module that differs by itself, with what may be wrong with "
-        "it. For models of your own: parity.trace in Python. Exits with 1 if there is one, with 2 "
-        "if a model cannot be loaded.",
+        "it. For models of your own: parity.trace in Python. Exits with 1 if there is such a "
+        "module, with 2 if a model cannot be loaded.",
     )
     trace.add_argument("one", metavar="ONE", help="a checkpoint; its kind is recognised")
     trace.add_argument("other", metavar="OTHER", nargs="?", help="another, of any kind")
@@ -78,7 +78,7 @@ def _trace(arguments: argparse.Namespace) -> int:
     if arguments.tokens is not None and arguments.tokens < 1:
         raise ValueError(f"--tokens must be at least 1, got {arguments.tokens}")
     for path in (arguments.one, arguments.other or arguments.one):
-        kind_of(path)  # what is no checkpoint is said before the frameworks are imported
+        kind_of(path)  # what is not a checkpoint is said before the frameworks are imported
     from rich.console import Console
 
     from parity.environment import choose_device

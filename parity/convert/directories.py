@@ -18,7 +18,7 @@ def as_directory(path: str | Path) -> Iterator[Path]:
     """Inside, a Hugging Face directory: the one that was given, or a temporary conversion.
 
     Raises:
-        CheckpointError: it is no checkpoint, or a damaged one.
+        CheckpointError: it is not a checkpoint, or a damaged one.
     """
     if kind_of(path) == "hf":
         yield Path(path)

@@ -129,7 +129,7 @@ def convert(
     kind = to or default_kind(reader.kind, destination)
     if kind not in WRITERS:
         raise ValueError(
-            f"to={kind!r} is no kind of checkpoint: choose one of {listed(sorted(WRITERS))}"
+            f"to={kind!r} is not a kind of checkpoint: choose one of {listed(sorted(WRITERS))}"
         )
     if kind != "gguf" and destination.suffix == ".gguf":
         raise ValueError(

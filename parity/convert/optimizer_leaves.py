@@ -154,7 +154,7 @@ def read_torch(
         if step >= 0 and step.is_integer():
             steps[name] = int(step)
         else:
-            faults.append(f"step {step} of {name} is no whole number")
+            faults.append(f"step {step} of {name} is not a whole number")
         for key in MOMENTS:
             array = arrays[name, key] = to_numpy(entry[key].detach())
             found, wanted = {f"{key} of {name}": array.shape}, {f"{key} of {name}": tensor.shape}

@@ -150,7 +150,7 @@ def optimizer_state_to_torch(
                 "gradients; carry it right after an update"
             )
         if leaf.use == "step" and int(np.float32(leaf.value)) != int(leaf.value):
-            faults.append(f"{leaf.field} is {leaf.value}, which is no float32 like torch's step")
+            faults.append(f"{leaf.field} is {leaf.value}, which is not a float32 like torch's step")
     refuse(faults)
     state = {}
     for tensor in tensors(config):

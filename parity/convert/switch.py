@@ -126,8 +126,8 @@ def _direction(path: Path) -> tuple[type[CheckpointStore], type[CheckpointStore]
 
 
 def _history(run: Path) -> list[Path]:
-    """The files of a run's history. A part that it does not have is no fault: the data of a run may
-    lie elsewhere; but nothing that is there and cannot be read is left behind.
+    """The files of a run's history. A part that it does not have is not a fault: the data of a run
+    may lie elsewhere; but nothing that is there and cannot be read is left behind.
     """
     files: list[Path] = []
     for part in (run / name for name in _HISTORY):

@@ -91,7 +91,7 @@ def diff_runs(
     places = [place_of_run(path, step) for path in (one, other)]
     if places == [None, None]:
         refuse_incomplete_run(Path(one))
-        raise CheckpointError(one, "is no training run, and neither is the other")
+        raise CheckpointError(one, "is not a training run, and neither is the other")
     if config is not None and None not in places:
         raise ValueError(
             "both are training runs, which have configs of their own: leave config out"

@@ -108,7 +108,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _relative(one: Any, other: Any) -> float | None:
-    """The difference of two numbers by the first; None where one is no finite number."""
+    """The difference of two numbers by the first; None where one is not a finite number."""
     if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in (one, other)):
         return None
     if not (math.isfinite(one) and math.isfinite(other)):

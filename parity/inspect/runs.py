@@ -50,12 +50,12 @@ def inspect_run(
         others is the one that is shown.
 
     Raises:
-        CheckpointError: it is no run, has no such checkpoint, or that is damaged, or all are.
+        CheckpointError: it is not a run, has no such checkpoint, or that is damaged, or all are.
     """
     place = place_of_run(path, step)
     if place is None:
         refuse_incomplete_run(Path(path))
-        raise CheckpointError(path, "is no training run")
+        raise CheckpointError(path, "is not a training run")
     run, steps = config_of(place.run), steps_of(place.run)
     checkpoint: RunCheckpoint | None
     unread: list[dict[str, Any]] = []

@@ -382,7 +382,7 @@ def test_what_would_have_no_effect_is_refused(
 
 @pytest.mark.parametrize("name", ["../a", "..\\a"])
 def test_no_template_is_written_outside_of_the_directory(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="is no name of a chat template"):
+    with pytest.raises(ValueError, match="is not a name of a chat template"):
         write_chat_templates(tmp_path, {name: "x"})
 
 

@@ -161,7 +161,7 @@ def test_of_faults_in_a_packed_file_the_first_is_told_by_several_workers_too(
         return made
 
     monkeypatch.setattr(preparation, "plan", plan_and_change)
-    with pytest.raises(DataError, match=r"a\.jsonl\.gz, line 1: is no JSON"):
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz, line 1: is not JSON"):
         prepare(source, tmp_path / "out", tokenizer="bytes", workers=2)
     source.write_bytes(gzip.compress("\n".join(lines[1:]).encode()))
     lines[0] = lines[1]
@@ -287,7 +287,7 @@ def test_a_document_that_unpacks_without_end_is_refused_before_its_end(
 def test_a_file_that_is_not_a_regular_one_or_may_not_be_read_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
     for source, message in (
-        (tmp_path / "a.jsonl", "is no regular file, and is read more than once: write it to a"),
+        (tmp_path / "a.jsonl", "is not a regular file, and is read more than once: write it to a"),
         ("-", r"standard input \(-\) is not read, .*write it to a file"),
     ):
         with pytest.raises(DataError, match=message):

@@ -80,7 +80,10 @@ def test_a_record_that_means_something_else_is_not_empty(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('[{"text": "a"}]', "is no object but list: it looks like a list. jq -c '.[]' makes lines"),
+        (
+            '[{"text": "a"}]',
+            "is not an object but list: it looks like a list. jq -c '.[]' makes lines",
+        ),
         ('[\n{"text": "a"}\n]', "it looks like a list. jq -c '.[]' makes lines of it"),
         ('{\n "text": "a"\n}', "an object over several lines. jq -c . makes lines of such"),
         ('{"text": "a"}\r{"text": "b"}\r', "its lines end in CR alone. tr '\\r' '\\n' makes lines"),
@@ -88,7 +91,7 @@ def test_a_record_that_means_something_else_is_not_empty(
         ('{"text": "a"} {"text": "b"}', "several objects in a line. jq -c . puts each on its own"),
         ("<!doctype html><html></html>", "a page in place of the file. Download it again"),
         ('{"text": "a', "each line of a .jsonl file is one object"),
-        ('"a"', "is no object but str: a"),
+        ('"a"', "is not an object but str: a"),
     ],
 )
 def test_lines_that_are_not_an_object_are_called_what_they_look_like(

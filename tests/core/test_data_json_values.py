@@ -47,7 +47,7 @@ def test_depth_is_bounded(tmp_path: Path, depth: int) -> None:
 
 def test_texts_in_json_are_bounded_too() -> None:
     assert parse('[{"name": "f"}]') == [{"name": "f"}]
-    for text, said in (("[" * 500 + "]" * 500, "is nested more"), ("[", "is no JSON: Expecting")):
+    for text, said in (("[" * 500 + "]" * 500, "is nested more"), ("[", "is not JSON: Expecting")):
         with pytest.raises(ValueError, match=f"^{said}"):
             parse(text)
 

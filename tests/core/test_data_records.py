@@ -380,7 +380,7 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
         ({"body": " "}, r"but body \(str\): write text, messages, or prompt and completion$"),
         ({}, "but nothing: write text, messages"),
         ({"messages": CHAT, "rejected": {"role": "user"}}, r"preferences \(rejected\)"),
-        ({"messages": CHAT, "tools": "[" * 99999}, "holds tools as a text that is no JSON"),
+        ({"messages": CHAT, "tools": "[" * 99999}, "holds tools as a text that is not JSON"),
         ({"prompt": CHAT, "completion": "b"}, "two texts or two lists, got list and str"),
         ({"n": 3}, r"but n \(int\): write text, messages, or prompt and completion$"),
         ({"prompt": "a", "completion": CHAT}, "two texts or two lists, got str and list"),
@@ -446,7 +446,7 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
         ({"text": "a", "images": [{"path": "b.png"}]}, "holds images beside a text"),
         ({"messages": [USER, ANSWER | {"mask": True}]}, "message 1 has mask True"),
         ({"messages": [USER, ANSWER | {"masked": 1, "weight": 1}]}, "contradict each other"),
-        ({"messages": CHAT, "tools": "no JSON"}, "holds tools as a text that is no JSON"),
+        ({"messages": CHAT, "tools": "no JSON"}, "holds tools as a text that is not JSON"),
         ({"messages": CHAT, "tools": {"name": "f"}}, "needs tools as a list of objects, got dict"),
         ({"messages": CHAT, "tools": [TOOL], "functions": [{}]}, "tools and functions: keep tools"),
         ({"messages": CHAT, "chat_template_kwargs": "[1]"}, "chat_template_kwargs as an object"),
@@ -486,7 +486,7 @@ def test_a_column_that_is_named_and_not_there_is_not_replaced_by_text() -> None:
         ({"conversations": [{"from": "narrator", "value": "a"}]}, "is from 'narrator'"),
         ({"conversations": [{"from": "function", "value": "a"}]}, "is from 'function'"),
         ({"conversations": [{"from": ["gpt"], "value": "a"}]}, r"is from \['gpt'\]"),
-        ({"conversations": [{"from": "function_call", "value": "f()"}]}, "what is no JSON"),
+        ({"conversations": [{"from": "function_call", "value": "f()"}]}, "what is not JSON"),
         ({"conversations": [{"from": "function_call", "value": "{}"}]}, "its name and arguments"),
         ({"conversations": [{"from": "function_call", "value": "[3]"}]}, "arguments, got 3"),
         ({"messages": [USER, "hi"]}, "message 1 must be an object with role .*, got 'hi'"),
@@ -746,7 +746,7 @@ EACH_AS_JSON = [json.dumps(turn) for turn in CHAT]
         ({"messages": CHAT}, "an object with the turns inside"),
         (json.dumps({"messages": CHAT}), "an object with the turns inside"),
         (CHAT[0], "an object, a single turn"),
-        ("\n".join(EACH_AS_JSON), "objects in a text that is no JSON list"),
+        ("\n".join(EACH_AS_JSON), "objects in a text that is not a JSON list"),
     ],
 )
 def test_a_chat_in_another_shape_is_refused_by_name(name: str, value: Any, what: str) -> None:
@@ -817,7 +817,7 @@ def test_calls_that_are_json_in_a_text_are_calls(key: str, value: Any) -> None:
         chat, _ = read_record({"messages": [USER, ANSWER | {key: nothing}]})
         assert isinstance(chat, Chat)
         assert not chat.messages[1][key]
-    with pytest.raises(ValueError, match=f"message 1 has {key} as a text that is no JSON"):
+    with pytest.raises(ValueError, match=f"message 1 has {key} as a text that is not JSON"):
         read_record({"messages": [USER, ANSWER | {key: "call f"}]})
     with pytest.raises(ValueError, match=f"message 1 has {key} as a text, and it must be"):
         read_record({"messages": [USER, ANSWER | {key: "3"}]})

@@ -104,7 +104,7 @@ def test_sizes_are_not_believed(kind: str, tmp_path: Path) -> None:
         stream.truncate(100_000_000)  # a hole: 4 kB on the disk
     tracemalloc.start()
     begin = time.process_time()
-    with pytest.raises(CheckpointError, match=rf"x\.gguf: is no readable GGUF file: .*{said}"):
+    with pytest.raises(CheckpointError, match=rf"x\.gguf: is not a readable GGUF file: .*{said}"):
         open_gguf(tmp_path / "x.gguf")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -924,14 +924,14 @@ def test_a_head_that_was_added_is_one(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("diy_lm__config", "[1]", "diy_lm.config is no JSON object"),
-        ("diy_lm__config", 5, "diy_lm.config is no JSON object"),
+        ("diy_lm__config", "[1]", "diy_lm.config is not a JSON object"),
+        ("diy_lm__config", 5, "diy_lm.config is not a JSON object"),
         ("diy_lm__config", "{", "Expecting"),
         ("diy_lm__config", '{"model_type": "gpt2"}', "model_type 'gpt2' is not supported"),
-        ("diy_lm__files", "[]", "diy_lm.files is no JSON object"),
+        ("diy_lm__files", "[]", "diy_lm.files is not a JSON object"),
         ("diy_lm__files", '{"LICENSE": 3}', "diy_lm.files must hold texts"),
-        ("diy_lm__manifest", "{}", "is no manifest"),
-        ("diy_lm__manifest", 3, "is no manifest"),
+        ("diy_lm__manifest", "{}", "is not a manifest"),
+        ("diy_lm__manifest", 3, "is not a manifest"),
     ],
 )
 def test_damaged_entries_of_ours_are_refused(exported, target, key, value, words):

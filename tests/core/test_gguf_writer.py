@@ -718,7 +718,7 @@ def test_float64_is_refused_with_the_way_out(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path, content: bytes) -> None:
     source = put(tmp_path / "model", weights(UNTIED), UNTIED)
     (tmp_path / "m.gguf").write_bytes(content)
-    with pytest.raises(CheckpointError, match="exists and is no GGUF file: choose another"):
+    with pytest.raises(CheckpointError, match="exists and is not a GGUF file: choose another"):
         export(source, tmp_path / "m.gguf")
     assert (tmp_path / "m.gguf").read_bytes() == content
     (tmp_path / "m.gguf").write_bytes(b"")

@@ -308,7 +308,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     for make, file in ((put, SINGLE), (put_shards, "a.safetensors")):
         path = make(tmp_path / file, weights())
         (path / file).write_bytes(content)
-        with pytest.raises(CheckpointError, match="is no readable safetensors file"):
+        with pytest.raises(CheckpointError, match="is not a readable safetensors file"):
             HFReader(path)
 
 
@@ -317,7 +317,7 @@ def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for size in (0, 4, 8, 9, 200, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:size])
-        with pytest.raises(CheckpointError, match=r"model\.safetensors: is no readable"):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is not a readable"):
             HFReader(tmp_path)
     file.unlink()
     file.mkdir()
@@ -382,7 +382,7 @@ def test_an_index_that_names_no_file_of_the_directory_is_refused(tmp_path: Path,
     file = file.format(path=path) if isinstance(file, str) else file
     weight_map = json.loads((path / INDEX).read_text())["weight_map"]
     put_index(path, {"weight_map": weight_map | {QUERY: file}})
-    assert f"tensor {QUERY} lies in {file!r}, which is no file of this directory" in faults(path)
+    assert f"tensor {QUERY} lies in {file!r}, which is not a file of this directory" in faults(path)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_something_else_is_no_manifest(tmp_path: Path, content: Any) -> None:
     (tmp_path / MANIFEST).write_bytes(text.encode() if isinstance(text, str) else text)
     directory = HFReader(tmp_path)
     assert set(dict(directory.read_all())) == set(weights())  # which nobody asked to verify
-    with pytest.raises(CheckpointError, match=r"diy_manifest\.json: is no manifest: "):
+    with pytest.raises(CheckpointError, match=r"diy_manifest\.json: is not a manifest: "):
         dict(directory.read_all(verify=True))
 
 

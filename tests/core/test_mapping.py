@@ -186,5 +186,5 @@ def test_unflatten_is_the_inverse_of_flatten() -> None:
 
 
 def test_a_key_that_is_no_string_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="key 0 under 'model/layers' is no string"):
+    with pytest.raises(CheckpointError, match="key 0 under 'model/layers' is not a string"):
         flatten({"model": {"layers": {0: 1}}})

@@ -20,7 +20,7 @@ def test_a_norm_neither_overflows_nor_vanishes(scale: float) -> None:
 def test_the_smallest_and_the_largest_numbers_have_norms() -> None:
     assert norm(np.array([5e-324])) == 5e-324
     assert norm(np.array([np.finfo(np.float64).max])) == np.finfo(np.float64).max
-    assert norm(np.full(4, np.finfo(np.float64).max)) == math.inf  # twice that is no number
+    assert norm(np.full(4, np.finfo(np.float64).max)) == math.inf  # twice that is not a number
 
 
 @pytest.mark.parametrize(

@@ -63,5 +63,5 @@ def test_steps_of_one_run_have_one_name(tmp_path: Path) -> None:
         tree(tmp_path / name)
     with pytest.raises(CheckpointError, match=r"qwen_2 is an Orbax.*: give one of them"):
         kind_of(tmp_path)
-    with pytest.raises(CheckpointError, match="is no Orbax checkpoint"):
+    with pytest.raises(CheckpointError, match="is not an Orbax checkpoint"):
         locate(tmp_path)

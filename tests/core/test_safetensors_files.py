@@ -168,4 +168,4 @@ def test_a_page_in_place_of_the_file_is_called_a_text(
     file.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         read_header(file)
-    assert f"m.safetensors: is no readable safetensors file: {said}" in str(caught.value)
+    assert f"m.safetensors: is not a readable safetensors file: {said}" in str(caught.value)

@@ -144,7 +144,7 @@ def test_a_conversion_notes_what_stays_behind(tmp_path: Path) -> None:
     source = put(tmp_path / "source", weights(CONFIG), CONFIG)
     (source / "preprocessor_config.json").write_text("{}")
     reader = HFReader(source)
-    assert reader.notes == []  # of who only loads the model it is no business
+    assert reader.notes == []  # of who only loads the model it is not a business
     done = transfer(reader, functools.partial(HFWriter, tmp_path / "to"))
     assert done.notes == ["not carried along, as no part of the model: preprocessor_config.json"]
     with pytest.raises(CheckpointError, match=r"preprocessor_config.json .*strict"):

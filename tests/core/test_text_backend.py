@@ -70,7 +70,7 @@ def test_json_that_is_nested_too_deeply(tmp_path):
 def test_panics_of_the_library_are_errors_of_the_file(tmp_path, capfd):
     panics = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
     write(tmp_path, PLAIN | {"tokenizer": PLAIN["tokenizer"] | {"normalizer": panics}})
-    with pytest.raises(CheckpointError, match=r"tokenizer.json: is no readable tokenizer"):
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: is not a readable tokenizer"):
         load(tmp_path)
     assert capfd.readouterr().err == ""
 

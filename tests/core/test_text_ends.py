@@ -21,14 +21,14 @@ def read(folder, **files):
 def test_minus_one_is_no_pad_token(tmp_path, file):
     found = read(tmp_path, **{file: {"pad_token_id": -1, "eos_token_id": 2}})
     assert (found.pad_token_id, found.eos_token_ids) == (None, [2])
-    assert found.notes == ["pad_token_id is -1, which is no token: it was left out"]
+    assert found.notes == ["pad_token_id is -1, which is not a token: it was left out"]
     assert AutoTokenizer.from_pretrained(tmp_path).pad_token_id is None
 
 
 def test_minus_one_is_no_end_token(tmp_path):
     found = read(tmp_path, generation_config={"eos_token_id": [-1, 2]})
     assert found.eos_token_ids == [2]
-    assert found.notes == ["eos_token_id is -1, which is no token: it was left out"]
+    assert found.notes == ["eos_token_id is -1, which is not a token: it was left out"]
 
 
 @pytest.mark.parametrize("eos", [ROWS, [2, ROWS, ROWS + 5]])

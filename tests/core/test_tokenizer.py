@@ -527,7 +527,7 @@ def test_only_a_vocabulary_of_another_kind(tmp_path, name):
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": 3}'])
 def test_a_broken_tokenizer_json(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(CheckpointError, match="is no readable tokenizer"):
+    with pytest.raises(CheckpointError, match="is not a readable tokenizer"):
         Tokenizer.from_pretrained(tmp_path)
 
 

@@ -567,7 +567,7 @@ def test_a_run_goes_where_nothing_else_is(
         argv = ["--config", str(TINY), "--run-dir", str(runner.path)]
         assert run("diy train", argv, assemble, FakeStore.verify) == 2
         said = capsys.readouterr().err
-        assert f"exists, is not empty (it has {name}) and is no training run: choose" in said
+        assert f"exists, is not empty (it has {name}) and is not a training run: choose" in said
         assert "parameters" not in said  # nothing was begun, and no framework loaded
         with pytest.raises(CheckpointError, match="choose another run_dir"):
             runner()

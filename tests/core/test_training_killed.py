@@ -95,7 +95,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(
     process = start(arguments)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert "going on from step" in said
+    assert "continuing from step" in said
     assert result(run) == whole
     assert len(json.loads(whole["metrics.jsonl"].splitlines()[-1])) > 1
 
@@ -118,7 +118,7 @@ def test_a_signal_saves_and_leaves(
     process = start([*options(run), "--resume=auto"])
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert f"going on from step {last} of 150" in said
+    assert f"continuing from step {last} of 150" in said
     assert result(run) == whole
 
 

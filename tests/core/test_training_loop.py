@@ -258,14 +258,14 @@ def test_a_run_that_left_early_says_how_it_goes_on(
     for _ in range(2):  # the second time it stands there already
         assert runner(stop_at=5, resume=True) == 0
         said = capsys.readouterr().err
-        assert said.endswith(f"to go on: diy train {command} --stop-at null\n")
+        assert said.endswith(f"to continue: diy train {command} --stop-at null\n")
 
     config, options = runner.config(), {"program": "diy train", "resume": True, "device": "gpu:1"}
     assert train_config(config, interrupted, FakeStore.verify, **options) == 143
-    assert capsys.readouterr().err.endswith(f"to go on: diy train {command} --device gpu:1\n")
+    assert capsys.readouterr().err.endswith(f"to continue: diy train {command} --device gpu:1\n")
     for _ in range(2):
         assert runner(resume=True) == 0
-        assert "to go on" not in capsys.readouterr().err
+        assert "to continue" not in capsys.readouterr().err
 
 
 def test_data_that_ends_is_an_error(runner: Runner) -> None:

@@ -35,7 +35,7 @@ def test_a_project_of_another_tool_is_no_run(tmp_path: Path) -> None:
     for name in ("model", "checkpoints/exp1", "checkpoints/100"):
         assert place_in_run(tmp_path / name) is None
         assert kind_of(tmp_path / name) == "hf"
-    with pytest.raises(CheckpointError, match="is no training run: choose another run_dir"):
+    with pytest.raises(CheckpointError, match="is not a training run: choose another run_dir"):
         require_run_directory(tmp_path)
 
 

@@ -183,7 +183,7 @@ def test_a_damaged_last_checkpoint_is_no_finished_run(
     assert runner(resume=True, stop_at=stop_at) == 0
     said = capsys.readouterr().err
     assert f"checkpoint {last} cannot be read, the one before is tried" in said
-    assert "going on from step 10 of 12" in said
+    assert "continuing from step 10 of 12" in said
     assert (runner.path / f"checkpoints/{last:08d}/mean.npy").read_bytes() == good
 
 

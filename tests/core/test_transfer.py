@@ -225,7 +225,7 @@ def test_a_source_with_other_tensors_than_its_manifest_is_refused(
 
 def test_a_damaged_manifest_is_refused(tmp_path: Path, known: Path) -> None:
     (known / MANIFEST).write_text("{")
-    with pytest.raises(CheckpointError, match=r"diy_manifest\.json: is no manifest"):
+    with pytest.raises(CheckpointError, match=r"diy_manifest\.json: is not a manifest"):
         write(known, tmp_path / "out")
     write(known, tmp_path / "out", verify=False)
 
@@ -244,7 +244,7 @@ def test_a_tied_model_with_sums_can_be_given_a_head(tmp_path: Path, known: Path,
 def test_the_manifest_names_the_folder_that_it_was_read_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also the one that the program runs in, and one whose name is no text."""
+    """Also the one that the program runs in, and one whose name is not text."""
     for name, called in (("model", "model"), (os.fsdecode(b"m\xff"), "m?")):
         monkeypatch.chdir(put(tmp_path / name, weights()))
         write(Path(), tmp_path / "out")

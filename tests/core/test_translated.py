@@ -96,7 +96,7 @@ def test_a_tokenizer_that_panics_is_named(
     whole = json.loads(file.read_text())
     charsmap = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
     file.write_text(json.dumps(whole | {"normalizer": charsmap}))
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is no readable tokenizer: "):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is not a readable tokenizer: "):
         Tokenizer.from_pretrained(tmp_path)
     file.write_text(json.dumps(whole | {"pre_tokenizer": PANICS}))
     tokenizer = Tokenizer.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""What is no UTF-8 is refused with its place and, where that can be seen, with what it is."""
+"""What is not a UTF-8 is refused with its place and, where that can be seen, with what it is."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_binary_files_are_named_by_how_they_begin(head: bytes, what: str) -> Non
             "ü".encode()[:1],
             r"byte 100 \(0xc3\) is not UTF-8: the text ends in the middle of a char",
         ),
-        (b"\x00\x01\xff\x02", r"byte 102 \(0xff\) is not UTF-8: this is no text, or damaged"),
+        (b"\x00\x01\xff\x02", r"byte 102 \(0xff\) is not UTF-8: this is not text, or damaged"),
         ("ü good\0".encode(), r"byte 107 is NUL \(0x00\)"),
     ],
 )

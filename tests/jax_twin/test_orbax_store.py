@@ -267,7 +267,7 @@ def test_of_a_store_that_a_killed_write_left_aside_it_is_said_where_it_is(store:
 def test_a_name_that_orbax_does_not_take_is_refused(store: Path) -> None:
     path = store.parent / os.fsdecode(b"mod\xe8le")
     for call in (lambda: OrbaxReader(path), lambda: write(store.parent / "model", path)):
-        with pytest.raises(CheckpointError, match="is no UTF-8 as a name"):
+        with pytest.raises(CheckpointError, match="is not UTF-8 as a name"):
             call()
 
 
@@ -303,7 +303,7 @@ def test_a_config_of_more_layers_than_there_are_parameters_is_refused(store: Pat
     ("file", "words"),
     [
         ("config.json", r"without a config\.json, .*`parity convert .*store DST --config DIR`"),
-        ("state", "is no Orbax checkpoint: no arrays of Orbax lie in it"),
+        ("state", "is not an Orbax checkpoint: no arrays of Orbax lie in it"),
     ],
 )
 def test_a_directory_that_lacks_a_part_is_refused(store: Path, file: str, words: str) -> None:
@@ -352,7 +352,7 @@ def test_values_that_are_cut_short_are_refused(store: Path) -> None:
 def test_a_directory_that_holds_more_is_not_replaced(store: Path, name: str) -> None:
     (store / name).write_text("mine")
     before = snapshot(store)
-    with pytest.raises(CheckpointError, match=f"holds {name}, which is no part of an Orbax"):
+    with pytest.raises(CheckpointError, match=f"holds {name}, which is not part of an Orbax"):
         write(store.parent / "model", store)
     assert snapshot(store) == before
 
@@ -361,7 +361,7 @@ def test_a_directory_that_a_killed_write_left_aside_is_not_replaced_either(store
     (store / "thesis.txt").write_text("mine")
     before = snapshot(store)
     kill_between_moves(store)
-    with pytest.raises(CheckpointError, match=r"holds thesis\.txt, which is no part of an Orbax"):
+    with pytest.raises(CheckpointError, match=r"holds thesis\.txt, which is not part of an Orbax"):
         write(store.parent / "model", store)
     assert snapshot(store) == before
 

@@ -250,7 +250,7 @@ def test_bad_sizes_say_how_it_is_done(text: str, capsys: Capture) -> None:
         main(["convert", "a", "b", f"--max-shard-size={text}"])
     assert done.value.code == 2
     err = capsys.readouterr().err
-    assert f"{text!r} is no size; write 2GB, 500MB or 1000000" in err
+    assert f"{text!r} is not a size; write 2GB, 500MB or 1000000" in err
     assert "Traceback" not in err
 
 
@@ -451,8 +451,8 @@ def test_errors_of_convert_are_one_message_and_change_nothing(
         (["plain", "orbax"], "exists already: --overwrite replaces it"),
         (["plain", "m.gguf"], "exists already: --overwrite"),
         (["orbax", "wide"], "exists already: --overwrite"),
-        (["plain", "wide", replace], "which is no part of an Orbax checkpoint: choose another"),
-        (["plain", "papers", replace], "holds thesis.txt, which is no part of an Orbax"),
+        (["plain", "wide", replace], "which is not part of an Orbax checkpoint: choose another"),
+        (["plain", "papers", replace], "holds thesis.txt, which is not part of an Orbax"),
         (["plain", "papers", "--to", "hf", replace], "is not empty and has no config.json: choose"),
         (["plain", "papers", "--to", "gguf", replace], "papers: is a directory"),
         (["plain", "orbax", "--to", "hf", replace], "has state/, as an Orbax checkpoint has"),
@@ -464,7 +464,7 @@ def test_errors_of_convert_are_one_message_and_change_nothing(
         (["orbax", thesis, "--to", "hf", replace], "exists and is not a directory"),
         (["orbax", "m.gguf", "--to", "hf", replace], "m.gguf is the name of a GGUF file: leave --"),
         (["orbax/state", "x"], "orbax/state: is a part of the Orbax checkpoint orbax: give that"),
-        (["plain", "thesis.gguf", replace], "exists and is no GGUF file: choose another"),
+        (["plain", "thesis.gguf", replace], "exists and is not a GGUF file: choose another"),
         (
             ["wide", "x.gguf"],
             "is float64, and llama.cpp runs float32, float16 and bfloat16: choose",

@@ -149,11 +149,11 @@ def test_of_a_model_from_memory_it_is_said_what_wrote_it(tmp_path: Path, capsys:
     version = importlib.metadata.version("diy-lm")
     assert main(["inspect", str(tmp_path / "m"), "--verify"]) == 0
     said = capsys.readouterr().out
-    assert f"checksums: all right; written by diy-lm {version}\n" in said
+    assert f"checksums: all match; written by diy-lm {version}\n" in said
     manifest = tmp_path / "m" / MANIFEST
     manifest.write_text(manifest.read_text().replace('"diy-lm"', '"other"'))
     assert main(["inspect", str(tmp_path / "m"), "--verify"]) == 0
-    assert "checksums: all right\n" in capsys.readouterr().out
+    assert "checksums: all match\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,7 +161,7 @@ def test_verify_reads_everything(tmp_path: Path, kind: str, capsys: Capture) -> 
     path = make(tmp_path / "m", kind)
     assert record_of(capsys, "inspect", str(path), "--verify")["verified"] is True
     assert main(["inspect", str(path), "--verify"]) == 0
-    assert "checksums: all right; written from" in capsys.readouterr().out
+    assert "checksums: all match; written from" in capsys.readouterr().out
     other = weights()
     other[UP][0, 0] += 1
     changed = make(tmp_path / "other", kind, other)

@@ -562,7 +562,7 @@ def test_every_fault_is_named_at_once(run: TorchRun, state_dict: dict[str, Any])
         "torch has ['exp_avg_sq', 'step'] of model.layers.0.attention.k_proj.bias; AdamW: exp_avg, "
         "exp_avg_sq, step",
         "tensor exp_avg_sq of model.layers.0.attention.v_proj.bias has shape (3,), expected (20,)",
-        f"step 2.5 of {NORM} is no whole number",
+        f"step 2.5 of {NORM} is not a whole number",
     ]
     optax_faults = torch_refused(opt_state, state_dict).faults
     assert set(optax_faults) == set(faults[:7])
@@ -573,7 +573,7 @@ def test_a_step_that_counts_nothing(
     step: float, run: TorchRun, state_dict: dict[str, Any], template: Any
 ) -> None:
     entry_of(run, state_dict)["step"] = torch.tensor(step)
-    assert refused(state_dict, template).faults == [f"step {step} of {NORM} is no whole number"]
+    assert refused(state_dict, template).faults == [f"step {step} of {NORM} is not a whole number"]
 
 
 def test_steps_that_differ(run: TorchRun, state_dict: dict[str, Any], template: Any) -> None:
@@ -647,7 +647,7 @@ def test_counters_that_count_something_else(run: TorchRun, state_dict: dict[str,
     optimizer_state_to_optax(fresh, outside.init(params), TIED)  # nothing is counted yet
     adam, *rest = adamw(TIED).init(params)
     big = adam._replace(count=jnp.asarray(2**24 + 1, jnp.int32))
-    assert "count is 16777217, which is no float32 like torch's step" in str(
+    assert "count is 16777217, which is not a float32 like torch's step" in str(
         torch_refused((big, *rest), fresh)
     )
 

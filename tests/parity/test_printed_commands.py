@@ -40,7 +40,7 @@ MODEL = {
 }
 TEXT = ("--data.train=text.jsonl", "--steps=1", "--sequence-length=16", "--batch-size=1")
 # Where a message has a command: behind one of these words, or between backticks.
-_LINE = re.compile(r"^(?:to go on|to use the model|then): (.*)$", re.MULTILINE)
+_LINE = re.compile(r"^(?:to continue|to use the model|then): (.*)$", re.MULTILINE)
 _TICKS = re.compile(r"`((?:diy-torch|diy-jax|parity) [^`]*)`")
 
 
@@ -149,7 +149,7 @@ def test_a_switched_run_goes_on_where_it_stood(shell: Shell, first: str, second:
     assert shell.steps(switch[-1]) == [2]
     shell(*go_on)
     assert shell.steps(switch[-1])[-1] == 4
-    # A run that is finished has nothing to go on with: its model is what there is.
+    # A run that is finished has nothing to continue: its model is what there is.
     (back, *_) = shell(f"diy-{first}", *go_on[1:], code=2)
     commands = shell(*back)
     use(shell, commands, f"diy-{first}", back[-1])

@@ -226,7 +226,7 @@ def test_a_damaged_checkpoint_is_named_and_not_compared(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"00000002: tensor .* does not have the SHA-256"):
             diff_runs(one, other, **options)
     (other / "checkpoints" / "00000004" / "diy_manifest.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"other/.*00000004.* is no manifest"):
+    with pytest.raises(CheckpointError, match=r"other/.*00000004.* is not a manifest"):
         diff_runs(one, other)
 
 
@@ -246,7 +246,7 @@ def test_a_checkpoint_that_goes_while_others_are_compared_is_passed_over(
 
 
 def test_neither_is_a_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is no training run, and neither is the other"):
+    with pytest.raises(CheckpointError, match="is not a training run, and neither is the other"):
         diff_runs(tmp_path, tmp_path)
 
 

@@ -96,7 +96,7 @@ def test_a_page_for_people(
     assert lines[-1] == "checksums: present, not checked (--verify checks them)"
     assert lines[-2].startswith("20 tensors, ")
     assert main(["inspect", "run", "--verify"]) == 0
-    assert "checksums: all right" in capsys.readouterr().out
+    assert "checksums: all match" in capsys.readouterr().out
 
 
 def test_a_run_that_has_no_checkpoint_yet(tmp_path: Path, capsys: Capture) -> None:
@@ -153,7 +153,7 @@ def test_progress_comes_to_all_bytes(tmp_path: Path) -> None:
 def test_what_is_no_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "torch", {4: state(4)})
     for path in (tmp_path, run / "model"):
-        with pytest.raises(CheckpointError, match=r": is no training run$"):
+        with pytest.raises(CheckpointError, match=r": is not a training run$"):
             inspect_run(path, progress=lambda what, done, total: None)
 
 
@@ -228,7 +228,7 @@ def test_with_verify_the_newest_that_has_its_sums_is_shown(tmp_path: Path, capsy
     assert main(["inspect", str(run), "--verify"]) == 2
     out, err = capsys.readouterr()
     assert out.startswith(f"{run}: a training run of diy-torch, step 4 of 20\n")
-    assert "checksums: all right" in out
+    assert "checksums: all match" in out
     assert "00000008: tensor square/model.norm.weight does not have the SHA-256" in err
 
 

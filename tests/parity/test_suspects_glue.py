@@ -155,7 +155,7 @@ def test_healthy_sums_and_gates() -> None:
 
 @both_sides
 def test_a_known_value_is_missing_from_something_unknown(odd: str) -> None:
-    """As where a shared expert is left out: what the others give is no part."""
+    """As where a shared expert is left out: what the others give is not a part."""
     shared, unknown = normal(*SHAPE), normal(*SHAPE, seed=1)
     right, wrong = unknown + shared, unknown
     evidence = evidence_of(right, wrong, odd, before={"shared": shared})

@@ -251,7 +251,7 @@ def test_machines_get_one_object_and_nothing_else(
     assert main(["switch", str(written), new, "--step", "2", "--json", "-"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record | {"next": []} == {"path": new, "program": "diy-jax", "step": 2, "next": []}
-    assert record["next"][0].startswith("to go on: diy-jax train --config ")
+    assert record["next"][0].startswith("to continue: diy-jax train --config ")
 
 
 def test_all_of_a_run_goes_over(written: Path, tmp_path: Path) -> None:

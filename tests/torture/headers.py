@@ -229,7 +229,7 @@ class _Worker:
         rng = random.Random(name)
         file = rng.choice(self.files)
         whole = file.read_bytes()
-        damage = damage_bytes if file.suffix == ".ocdbt" else self.target.damage  # it is no JSON
+        damage = damage_bytes if file.suffix == ".ocdbt" else self.target.damage  # it is not JSON
         damaged = damage(rng, whole)
         try:
             file.write_bytes(damaged)

@@ -2,9 +2,9 @@
 
     python -m tests.torture hostile --trials 3000 --seed 0
 
-A case is one file, damaged or made something that is no file, and one command. It ends well or is
-refused: no traceback, an exit code of the command's own, a message that a person can read, at most
-SECONDS and NBYTES more than the intact file takes. Cases run in a worker process one after the
+A case is one file, damaged or made something that is not a file, and one command. It ends well
+or is refused: no traceback, an exit code of the command's own, a readable message, at most SECONDS
+and NBYTES more than the intact file takes. Cases run in a worker process one after the
 other, which is started again where one of them kills it; all that fall short are told at the end.
 """
 
@@ -152,7 +152,7 @@ class Case:
         self.what = f"{self.odd or 'damaged'} {self.name}, {self.reading}"
 
     def damage(self, path: Path) -> None:
-        """Damage a file of the thing at `path`; what is no file may be in place of all of it."""
+        """Damage a file of the thing at `path`; what is not a file may be in place of all of it."""
         file = self.draw.choice(files_of(path, self.target.pattern))
         if self.odd and path.is_dir() and self.draw.random() < _WHOLE_SHARE:
             shutil.rmtree(path)

@@ -37,7 +37,7 @@ _LINES: dict[str, Callable[[bytes], bytes]] = {
     "a line is gone": lambda line: b"",
     "a line is there twice": lambda line: line + line,
     "a byte is zero": lambda line: line[: len(line) // 2] + b"\0" + line[len(line) // 2 + 1 :],
-    "a byte is no UTF-8": lambda line: b"\xff" + line,
+    "a byte is not a UTF-8": lambda line: b"\xff" + line,
     "a line is cut": lambda line: line[: len(line) // 2],
     "a line is nested deeply": lambda line: b"[" * 100_000 + b"\n",
     "a line has another digit": lambda line: line.translate(bytes.maketrans(b"123", b"987")),

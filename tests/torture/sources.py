@@ -1,4 +1,4 @@
-"""Sources that are replaced while they are converted, and what is no file in place of one.
+"""Sources that are replaced while they are converted, and what is not a file in place of one.
 
 A conversion gives the model that was there before or the one that came, whole, or it is refused by
 the name of what changed. Whatever has the name of a file, each command ends.

@@ -191,7 +191,7 @@ def rope_factors(config: DIYConfig) -> NDArray[np.float32]:
 def config_metadata(config: DIYConfig) -> dict[str, Any]:
     """The `llama.*` entries of a config, as far as llama.cpp has names for it.
 
-    The scaling `llama3` is no entry but the tensor `rope_freqs.weight`: see `rope_factors`.
+    The scaling `llama3` is not an entry but the tensor `rope_freqs.weight`: see `rope_factors`.
     """
     entries: dict[str, Any] = {
         "block_count": config.num_hidden_layers,

@@ -203,7 +203,7 @@ def open_gguf(source: Path) -> gguf.GGUFReader:
     """The file's metadata and what they say of its tensors, checked against its size.
 
     Raises:
-        CheckpointError: it is no little-endian GGUF file, or it is cut short or damaged.
+        CheckpointError: it is not a little-endian GGUF file, or it is cut short or damaged.
     """
     refuse_lfs_pointer(source)
     with open_regular(source) as stream:
@@ -221,7 +221,7 @@ def open_gguf(source: Path) -> gguf.GGUFReader:
             raise CheckpointError(
                 source, f"is a GGUF file of version {version}; versions 2 and 3 are read"
             )
-        with translated(source, "is no readable GGUF file"):
+        with translated(source, "is not a readable GGUF file"):
             reader = _StrictReader(source, stream)
     faults, end, alignment = [], reader.data_offset, int(reader.alignment)  # else of 32 bits
     for tensor in reader.tensors:  # they lie one after the other, each aligned

@@ -62,7 +62,7 @@ class GGUFReader(Reader):
     def __init__(self, path: str | Path, *, untie: bool = False) -> None:
         path = Path(path)
         notes: list[str] = []
-        with translated(path, partial(_fault, "is no readable GGUF file"), may_panic=True):
+        with translated(path, partial(_fault, "is not a readable GGUF file"), may_panic=True):
             with self.sources.recording():
                 parts = open_parts(path)
             self._files_of_parts, self._places = parts.files, parts.places
@@ -223,7 +223,7 @@ def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:
     text = metadata[key]
     values = parse_json(text, key, halves=True) if isinstance(text, str) else None
     if not isinstance(values, dict):
-        raise ValueError(f"{key} is no JSON object")
+        raise ValueError(f"{key} is not a JSON object")
     return values
 
 

@@ -31,7 +31,7 @@ class SpecialTokens:
         notes: ids beyond the tokens, which stand for nothing and are left out.
 
     Raises:
-        ValueError: an id that is no integer.
+        ValueError: an id that is not an integer.
     """
 
     def __init__(self, metadata: Mapping[str, Any], count: int) -> None:

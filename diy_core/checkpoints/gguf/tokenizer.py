@@ -135,7 +135,7 @@ class GGUFTokenizer:
             raise ValueError(f"{len(scores)} scores for {len(self.tokens)} tokens")
         unknown = self.special.by_role.get("unk_token")
         if unknown is None:
-            raise UnknownTokenizer("its unknown token is no token")
+            raise UnknownTokenizer("its unknown token is not a token")
         return build_sentencepiece(
             {token: i for i, token in enumerate(self.tokens)},
             scores,

@@ -147,7 +147,7 @@ def _name_of_rules(file: Path, state: dict[str, Any]) -> str:
             return name
     raise CheckpointError(
         file,
-        "splits text, or takes whole words (ignore_merges), by rules that are none of those that "
+        "splits text, or takes whole words (ignore_merges), by rules other than those that "
         f"llama.cpp knows as {', '.join(RULES)}: use llama.cpp's own converter for it",
     )
 

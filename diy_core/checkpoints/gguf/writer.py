@@ -87,7 +87,9 @@ class GGUFWriter(Writer):
         if self._path.is_file():  # what else may be there, `atomic_file` refuses in its own words
             with open_regular(self._path) as stream:
                 if stream.read(4) not in (b"GGUF", b""):
-                    raise CheckpointError(self._path, "exists and is no GGUF file: choose another")
+                    raise CheckpointError(
+                        self._path, "exists and is not a GGUF file: choose another"
+                    )
         for name, tensor in self._layout.items():
             if str(tensor.dtype) not in _FILE_TYPES:
                 raise CheckpointError(

@@ -106,7 +106,7 @@ def _indexed(path: Path, index: Path, passed_over: Callable[[str], bool]) -> Fou
     for name, named in _read_index(index).items():
         file = inside(named)
         if file is None or not file.endswith(_ENDING):
-            faults.append(f"tensor {name} lies in {named!r}, which is no file of this directory")
+            faults.append(f"tensor {name} lies in {named!r}, which is not a file of this directory")
             continue
         weight_map[name] = file
         if present.fault(file) is None:

@@ -34,7 +34,7 @@ from diy_core.system.parsing import parse_json
 from diy_core.system.renaming import start_writing_back
 from diy_core.system.sources import Identity
 
-_UNREADABLE = "is no readable safetensors file"
+_UNREADABLE = "is not a readable safetensors file"
 PIECE = 1 << 20  # bytes that are summed or written at a time
 _ENTRY = {"dtype", "shape", "data_offsets"}
 _BITS = (8, 16, 32, 64)
@@ -116,7 +116,7 @@ def read_header(file: Path) -> dict[str, Slot]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(file, f"{_UNREADABLE}: {error}") from error
     if not isinstance(header, dict):
-        raise CheckpointError(file, f"{_UNREADABLE}: the header is no object")
+        raise CheckpointError(file, f"{_UNREADABLE}: the header is not an object")
     header.pop("__metadata__", None)
     begin, faults = 8 + length, []
     slots: dict[str, Slot] = {}

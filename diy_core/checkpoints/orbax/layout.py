@@ -102,7 +102,7 @@ def locate(path: Path) -> Location:
         return _choose(path, items)
     steps = _steps(path)
     if not steps:
-        raise CheckpointError(path, "is no Orbax checkpoint: no arrays of Orbax lie in it")
+        raise CheckpointError(path, "is not an Orbax checkpoint: no arrays of Orbax lie in it")
     newest = max(steps)
     found = locate(steps[newest])
     notes = _on_newer(path, steps[newest], newest)

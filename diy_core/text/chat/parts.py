@@ -43,8 +43,8 @@ def refuse_unread_parts(write: Write, messages: list[Message], template_name: st
             if not _reads_strings(write, messages, i):
                 continue  # it passes over the whole message
             raise ValueError(
-                f"{template_name} does not write the content of message {i}, which is no string: "
-                "give it as one"
+                f"{template_name} does not write the content of message {i}, which is not a "
+                "string: give it as one"
             )
         for j, part in enumerate(content):  # of an object these are its keys
             if isinstance(part, dict) and not _is_read(write, messages, text, (i, j)):

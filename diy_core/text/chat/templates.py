@@ -48,7 +48,7 @@ def read_chat_templates(path: Path, settings: Mapping[str, Any]) -> dict[str, st
         settings: the content of its `tokenizer_config.json`.
 
     Raises:
-        CheckpointError: a template that is no text, or a file that is not UTF-8.
+        CheckpointError: a template that is not text, or a file that is not UTF-8.
     """
     if own_files := _template_files(path):
         return {name: read_text(file) for name, file in own_files.items()}
@@ -75,7 +75,7 @@ def write_chat_templates(path: Path, templates: Mapping[str, str]) -> None:
     """
     for name, text in templates.items():
         if "/" in name or "\\" in name:
-            raise ValueError(f"{name!r} is no name of a chat template")
+            raise ValueError(f"{name!r} is not a name of a chat template")
         file = path / TEMPLATES_FOLDER / f"{name}.jinja"
         if name == DEFAULT:
             file = path / TEMPLATE_FILE

@@ -129,7 +129,7 @@ class Checkpoint:
         """
         manifest = Manifest.of_directory(path)
         if manifest is None:
-            raise CheckpointError(path, f"has no {MANIFEST}: it is no training checkpoint")
+            raise CheckpointError(path, f"has no {MANIFEST}: it is not a training checkpoint")
         found = {name: entry.shape for name, entry in manifest.tensors.items()}
         faults = match(found, state_shapes(config)) or [
             f"tensor {name} {fault}"

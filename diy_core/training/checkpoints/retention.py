@@ -70,7 +70,7 @@ class Keeper:
             self._told = True
             self._report(
                 f"a checkpoint does not fit on the disk: {error.strerror} ({error.filename}). The "
-                "run goes on and tries when one is due: free some by then"
+                "run continues and tries again when the next one is due: free some space"
             )
 
     def save(

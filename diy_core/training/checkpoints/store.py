@@ -54,7 +54,8 @@ class OtherTwinError(CheckpointError):
         switch = command("parity", "switch", run, Path(new_run))
         super().__init__(
             path,
-            f"was written by {program}: go on with that, or `{switch}` makes a run for {own} of it",
+            f"was written by {program}: continue it with that, or `{switch}` turns it into a "
+            f"run for {own}",
         )
 
 

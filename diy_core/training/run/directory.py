@@ -73,7 +73,7 @@ def require_run_directory(path: str | Path) -> None:
     if not is_run and (foreign := sorted(n for n in names if not _BEGUN.fullmatch(n))):
         raise CheckpointError(
             path,
-            f"exists, is not empty (it has {foreign[0]}) and is no training run: choose another "
+            f"exists, is not empty (it has {foreign[0]}) and is not a training run: choose another "
             "run_dir",
         )
 
@@ -193,8 +193,8 @@ class RunDirectory:
     def begin(self, config: TrainConfig, *, resume: bool, allowed: Allowed = NOTHING) -> bool:
         """Decide between a new run and going on with the one in the directory; keep the config.
 
-        A run without a whole checkpoint has nothing to go on with and is begun anew. One that has
-        not taken a step either, as the start failed, is not in the way of another.
+        A run without a whole checkpoint has nothing to continue from and is begun anew. One that
+        has not taken a step either, as the start failed, is not in the way of another.
 
         Args:
             config: what shall be run.
@@ -234,7 +234,8 @@ class RunDirectory:
         if refused := {name: line for name, line in different.items() if name not in allowed}:
             listed = "\n".join(f"  {line}" for line in refused.values())
             raise ValueError(
-                f"{self.path} was started with another config, and would become another run:\n"
+                f"{self.path} was started with another config; with this one it would be another "
+                "run:\n"
                 f"{listed}\nGive the old values, or choose another run_dir; a change that is meant "
                 f"takes --allow-changes {','.join(refused)}"
             )

@@ -71,7 +71,7 @@ def take_lock(path: Path, held: HeldDirectory, report: Callable[[str], None]) ->
 def _tell(path: Path, fault: OSError | None, report: Callable[[str], None]) -> None:
     if fault is not None:
         report(
-            f"{path} cannot be locked ({fault.strerror}): see to it that no other process "
+            f"{path} cannot be locked ({fault.strerror}): make sure that no other process "
             "trains there"
         )
 

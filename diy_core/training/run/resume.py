@@ -32,7 +32,7 @@ def next_command(
     config: Mapping[str, Any],
     device: str | None = None,
 ) -> str:
-    """What to type next, such as `to go on: diy-jax train --config ... --resume auto`.
+    """What to type next, such as `to continue: diy-jax train --config ... --resume auto`.
 
     Args:
         program: such as `diy-jax train`.
@@ -53,7 +53,7 @@ def next_command(
     stop_at = config.get("stop_at")
     if stop_at is not None and step >= stop_at:
         words += ["--stop-at", "null"]
-    return f"to go on: {command(*words)}"
+    return f"to continue: {command(*words)}"
 
 
 def _commands_of_a_model(program: str, run: Path, device: str | None) -> str:

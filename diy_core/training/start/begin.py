@@ -99,7 +99,7 @@ def train_config(
             report.say(
                 f"{config.run_dir} is finished: step {done} of {config.steps}"
                 if done >= config.steps
-                else f"{config.run_dir} stands at step {done}, stop_at is {config.stop_at}"
+                else f"{config.run_dir} is at step {done}, stop_at is {config.stop_at}"
             )
             report.say(next_command(program, directory.called, done, as_dict(config), device))
             return 0

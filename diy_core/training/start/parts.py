@@ -69,7 +69,7 @@ def assemble_parts(config: TrainConfig, directory: RunDirectory) -> Parts:
     return Parts(
         model=model,
         weights=weights,
-        data=cast(Data, iter(batches)),  # a TypedDict is no Mapping of arrays to a type checker
+        data=cast(Data, iter(batches)),  # a TypedDict is not a Mapping of arrays to a type checker
         validation=None
         if fixed is None
         else lambda: (cast(Batch, fixed[i]) for i in range(len(fixed))),

@@ -114,7 +114,7 @@ def restore(
         if position.seed != config.seed and (old is None or "seed" not in allowed):
             raise CheckpointError(where, f"is of seed {position.seed}, the run of {config.seed}")
         pieces.data.restore(place_in_data(position.data, pieces.data.state(), allowed))
-        report.say(f"going on from step {step} of {config.steps}")
+        report.say(f"continuing from step {step} of {config.steps}")
         made_with = resealed(now, old, changes, step)
         return dataclasses.replace(position, seed=config.seed, made_with=made_with)
     if newest is None:

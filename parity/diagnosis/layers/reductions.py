@@ -49,7 +49,7 @@ def reduction_suspects(evidence: Evidence) -> Iterator[Suspect]:
         return
     said = [(a, b) for a, b in zip(mine[0], theirs[0], strict=True) if a != b]
     words = "; ".join(f"{b or 'as it is'} in Flax, {a or 'as it is'} in PyTorch" for a, b in said)
-    sentence = f"{evidence.what} is made otherwise: {words}"
+    sentence = f"{evidence.what} is computed differently: {words}"
     if suspect := evidence.judge("made-otherwise", sentence, max(mine[1], theirs[1])):
         yield suspect
 

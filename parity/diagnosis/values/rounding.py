@@ -11,7 +11,7 @@ from parity.tracing.result import Suspect
 
 # Half a unit in the last place, relative, of the dtypes that are narrower.
 _UNITS = {"float32": 2.0**-24, "TF32 or float16": 2.0**-11, "bfloat16": 2.0**-8}
-_ROUNDINGS = {"float32": 16.0, "TF32 or float16": 4.0, "bfloat16": 4.0}  # more is no rounding
+_ROUNDINGS = {"float32": 16.0, "TF32 or float16": 4.0, "bfloat16": 4.0}  # more is not a rounding
 
 
 def rounding_suspects(evidence: Evidence) -> Iterator[Suspect]:

@@ -15,7 +15,7 @@ from parity.tracing.match.operations import Rearrange, candidates, permutation
 
 Operation = Callable[[Any], Any]
 Shapes = Mapping[str, tuple[int, ...]]
-Place = tuple[int, int] | None  # the how manieth of how many layers in a stack
+Place = tuple[int, int] | None  # which of how many layers in a stack
 _INDEX = "{i}"
 
 
@@ -169,7 +169,7 @@ def _links(
 ) -> list[Link]:
     for side, names, shapes in (("PyTorch", ones, torch), ("Flax", others, flax)):
         if missing := [name for name in names if name not in shapes]:
-            raise RuleError(f"{missing[0]} is no tensor of the {side} model")
+            raise RuleError(f"{missing[0]} is not a tensor of the {side} model")
     if place is not None and rule.stack is not None:
         return _stacked(rule, rule.stack, ones, others, place, torch, flax)
     if len(ones) == len(others) == 1:

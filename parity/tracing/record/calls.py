@@ -11,7 +11,7 @@ Kind = Literal["inputs", "outputs", "input_gradients", "output_gradients"]
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """Which call: the module's path (`""` is the root), the method, and the how manieth."""
+    """Which call: the module's path (`""` is the root), the method, and the number of the call."""
 
     path: str
     method: str = "__call__"
@@ -35,7 +35,7 @@ class Call(Generic[Leaf]):
         inputs: and the others: `{"args.0": ..., "kwargs.mask": ...}`, `{"": ...}`, `{"0": ...}`.
         unknown: arrays without a gradient, or whose gradients could not be seen.
         batched: whether the call is one of many that JAX makes at once (`vmap`).
-        layer: in a loop of JAX (`nn.scan`), the how manieth time around; None elsewhere.
+        layer: in a loop of JAX (`nn.scan`), the iteration; None elsewhere.
         kept: of a norm with running statistics, what share of them a training step keeps.
     """
 

@@ -136,7 +136,7 @@ def calls_of(
 def _layers(
     calls: Mapping[Site, Call[Shape]], scanned: Collection[str], usual: Mapping[str, int]
 ) -> dict[Site, int]:
-    """The how manieth time around of a loop each call is made in; below 0 in a rehearsal.
+    """Which iteration of a loop each call is made in; below 0 in a rehearsal.
 
     `nn.scan` rehearses its body before the loop. Where that is hidden in `nn.remat`, it is told by
     what is seen of a loop that is compiled: a rehearsal, and a body that stands for all layers.
@@ -218,7 +218,7 @@ def _is_traced(tree: Any) -> bool:
 
 
 def _is_rehearsed(leaf: Any) -> bool:
-    """Whether `nn.scan` only looks at what its body would do: that is no call, and never runs."""
+    """Whether `nn.scan` only looks at what its body would do: no call, and it never runs."""
     return isinstance(leaf, pe.JaxprTracer)
 
 
