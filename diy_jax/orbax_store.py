@@ -179,6 +179,7 @@ class OrbaxWriter(Writer):
         _require_utf8(path)
         recover(path)
         _refuse_foreign(path)
+        hf_directory.refuse_foreign_config(path)
         self._source, self._layout = source, layout
         self._tensors = {tensor.hf: tensor for tensor in tensors(source.config)}
         with contextlib.ExitStack() as stack:

@@ -565,3 +565,22 @@ def test_the_demo_runs_on_a_model_of_ones_own(
     printed, said = capsys.readouterr()
     assert json.loads(printed)["passed"] is True
     assert "The twins are equal" in said
+
+
+@pytest.mark.parametrize("to", ["hf", "orbax"])
+@pytest.mark.parametrize("content", ['{"port": 8080}', "port = 8080", "[]"])
+def test_the_config_of_another_program_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str, content: str
+) -> None:
+    source, there = put(tmp_path / "model", weights()), tmp_path / "there"
+    there.mkdir()
+    (there / "config.json").write_text(content)
+    before = snapshot(tmp_path)
+    arguments = ["convert", str(source), str(there), "--to", to, "--overwrite"]
+    assert main(arguments) == 2
+    assert "config.json: would be replaced, but no model lies beside it" in capsys.readouterr().err
+    assert snapshot(tmp_path) == before
+    (there / "config.json").unlink()
+    assert main(arguments) == 0
+    (there / "config.json").write_text(content)  # damaged, and still that of a model
+    assert main(arguments) == 0

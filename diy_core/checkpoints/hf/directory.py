@@ -9,6 +9,7 @@ Nothing here unpickles: a directory that has only `.bin` or `.pt` weights is ref
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,13 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, tensors
 from diy_core.stored_names import read_names
+from diy_core.system.outside import is_there, names_in
 from diy_core.system.shell import command
+from diy_core.text.tokenizer_files import read_json
 
 CONFIG = "config.json"
+_OF_MODELS = {"model_type", "architectures", "hidden_size", "vocab_size"}  # in any config.json
+_MARKS = re.compile(r"diy_manifest\.json|state|.*\.(safetensors|bin|pt|pth|gguf)(\.index\.json)?")
 
 
 class HFReader(Reader):
@@ -170,6 +175,28 @@ def refuse_foreign_directory(path: Path, marker: str) -> None:
     if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
         raise CheckpointError(
             path, f"exists, is not empty and has no {marker}: choose another place, or remove it"
+        )
+
+
+def refuse_foreign_config(path: Path) -> None:
+    """Raise where a directory has the `config.json` of something else, which would be replaced.
+
+    Weights or a manifest beside it tell that it is a model's, also where it is damaged.
+
+    Raises:
+        CheckpointError: it has no weights, and its `config.json` describes no model.
+    """
+    if not path.is_dir() or any(_MARKS.fullmatch(name) for name in names_in(path)):
+        return
+    try:
+        is_foreign = not _OF_MODELS & read_json(path / CONFIG).keys() and is_there(path / CONFIG)
+    except CheckpointError:  # whatever it is, it cannot be told to be a model's
+        is_foreign = True
+    if is_foreign:
+        raise CheckpointError(
+            path / CONFIG,
+            "would be replaced, but no model lies beside it and it describes none: choose another "
+            "place, or move it elsewhere",
         )
 
 

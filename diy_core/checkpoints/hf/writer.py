@@ -14,6 +14,7 @@ from diy_core.checkpoints.atomic import recover, replacement
 from diy_core.checkpoints.hf.directory import (
     CONFIG,
     HFReader,
+    refuse_foreign_config,
     refuse_foreign_directory,
     with_dtype,
 )
@@ -74,6 +75,7 @@ class HFWriter(Writer):
         require_name(self._path, self.kind)
         recover(self._path)
         refuse_foreign_directory(self._path, CONFIG)
+        refuse_foreign_config(self._path)
         if (self._path / _ORBAX).is_dir():
             raise CheckpointError(
                 self._path, f"has {_ORBAX}/, as an Orbax checkpoint has: choose another place"
