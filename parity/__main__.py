@@ -20,6 +20,7 @@ from diy_core.system.arguments import (
     positive,
 )
 from diy_core.system.disk import described
+from diy_core.system.memory import LESS, too_little
 from diy_core.system.places import made_directory, place
 from diy_core.system.requirements import missing, require
 from diy_core.system.shell import command
@@ -298,6 +299,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = described(error) if isinstance(error, OSError) else str(error)
         said = in_shell_words(words, parser, arguments.command)
         print(f"{what}: {said}", file=sys.stderr)
+        return end_early(EXIT_BAD_INPUT, for_good=for_good)
+    except MemoryError as error:
+        print(f"{what}: {too_little(error, LESS)}", file=sys.stderr)
         return end_early(EXIT_BAD_INPUT, for_good=for_good)
     except ModuleNotFoundError as error:
         print(missing(what, error), file=sys.stderr)

@@ -20,6 +20,7 @@ from diy_core.system.arguments import (
     in_shell_words,
 )
 from diy_core.system.disk import described
+from diy_core.system.memory import LESS, too_little
 from diy_core.system.requirements import missing
 from diy_core.system.standard_error import complain
 from diy_core.system.standard_output import announce, escape_what_cannot_be_shown, outlive_reader
@@ -125,6 +126,9 @@ def run(parser: ArgumentParser, argv: Sequence[str] | None, load: Callable[[], C
                 generate(arguments, lambda *options: load().load(*options), reads)
     except (CheckpointError, ValueError) as error:
         complain(f"{what}: {in_shell_words(str(error), parser, arguments.command)}")
+        return end_early(EXIT_BAD_INPUT, for_good=for_good)
+    except MemoryError as error:
+        complain(f"{what}: {too_little(error, LESS)}")
         return end_early(EXIT_BAD_INPUT, for_good=for_good)
     except OSError as error:
         complain(f"{what}: {described(error)}")

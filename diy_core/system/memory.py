@@ -1,4 +1,4 @@
-"""Giving freed memory back to the system."""
+"""Giving freed memory back to the system, and saying where it has no more."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from collections.abc import Iterator
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE = 1 << 20  # bytes
 _ADAPTED = 32 << 20  # where the library's own threshold ends after large buffers were freed
+
+LESS = "end other programs, or give it less to do at once"
+
+
+def too_little(error: MemoryError, what_to_do: str) -> str:
+    """That there is not enough memory, how much was asked for where that is known, and what to do.
+
+    Args:
+        error: NumPy's says how much was asked for, and Python's nothing.
+        what_to_do: such as `make batch_size smaller`.
+    """
+    asked = str(error).strip().rstrip(".")
+    return f"not enough memory{f' ({asked})' if asked else ''}: {what_to_do}"
 
 
 def trim() -> None:

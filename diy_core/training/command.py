@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from diy_core.system.arguments import EXIT_BAD_INPUT
 from diy_core.system.disk import described
+from diy_core.system.memory import too_little
 from diy_core.system.standard_error import complain
 from diy_core.training.options import UnknownOption, parse
 from diy_core.training.start.option_errors import as_given
@@ -20,6 +21,8 @@ from diy_core.training.start.option_errors import as_given
 if TYPE_CHECKING:
     from diy_core.training.start.begin import Assemble
     from diy_core.training.start.restore import Verify
+
+_SMALLER = "make batch_size or sequence_length smaller"
 
 
 def run(program: str, argv: Sequence[str], assemble: Assemble, verify: Verify) -> int:
@@ -56,6 +59,9 @@ def run_late(program: str, argv: Sequence[str], load: Callable[[], tuple[Assembl
         return EXIT_BAD_INPUT
     except ValueError as error:
         complain(f"{program}: {as_given(str(error), argv)}")
+        return EXIT_BAD_INPUT
+    except MemoryError as error:
+        complain(f"{program}: {too_little(error, _SMALLER)}")
         return EXIT_BAD_INPUT
     except OSError as error:
         complain(f"{program}: {described(error)}")

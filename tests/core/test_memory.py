@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from diy_core.commands.command_line import Commands, build_parser, run
+
 _HOLES = """
 import contextlib, sys
 import numpy as np
@@ -41,3 +43,16 @@ def test_freed_buffers_are_returned() -> None:
     assert left("outside") > 20e6  # what it is for
     assert left("inside") < 5e6
     assert left("trim") < 5e6
+
+
+def test_a_command_that_needs_more_memory_than_there_is_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load() -> Commands:
+        raise MemoryError("Unable to allocate 8 GiB")
+
+    assert run(build_parser("diy-jax"), ["export", "run", "--out", "x"], load) == 2
+    assert capsys.readouterr().err == (
+        "diy-jax export: not enough memory (Unable to allocate 8 GiB): end other programs, or give "
+        "it less to do at once\n"
+    )

@@ -597,3 +597,15 @@ def test_resuming_nothing_is_said_before_anything_else(
         words = f"nothing to resume in {tmp_path / 'run'}: a new run begins\n"
         assert said.startswith(words) == nothing
         assert said.count("nothing to resume") == nothing
+
+
+def test_a_batch_that_no_memory_holds_is_refused_in_one_line(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = runner.path.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(as_dict(runner.config())))
+    words = ["--config", str(config), "--batch-size", str(10**15)]
+    assert run("diy-torch train", words, assemble, lambda path, model: None) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("diy-torch train: not enough memory (Unable to allocate ")
+    assert said.endswith("): make batch_size or sequence_length smaller")

@@ -584,3 +584,15 @@ def test_the_config_of_another_program_is_not_replaced(
     assert main(arguments) == 0
     (there / "config.json").write_text(content)  # damaged, and still that of a model
     assert main(arguments) == 0
+
+
+def test_without_enough_memory_a_command_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none_left(arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("parity.__main__.require_targets", none_left)
+    assert main(["inspect", "model"]) == 2
+    words = "parity inspect: not enough memory: end other programs, or give it less to do at once"
+    assert capsys.readouterr().err == f"{words}\n"
