@@ -19,7 +19,7 @@ from diy_core.system.disk import FULL, naming_full_disks
 from diy_core.system.held import real
 from diy_core.system.leaving import clean_up, leave, left_aside
 from diy_core.system.mounts import mounts_at_or_below, refuse_mounts
-from diy_core.system.places import unchangeable
+from diy_core.system.places import forbids_changes, unchangeable
 from diy_core.system.removing import remove_tree
 from diy_core.system.replacing import Replacement, in_the_way
 from diy_core.system.stopping import uninterrupted
@@ -109,12 +109,12 @@ def _written(given: Path, path: Path, overwrite: bool) -> Iterator[Workplace]:
             with uninterrupted():
                 work = stack.enter_context(open_workplace(path))
                 stack.callback(leave, work)
-        except PermissionError as error:
-            why = unchangeable(path.parent, error)
-            raise CheckpointError(
-                given, f"cannot be written: it is made anew beside, and {why}"
-            ) from error
         except OSError as error:
+            if forbids_changes(error):
+                why = unchangeable(path.parent, error)
+                raise CheckpointError(
+                    given, f"cannot be written: it is made anew beside, and {why}"
+                ) from error
             error.filename, error.filename2 = str(given), None
             raise
         stack.enter_context(naming(work.path, given))

@@ -19,7 +19,7 @@ from diy_core.data.shard_files import MORE_ROOM
 from diy_core.errors import naming
 from diy_core.system.disk import room_for
 from diy_core.system.outside import is_there, read_bytes
-from diy_core.system.places import unchangeable
+from diy_core.system.places import forbids_changes, unchangeable
 from diy_core.system.standard_error import complain
 
 _PLAN = "plan.json"
@@ -59,7 +59,9 @@ def _opened(folder: Path, out: Path) -> int:
         try:
             with naming(folder, out):
                 folder.mkdir(0o700, exist_ok=True)  # what is private is private here too
-        except PermissionError as error:
+        except OSError as error:
+            if not forbids_changes(error):
+                raise
             words = f"cannot be written: {unchangeable(out.parent, error)}"
             raise DataError(out, words) from error
         with contextlib.suppress(FileNotFoundError):

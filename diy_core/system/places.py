@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import Iterator
@@ -44,8 +45,15 @@ def place(path: str | os.PathLike[str], what: str = "the place to write to") -> 
     return there
 
 
+def forbids_changes(error: OSError) -> bool:
+    """Whether it says that nothing can be made in a folder: by permissions or a read-only mount."""
+    return isinstance(error, PermissionError) or error.errno == errno.EROFS
+
+
 def unchangeable(folder: Path, error: OSError) -> str:
     """That nothing can be made in a folder, and what to do about it."""
+    if error.errno == errno.EROFS:
+        return f"{folder} is on a read-only file system: choose a place on another one"
     return (
         f"{folder} may not be changed ({error.strerror}): change its permissions, or choose "
         "another place"
@@ -68,7 +76,9 @@ def made_directory(path: Path) -> Iterator[None]:
             with uninterrupted(), contextlib.suppress(FileExistsError):  # by now, of somebody else
                 try:
                     folder.mkdir()
-                except PermissionError as error:
+                except OSError as error:
+                    if not forbids_changes(error):
+                        raise
                     words = f"cannot be made: {unchangeable(folder.parent, error)}"
                     raise CheckpointError(path, words) from error
                 made.append(folder)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from diy_core.checkpoints.atomic import atomic_directory, atomic_file
+from diy_core.data import prepare
 from diy_core.system.places import is_stream, made_directory, place
 
 
@@ -63,3 +68,30 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         error = pytest.raises((FileExistsError, NotADirectoryError), match="file")
         with error, made_directory(path):
             pass
+
+
+def test_a_read_only_file_system_is_named_where_a_write_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: str | os.PathLike[str], *rest: object, **more: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
+
+    def opened(path: str, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            read_only(path)
+        return open_before(path, flags, *rest, **more)
+
+    open_before = os.open
+    (tmp_path / "a.txt").write_text("he")
+    monkeypatch.setattr("os.mkdir", read_only)
+    monkeypatch.setattr("os.open", opened)
+    why = f"{re.escape(str(tmp_path))} is on a read-only file system: choose a place on another one"
+    for write in (
+        lambda: atomic_directory(tmp_path / "new").__enter__(),
+        lambda: atomic_file(tmp_path / "a.txt").__enter__(),
+        lambda: made_directory(tmp_path / "new").__enter__(),
+        lambda: prepare(tmp_path / "a.txt", tmp_path / "new", tokenizer="bytes"),
+    ):
+        with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))}/\S+: cannot be .*{why}"):
+            write()
+    assert os.listdir(tmp_path) == ["a.txt"]
