@@ -109,7 +109,8 @@ class OrbaxReader(Reader):
         with as_unreadable(path, self._location.advice), without_reports():
             metadata = ocp.metadata(checkpoint, item).metadata
             if not isinstance(metadata, Mapping):  # it failed without an error
-                raise ValueError(f"it finds no params: {metadata!r:.200}")
+                found = "a file is missing or damaged" if metadata is None else repr(metadata)
+                raise ValueError(f"it finds no params: {found:.200}")
         return metadata
 
     @property

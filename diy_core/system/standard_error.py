@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from typing import IO, TextIO, cast
 
 from diy_core.system.held import named
+
+_CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 
 
 class StandardError:
@@ -75,7 +78,11 @@ def standard_error() -> IO[str]:
 
 
 def complain(text: str) -> None:
-    """Write a line to standard error, if somebody reads it."""
+    """Write a line to standard error, if somebody reads it.
+
+    What a file had in it may steer a terminal: control characters are written as escapes.
+    """
     stream = StandardError()
-    stream.write(f"{named(text)}\n")
+    shown = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], named(text))
+    stream.write(f"{shown}\n")
     stream.flush()

@@ -123,6 +123,8 @@ _TENSOR = _text(b"t") + struct.pack("<IQ", 1, 32)
         (3, 0, 1, _text(b"x") + struct.pack("<IIQ", 9, 77, 1), "its entry 'x' is of type 77, wh"),
         (3, 0, 2, _ONE + _ONE, "it has the entry 'x' twice"),
         (3, 1, 0, _TENSOR + struct.pack("<IQ", 555, 0), "tensor t is of type 555, which is unkn"),
+        (3, 1, 0, _TENSOR + struct.pack("<IQ", 0, 2**64 - 32), "what it describes at byte 18446"),
+        (3, 1, 0, _TENSOR[:-8] + struct.pack("<QIQ", 2**63, 0, 0), "tensor t has the shape .9223"),
         (7, 0, 0, b"", "is a GGUF file of version 7; versions 2 and 3 are read"),
     ],
 )
@@ -134,3 +136,10 @@ def test_what_gguf_has_not_is_named_in_our_words(
     with pytest.raises(CheckpointError, match=said) as error:
         open_gguf(tmp_path / "x.gguf")
     assert not re.search(r"np\.|GGML|GGUFValue|KeyError", str(error.value))
+
+
+def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    entry = _text(b"x") + struct.pack("<I", 8) + _text(b"\xff\xfe")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry + bytes(64))
+    with pytest.raises(ValueError, match=r"its entry 'x' is not UTF-8: .* byte 0xff"):
+        metadata_of(open_gguf(tmp_path / "x.gguf"))

@@ -565,7 +565,7 @@ def test_files_of_a_former_model_do_not_survive(source, target):
         ("token_type", [*TYPES[:-1], 6], ["token type 6"]),
         ("merges", ["h e", "lonely"], ["'lonely'"]),
         ("merges", ["h e", "Ġ t h"], ["merge 'Ġ t h' is not two tokens"]),
-        ("merges", ["h zz"], ["merges", "zz"]),
+        ("merges", ["h zz"], ["tokenizer.ggml.merges has 'h zz', and 'zz' is no token"]),
         ("merges", [1, 2], ["tokenizer.ggml.merges must be a list of str"]),
         ("eos_token_id", "2", ["eos_token_id is '2'", f"ids are 0 to {len(TOKENS) - 1}"]),
     ],
@@ -926,7 +926,7 @@ def test_a_head_that_was_added_is_one(tmp_path):
     [
         ("diy_lm__config", "[1]", "diy_lm.config is not a JSON object"),
         ("diy_lm__config", 5, "diy_lm.config is not a JSON object"),
-        ("diy_lm__config", "{", "Expecting"),
+        ("diy_lm__config", "{", ".gguf: diy_lm.config: is not valid JSON: Expecting"),
         ("diy_lm__config", '{"model_type": "gpt2"}', "model_type 'gpt2' is not supported"),
         ("diy_lm__files", "[]", "diy_lm.files is not a JSON object"),
         ("diy_lm__files", '{"LICENSE": 3}', "diy_lm.files must hold texts"),

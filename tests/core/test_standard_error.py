@@ -62,3 +62,8 @@ except OSError as error:
 @pytest.mark.parametrize("none", ["sys.stderr = None", "sys.stderr.close()"])
 def test_a_process_without_standard_error_goes_on(none: str) -> None:
     assert run(f"{none}; complain('a line'); print('done')", None).stdout == "done\n"
+
+
+def test_what_would_steer_a_terminal_is_written_as_an_escape() -> None:
+    code = r"complain('a\x1b[2J\r\x9b\x00b\tc\n\u00fc \u4f60 \U0001f600')"
+    assert run(code, subprocess.PIPE).stderr == "a\\x1b[2J\\r\\x9b\\x00b\tc\nü 你 😀\n"

@@ -337,7 +337,9 @@ def test_metadata_of_any_length_are_not_read(
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_metadata_that_tell_nothing_are_refused(store: Path, text: str) -> None:
     (store / "state" / "_METADATA").write_text(text)
-    with pytest.raises(CheckpointError, match="store: Orbax cannot read it: it finds no params"):
+    with pytest.raises(
+        CheckpointError, match="store: Orbax cannot read it: it finds no params: a file"
+    ):
         OrbaxReader(store)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ _ARRAY, _STRING = int(gguf.GGUFValueType.ARRAY), int(gguf.GGUFValueType.STRING)
 _VALUE_TYPES = frozenset(map(int, gguf.GGUFValueType))
 _TENSOR_TYPES = frozenset(map(int, gguf.GGMLQuantizationType))
 _VERSIONS = (2, 3)
+_MOST_OF_A_BYTE = 8  # numbers that are packed into it; the densest type has 5
 _LEAST_ENTRY, _LEAST_TENSOR = 13, 24  # bytes
 _LONGEST_NAME, _MOST_AXES = 65_535, 4  # the format's own
 _AHEAD = 1 << 20  # bytes that are read at a time
@@ -161,6 +163,13 @@ class _StrictReader(gguf.GGUFReader):
         field = super()._get_tensor_info_field(orig_offs)
         if len(field.parts[3]) > _MOST_AXES:
             raise ValueError(f"tensor {field.name} has {len(field.parts[3])} axes")
+        shape = [int(size) for size in field.parts[3]]
+        if math.prod(shape) > _MOST_OF_A_BYTE * self._size:
+            raise ValueError(
+                f"tensor {field.name} has the shape {shape}, and the file {self._size} bytes: it "
+                "is damaged"
+            )
+        self._require_in_file(int(field.parts[5][0]))  # where the tensor begins
         if int(field.parts[4][0]) not in _TENSOR_TYPES:
             raise ValueError(
                 f"tensor {field.name} is of type {field.parts[4][0]}, which is unknown"
@@ -177,7 +186,13 @@ def metadata_of(reader: gguf.GGUFReader) -> dict[str, Any]:
     Raises:
         ValueError: a text that is not UTF-8.
     """
-    return {name: _value(field) for name, field in reader.fields.items()}
+    values = {}
+    for name, field in reader.fields.items():
+        try:
+            values[name] = _value(field)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"its entry {name!r} is not UTF-8: {error}") from error
+    return values
 
 
 def _value(field: gguf.ReaderField) -> Any:

@@ -221,7 +221,10 @@ def _files(metadata: Mapping[str, Any]) -> dict[str, str]:
 def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A metadata entry of our own, which is an object in JSON."""
     text = metadata[key]
-    values = parse_json(text, key, halves=True) if isinstance(text, str) else None
+    try:
+        values = parse_json(text, key, halves=True) if isinstance(text, str) else None
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error  # an error of the file, which the caller names
     if not isinstance(values, dict):
         raise ValueError(f"{key} is not a JSON object")
     return values

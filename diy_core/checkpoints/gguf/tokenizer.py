@@ -119,15 +119,25 @@ class GGUFTokenizer:
 
     def _byte_level(self) -> Tokenizer:
         vocabulary = {token: i for i, token in enumerate(self.tokens)}
-        merges = [tuple(merge.split(" ")) for merge in self._list("merges", str)]
-        if bad := [merge for merge in merges if len(merge) != 2]:
-            raise ValueError(f"merge {' '.join(bad[0])!r} is not two tokens with a space between")
+        merges = self._merges(vocabulary)
         rules = RULES[self._entry("pre")]
         model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=rules.whole_words)
         backend = Tokenizer(model)
         backend.pre_tokenizer = rules.split()
         backend.decoder = decoders.ByteLevel()
         return backend
+
+    def _merges(self, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
+        merges = self._list("merges", str)
+        for merge in merges:  # before pairs are made of millions of them
+            pair = merge.split(" ")
+            if len(pair) != 2:
+                raise ValueError(f"merge {merge!r} is not two tokens with a space between")
+            if unknown := [part for part in (*pair, "".join(pair)) if part not in vocabulary]:
+                raise ValueError(
+                    f"tokenizer.ggml.merges has {merge!r}, and {unknown[0]!r} is no token"
+                )
+        return [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
 
     def _sentencepiece(self) -> Tokenizer:
         scores = self._list("scores", float)
