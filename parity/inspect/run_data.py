@@ -38,9 +38,10 @@ def descriptions(runs: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> 
 
 
 def meaning(position: Position, known: Descriptions) -> dict[str, Any]:
-    """A position in which data are named by their tokens, where these are known."""
+    """A position without its seals, in which data are named by their tokens, where known."""
     values, name = position.to_json(), data_of(position)
-    del values["made_with"]  # configs and data are compared by themselves
+    for name_of_seal in ("made_with", "logs"):  # configs, data and logs are compared on their own
+        del values[name_of_seal]
     if name is not None and name in known:
         values["data"] = {**values["data"], "data": _tokens(known[name])}
     return values
