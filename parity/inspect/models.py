@@ -111,7 +111,7 @@ def show(record: dict[str, Any], console: Console) -> None:
     if record["manifest"] is None:
         console.print("no checksums: `parity convert` and save_pretrained write them")
     else:
-        state = "all right" if record["verified"] else "present, not checked (--verify checks them)"
+        state = "all match" if record["verified"] else "present, not checked (--verify checks them)"
         console.print(f"checksums: {state}{_origin(**record['manifest'])}", highlight=False)
 
 

@@ -210,7 +210,7 @@ def show_run(record: Mapping[str, Any], console: Console) -> None:
         f"{len(weights)} tensors, {total['parameters']:,} parameters, each with both moments: "
         f"{decimal(total['bytes'])} as arrays, {decimal(total['bytes_on_disk'])} on disk"
     )
-    state = "all right" if record["verified"] else "present, not checked (--verify checks them)"
+    state = "all match" if record["verified"] else "present, not checked (--verify checks them)"
     say(f"checksums: {state}")
 
 

@@ -42,7 +42,7 @@ def test_depth_is_bounded(tmp_path: Path, depth: int) -> None:
         (tmp_path / "a.jsonl").write_text(line)
         assert len(prepare(tmp_path / "a.jsonl", tmp_path / "out", tokenizer="bytes")) == 1
     else:
-        refuse(tmp_path, line, "line 1: is n(ested more than 100 levels deep|o JSON)")
+        refuse(tmp_path, line, "line 1: is n(ested more than 100 levels deep|ot JSON)")
 
 
 def test_texts_in_json_are_bounded_too() -> None:

@@ -85,7 +85,7 @@ def test_jsonl_and_parquet_hold_a_document_a_row(
         (
             "a.jsonl",
             b'{"text": "x"}\n' + b"[" * 200_000 + b"]" * 200_000,
-            "a.jsonl, line 2: is not a J",
+            "a.jsonl, line 2: is not J",
         ),
         ("a.jsonl", b'{"text": ' + b"[" * 90 + b"]" * 90 + b"}", r"line 1: has no text .*\(list"),
         ("a.jsonl", b"[" * 90 + b"]" * 90, "line 1: is not an object but list"),
