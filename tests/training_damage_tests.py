@@ -46,7 +46,9 @@ class DamageTests(Twin):
         other = next(form for form in FORMS if form != self.store.form)
         for path in (own.folder / "whole" / "checkpoints").iterdir():
             (path / self.store.form).rename(path / other)
-        with pytest.raises(CheckpointError, match=f"was written by {FORMS[other]}: go on with"):
+        with pytest.raises(
+            CheckpointError, match=f"was written by {FORMS[other]}: continue it with"
+        ):
             own.train("whole", resume=True, data=runs.config("whole").data)
         command = f"`{FORMS[other]} export {own.folder / 'whole'} --step {STEPS} --out out` makes a"
         with pytest.raises(CheckpointError, match=re.escape(command)):

@@ -52,7 +52,9 @@ class Run:
 def token_batches(vocab_size: int, steps: int, rows: int, columns: int, seed: int) -> list[Batch]:
     """Batches of a text that can be learnt: each token has four that may follow it.
 
-    The first and the last id, which chance would leave out, stand in the first batch.
+    The first and the last id, which chance would leave out, stand in the last batch. They follow
+    nothing in that text; in an early batch they move all of the curve, and its rounding with it (of
+    12 seeds one had a ratio of 2.8 between healthy twins).
     """
     generator = np.random.default_rng([seed, 3])
     follows = generator.integers(0, vocab_size, (vocab_size, _FOLLOWERS), np.int32)
@@ -61,7 +63,7 @@ def token_batches(vocab_size: int, steps: int, rows: int, columns: int, seed: in
     for column in range(1, columns):
         choice = generator.integers(0, _FOLLOWERS, (steps, rows))
         ids[:, :, column] = follows[ids[:, :, column - 1], choice]
-    with_edges(ids[0, 0], vocab_size)
+    with_edges(ids[-1, 0], vocab_size)
     return [Batch(batch, np.full(rows, columns, np.int32)) for batch in ids]
 
 

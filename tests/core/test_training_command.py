@@ -74,8 +74,9 @@ def test_the_other_twins_run_is_refused_before_a_framework_is_loaded(
     words = ["--config", "run/config.yaml", "--resume", "auto"]
     assert run_late(f"{program} train", words, load) == 2
     assert capsys.readouterr().err == (
-        f"{program} train: run/checkpoints/00000050: was written by {other}: continue it with that, or "
-        f"`parity switch run run-{program.removeprefix('diy-')}` turns it into a run for {program}\n"
+        f"{program} train: run/checkpoints/00000050: was written by {other}: continue it with "
+        f"that, or `parity switch run run-{program.removeprefix('diy-')}` turns it into a run for "
+        f"{program}\n"
     )
     with pytest.raises(AssertionError, match="the framework is loaded"):
         run_late(f"{other} train", words, load)

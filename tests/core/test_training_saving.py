@@ -74,7 +74,7 @@ def test_a_disk_without_room_is_named_before_the_first_step_and_once(
         runner(steps=15)  # which is a multiple of checkpoint_every
     said = capsys.readouterr().err
     assert said.index("a checkpoint does not fit on the disk: 1.0 MB are n") < said.index("step 3/")
-    assert said.count("The run goes on") == 1
+    assert said.count("The run continues") == 1
     assert said.count("no checkpoint of step") == 2  # 5 and 10; the error speaks of 15
     assert "there was no room for a checkpoint of step 15: 1.0 MB are needed, 0.0 MB are " in str(
         caught.value

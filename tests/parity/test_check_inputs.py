@@ -27,7 +27,7 @@ def fed(config: DIYConfig) -> dict[str, Batch]:
         "logits": inputs.batch,
         "ragged": inputs.ragged,
         "decode": inputs.decoding.batch,
-        "training": inputs.training[0],
+        "training": inputs.training[-1],
         "packed": packed.documents,
         "context": Far.make(config, 0).batch,
         "cache-gradients": document.batch,

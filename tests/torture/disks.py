@@ -30,7 +30,7 @@ from tests.torture.common import (
 )
 from tests.torture.forks import ForkServer, Run
 
-_REASONS = re.compile("No space left on device|File too large|Read-only file system")
+_REASONS = re.compile("No space left on device|File too large|[Rr]ead-only file system")
 _PAGE = 4096
 
 

@@ -30,7 +30,7 @@ from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import TIED_EMBEDDING, TIED_HEAD, tensors
 from diy_core.stored_names import read_names
-from diy_core.system.outside import is_there, names_in
+from diy_core.system.outside import names_in
 from diy_core.system.shell import command
 from diy_core.text.tokenizer_files import read_json
 
@@ -189,7 +189,8 @@ def refuse_foreign_config(path: Path) -> None:
     if not path.is_dir() or any(_MARKS.fullmatch(name) for name in names_in(path)):
         return
     try:
-        is_foreign = not _OF_MODELS & read_json(path / CONFIG).keys() and is_there(path / CONFIG)
+        said = read_json(path / CONFIG)  # empty where it is not there
+        is_foreign = bool(said) and not _OF_MODELS & said.keys()
     except CheckpointError:  # whatever it is, it cannot be told to be a model's
         is_foreign = True
     if is_foreign:
