@@ -118,7 +118,7 @@ def test_all_faults_are_said_at_once() -> None:
         "two rules match the PyTorch tensor a.weight: a.weight and a.weight",
         "two rules match the Flax tensor a/kernel: a.weight and a.weight",
         "b.weight (4,) and b/scale (5,): no operation leads between them",
-        "nowhere is no tensor of the Flax model",
+        "nowhere is not a tensor of the Flax model",
         "c.weight (6, 2) is not split by q, k: 8 of 6 on axis 0",
         "a.weight + b.weight: either side may have several names, not both",
     ):
