@@ -44,3 +44,21 @@ def test_a_package_lists_its_public_names_alone(package: str) -> None:
     assert shown == sorted(module.__all__)
     assert all(hasattr(module, name) for name in shown)
     assert "__doc__" in dir(module)
+
+
+@pytest.mark.parametrize(
+    ("known", "lives"),
+    [
+        ("diy_core.tokenizer.Tokenizer", "diy_core.text.tokenizer"),
+        ("diy_core.chat_template.render", "diy_core.text.chat.template"),
+        ("diy_core.checkpoints.hf_directory.HFReader", "diy_core.checkpoints.hf.directory"),
+        ("diy_core.checkpoints.gguf_reader.GGUFReader", "diy_core.checkpoints.gguf.reader"),
+        ("parity.convert.convert", "parity.convert.formats"),
+        ("parity.convert.open_checkpoint", "parity.convert.formats"),
+        ("parity.check.KINDS", "parity.check.kinds"),
+    ],
+)
+def test_names_that_programs_import_are_there(known: str, lives: str) -> None:
+    module, _, name = known.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    assert found is getattr(importlib.import_module(lives), name)
