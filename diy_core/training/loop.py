@@ -90,7 +90,7 @@ class _Run:
         positions = config.batch_size * config.sequence_length
         self._clock = Clock(positions, trainer.flops_per_token, trainer.matmul_peak)
         logs = directory.metrics_file, directory.evaluations_file
-        self._metrics = Metrics(*logs, position.step, report.say, position.logs)
+        self._metrics = Metrics(*logs, position.step, report.say)
         self._plot = Plot(directory.plot_file, self._metrics, report.say)
         self._timings = JsonLines(directory.timings_file, position.step, report.say)
         self._events = Events(directory.tensorboard, position.step)
@@ -286,9 +286,7 @@ class _Run:
         return step >= self._config.last_step or self._interruption.received is not None
 
     def _save(self, last: bool = False) -> None:
-        self._position = dataclasses.replace(
-            self._position, data=self._pieces.data.state(), logs=self._metrics.seals()
-        )
+        self._position = dataclasses.replace(self._position, data=self._pieces.data.state())
         position = self._position
         self._directory.require_held()
         self._keeper.save(position.step, position.to_json(), self._sync, last)

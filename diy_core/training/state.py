@@ -39,7 +39,6 @@ class Position:
             neither adds to them nor ends them.
         data: the position in the data, JSON of the data's own making; None: at its beginning.
         made_with: the seal of `diy_core.training.run.seal`; None in earlier checkpoints.
-        logs: the seals of `diy_core.training.log.seals`; likewise.
     """
 
     seed: int
@@ -49,7 +48,6 @@ class Position:
     skipped_in_a_row: int = 0
     data: Any = None
     made_with: Mapping[str, Any] | None = None
-    logs: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
     def updates(self) -> int:
@@ -68,11 +66,11 @@ class Position:
             CheckpointError: not what `to_json` writes; it names `where`.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, Mapping) or set(values) | {"made_with", "logs"} != names:
+        if not isinstance(values, Mapping) or set(values) | {"made_with"} != names:
             raise CheckpointError(where, f"holds no position of a run, but {values!r:.200}")
         if faults := [
             f"{name} must be an integer of at least 0, less than 2**63, got {values[name]!r:.50}"
-            for name in sorted(names - {"data", "made_with", "logs"})
+            for name in sorted(names - {"data", "made_with"})
             if isinstance(values[name], bool)
             or not isinstance(values[name], int)
             or not 0 <= values[name] < _MOST
@@ -80,7 +78,6 @@ class Position:
             raise CheckpointError(where, faults)
         position = cls(**values)
         _require_seal(position.made_with, where)
-        _require_logs(position.logs, where)
         if not position.skipped_in_a_row <= position.skipped_steps <= position.step:
             raise CheckpointError(
                 where,
@@ -101,32 +98,3 @@ def _require_seal(values: Any, where: object) -> None:
         or not isinstance(values.get("changes"), list)
     ):
         raise CheckpointError(where, f"does not say what it was made with: {values!r:.200}")
-
-
-def _require_logs(values: Any, where: object) -> None:
-    """Raise for what does not have the form that `diy_core.training.log.seals` says."""
-    if values is None:
-        return
-    if (
-        not isinstance(values, Mapping)
-        or set(values) != {"metrics.jsonl", "evaluations.jsonl"}
-        or not all(_is_sum(seal) for seal in values.values())
-        or not _are_losses(values["evaluations.jsonl"].get("losses"))
-    ):
-        raise CheckpointError(where, f"does not say what its logs were: {values!r:.200}")
-
-
-def _is_sum(seal: Any) -> bool:
-    return (
-        isinstance(seal, Mapping)
-        and type(seal.get("bytes")) is int
-        and 0 <= seal["bytes"] < _MOST
-        and isinstance(seal.get("sha256"), str)
-    )
-
-
-def _are_losses(values: Any) -> bool:
-    return isinstance(values, Mapping) and all(
-        step.isdecimal() and len(step) < 20 and (loss is None or type(loss) in (int, float))
-        for step, loss in values.items()
-    )

@@ -38,10 +38,9 @@ def descriptions(runs: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> 
 
 
 def meaning(position: Position, known: Descriptions) -> dict[str, Any]:
-    """A position without its seals, in which data are named by their tokens, where known."""
+    """A position in which data are named by their tokens, where these are known."""
     values, name = position.to_json(), data_of(position)
-    for name_of_seal in ("made_with", "logs"):  # configs, data and logs are compared on their own
-        del values[name_of_seal]
+    del values["made_with"]  # configs and data are compared by themselves
     if name is not None and name in known:
         values["data"] = {**values["data"], "data": _tokens(known[name])}
     return values

@@ -19,7 +19,6 @@ from diy_core.checkpoints.transfer import Progress
 from diy_core.config import DIYConfig
 from diy_core.errors import CheckpointError
 from diy_core.mapping import tensors
-from diy_core.training.log.seals import changes_of_logs
 from diy_core.training.state import KINDS
 from parity.inspect.models import bytes_on_disk, tensor_table
 from parity.inspect.run_checkpoint import (
@@ -91,14 +90,9 @@ def inspect_run(
         "verified": verify and checkpoint is not None,
         "notes": [
             *(checkpoint.notes if checkpoint else ()),
-            *(_changes(place.run, checkpoint) if checkpoint else ()),
             *(f"line {n} of {name} cannot be read" for name in LOGS for n in damaged[name]),
         ],
     }
-
-
-def _changes(run: Path, checkpoint: RunCheckpoint) -> list[str]:
-    return changes_of_logs(run, checkpoint.step, checkpoint.position.logs)
 
 
 def damage(record: Mapping[str, Any]) -> CheckpointError | None:

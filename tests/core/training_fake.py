@@ -249,14 +249,5 @@ class Runner:
         return whole_checkpoints(self.path / "checkpoints")
 
 
-def forget_seals(run: Path) -> None:
-    """Leave out of all checkpoints what they hold of the logs, as earlier versions did."""
-    for step in whole_checkpoints(run / "checkpoints"):
-        file = checkpoint_path(run / "checkpoints", step) / "extra.json"
-        values = json.loads(file.read_text())
-        del values["logs"]
-        file.write_text(json.dumps(values))
-
-
 if __name__ == "__main__":
     sys.exit(run("fake train", sys.argv[1:], assemble, FakeStore.verify))

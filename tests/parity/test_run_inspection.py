@@ -14,7 +14,6 @@ import pytest
 from diy_core.checkpoints.kinds import kind_of
 from diy_core.errors import CheckpointError
 from diy_core.training.export import export as export_from
-from diy_core.training.log.metrics import Metrics
 from diy_core.training.run.seal import resealed, seal_of
 from diy_torch.training_store import TrainingStore as TorchStore
 from parity.__main__ import main
@@ -60,26 +59,6 @@ def test_a_record(tmp_path: Path, twin: str, capsys: Capture) -> None:
     other = record_of(capsys, run, "--step", 4)
     assert (other["step"], other["verified"]) == (4, False)
     assert other == record_of(capsys, run / "checkpoints" / "00000004") | {"path": str(run)}
-
-
-@pytest.mark.parametrize(("changed", "steps"), [(3, "steps 1 to 8"), (6, "steps 5 to 8")])
-def test_a_changed_log_is_noted_with_the_steps(tmp_path: Path, changed: int, steps: str) -> None:
-    run = write_run(tmp_path / "run", "torch", {})
-    log = run / "metrics.jsonl"
-    metrics = Metrics(log, run / "evaluations.jsonl", 0)
-    for row in LINES[:8]:
-        metrics.step(**row)
-        if row["step"] in (4, 8):
-            add_checkpoint(run, "torch", row["step"], state(), logs=metrics.seals())
-    metrics.close()
-    assert inspect_run(run, progress=lambda *done: None)["notes"] == []
-    log.write_text(
-        log.read_text().replace(f'"step": {changed}, "loss": 2', f'"step": {changed}, "loss": 1')
-    )
-    assert inspect_run(run, progress=lambda *done: None)["notes"] == [
-        f"{log} is not what it was when checkpoint 8 was made: lines of {steps} were changed, "
-        "removed or added. The weights do not depend on it; put back a copy if you have one"
-    ]
 
 
 def test_a_page_for_people(

@@ -27,8 +27,8 @@ class Keeper:
         evaluations: the validation loss by step; it grows as the run goes on.
         report: is told when the disk is full.
         saved: the step of the checkpoint that the run goes on from.
-        lost: lines of the log of evaluations are lost: each checkpoint that one of them may be of
-            is kept, as it may be the best, unless `evaluations` has its loss all the same.
+        lost: lines of `evaluations` are lost: each checkpoint whose line that may be is kept, as it
+            may be the best.
 
     Attributes:
         saved: the step of the last checkpoint that was written, as far as is known by now.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -140,13 +139,11 @@ class JsonLines:
     ) -> None:
         refuse_own_link(path)
         self._path, self._waiting = path, b""
-        self._size, self._sum = 0, hashlib.sha256()
-        rows, whole = [], True
+        rows, size, whole = [], 0, True
         for line in read_lines(path):
             whole = line.endswith(b"\n")
             rows.append(parse_line(line if whole else line + b"\n", path.name))
-            if rows[-1] is not None and rows[-1]["step"] <= last_step:
-                self._count(line)
+            size += len(line) if rows[-1] is not None and rows[-1]["step"] <= last_step else 0
         steps = [_NONE if row is None else int(row["step"]) for row in rows]
         if not whole and steps[-1] == _NONE and _is_later(line, last_step):
             steps[-1] = last_step + 1  # what a kill left of a step that is taken again
@@ -156,36 +153,21 @@ class JsonLines:
         if damaged:
             _set_aside(path, damaged, set(keep))
             say(_damaged_line(path, sorted(damaged)))
-            self._size, self._sum = 0, hashlib.sha256()
-            for line in read_lines(path):
-                self._count(line)
         self._file = open_own(path, _OWN)
         self._leave_other_names()
         if not damaged:
-            self._file.truncate(self._size)
+            self._file.truncate(size)
             if keep and not whole and keep[-1] == len(rows) - 1:
-                self._add(b"\n")
+                self._waiting = b"\n"
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a line, which survives the end of the process, however that comes.
 
         While the disk is full, lines wait in memory.
         """
-        self._add(json.dumps(row, allow_nan=False).encode() + b"\n")
+        self._waiting += json.dumps(row, allow_nan=False).encode() + b"\n"
         with contextlib.suppress(DiskFull):
             self._put()
-
-    def seal(self) -> dict[str, Any]:
-        """How many bytes all lines are, those that wait among them, and their SHA-256."""
-        return {"bytes": self._size, "sha256": self._sum.hexdigest()}
-
-    def _add(self, text: bytes) -> None:
-        self._waiting += text
-        self._count(text)
-
-    def _count(self, text: bytes) -> None:
-        self._size += len(text)
-        self._sum.update(text)
 
     def sync(self) -> None:
         """Return when the disk holds all lines.

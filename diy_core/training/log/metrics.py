@@ -26,7 +26,6 @@ from typing import Any
 from diy_core.system.disk import DiskFull, naming_full_disks
 from diy_core.system.outside import is_there
 from diy_core.training.log.json_lines import JsonLines, aside
-from diy_core.training.log.seals import EVALUATIONS, METRICS, LogSeals, sealed_losses
 
 _MOST = math.log(1.7e308)  # above it exp overflows
 
@@ -39,14 +38,12 @@ class Metrics:
         evaluations: the file `evaluations.jsonl`.
         last_step: of the checkpoint from which the run goes on; 0: it begins.
         say: is told which lines were damaged.
-        sealed: what that checkpoint knows of both; its losses are believed, not the log's.
 
     Attributes:
         losses: (step, loss) of every step that was not skipped.
         evaluations: the validation loss by step.
         complete: False where lines of the steps before `last_step` are missing.
-        lost_evaluations: True where lines of evaluations were damaged, now or in an earlier start:
-            what no checkpoint knows of them is lost.
+        lost_evaluations: True where lines of evaluations were damaged, now or in an earlier start.
     """
 
     def __init__(
@@ -55,7 +52,6 @@ class Metrics:
         evaluations: Path,
         last_step: int,
         say: Callable[[str], None] = lambda text: None,
-        sealed: LogSeals | None = None,
     ) -> None:
         self._steps = JsonLines(steps, last_step, say)
         # A run that begins has not evaluated, whatever began here before.
@@ -67,11 +63,6 @@ class Metrics:
             self._note_step(row)
         for row in self._evaluations.kept:
             self._note_evaluation(row)
-        if (losses := sealed_losses(sealed)) is not None:
-            # That of the last step may come after its checkpoint, and is made up for if it is lost.
-            last = {at: loss for at, loss in self.evaluations.items() if at == last_step}
-            known = {at: loss for at, loss in losses.items() if at < last_step or at in last}
-            self.evaluations = last | known
         self.complete = len(self._steps.kept) == last_step
         self._steps.kept.clear()
 
@@ -115,14 +106,6 @@ class Metrics:
         earlier = (other for at, other in self.evaluations.items() if at < step)
         return loss < min(earlier, default=math.inf)
 
-    def seals(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint that is made now knows of both logs."""
-        losses = {str(step): finite(loss) for step, loss in sorted(self.evaluations.items())}
-        return {
-            METRICS: self._steps.seal(),
-            EVALUATIONS: {**self._evaluations.seal(), "losses": losses},
-        }
-
     def sync(self) -> None:
         """Return when the disk holds all lines."""
         self._steps.sync()
@@ -138,7 +121,7 @@ class Metrics:
             self.losses.append((row["step"], row["loss"]))
 
     def _note_evaluation(self, row: Mapping[str, Any]) -> None:
-        self.evaluations[row["step"]] = math.inf if row["loss"] is None else float(row["loss"])
+        self.evaluations[row["step"]] = math.inf if row["loss"] is None else row["loss"]
 
 
 def finite(number: float) -> float | None:

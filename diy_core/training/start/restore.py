@@ -13,7 +13,6 @@ from diy_core.training.checkpoints.store import OtherTwinError
 from diy_core.training.config import TrainConfig, as_dict
 from diy_core.training.log.json_lines import logged_steps
 from diy_core.training.log.progress import Report
-from diy_core.training.log.seals import changes_of_logs
 from diy_core.training.protocols import Pieces
 from diy_core.training.run.allowed_changes import NOTHING, Allowed
 from diy_core.training.run.directory import RunDirectory
@@ -114,8 +113,6 @@ def restore(
             report.say(f"changed on purpose at step {step}: {change}")
         if position.seed != config.seed and (old is None or "seed" not in allowed):
             raise CheckpointError(where, f"is of seed {position.seed}, the run of {config.seed}")
-        for sentence in changes_of_logs(directory.root, step, position.logs):
-            report.say(sentence)
         pieces.data.restore(place_in_data(position.data, pieces.data.state(), allowed))
         report.say(f"continuing from step {step} of {config.steps}")
         made_with = resealed(now, old, changes, step)
