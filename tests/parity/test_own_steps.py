@@ -97,9 +97,9 @@ def moments_uncorrected(patch: pytest.MonkeyPatch) -> None:
 
 def loss_with(**changes: Any) -> Damage:
     def damage(patch: pytest.MonkeyPatch) -> None:
-        true = diy_jax.step.cross_entropy
+        true = diy_jax.step.token_losses
         patch.setattr(
-            "diy_jax.step.cross_entropy",
+            "diy_jax.step.token_losses",
             lambda hidden, labels, project, **options: true(
                 hidden, labels, project, **(options | changes)
             ),
@@ -109,9 +109,9 @@ def loss_with(**changes: Any) -> Damage:
 
 
 def labels_not_ignored(patch: pytest.MonkeyPatch) -> None:
-    true = diy_jax.step.cross_entropy
+    true = diy_jax.step.token_losses
     patch.setattr(
-        "diy_jax.step.cross_entropy",
+        "diy_jax.step.token_losses",
         lambda hidden, labels, project, **options: true(
             hidden, jnp.maximum(labels, 0), project, **options
         ),
