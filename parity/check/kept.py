@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diy_torch.checkpoint import to_numpy
+from diy_torch.tensors import to_numpy
 from parity.batch import Batch
 from parity.check import lines
 from parity.check.compare import Check

@@ -29,7 +29,7 @@ from diy_core.config import DIYConfig
 from diy_core.mapping import flatten, tensors, unflatten
 from diy_core.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig
 from diy_core.validate import IGNORED
-from diy_torch.checkpoint import assign_weights, to_numpy
+from diy_torch.tensors import assign_weights, to_numpy
 from parity.batch import random_ids
 from parity.check import lines
 from parity.check.compare import Check, worst_tensor

@@ -23,7 +23,7 @@ import diy_torch.model
 from diy_core.config import DIYConfig
 from diy_core.norms import norms
 from diy_core.rope import inverse_frequencies
-from diy_torch.checkpoint import to_numpy
+from diy_torch.tensors import to_numpy
 from parity.check import lines
 from parity.check.compare import Check, ratio
 from parity.check.measures import NothingProven, TensorError, machine_epsilon, tensor_error

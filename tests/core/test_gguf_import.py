@@ -565,7 +565,7 @@ def test_files_of_a_former_model_do_not_survive(source, target):
         ("token_type", [*TYPES[:-1], 6], ["token type 6"]),
         ("merges", ["h e", "lonely"], ["'lonely'"]),
         ("merges", ["h e", "Ġ t h"], ["merge 'Ġ t h' is not two tokens"]),
-        ("merges", ["h zz"], ["tokenizer.ggml.merges has 'h zz', and 'zz' is no token"]),
+        ("merges", ["h zz"], ["tokenizer.ggml.merges has 'h zz', and 'zz' is not a token"]),
         ("merges", [1, 2], ["tokenizer.ggml.merges must be a list of str"]),
         ("eos_token_id", "2", ["eos_token_id is '2'", f"ids are 0 to {len(TOKENS) - 1}"]),
     ],

@@ -135,7 +135,7 @@ class GGUFTokenizer:
                 raise ValueError(f"merge {merge!r} is not two tokens with a space between")
             if unknown := [part for part in (*pair, "".join(pair)) if part not in vocabulary]:
                 raise ValueError(
-                    f"tokenizer.ggml.merges has {merge!r}, and {unknown[0]!r} is no token"
+                    f"tokenizer.ggml.merges has {merge!r}, and {unknown[0]!r} is not a token"
                 )
         return [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
 
