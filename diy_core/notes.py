@@ -18,7 +18,6 @@ from diy_core.errors import CheckpointError, shorten
 from diy_core.system.standard_error import complain
 
 _SAID = 100  # of one thing; a file with an oddity in each of its tokens would flood the screen
-
 _KEPT = 30  # of one kind
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from diy_core.data.json_values import parse
-from diy_core.data.telling_names import defines_tools, tells_what_is_learnt
+from diy_core.data.telling_names import defines_tools, may_tell, tells_what_is_learnt
 from diy_core.data.turns import OPPOSITE
 
 # Columns of other kinds of training, where they hold texts or lists; of KTO_TAG true or false.
@@ -227,7 +227,7 @@ def _refuse_beside(held: Mapping[str, Any], what: str, remedy: str) -> None:
 
 def _refuse_telling(held: Mapping[str, Any], what: str) -> None:
     """Raise for a column of no known name that tells by its words and by what it holds."""
-    for name in held.keys() - {*OF_CHATS, *_WEIGHTS}:
+    for name in filter(may_tell, held.keys() - {*OF_CHATS, *_WEIGHTS}):
         value = held[name]
         if isinstance(value, list) and tells_what_is_learnt(name, value):
             raise ValueError(
