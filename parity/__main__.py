@@ -30,6 +30,7 @@ from parity.check.kinds import DTYPES, KINDS, chosen_kinds, require_supported
 from parity.commands.checkpoints import JSON, add_checkpoint_commands
 from parity.commands.model import add_model_command
 from parity.commands.progress import spinner
+from parity.commands.switch import add_switch_command
 from parity.commands.targets import require_targets
 from parity.commands.trace import add_trace_commands
 
@@ -88,7 +89,7 @@ def build_parser() -> ArgumentParser:
 
     add_model_command(commands)
     add_checkpoint_commands(commands)
-    _add_switch(commands)
+    add_switch_command(commands)
     add_trace_commands(commands, _add_device)
 
     demo = commands.add_parser(
@@ -118,23 +119,6 @@ def build_parser() -> ArgumentParser:
     _add_device(demo)
     demo.set_defaults(run=_demo, both=True)
     return parser
-
-
-def _add_switch(commands: argparse._SubParsersAction[ArgumentParser]) -> None:
-    switch = commands.add_parser(
-        "switch",
-        help="continue a training run in the other framework",
-        description="Make a run directory of diy-jax out of one of diy-torch, or the other way: "
-        "weights, moments, counters and the position in the data, to the bit, and the curves so "
-        "far. RUN stays as it is; NEW_RUN is written whole or not at all.",
-    )
-    switch.add_argument("source", metavar="RUN", help="the directory of a run")
-    switch.add_argument("destination", metavar="NEW_RUN", help="the directory to write")
-    switch.add_argument(
-        "--step", type=int, metavar="N", help="the step of the checkpoint (default: the newest)"
-    )
-    switch.add_argument("--json", metavar="FILE", help=JSON)
-    switch.set_defaults(run=_switch, both=True)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -242,26 +226,6 @@ def _command(arguments: argparse.Namespace) -> str:
             words += [f"--{option}", value if option == "checks" else Path(value)]
     words += ["--strict"] if arguments.strict else []
     return command(*words, "--device", arguments.device)
-
-
-def _switch(arguments: argparse.Namespace) -> int:
-    from diy_core.training.run.directory import RunDirectory, whole_checkpoints
-    from diy_core.training.run.resume import next_command
-    from parity.convert.switch import switch
-    from parity.report import table as report
-
-    new_run = arguments.destination
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr)
-
-    program = switch(arguments.source, new_run, step=arguments.step, report=say)
-    with RunDirectory(new_run, say) as directory:
-        step = whole_checkpoints(directory.checkpoints)[-1]
-        then = next_command(f"{program} train", new_run, step, directory.read_config())
-    record = {"path": new_run, "program": program, "step": step, "next": then.splitlines()}
-    report.tell(arguments.json, record, f"{new_run} is a run of {program}, at step {step}\n{then}")
-    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:
